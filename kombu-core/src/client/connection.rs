@@ -1,0 +1,430 @@
+use std::fmt;
+use std::future::IntoFuture;
+use std::sync::Arc;
+
+use kombu_serializers::{self as serializers, Accept};
+
+use crate::declare::{Binding, Exchange, Queue};
+use crate::driver::{self, BoxFuture, Capabilities, DeleteQueue, Destination, QueueInfo, Target};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::Name;
+
+use super::delivery::{Link, LinkQueue};
+use super::topology::{self, Step};
+use super::{ConnectionBuilder, Delivery, OpenConsumer, OpenProducer, Queues, Registry, check};
+
+/// A connection to a broker; a clone is another handle to the same one.
+///
+/// # Drop
+///
+/// Producers, consumers and deliveries keep the connection open. When the last of them is gone, the session
+/// ends and what is unsettled goes back to its queues, but nothing is flushed for certain: call
+/// [`close`](Connection::close) for that.
+#[derive(Clone)]
+pub struct Connection {
+    inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) driver: Arc<dyn driver::Connection>,
+    pub(super) serializers: serializers::Registry,
+    pub(super) capabilities: Capabilities,
+    pub(super) max_message_size: usize,
+    target: Target,
+}
+
+impl Connection {
+    /// Starts building a connection with the transports of this registry.
+    pub fn builder(registry: Registry) -> ConnectionBuilder {
+        ConnectionBuilder::new(registry)
+    }
+
+    pub(super) fn new(
+        driver: Arc<dyn driver::Connection>,
+        target: Target,
+        serializers: serializers::Registry,
+        max_message_size: Option<usize>,
+    ) -> Self {
+        let capabilities = driver.capabilities();
+        let limit = max_message_size.unwrap_or(Capabilities::DEFAULT_MAX_MESSAGE_SIZE);
+        Connection {
+            inner: Arc::new(Inner {
+                driver,
+                serializers,
+                capabilities,
+                max_message_size: limit.min(capabilities.max_message_size()),
+                target,
+            }),
+        }
+    }
+
+    pub(super) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
+    /// What this broker can do.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.inner.capabilities
+    }
+
+    /// The serializers of this connection. One that is registered here later is found by producers and
+    /// consumers that are opened afterwards, and by consumers that are open, by content type.
+    pub fn serializers(&self) -> &serializers::Registry {
+        &self.inner.serializers
+    }
+
+    /// Opens a producer for an exchange, and declares that. `Exchange::default()` is the default exchange, which
+    /// routes to the queue named by the routing key.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use kombu::{Exchange, Queue};
+    ///
+    /// let media = Exchange::topic("media");
+    /// let videos = Queue::new("videos").bind(&media, "video.#");
+    /// let connection = kombu::connect("memory://").await?;
+    /// connection.declare_queue(&videos).await?;
+    ///
+    /// let producer = connection.producer(&media).serializer("msgpack").await?;
+    /// let published = producer.publish(&("lolcat1.avi", 1_301_013)).routing_key("video.new").await?;
+    /// assert!(published.routed);
+    /// # connection.close().await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When awaited: those of [`declare_exchange`](Connection::declare_exchange), and
+    /// [`ErrorKind::UnknownSerializer`].
+    pub fn producer(&self, exchange: impl Into<Exchange>) -> OpenProducer {
+        OpenProducer::new(self.clone(), exchange.into())
+    }
+
+    /// Opens a consumer of one queue or several, and declares them with their exchanges and bindings.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use kombu::{Exchange, Queue};
+    ///
+    /// let connection = kombu::connect("memory://").await?;
+    /// let (urgent, normal) = (Queue::new("urgent"), Queue::new("normal"));
+    /// let mut consumer = connection.consumer([&urgent, &normal]).prefetch(10).await?;
+    ///
+    /// let producer = connection.producer(Exchange::default()).await?;
+    /// producer.publish(&"now").routing_key("urgent").await?;
+    /// while let Some(delivery) = consumer.try_next().await? {
+    ///     let (text, delivery) = delivery.take::<String>()?;
+    ///     assert_eq!((text.as_str(), delivery.queue().as_str()), ("now", "urgent"));
+    ///     delivery.ack().await?;
+    ///     break;
+    /// }
+    /// # connection.close().await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When awaited: those of [`declare_queue`](Connection::declare_queue), and
+    /// [`ErrorKind::UnknownSerializer`] for a name on the accept list.
+    pub fn consumer(&self, queues: impl Queues) -> OpenConsumer {
+        OpenConsumer::new(self.clone(), queues.into_queues())
+    }
+
+    /// Takes one message from a queue if it has one. Nothing is declared.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if there is no such queue.
+    pub async fn get(&self, queue: impl Into<Name>) -> Result<Option<Delivery>> {
+        let queue = queue.into();
+        let taken = self
+            .inner
+            .driver
+            .get(&queue, false)
+            .await
+            .map_err(|error| error.during("get"))?;
+        let Some((raw, settler)) = taken else {
+            return Ok(None);
+        };
+        let link = Link {
+            settler,
+            queues: vec![LinkQueue {
+                name: queue,
+                dead_letters: false,
+            }],
+            serializers: self.inner.serializers.clone(),
+            accept: Accept::all(),
+            no_ack: false,
+            held: None,
+        };
+        Ok(Some(Delivery::new(raw, Arc::new(link))))
+    }
+
+    /// Declares an exchange, and the exchanges that it is bound to.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::PreconditionFailed`] if it is there with other attributes (the error names the first that
+    /// differs), [`ErrorKind::AccessRefused`] for reserved names, [`ErrorKind::InvalidName`],
+    /// [`ErrorKind::Unsupported`], and for a passive declaration [`ErrorKind::NotFound`].
+    pub async fn declare_exchange(&self, exchange: &Exchange) -> Result<()> {
+        self.declare(topology::of_exchange(exchange))
+            .await
+            .map(drop)
+            .map_err(|error| error.during("declare exchange"))
+    }
+
+    /// Declares a queue with its exchanges and bindings, and answers what is in it.
+    ///
+    /// A queue without a name gets one, which the answer tells.
+    ///
+    /// # Errors
+    ///
+    /// As [`declare_exchange`](Connection::declare_exchange).
+    pub async fn declare_queue(&self, queue: &Queue) -> Result<QueueInfo> {
+        let queue = named(queue);
+        let info = self.declare(topology::of_queue(&queue)).await;
+        match info {
+            Ok(Some(info)) => Ok(info),
+            // `DeclareMode::Never`: nothing was asked yet.
+            Ok(None) => self.inner.driver.queue_info(queue.name()).await,
+            Err(error) => Err(error),
+        }
+        .map_err(|error| error.during("declare queue"))
+    }
+
+    async fn declare(&self, steps: Vec<Step<'_>>) -> Result<Option<QueueInfo>> {
+        // All checks come first: a topology that can't be is refused before its first part is there.
+        for step in &steps {
+            match step {
+                Step::Exchange(exchange, _) => {
+                    exchange.check()?;
+                    check::exchange(exchange, &self.inner.capabilities)?;
+                }
+                Step::Queue(queue, _) => {
+                    queue.check()?;
+                    check::queue(queue, &self.inner.capabilities)?;
+                }
+                Step::Bind(_, binding) => binding.check()?,
+            }
+        }
+        let driver = &self.inner.driver;
+        let mut info = None;
+        for step in steps {
+            match step {
+                Step::Exchange(exchange, mode) => driver.declare_exchange(exchange, mode).await?,
+                Step::Queue(queue, mode) => info = Some(driver.declare_queue(queue, mode).await?),
+                Step::Bind(destination, binding) => driver.bind(&destination, binding).await?,
+            }
+        }
+        Ok(info)
+    }
+
+    /// Deletes an exchange and its bindings. One that is missing counts as deleted.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::AccessRefused`] for the exchanges that every broker has.
+    pub async fn delete_exchange(&self, name: impl Into<Name>) -> Result<()> {
+        self.remove_exchange(name.into(), false).await
+    }
+
+    /// Deletes an exchange unless something is bound to it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::PreconditionFailed`] if it has bindings.
+    pub async fn delete_unused_exchange(&self, name: impl Into<Name>) -> Result<()> {
+        self.remove_exchange(name.into(), true).await
+    }
+
+    async fn remove_exchange(&self, name: Name, if_unused: bool) -> Result<()> {
+        let result = if name.is_empty() || name.starts_with("amq.") {
+            Err(Error::new(
+                ErrorKind::AccessRefused,
+                format!("exchange `{name}` belongs to the broker and can't be deleted"),
+            ))
+        } else {
+            self.inner.driver.delete_exchange(&name, if_unused).await
+        };
+        result.map_err(|error| error.during("delete exchange"))
+    }
+
+    /// Deletes a queue when awaited, and answers how many ready messages it had. One that is missing
+    /// counts as deleted. Its consumers end with [`ErrorKind::ConsumerCancelled`].
+    pub fn delete_queue(&self, name: impl Into<Name>) -> QueueDeletion {
+        QueueDeletion {
+            connection: self.clone(),
+            name: name.into(),
+            options: DeleteQueue::default(),
+        }
+    }
+
+    /// Removes the ready messages of a queue and answers how many they were. Unsettled ones stay.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`].
+    pub async fn purge(&self, queue: impl Into<Name>) -> Result<u64> {
+        self.inner
+            .driver
+            .purge_queue(&queue.into())
+            .await
+            .map_err(|error| error.during("purge"))
+    }
+
+    /// Counts the messages and consumers of a queue.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`].
+    pub async fn queue_info(&self, queue: impl Into<Name>) -> Result<QueueInfo> {
+        self.inner
+            .driver
+            .queue_info(&queue.into())
+            .await
+            .map_err(|error| error.during("queue info"))
+    }
+
+    /// Binds a queue to an exchange while both are there. Consumers of the queue receive through it at once.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if either is missing, [`ErrorKind::AccessRefused`] for the default exchange.
+    pub async fn bind_queue(&self, queue: impl Into<Name>, binding: &Binding) -> Result<()> {
+        self.bind(Destination::Queue(queue.into()), binding).await
+    }
+
+    /// Binds an exchange to another one, so that what reaches the binding's exchange and matches flows on.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind_queue`](Connection::bind_queue).
+    pub async fn bind_exchange(&self, exchange: impl Into<Name>, binding: &Binding) -> Result<()> {
+        self.bind(Destination::Exchange(exchange.into()), binding)
+            .await
+    }
+
+    async fn bind(&self, destination: Destination, binding: &Binding) -> Result<()> {
+        let check = binding
+            .check()
+            .and_then(|()| check_destination(&destination));
+        match check {
+            Ok(()) => self.inner.driver.bind(&destination, binding).await,
+            Err(error) => Err(error),
+        }
+        .map_err(|error| error.during("bind"))
+    }
+
+    /// Removes a binding of a queue. One that is missing counts as removed.
+    pub async fn unbind_queue(&self, queue: impl Into<Name>, binding: &Binding) -> Result<()> {
+        self.unbind(Destination::Queue(queue.into()), binding).await
+    }
+
+    /// Removes a binding of an exchange. One that is missing counts as removed.
+    pub async fn unbind_exchange(
+        &self,
+        exchange: impl Into<Name>,
+        binding: &Binding,
+    ) -> Result<()> {
+        self.unbind(Destination::Exchange(exchange.into()), binding)
+            .await
+    }
+
+    async fn unbind(&self, destination: Destination, binding: &Binding) -> Result<()> {
+        self.inner
+            .driver
+            .unbind(&destination, binding)
+            .await
+            .map_err(|error| error.during("unbind"))
+    }
+
+    /// Ends the connection for all of its handles: publishes that are under way are answered, queued settles
+    /// are flushed, and what is unsettled goes back to its queues.
+    ///
+    /// Consumers end without an error; every later operation fails with [`ErrorKind::Closed`]. A second call does
+    /// nothing.
+    pub async fn close(&self) -> Result<()> {
+        self.inner
+            .driver
+            .close()
+            .await
+            .map_err(|error| error.during("close"))
+    }
+}
+
+fn check_destination(destination: &Destination) -> Result<()> {
+    match destination {
+        Destination::Exchange(name) if name.is_empty() => Err(Error::new(
+            ErrorKind::AccessRefused,
+            "the default exchange can't be bound; every queue is reachable through it by its name",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The queue itself, or with a fresh name if it has none.
+///
+/// Names are chosen on this side, on every transport: a queue that has to be declared again after a lost
+/// session keeps its name, and AMQP lets nobody declare the names that its servers make (`amq.gen-…`).
+pub(super) fn named(queue: &Queue) -> Queue {
+    let queue = queue.clone();
+    if !queue.is_server_named() {
+        return queue;
+    }
+    let random = format!(
+        "kombu.gen-{:016x}{:016x}",
+        fastrand::u64(..),
+        fastrand::u64(..)
+    );
+    queue.with_name(random)
+}
+
+/// A queue to be deleted: awaiting it deletes.
+#[derive(Debug)]
+#[must_use = "the queue is deleted when this is awaited"]
+pub struct QueueDeletion {
+    connection: Connection,
+    name: Name,
+    options: DeleteQueue,
+}
+
+impl QueueDeletion {
+    /// Only if it has no consumers; else [`ErrorKind::PreconditionFailed`].
+    pub fn if_unused(mut self) -> Self {
+        self.options.if_unused = true;
+        self
+    }
+
+    /// Only if it has no ready messages; else [`ErrorKind::PreconditionFailed`].
+    pub fn if_empty(mut self) -> Self {
+        self.options.if_empty = true;
+        self
+    }
+}
+
+impl IntoFuture for QueueDeletion {
+    type Output = Result<u64>;
+    type IntoFuture = BoxFuture<'static, Result<u64>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            self.connection
+                .inner
+                .driver
+                .delete_queue(&self.name, self.options)
+                .await
+                .map_err(|error| error.during("delete queue"))
+        })
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Connection")
+            .field(&format_args!("{}", self.inner.target))
+            .finish()
+    }
+}

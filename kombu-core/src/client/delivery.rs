@@ -1,0 +1,399 @@
+use std::fmt;
+use std::mem;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use futures_util::task::AtomicWaker;
+use kombu_serializers::{self as serializers, Accept};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::driver::{Outcome, RawDelivery, Settle, Settlement, Tag};
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::{Content, Envelope};
+use crate::name::Name;
+
+use super::Settling;
+
+/// What the deliveries of one consumer have in common; one reference count for each of them.
+pub(super) struct Link {
+    pub(super) settler: Arc<dyn Settle>,
+    pub(super) queues: Vec<LinkQueue>,
+    pub(super) serializers: serializers::Registry,
+    pub(super) accept: Accept,
+    pub(super) no_ack: bool,
+    /// The consumer's window, and the undecodable deliveries that it holds until it closes. `None` for a
+    /// single get: nothing would close there, so what can't be decoded is released.
+    pub(super) held: Option<Held>,
+}
+
+pub(super) struct LinkQueue {
+    pub(super) name: Name,
+    /// Whether a reject moves the message instead of discarding it.
+    pub(super) dead_letters: bool,
+}
+
+/// Deliveries that can't be decoded and have nowhere to go.
+pub(super) struct Held {
+    pub(super) window: AtomicU32,
+    tags: Mutex<Vec<Tag>>,
+    /// The consumer's task: it has to notice when held deliveries fill the window.
+    pub(super) task: AtomicWaker,
+}
+
+impl Held {
+    pub(super) fn new(window: u32) -> Self {
+        Held {
+            window: AtomicU32::new(window),
+            tags: Mutex::default(),
+            task: AtomicWaker::new(),
+        }
+    }
+
+    /// How many are held, if they fill the window.
+    pub(super) fn fills_window(&self) -> Option<usize> {
+        let window = self.window.load(Ordering::Relaxed) as usize;
+        let held = self.tags.lock().len();
+        (window != 0 && held >= window).then_some(held)
+    }
+}
+
+impl Link {
+    /// Gives back what was held because it couldn't be decoded, the latest first.
+    pub(super) fn release_held(&self) {
+        let Some(held) = &self.held else { return };
+        let mut tags = mem::take(&mut *held.tags.lock());
+        while let Some(tag) = tags.pop() {
+            // A session that is gone has given back everything already.
+            drop(self.settler.settle(tag, Outcome::Release));
+        }
+    }
+
+    pub(super) fn queue_name(&self, index: u16) -> &Name {
+        const NOWHERE: &Name = &Name::EMPTY;
+        self.queues
+            .get(usize::from(index))
+            .map_or(NOWHERE, |queue| &queue.name)
+    }
+
+    fn decode<'de, T: Deserialize<'de>>(&self, content: &'de Content) -> Result<T> {
+        let codec = self.serializers.decoder_for(
+            content.content_type(),
+            content.content_encoding(),
+            &self.accept,
+        )?;
+        Ok(codec.decode(content.body())?)
+    }
+}
+
+/// A message that a queue handed to us, and the duty to settle it.
+///
+/// Everything that the message has is reached through [`Content`], to which a delivery dereferences. Settling
+/// takes the delivery, so settling twice doesn't compile:
+///
+/// ```compile_fail
+/// # async fn twice(delivery: kombu::Delivery) -> kombu::Result<()> {
+/// delivery.ack().await?;
+/// delivery.ack().await
+/// # }
+/// ```
+///
+/// # Drop
+///
+/// A delivery that is dropped unsettled is released with a warning: it goes back to its original position.
+/// It is never acked. If its body could not be decoded, see [`take`](Delivery::take).
+pub struct Delivery {
+    envelope: Envelope,
+    acker: Acker,
+}
+
+impl Delivery {
+    #[inline]
+    pub(super) fn new(raw: RawDelivery, link: Arc<Link>) -> Self {
+        let settled = link.no_ack;
+        Delivery {
+            envelope: raw.envelope,
+            acker: Acker {
+                link,
+                id: raw.id,
+                failures: raw.failures,
+                queue: raw.queue,
+                redelivered: raw.redelivered,
+                settled,
+                undecodable: AtomicBool::new(false),
+            },
+        }
+    }
+
+    /// The queue that it came from.
+    pub fn queue(&self) -> &Name {
+        self.acker.link.queue_name(self.acker.queue)
+    }
+
+    /// Whether it was handed out before, to whomever.
+    pub fn redelivered(&self) -> bool {
+        self.acker.redelivered
+    }
+
+    /// Which counted try this is: 1 for the first. Retries count, releases don't, where the broker can tell.
+    pub fn attempt(&self) -> u32 {
+        self.acker.failures.saturating_add(1)
+    }
+
+    /// Decodes the body with the codec of its content type, borrowing from it where `T` allows.
+    ///
+    /// A borrowed value ends the delivery's freedom to be settled; [`split`](Delivery::split) separates the
+    /// two. Write the type: `decode::<T>()`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Undecodable`]; [`ErrorKind::ContentRefused`] if the content type isn't on the accept list;
+    /// [`ErrorKind::UnknownSerializer`] if nothing is registered for it. Nothing is decoded in the last two
+    /// cases. The delivery is then marked, and dropping it unsettled does what [`take`](Delivery::take)
+    /// says; a later decode that succeeds takes the mark off.
+    pub fn decode<'de, T: Deserialize<'de>>(&'de self) -> Result<T> {
+        let decoded = self.acker.link.decode(&self.envelope);
+        self.acker
+            .undecodable
+            .store(decoded.is_err(), Ordering::Relaxed);
+        decoded.map_err(|error| {
+            error.during("decode").with_context(&format!(
+                "message from queue `{}` (exchange `{}`, key `{}`)",
+                self.queue(),
+                self.exchange(),
+                self.routing_key()
+            ))
+        })
+    }
+
+    /// Decodes the body into a value that owns its parts, and keeps the delivery.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`decode`](Delivery::decode). The error carries the delivery, raw body included
+    /// ([`Error::into_delivery`]). If the error is dropped instead, the message is rejected into the queue's
+    /// dead-letter exchange if it has one. If it has none, the message is held until the consumer closes and
+    /// goes back then: so neither is it lost, nor does it come again at once and for ever. Held deliveries
+    /// count against the consumer's window, and the consumer ends with [`ErrorKind::Undecodable`] when they
+    /// fill it. After a single [`get`](super::Connection::get), the message is released.
+    pub fn take<T: DeserializeOwned>(self) -> Result<(T, Delivery)> {
+        match self.decode::<T>() {
+            Ok(value) => Ok((value, self)),
+            Err(error) => Err(error.with_delivery(self)),
+        }
+    }
+
+    /// Separates what was delivered from the duty to settle it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// # let connection = kombu::connect("memory://").await?;
+    /// # connection.declare_queue(&kombu::Queue::new("names")).await?;
+    /// # let producer = connection.producer(kombu::Exchange::default()).await?;
+    /// # producer.publish(&"Ada").routing_key("names").await?;
+    /// # let delivery = connection.get("names").await?.expect("a message");
+    /// let (message, acker) = delivery.split();
+    /// let name = message.decode::<&str>()?; // borrows from the body
+    /// acker.ack().await?;
+    /// assert_eq!(name, "Ada");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn split(self) -> (Message, Acker) {
+        let message = Message {
+            envelope: self.envelope,
+            link: self.acker.link.clone(),
+        };
+        (message, self.acker)
+    }
+
+    /// Done: the broker forgets the message.
+    #[inline]
+    pub fn ack(self) -> Settling {
+        self.acker.ack()
+    }
+
+    /// Not our turn: back to its original position, not counted as a failure where the broker can tell.
+    pub fn release(self) -> Settling {
+        self.acker.release()
+    }
+
+    /// Failed: back to this queue, counted.
+    pub fn retry(self) -> Settling {
+        self.acker.retry()
+    }
+
+    /// Given up: to the queue's dead-letter exchange, or discarded if it has none.
+    pub fn reject(self) -> Settling {
+        self.acker.reject()
+    }
+}
+
+impl Deref for Delivery {
+    type Target = Content;
+
+    fn deref(&self) -> &Content {
+        &self.envelope
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("queue", self.queue())
+            .field("attempt", &self.attempt())
+            .field("redelivered", &self.redelivered())
+            .field("content", &**self)
+            .finish()
+    }
+}
+
+/// A message apart from its delivery; it can be kept and decoded at any time.
+#[derive(Clone)]
+pub struct Message {
+    envelope: Envelope,
+    link: Arc<Link>,
+}
+
+impl Message {
+    /// Decodes the body, borrowing from it where `T` allows. Write the type: `decode::<T>()`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Delivery::decode`], without its effect on the delivery.
+    pub fn decode<'de, T: Deserialize<'de>>(&'de self) -> Result<T> {
+        self.link
+            .decode(&self.envelope)
+            .map_err(|error| error.during("decode"))
+    }
+}
+
+impl Deref for Message {
+    type Target = Content;
+
+    fn deref(&self) -> &Content {
+        &self.envelope
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Message").field(&**self).finish()
+    }
+}
+
+/// The duty to settle a delivery, apart from its message.
+///
+/// # Drop
+///
+/// As a [`Delivery`].
+pub struct Acker {
+    link: Arc<Link>,
+    id: u64,
+    failures: u32,
+    queue: u16,
+    redelivered: bool,
+    settled: bool,
+    /// Set while the last decode has failed.
+    undecodable: AtomicBool,
+}
+
+impl Acker {
+    /// As [`Delivery::ack`].
+    #[inline]
+    pub fn ack(self) -> Settling {
+        self.settle(Outcome::Ack)
+    }
+
+    /// As [`Delivery::release`].
+    pub fn release(self) -> Settling {
+        self.settle(Outcome::Release)
+    }
+
+    /// As [`Delivery::retry`].
+    pub fn retry(self) -> Settling {
+        self.settle(Outcome::Retry { delay: None })
+    }
+
+    /// As [`Delivery::reject`].
+    pub fn reject(self) -> Settling {
+        self.settle(Outcome::Reject)
+    }
+
+    #[inline]
+    fn settle(mut self, outcome: Outcome) -> Settling {
+        if self.settled {
+            return Settling::new(Settlement::done(Err(Error::new(
+                ErrorKind::NotSettleable,
+                format!(
+                    "{outcome} of a delivery from queue `{}`, whose consumer asked for `no_ack`: the broker \
+                     forgot it when it handed it out",
+                    self.link.queue_name(self.queue)
+                ),
+            ))));
+        }
+        self.settled = true;
+        Settling::new(self.link.settler.settle(self.tag(), outcome))
+    }
+
+    fn tag(&self) -> Tag {
+        Tag {
+            queue: self.queue,
+            id: self.id,
+        }
+    }
+
+    /// Nobody settled it.
+    #[cold]
+    fn abandon(&mut self) {
+        let queue = self.link.queue_name(self.queue);
+        let undecodable = *self.undecodable.get_mut();
+        let dead_letters = self
+            .link
+            .queues
+            .get(usize::from(self.queue))
+            .is_some_and(|queue| queue.dead_letters);
+        let outcome = match &self.link.held {
+            _ if undecodable && dead_letters => {
+                tracing::warn!(%queue, "an undecodable delivery was dropped: dead-lettered");
+                Outcome::Reject
+            }
+            Some(held) if undecodable => {
+                tracing::warn!(%queue, "an undecodable delivery was dropped, and its queue has no dead-letter exchange: held until the consumer closes");
+                held.tags.lock().push(self.tag());
+                held.task.wake();
+                return;
+            }
+            _ => {
+                tracing::warn!(%queue, "a delivery was dropped unsettled: released");
+                Outcome::Release
+            }
+        };
+        // The warning is all that there is to say; a lost session has released it already.
+        drop(self.link.settler.settle(self.tag(), outcome));
+    }
+}
+
+impl Drop for Acker {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.settled {
+            self.abandon();
+        }
+    }
+}
+
+impl fmt::Debug for Acker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acker")
+            .field("queue", self.link.queue_name(self.queue))
+            .finish_non_exhaustive()
+    }
+}
+
+// A delivery is moved through channels and select loops: keep it within a cache line.
+const _: () = assert!(mem::size_of::<Delivery>() <= 48);
+const _: () = assert!(mem::size_of::<Error>() == 8);

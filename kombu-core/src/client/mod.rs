@@ -1,0 +1,23 @@
+//! What users hold: connection, producer, consumer, delivery, receipt.
+
+mod builder;
+mod check;
+mod connection;
+mod consumer;
+mod delivery;
+mod producer;
+mod publish;
+mod queues;
+mod registry;
+mod settling;
+mod topology;
+
+pub use builder::ConnectionBuilder;
+pub use connection::{Connection, QueueDeletion};
+pub use consumer::{Consumer, OpenConsumer};
+pub use delivery::{Acker, Delivery, Message};
+pub use producer::{OpenProducer, Producer};
+pub use publish::{Body, Publish, Published, Publishing, Receipt, Sending};
+pub use queues::Queues;
+pub use registry::Registry;
+pub use settling::Settling;

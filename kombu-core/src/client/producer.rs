@@ -1,0 +1,274 @@
+use std::fmt;
+use std::future::IntoFuture;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use kombu_serializers::Codec;
+use serde::Serialize;
+
+use crate::declare::{DeliveryMode, Exchange, ExchangeKind};
+use crate::driver::{BoxFuture, Confirmation, Publisher};
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::{Envelope, PublishId};
+use crate::name::Name;
+
+use super::Connection;
+use super::publish::{Body, Publish, Published, Raw, Text, Value, published};
+
+/// A producer to be: awaiting it declares its exchange and opens it.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it is awaited"]
+pub struct OpenProducer {
+    connection: Connection,
+    exchange: Exchange,
+    routing_key: Name,
+    serializer: Option<String>,
+    delivery_mode: Option<DeliveryMode>,
+    mandatory: Option<bool>,
+}
+
+impl OpenProducer {
+    pub(super) fn new(connection: Connection, exchange: Exchange) -> Self {
+        OpenProducer {
+            connection,
+            exchange,
+            routing_key: Name::EMPTY,
+            serializer: None,
+            delivery_mode: None,
+            mandatory: None,
+        }
+    }
+
+    /// The routing key of messages that don't set one. Default: empty.
+    pub fn routing_key(mut self, key: impl Into<Name>) -> Self {
+        self.routing_key = key.into();
+        self
+    }
+
+    /// The serializer of values, by name. Default: `json`.
+    pub fn serializer(mut self, name: impl Into<String>) -> Self {
+        self.serializer = Some(name.into());
+        self
+    }
+
+    /// Whether messages should survive a restart of the broker. Default: what the exchange says, which is
+    /// persistent unless it was set.
+    pub fn delivery_mode(mut self, mode: DeliveryMode) -> Self {
+        self.delivery_mode = Some(mode);
+        self
+    }
+
+    /// Whether a message that matches no queue is an error. Default: yes on the default exchange and on direct
+    /// exchanges, no on the others, where publishing to nobody is normal.
+    pub fn mandatory(mut self, mandatory: bool) -> Self {
+        self.mandatory = Some(mandatory);
+        self
+    }
+
+    async fn open(self) -> Result<Producer> {
+        let inner = self.connection.inner();
+        let codec = match &self.serializer {
+            Some(name) => inner.serializers.by_name(name)?,
+            None => inner.serializers.by_name("json")?,
+        };
+        self.connection.declare_exchange(&self.exchange).await?;
+        let publisher = inner.driver.open_publisher().await?;
+        let mandatory = self
+            .mandatory
+            .unwrap_or_else(|| is_mandatory_by_default(&self.exchange));
+        Ok(Producer {
+            inner: Arc::new(Inner {
+                publisher,
+                codec,
+                exchange: self.exchange.name().clone(),
+                routing_key: self.routing_key,
+                delivery_mode: self
+                    .delivery_mode
+                    .unwrap_or_else(|| self.exchange.get_delivery_mode()),
+                mandatory,
+                id: fastrand::u64(..),
+                sequence: AtomicU64::new(0),
+                closed: AtomicBool::new(false),
+                connection: self.connection,
+            }),
+        })
+    }
+}
+
+/// Publishing to nobody is a mistake where the key names the receiver, and normal where receivers choose.
+pub(super) fn is_mandatory_by_default(exchange: &Exchange) -> bool {
+    exchange.is_default() || *exchange.kind() == ExchangeKind::Direct
+}
+
+impl IntoFuture for OpenProducer {
+    type Output = Result<Producer>;
+    type IntoFuture = BoxFuture<'static, Result<Producer>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            self.open()
+                .await
+                .map_err(|error| error.during("open producer"))
+        })
+    }
+}
+
+/// Publishes to an exchange; a clone is another handle to the same producer.
+///
+/// What one producer publishes reaches a queue in the order of the calls.
+///
+/// # Drop
+///
+/// Messages that were handed over are on their way and stay so; their confirms are no longer waited for.
+#[derive(Clone)]
+pub struct Producer {
+    inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) publisher: Arc<dyn Publisher>,
+    pub(super) codec: Codec,
+    pub(super) exchange: Name,
+    pub(super) routing_key: Name,
+    pub(super) delivery_mode: DeliveryMode,
+    pub(super) mandatory: bool,
+    pub(super) connection: Connection,
+    id: u64,
+    sequence: AtomicU64,
+    closed: AtomicBool,
+}
+
+impl Inner {
+    pub(super) fn next_id(&self) -> PublishId {
+        PublishId {
+            producer: self.id,
+            sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(
+                ErrorKind::Closed,
+                format!(
+                    "the producer for exchange `{}` is closed; open another one",
+                    self.exchange
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Producer {
+    /// Publishes a value, encoded by the serializer. Await the result: it resolves when the broker has the
+    /// message.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// # let connection = kombu::connect("memory://").await?;
+    /// use kombu::{ErrorKind, Exchange};
+    ///
+    /// let producer = connection.producer(Exchange::default()).await?;
+    /// let error = producer.publish(&[1, 2, 3]).routing_key("nobody").await.unwrap_err();
+    /// assert_eq!((error.kind(), error.code()), (ErrorKind::Unroutable, Some(312)));
+    ///
+    /// let published = producer.publish(&[1, 2, 3]).routing_key("nobody").allow_unroutable().await?;
+    /// assert!(!published.routed);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When awaited: [`ErrorKind::Encode`], [`ErrorKind::TooLarge`] and [`ErrorKind::InvalidName`] before anything is
+    /// sent; [`ErrorKind::NotFound`] for a missing exchange, [`ErrorKind::Unroutable`], [`ErrorKind::Nacked`],
+    /// [`ErrorKind::Closed`].
+    #[inline]
+    pub fn publish<'a, T>(&'a self, value: &'a T) -> Publish<'a, Value<'a, T>>
+    where
+        T: Serialize + ?Sized,
+    {
+        Publish::new(&self.inner, Value(value))
+    }
+
+    /// Publishes bytes as they are, as `application/data` unless a content type is set.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// # let connection = kombu::connect("memory://").await?;
+    /// # connection.declare_queue(&kombu::Queue::new("images")).await?;
+    /// let producer = connection.producer(kombu::Exchange::default()).routing_key("images").await?;
+    /// producer.publish_bytes(vec![0xff, 0xd8]).content_type("image/jpeg").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[inline]
+    pub fn publish_bytes(&self, body: impl Into<Bytes>) -> Publish<'_, Raw> {
+        Publish::new(&self.inner, Raw(body.into()))
+    }
+
+    /// Publishes text as it is, as `text/plain` in UTF-8 unless a content type is set.
+    pub fn publish_text(&self, text: impl Into<String>) -> Publish<'_, Text> {
+        Publish::new(&self.inner, Text(text.into()))
+    }
+
+    /// Publishes all of `items` and answers for each of them, in the same order.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// # let connection = kombu::connect("memory://").await?;
+    /// # connection.declare_queue(&kombu::Queue::new("jobs")).await?;
+    /// let producer = connection.producer(kombu::Exchange::default()).routing_key("jobs").await?;
+    /// let jobs = [1, 2, 3];
+    /// let results = producer.batch(jobs.iter().map(|job| producer.publish(job))).await;
+    /// assert!(results.iter().all(|result| result.is_ok()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn batch<'a, B: Body>(
+        &self,
+        items: impl IntoIterator<Item = Publish<'a, B>>,
+    ) -> Vec<Result<Published>> {
+        // Failed ones are left out of the batch, and their errors put back into their places.
+        let prepared: Vec<Result<Envelope>> = items.into_iter().map(Publish::prepare).collect();
+        let sent: Vec<Envelope> = prepared
+            .iter()
+            .filter_map(|item| item.as_ref().ok().cloned())
+            .collect();
+        let mut answers = self.inner.publisher.publish_batch(&sent).await.into_iter();
+        let answer = |envelope: &Envelope, answer: Option<Result<Confirmation>>| match answer {
+            Some(answer) => published(answer, envelope),
+            None => Err(Error::new(
+                ErrorKind::Protocol,
+                "the driver answered for fewer messages than it was given",
+            )),
+        };
+        prepared
+            .into_iter()
+            .map(|item| {
+                item.and_then(|envelope| answer(&envelope, answers.next()))
+                    .map_err(|error| error.during("publish"))
+            })
+            .collect()
+    }
+
+    /// Closes the producer for all of its handles; the connection stays open. Publishes that come later fail
+    /// with [`ErrorKind::Closed`].
+    pub fn close(&self) {
+        self.inner.closed.store(true, Ordering::Release);
+    }
+}
+
+impl fmt::Debug for Producer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer")
+            .field("exchange", &self.inner.exchange)
+            .field("serializer", &self.inner.codec.name())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,94 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use url::Url;
+
+use crate::driver::{Target, Transport};
+use crate::error::{Error, ErrorKind, Result};
+use crate::options::nearest;
+
+/// Transports by URL scheme.
+///
+/// A plain value: nothing is registered behind a program's back. The facade's `kombu::registry()` has the
+/// transports that its features built in; [`with`](Registry::with) adds one from any other crate.
+#[derive(Clone, Default)]
+pub struct Registry {
+    transports: BTreeMap<&'static str, Arc<dyn Transport>>,
+    absent: BTreeMap<&'static str, &'static str>,
+}
+
+impl Registry {
+    /// A registry without any transport.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a transport under all of its schemes, in place of one that had them before.
+    #[must_use]
+    pub fn with(mut self, transport: impl Transport) -> Self {
+        let transport: Arc<dyn Transport> = Arc::new(transport);
+        for scheme in transport.schemes() {
+            self.absent.remove(scheme);
+            self.transports.insert(scheme, transport.clone());
+        }
+        self
+    }
+
+    /// Says which cargo feature would add a scheme, for the error that a user of it meets.
+    #[must_use]
+    pub fn without(mut self, scheme: &'static str, feature: &'static str) -> Self {
+        if !self.transports.contains_key(scheme) {
+            self.absent.insert(scheme, feature);
+        }
+        self
+    }
+
+    /// All schemes, in alphabetical order.
+    pub fn schemes(&self) -> Vec<&'static str> {
+        self.transports.keys().copied().collect()
+    }
+
+    /// Finds the transport for a URL, and completes the URL to a target.
+    pub(crate) fn resolve(&self, url: &str) -> Result<(Arc<dyn Transport>, Target)> {
+        let parsed = Url::parse(url).map_err(|problem| {
+            // The text may hold a password, so it isn't repeated.
+            let hint = if url.contains("://") {
+                String::new()
+            } else {
+                "; it starts with a scheme, for example `memory://`".to_owned()
+            };
+            Error::new(ErrorKind::Config, format!("malformed URL: {problem}{hint}"))
+        })?;
+        let scheme = parsed.scheme();
+        let Some(transport) = self.transports.get(scheme) else {
+            return Err(self.unknown(scheme));
+        };
+        let target = transport.resolve(Target::new(parsed))?;
+        Ok((transport.clone(), target))
+    }
+
+    fn unknown(&self, scheme: &str) -> Error {
+        let mut message = format!("no transport for `{scheme}://`");
+        if self.transports.is_empty() {
+            message.push_str("; none is registered");
+        } else {
+            message.push_str("; available: ");
+            message.push_str(&self.schemes().join(", "));
+        }
+        if let Some(feature) = self.absent.get(scheme) {
+            message.push_str(&format!("; kombu's cargo feature `{feature}` adds it"));
+        } else if let Some(near) = nearest(scheme, self.transports.keys().copied()) {
+            message.push_str(&format!("; did you mean `{near}`?"));
+        } else {
+            message.push_str("; `Registry::with` adds a transport from another crate");
+        }
+        Error::new(ErrorKind::UnknownScheme, message)
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Registry").field(&self.schemes()).finish()
+    }
+}

@@ -1,0 +1,69 @@
+//! What has to be there before an exchange or a queue can be used, in the order of declaring.
+
+use std::collections::HashSet;
+
+use crate::declare::{Binding, DeclareMode, Exchange, Queue};
+use crate::driver::Destination;
+
+#[derive(Debug)]
+pub(super) enum Step<'a> {
+    Exchange(&'a Exchange, DeclareMode),
+    Queue(&'a Queue, DeclareMode),
+    Bind(Destination, &'a Binding),
+}
+
+/// The steps for one exchange, with the exchanges that it is bound to.
+pub(super) fn of_exchange(exchange: &Exchange) -> Vec<Step<'_>> {
+    let mut steps = Vec::new();
+    add_exchange(exchange, &mut HashSet::new(), &mut steps);
+    steps
+}
+
+/// The steps for one queue, with its exchanges and bindings.
+pub(super) fn of_queue(queue: &Queue) -> Vec<Step<'_>> {
+    let mut steps = Vec::new();
+    let mode = queue.declare_mode().unwrap_or(DeclareMode::Ensure);
+    let binds = mode == DeclareMode::Ensure;
+    if binds {
+        let mut seen = HashSet::new();
+        for binding in queue.bindings() {
+            add_exchange(binding.exchange(), &mut seen, &mut steps);
+        }
+    }
+    if mode != DeclareMode::Never {
+        steps.push(Step::Queue(queue, mode));
+    }
+    if binds {
+        for binding in queue.bindings() {
+            steps.push(Step::Bind(
+                Destination::Queue(queue.name().clone()),
+                binding,
+            ));
+        }
+    }
+    steps
+}
+
+fn add_exchange<'a>(
+    exchange: &'a Exchange,
+    seen: &mut HashSet<&'a Exchange>,
+    steps: &mut Vec<Step<'a>>,
+) {
+    let mode = exchange.declare_mode().unwrap_or(DeclareMode::Ensure);
+    if exchange.is_default() || mode == DeclareMode::Never || !seen.insert(exchange) {
+        return;
+    }
+    let binds = mode == DeclareMode::Ensure;
+    if binds {
+        for binding in exchange.bindings() {
+            add_exchange(binding.exchange(), seen, steps);
+        }
+    }
+    steps.push(Step::Exchange(exchange, mode));
+    if binds {
+        for binding in exchange.bindings() {
+            let destination = Destination::Exchange(exchange.name().clone());
+            steps.push(Step::Bind(destination, binding));
+        }
+    }
+}

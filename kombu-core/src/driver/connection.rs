@@ -1,0 +1,123 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::declare::{Binding, DeclareMode, Exchange, Queue};
+use crate::error::Result;
+use crate::name::Name;
+
+use super::{Capabilities, Publisher, RawDelivery, Settle, SubscribeOptions, Subscription};
+
+/// A queue as the broker sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QueueInfo {
+    /// The queue's name.
+    pub name: Name,
+    /// Messages that wait to be delivered.
+    pub ready: u64,
+    /// Messages that were delivered and aren't settled. `None` where the broker doesn't tell (AMQP).
+    pub unsettled: Option<u64>,
+    /// Consumers.
+    pub consumers: u64,
+}
+
+impl QueueInfo {
+    /// What is known about the queue of this name.
+    pub fn new(name: Name, ready: u64, unsettled: Option<u64>, consumers: u64) -> Self {
+        QueueInfo {
+            name,
+            ready,
+            unsettled,
+            consumers,
+        }
+    }
+}
+
+/// Where a binding leads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Destination {
+    /// A queue.
+    Queue(Name),
+    /// Another exchange.
+    Exchange(Name),
+}
+
+/// Conditions for deleting a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeleteQueue {
+    /// Only if it has no consumers.
+    pub if_unused: bool,
+    /// Only if it has no ready messages.
+    pub if_empty: bool,
+}
+
+impl DeleteQueue {
+    /// Delete it only under these conditions.
+    pub fn new(if_unused: bool, if_empty: bool) -> Self {
+        DeleteQueue {
+            if_unused,
+            if_empty,
+        }
+    }
+}
+
+/// One session with a broker. It never comes back once it has ended.
+///
+/// Declarations arrive checked: names are short enough and not reserved, the capabilities cover them, and a
+/// queue has a name. Bindings of an exchange or queue arrive one by one through
+/// [`bind`](Connection::bind).
+#[async_trait]
+pub trait Connection: Send + Sync {
+    /// What this broker can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Declares an exchange, or with [`DeclareMode::Verify`] asks whether it is there.
+    ///
+    /// An equal declaration succeeds; another one fails with
+    /// [`ErrorKind::PreconditionFailed`](crate::ErrorKind::PreconditionFailed) and names what differs.
+    async fn declare_exchange(&self, exchange: &Exchange, mode: DeclareMode) -> Result<()>;
+
+    /// Deletes an exchange and its bindings. One that is missing counts as deleted.
+    async fn delete_exchange(&self, name: &Name, if_unused: bool) -> Result<()>;
+
+    /// Declares a queue, or with [`DeclareMode::Verify`] asks whether it is there.
+    async fn declare_queue(&self, queue: &Queue, mode: DeclareMode) -> Result<QueueInfo>;
+
+    /// Deletes a queue and answers how many ready messages it had. One that is missing counts as deleted.
+    async fn delete_queue(&self, name: &Name, options: DeleteQueue) -> Result<u64>;
+
+    /// Removes the ready messages of a queue and answers how many they were.
+    async fn purge_queue(&self, name: &Name) -> Result<u64>;
+
+    /// Binds a destination to the exchange of the binding. An equal binding succeeds.
+    async fn bind(&self, destination: &Destination, binding: &Binding) -> Result<()>;
+
+    /// Removes a binding. One that is missing counts as removed.
+    async fn unbind(&self, destination: &Destination, binding: &Binding) -> Result<()>;
+
+    /// Counts of a queue.
+    async fn queue_info(&self, name: &Name) -> Result<QueueInfo>;
+
+    /// Opens a publisher.
+    async fn open_publisher(&self) -> Result<Arc<dyn Publisher>>;
+
+    /// Subscribes to all of `queues`, with one window over them.
+    async fn open_subscription(
+        &self,
+        queues: &[Name],
+        options: &SubscribeOptions,
+    ) -> Result<Box<dyn Subscription>>;
+
+    /// Takes one message if the queue has one, with what settles it.
+    async fn get(
+        &self,
+        queue: &Name,
+        no_ack: bool,
+    ) -> Result<Option<(RawDelivery, Arc<dyn Settle>)>>;
+
+    /// Ends the session: publishes that are under way are answered, queued settles are flushed, and what
+    /// is unsettled goes back to its queues. A second call does nothing.
+    async fn close(&self) -> Result<()>;
+}

@@ -1,0 +1,36 @@
+//! What a backend writes: the traits between the client and a broker.
+//!
+//! A transport implements [`Transport`], whose [`connect`](Transport::connect) makes one attempt and returns
+//! a [`Connection`]. From there come [`Publisher`]s and [`Subscription`]s, and every subscription has a
+//! [`Settle`]r. All traits are object-safe; the client holds nothing else.
+//!
+//! Brokers that have no exchanges of their own are easier to add one level up: write a
+//! [`QueueStore`](crate::virt::QueueStore) and let [`VirtualConnection`](crate::virt::VirtualConnection) be
+//! the connection.
+//!
+//! # Contract
+//!
+//! - A driver makes **one attempt** and never retries or reconnects. It classifies the error
+//!   ([`ErrorKind`](crate::ErrorKind)) and leaves the rest to the client.
+//! - Control operations are asynchronous functions. The hot ones ([`Publisher::publish`],
+//!   [`Settle::settle`]) are plain functions: what was queued is queued when the call returns, in the order
+//!   of the calls, and the returned [`Op`] brings the answer. Dropping an [`Op`] undoes nothing.
+//! - A driver needs no cooperative yielding; the client does that.
+//! - Buffers are bounded: a subscription holds at most its window.
+//! - Nothing panics, whatever the broker sends.
+
+mod capabilities;
+mod connection;
+mod op;
+mod publisher;
+mod subscription;
+mod transport;
+
+pub use capabilities::{Capabilities, Feature};
+pub use connection::{Connection, DeleteQueue, Destination, QueueInfo};
+pub use op::{BoxFuture, Op};
+pub use publisher::{Confirm, Confirmation, Publisher};
+pub use subscription::{
+    Outcome, RawDelivery, Settle, Settlement, SubscribeOptions, Subscription, Tag,
+};
+pub use transport::{Target, Transport};

@@ -1,0 +1,46 @@
+use crate::error::Result;
+use crate::message::Envelope;
+
+use super::Op;
+
+/// What the broker said to a publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Confirmation {
+    /// The broker has taken the message over. `routed` is false if no queue matched.
+    Acked {
+        /// Whether at least one queue got the message.
+        routed: bool,
+    },
+    /// The broker refused the message, for example because a queue is full.
+    Nacked {
+        /// Why, in the broker's words or ours.
+        reason: String,
+    },
+    /// The broker gave a mandatory message back.
+    Returned {
+        /// AMQP's reply code: 312 (no route) or 313 (no consumers).
+        code: u16,
+    },
+}
+
+/// The second stage of a publish: the broker's answer.
+pub type Confirm = Op<Result<Confirmation>>;
+
+/// Publishes on one session.
+///
+/// Calls are ordered: what is published first reaches a queue first.
+pub trait Publisher: Send + Sync {
+    /// Starts publishing `envelope`.
+    ///
+    /// The first stage resolves when the driver has room for the message (back-pressure), the second when
+    /// the broker answered. A message for an exchange that doesn't exist fails with
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) and disturbs no other publish.
+    ///
+    /// The publish id of the envelope is the same when the client sends a message again; a driver may use
+    /// it to recognise repeats and returned messages. A mandatory envelope that no queue matches is
+    /// answered with [`Confirmation::Returned`], every other one with [`Confirmation::Acked`].
+    fn publish(&self, envelope: &Envelope) -> Op<Result<Confirm>>;
+
+    /// Publishes all of `envelopes`, in order, and answers for each of them, in the same order.
+    fn publish_batch(&self, envelopes: &[Envelope]) -> Op<Vec<Result<Confirmation>>>;
+}

@@ -1,0 +1,142 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_core::Stream;
+
+use crate::error::Result;
+use crate::message::Envelope;
+
+use super::{BoxFuture, Op};
+
+/// How a subscription is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SubscribeOptions {
+    /// How many deliveries may be unsettled at once, over all queues of the subscription. 0 means no limit.
+    pub window: u32,
+    /// The broker forgets a message when it hands it out; nothing is settled.
+    pub no_ack: bool,
+}
+
+impl SubscribeOptions {
+    /// Options with this window, and with settling.
+    pub fn new(window: u32) -> Self {
+        SubscribeOptions {
+            window,
+            no_ack: false,
+        }
+    }
+
+    /// Sets whether the broker forgets a message when it hands it out.
+    #[must_use]
+    pub fn no_ack(mut self, no_ack: bool) -> Self {
+        self.no_ack = no_ack;
+        self
+    }
+}
+
+/// Names a delivery within the subscription that it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tag {
+    /// The queue's index in the list that the subscription was opened with.
+    pub queue: u16,
+    /// The driver's number for the delivery; never reused within a subscription.
+    pub id: u64,
+}
+
+/// A message as a driver hands it over.
+#[derive(Debug)]
+pub struct RawDelivery {
+    /// The message.
+    pub envelope: Envelope,
+    /// The delivery's number, for [`Settle::settle`].
+    pub id: u64,
+    /// How often the message was handed out and counted before: 0 at the first delivery.
+    pub failures: u32,
+    /// The queue's index in the list that the subscription was opened with.
+    pub queue: u16,
+    /// Whether the message was handed out before.
+    pub redelivered: bool,
+}
+
+/// What becomes of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Done: the broker forgets it.
+    Ack,
+    /// Not our turn: back to its original position, not counted where the broker can tell.
+    Release,
+    /// Failed: back to this queue, counted, after the delay if there is one.
+    Retry {
+        /// How long it stays invisible.
+        delay: Option<Duration>,
+    },
+    /// Given up: to the queue's dead-letter exchange, or discarded if it has none.
+    Reject,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Outcome::Ack => "ack",
+            Outcome::Release => "release",
+            Outcome::Retry { .. } => "retry",
+            Outcome::Reject => "reject",
+        })
+    }
+}
+
+/// What is known about a settle that was queued, and the broker's answer where it gives one.
+#[derive(Debug)]
+pub struct Settlement {
+    /// Whether the driver has the settle in its outbound queue.
+    pub queued: Result<()>,
+    /// Brings the broker's answer; `None` if there is nothing to wait for.
+    pub confirmed: Option<Op<Result<()>>>,
+}
+
+impl Settlement {
+    /// A settle that is done, or has failed, already.
+    #[inline]
+    pub fn done(result: Result<()>) -> Self {
+        Settlement {
+            queued: result,
+            confirmed: None,
+        }
+    }
+
+    /// A settle that is queued and whose answer comes later.
+    pub fn queued(answer: BoxFuture<'static, Result<()>>) -> Self {
+        Settlement {
+            queued: Ok(()),
+            confirmed: Some(Op::Pending(answer)),
+        }
+    }
+}
+
+/// Settles the deliveries of one subscription. It lives on when the subscription is gone.
+pub trait Settle: Send + Sync {
+    /// Queues `outcome` for the delivery.
+    ///
+    /// The call never blocks and needs no runtime (it is made from `Drop`). Dropping the [`Settlement`]
+    /// doesn't undo it. A delivery that is no longer held answers
+    /// [`ErrorKind::SettleLost`](crate::ErrorKind::SettleLost), and the settle never touches another one.
+    fn settle(&self, tag: Tag, outcome: Outcome) -> Settlement;
+}
+
+/// A stream of deliveries from one or several queues, with one window over all of them.
+///
+/// `Err` items end the stream. Dropping the subscription gives back what was fetched and not yet handed
+/// out; what was handed out stays with its holder and can be settled.
+pub trait Subscription: Stream<Item = Result<RawDelivery>> + Send + Unpin {
+    /// Settles what this subscription hands out.
+    fn settler(&self) -> Arc<dyn Settle>;
+
+    /// Changes the window; a smaller one takes effect as deliveries are settled. 0 means no limit.
+    fn set_window(&self, window: u32);
+
+    /// Ends the subscription: what was fetched and not handed out goes back, and the broker sends no more.
+    fn cancel(self: Box<Self>) -> Op<Result<()>>;
+}

@@ -1,0 +1,90 @@
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use crate::error::Result;
+use crate::options;
+
+use super::{Capabilities, Connection};
+
+/// Where to connect to: a URL whose password appears in no output.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Target {
+    url: Url,
+}
+
+impl Target {
+    /// A target from a parsed URL.
+    pub fn new(url: Url) -> Self {
+        Target { url }
+    }
+
+    /// The URL, secrets included. Never print it.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Reads the URL's query into a transport's options.
+    ///
+    /// `T` is a struct with `#[serde(default)]`. A key that it doesn't have, and a value that doesn't fit, are
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) errors that name the nearest known key.
+    pub fn options<T: DeserializeOwned>(&self) -> Result<T> {
+        options::from_pairs(self.url.query_pairs(), self.url.scheme())
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut url = self.url.clone();
+        if url.password().is_some() && url.set_password(Some("**")).is_err() {
+            return f.write_str(url.scheme());
+        }
+        // A query may carry credentials as well.
+        let query = url.query().is_some();
+        url.set_query(None);
+        f.write_str(url.as_str())?;
+        if query {
+            f.write_str("?…")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Target({self})")
+    }
+}
+
+/// A kind of broker.
+///
+/// ```
+/// use kombu::driver::Transport;
+///
+/// let registry = kombu::registry();
+/// assert_eq!(registry.schemes(), kombu::memory::Memory.schemes());
+/// ```
+#[async_trait]
+pub trait Transport: Send + Sync + 'static {
+    /// The transport's name, for messages.
+    fn name(&self) -> &'static str;
+
+    /// The URL schemes that it answers to, in lower case.
+    fn schemes(&self) -> &'static [&'static str];
+
+    /// What it can do, as far as that is known without a broker.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Completes a target before the first connect, so that every later connect reaches the same broker.
+    ///
+    /// `memory://` without a name gets its fresh name here.
+    fn resolve(&self, target: Target) -> Result<Target> {
+        Ok(target)
+    }
+
+    /// Connects: one attempt.
+    async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>>;
+}

@@ -1,0 +1,33 @@
+//! Core of kombu: the vocabulary that users write, the contract that transports meet, and the client between
+//! them. Programs depend on `kombu`, which re-exports it; transports depend on this crate.
+//!
+//! - [`declare`]: exchanges, queues and bindings as plain values; [`field`]: AMQP's field values.
+//! - [`message`]: a message and its envelope.
+//! - [`driver`]: the traits that a transport implements; [`virt`]: the same one level up, for brokers that
+//!   only have queues.
+//! - [`Connection`], [`Producer`], [`Consumer`], [`Delivery`]: what users hold.
+
+pub mod declare;
+pub mod driver;
+pub mod field;
+pub mod message;
+pub mod virt;
+
+mod client;
+mod error;
+mod name;
+mod options;
+
+pub use client::{
+    Acker, Body, Connection, ConnectionBuilder, Consumer, Delivery, Message, OpenConsumer,
+    OpenProducer, Producer, Publish, Published, Publishing, QueueDeletion, Queues, Receipt,
+    Registry, Sending, Settling,
+};
+pub use declare::{
+    Binding, DeclareMode, DeliveryMode, Difference, Exchange, ExchangeKind, Overflow, Queue,
+    QueueType,
+};
+pub use error::{Error, ErrorKind, Result};
+pub use field::{FieldTable, FieldValue, Timestamp};
+pub use kombu_serializers as serializers;
+pub use name::Name;

@@ -1,0 +1,7 @@
+//! A message on its way: the content that users write, in the envelope that drivers carry.
+
+mod content;
+mod envelope;
+
+pub use content::Content;
+pub use envelope::{Envelope, PublishId};

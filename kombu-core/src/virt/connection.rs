@@ -1,0 +1,208 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::declare::{Binding, DeclareMode, Exchange, Queue};
+use crate::driver::{
+    self, Capabilities, DeleteQueue, Destination, Publisher, QueueInfo, RawDelivery, Settle,
+    SubscribeOptions, Subscription,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::Name;
+
+use super::declarations;
+use super::publisher::VirtualPublisher;
+use super::settler::{Source, VirtualSettler};
+use super::shared::Shared;
+use super::store::{Applied, Finish, QueueStore, Reader};
+use super::subscription::VirtualSubscription;
+use super::table::{Change, Table, missing_queue};
+
+/// A [`driver::Connection`] made of a [`QueueStore`].
+pub struct VirtualConnection<S: QueueStore> {
+    shared: Arc<Shared<S>>,
+}
+
+impl<S: QueueStore> VirtualConnection<S> {
+    /// Opens a connection on a store: loads its declarations.
+    ///
+    /// Call it within a tokio runtime; work that outlives its caller runs there.
+    pub async fn open(store: S) -> Result<Arc<dyn driver::Connection>> {
+        let table = store.load().await?;
+        let runtime = tokio::runtime::Handle::current();
+        Ok(Arc::new(VirtualConnection {
+            shared: Arc::new(Shared::new(store, table, runtime)),
+        }))
+    }
+
+    /// Lets `plan` look at the newest table and makes the changes that it asks for, until nobody else
+    /// changed the table in between. Answers how many messages went with deleted queues.
+    async fn change(&self, plan: impl Fn(&Table) -> Result<Vec<Change>> + Send) -> Result<u64> {
+        self.shared.check_open()?;
+        loop {
+            self.shared.refresh().await?;
+            let (base, changes) = {
+                let table = self.shared.table.read();
+                (table.version(), plan(&table)?)
+            };
+            if changes.is_empty() {
+                return Ok(0);
+            }
+            if let Applied::Done { version, messages } =
+                self.shared.store.apply(base, &changes).await?
+            {
+                let mut table = self.shared.table.write();
+                if table.version() == base {
+                    for change in &changes {
+                        table.apply(change);
+                    }
+                    table.set_version(version);
+                }
+                return Ok(messages);
+            }
+        }
+    }
+
+    /// Looks at the newest table.
+    async fn look<T>(&self, question: impl Fn(&Table) -> Result<T> + Send) -> Result<T> {
+        self.shared.check_open()?;
+        self.shared.refresh().await?;
+        question(&self.shared.table.read())
+    }
+
+    async fn queue(&self, name: &Name) -> Result<(S::Queue, Arc<Queue>)> {
+        let declaration = self
+            .look(|table| {
+                table
+                    .queue(name)
+                    .cloned()
+                    .ok_or_else(|| missing_queue(name))
+            })
+            .await?;
+        let queue = self.shared.store.queue(name);
+        Ok((queue.ok_or_else(|| missing_queue(name))?, declaration))
+    }
+}
+
+#[async_trait]
+impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
+    fn capabilities(&self) -> Capabilities {
+        self.shared.store.capabilities()
+    }
+
+    async fn declare_exchange(&self, exchange: &Exchange, mode: DeclareMode) -> Result<()> {
+        self.change(|table| declarations::exchange(table, exchange, mode))
+            .await
+            .map(drop)
+    }
+
+    async fn delete_exchange(&self, name: &Name, if_unused: bool) -> Result<()> {
+        self.change(|table| declarations::delete_exchange(table, name, if_unused))
+            .await
+            .map(drop)
+    }
+
+    async fn declare_queue(&self, queue: &Queue, mode: DeclareMode) -> Result<QueueInfo> {
+        self.change(|table| declarations::queue(table, queue, mode))
+            .await?;
+        self.queue_info(queue.name()).await
+    }
+
+    async fn delete_queue(&self, name: &Name, options: DeleteQueue) -> Result<u64> {
+        self.change(|table| Ok(declarations::delete_queue(table, name, options)))
+            .await
+    }
+
+    async fn purge_queue(&self, name: &Name) -> Result<u64> {
+        let (queue, _) = self.queue(name).await?;
+        self.shared.store.purge(&queue).await
+    }
+
+    async fn bind(&self, destination: &Destination, binding: &Binding) -> Result<()> {
+        let record = declarations::record(destination, binding);
+        self.change(|table| declarations::bind(table, &record))
+            .await
+            .map(drop)
+    }
+
+    async fn unbind(&self, destination: &Destination, binding: &Binding) -> Result<()> {
+        let record = declarations::record(destination, binding);
+        self.change(|table| Ok(declarations::unbind(table, &record)))
+            .await
+            .map(drop)
+    }
+
+    async fn queue_info(&self, name: &Name) -> Result<QueueInfo> {
+        let (queue, _) = self.queue(name).await?;
+        self.shared.store.info(&queue).await
+    }
+
+    async fn open_publisher(&self) -> Result<Arc<dyn Publisher>> {
+        self.shared.check_open()?;
+        Ok(Arc::new(VirtualPublisher::new(self.shared.clone())))
+    }
+
+    async fn open_subscription(
+        &self,
+        queues: &[Name],
+        options: &SubscribeOptions,
+    ) -> Result<Box<dyn Subscription>> {
+        if queues.len() > usize::from(u16::MAX) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("a consumer takes at most {} queues", u16::MAX),
+            ));
+        }
+        let mut readers = Vec::with_capacity(queues.len());
+        let mut sources = Vec::with_capacity(queues.len());
+        for name in queues {
+            let (queue, declaration) = self.queue(name).await?;
+            let reader = self.shared.store.open_reader(&queue).await?;
+            sources.push(Source::new(declaration, reader.holder()));
+            readers.push(reader);
+        }
+        let window = self.shared.window(options.window);
+        let settler = VirtualSettler::new(self.shared.clone(), sources, window.clone());
+        Ok(Box::new(VirtualSubscription::new(
+            readers,
+            window,
+            Arc::new(settler),
+            options.no_ack,
+        )))
+    }
+
+    async fn get(
+        &self,
+        queue: &Name,
+        no_ack: bool,
+    ) -> Result<Option<(RawDelivery, Arc<dyn Settle>)>> {
+        let (queue, declaration) = self.queue(queue).await?;
+        let Some((delivery, holder)) = self.shared.store.take_one(&queue).await? else {
+            return Ok(None);
+        };
+        if no_ack {
+            self.shared
+                .store
+                .finish(&holder, delivery.id, Finish::Forget)
+                .await?;
+        }
+        let window = self.shared.window(0);
+        let sources = vec![Source::new(declaration, holder)];
+        let settler = Arc::new(VirtualSettler::new(self.shared.clone(), sources, window));
+        settler.hold(&delivery);
+        Ok(Some((delivery, settler)))
+    }
+
+    async fn close(&self) -> Result<()> {
+        if self.shared.end() {
+            self.shared.store.close().await?;
+        }
+        Ok(())
+    }
+}
+
+impl<S: QueueStore> std::fmt::Debug for VirtualConnection<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VirtualConnection").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,94 @@
+use std::time::SystemTime;
+
+use crate::declare::Queue;
+use crate::field::{FieldTable, FieldValue, Timestamp};
+use crate::message::Envelope;
+use crate::name::Name;
+
+/// The message that a rejected one becomes on its way to the dead-letter exchange.
+///
+/// RabbitMQ's rules: the queue's dead-letter routing key replaces the message's own one if it is set, the
+/// expiration is taken off, and `x-death` counts by queue and reason, the latest first.
+pub(super) fn rejected(envelope: &Envelope, queue: &Queue) -> Envelope {
+    dead(envelope, queue, "rejected")
+}
+
+fn dead(envelope: &Envelope, queue: &Queue, reason: &'static str) -> Envelope {
+    let mut content = (**envelope).clone();
+    let name = queue.name();
+    let deaths = content.headers.remove("x-death");
+    let deaths = match deaths {
+        Some(FieldValue::Array(deaths)) => deaths,
+        _ => {
+            let first = [
+                ("x-first-death-exchange", content.exchange.clone()),
+                ("x-first-death-queue", name.clone()),
+                ("x-first-death-reason", Name::from_static(reason)),
+            ];
+            for (header, value) in first {
+                content
+                    .headers
+                    .insert(Name::from_static(header), FieldValue::from(value));
+            }
+            Vec::new()
+        }
+    };
+    let deaths = count(deaths, envelope, name, reason);
+    content
+        .headers
+        .insert(Name::from_static("x-death"), FieldValue::Array(deaths));
+    content.set_expiration(None);
+    if let Some(exchange) = queue.get_dead_letter_exchange() {
+        content.exchange = exchange.clone();
+    }
+    if let Some(key) = queue.get_dead_letter_routing_key() {
+        content.routing_key = key.clone();
+    }
+    content.mandatory = false;
+    Envelope::new(envelope.publish_id(), content)
+}
+
+/// Adds one death: the entry of this queue and reason counts on and moves to the front.
+fn count(
+    mut deaths: Vec<FieldValue>,
+    envelope: &Envelope,
+    queue: &Name,
+    reason: &'static str,
+) -> Vec<FieldValue> {
+    let is_same = |death: &FieldValue| {
+        death.as_table().is_some_and(|death| {
+            death.get("queue").and_then(FieldValue::as_str) == Some(queue)
+                && death.get("reason").and_then(FieldValue::as_str) == Some(reason)
+        })
+    };
+    let entry = match deaths.iter().position(is_same) {
+        Some(index) => match deaths.remove(index) {
+            FieldValue::Table(mut death) => {
+                let before = death.get("count").and_then(FieldValue::as_i64).unwrap_or(0);
+                death.insert(
+                    Name::from_static("count"),
+                    FieldValue::I64(before.saturating_add(1)),
+                );
+                death
+            }
+            // `is_same` accepts tables only.
+            _ => FieldTable::default(),
+        },
+        None => FieldTable::from_iter([
+            ("count", FieldValue::I64(1)),
+            ("exchange", FieldValue::from(envelope.exchange().clone())),
+            ("queue", FieldValue::from(queue.clone())),
+            ("reason", FieldValue::from(Name::from_static(reason))),
+            (
+                "routing-keys",
+                FieldValue::Array(vec![FieldValue::from(envelope.routing_key().clone())]),
+            ),
+            (
+                "time",
+                FieldValue::Timestamp(Timestamp::from(SystemTime::now())),
+            ),
+        ]),
+    };
+    deaths.insert(0, FieldValue::Table(entry));
+    deaths
+}

@@ -1,0 +1,112 @@
+//! What a declaration changes in the table, and what it conflicts with.
+
+use crate::declare::{Binding, DeclareMode, Exchange, Queue};
+use crate::driver::{DeleteQueue, Destination};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::Name;
+
+use super::table::{BindingRecord, Change, Table, missing_exchange, missing_queue};
+
+pub(super) fn exchange(
+    table: &Table,
+    exchange: &Exchange,
+    mode: DeclareMode,
+) -> Result<Vec<Change>> {
+    match (table.exchange(exchange.name()), mode) {
+        (_, DeclareMode::Never) | (Some(_), DeclareMode::Verify) => Ok(Vec::new()),
+        (None, DeclareMode::Verify) => Err(missing_exchange(exchange.name())),
+        (None, DeclareMode::Ensure) => Ok(vec![Change::PutExchange(exchange.clone())]),
+        (Some(existing), DeclareMode::Ensure) => match exchange.difference(existing) {
+            None => Ok(Vec::new()),
+            Some(difference) => Err(conflict("exchange", exchange.name(), &difference)),
+        },
+    }
+}
+
+pub(super) fn queue(table: &Table, queue: &Queue, mode: DeclareMode) -> Result<Vec<Change>> {
+    match (table.queue(queue.name()), mode) {
+        (_, DeclareMode::Never) | (Some(_), DeclareMode::Verify) => Ok(Vec::new()),
+        (None, DeclareMode::Verify) => Err(missing_queue(queue.name())),
+        (None, DeclareMode::Ensure) => Ok(vec![Change::PutQueue(queue.clone())]),
+        (Some(existing), DeclareMode::Ensure) => match queue.difference(existing) {
+            None => Ok(Vec::new()),
+            // RabbitMQ tells another owner's exclusive queue, and one that isn't exclusive, apart like this.
+            Some(difference) if difference.attribute() == "exclusive" => Err(Error::new(
+                ErrorKind::ResourceLocked,
+                format!(
+                    "queue `{}` is there with another declaration: {difference}",
+                    queue.name()
+                ),
+            )),
+            Some(difference) => Err(conflict("queue", queue.name(), &difference)),
+        },
+    }
+}
+
+fn conflict(what: &str, name: &Name, difference: &dyn std::fmt::Display) -> Error {
+    Error::new(
+        ErrorKind::PreconditionFailed,
+        format!(
+            "{what} `{name}` is there with another declaration: {difference}; declare it as it is, verify \
+             it with `.passive()`, or delete it first"
+        ),
+    )
+}
+
+pub(super) fn delete_exchange(table: &Table, name: &Name, if_unused: bool) -> Result<Vec<Change>> {
+    if table.exchange(name).is_none() {
+        return Ok(Vec::new());
+    }
+    if if_unused && table.has_bindings_from(name) {
+        return Err(Error::new(
+            ErrorKind::PreconditionFailed,
+            format!(
+                "exchange `{name}` is in use: it has bindings; unbind them, or delete it without `if_unused`"
+            ),
+        ));
+    }
+    Ok(vec![Change::DeleteExchange(name.clone())])
+}
+
+pub(super) fn delete_queue(table: &Table, name: &Name, options: DeleteQueue) -> Vec<Change> {
+    match table.queue(name) {
+        Some(_) => vec![Change::DeleteQueue(name.clone(), options)],
+        None => Vec::new(),
+    }
+}
+
+pub(super) fn record(destination: &Destination, binding: &Binding) -> BindingRecord {
+    BindingRecord {
+        source: binding.exchange().name().clone(),
+        destination: destination.clone(),
+        routing_key: binding.get_routing_key().clone(),
+        arguments: binding.arguments().clone(),
+    }
+}
+
+pub(super) fn bind(table: &Table, record: &BindingRecord) -> Result<Vec<Change>> {
+    if table.exchange(&record.source).is_none() {
+        return Err(missing_exchange(&record.source));
+    }
+    match &record.destination {
+        Destination::Queue(name) if table.queue(name).is_none() => {
+            return Err(missing_queue(name));
+        }
+        Destination::Exchange(name) if table.exchange(name).is_none() => {
+            return Err(missing_exchange(name));
+        }
+        _ => {}
+    }
+    if table.is_bound(record) {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Change::Bind(record.clone())])
+}
+
+pub(super) fn unbind(table: &Table, record: &BindingRecord) -> Vec<Change> {
+    if table.is_bound(record) {
+        vec![Change::Unbind(record.clone())]
+    } else {
+        Vec::new()
+    }
+}

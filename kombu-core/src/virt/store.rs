@@ -1,0 +1,172 @@
+use std::collections::VecDeque;
+use std::future::Future;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::driver::{Capabilities, Op, QueueInfo, RawDelivery};
+use crate::error::Result;
+use crate::message::Envelope;
+use crate::name::Name;
+
+use super::table::{Change, Table};
+
+/// Queues on a broker, as one session sees them.
+///
+/// A value of this type is one session: what its readers hold comes back to the queues when it is
+/// [closed](QueueStore::close) or dies. See the [module](super) for the contract.
+pub trait QueueStore: Send + Sync + 'static {
+    /// A queue that was looked up once. It is cheap to clone.
+    type Queue: Clone + Send + Sync + 'static;
+    /// Takes messages from one queue.
+    type Reader: Reader<Holder = Self::Holder>;
+    /// What a reader holds; finishing goes through it, also when the reader is gone.
+    type Holder: Clone + Send + Sync + 'static;
+
+    /// What the broker can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// All declarations, with their version.
+    fn load(&self) -> Op<Result<Table>>;
+
+    /// Whether `version` is still the newest.
+    fn is_current(&self, version: u64) -> Op<Result<bool>>;
+
+    /// Makes all of `changes`, if the table is still at version `base`.
+    ///
+    /// Core has checked them against that version. A store checks only what it alone knows: whether a queue
+    /// to be deleted has messages or consumers.
+    fn apply(&self, base: u64, changes: &[Change]) -> impl Future<Output = Result<Applied>> + Send;
+
+    /// Looks up a queue; `None` if it isn't there.
+    fn queue(&self, name: &Name) -> Option<Self::Queue>;
+
+    /// Stores the message in all of `targets`, or in none if the table has a newer version.
+    ///
+    /// Pushes are stored in the order of the calls.
+    fn push(
+        &self,
+        targets: &[Self::Queue],
+        version: u64,
+        envelope: &Envelope,
+    ) -> Op<Result<Answer>>;
+
+    /// Starts to take from a queue, as a consumer of it.
+    fn open_reader(&self, queue: &Self::Queue)
+    -> impl Future<Output = Result<Self::Reader>> + Send;
+
+    /// Takes one message, if there is one, without becoming a consumer.
+    fn take_one(
+        &self,
+        queue: &Self::Queue,
+    ) -> impl Future<Output = Result<Option<(RawDelivery, Self::Holder)>>> + Send;
+
+    /// Ends the hold on a message that was taken.
+    ///
+    /// The work is queued when the call returns; dropping the answer undoes nothing. A message that isn't
+    /// held any more answers [`ErrorKind::SettleLost`](crate::ErrorKind::SettleLost). Only a
+    /// [`Finish::Move`] can be [`Answer::Stale`].
+    fn finish(
+        &self,
+        holder: &Self::Holder,
+        id: u64,
+        finish: Finish<'_, Self::Queue>,
+    ) -> Op<Result<Answer>>;
+
+    /// Counts of a queue.
+    fn info(&self, queue: &Self::Queue) -> impl Future<Output = Result<QueueInfo>> + Send;
+
+    /// Removes the ready messages and answers how many they were.
+    fn purge(&self, queue: &Self::Queue) -> impl Future<Output = Result<u64>> + Send;
+
+    /// Ends the session; what its readers hold goes back. A second call does nothing.
+    fn close(&self) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// Takes messages from one queue. Dropping it ends the consumer and gives back nothing.
+pub trait Reader: Send + Unpin + 'static {
+    /// See [`QueueStore::Holder`].
+    type Holder;
+
+    /// Takes up to `max` messages, in order of position, or registers the task to be woken.
+    ///
+    /// `Ready(Ok(()))` means that at least one was taken.
+    /// [`ErrorKind::ConsumerCancelled`](crate::ErrorKind::ConsumerCancelled) means that the queue was
+    /// deleted; every other error ends the session.
+    fn poll_take(
+        &mut self,
+        context: &mut Context<'_>,
+        max: usize,
+        batch: &mut Batch<'_>,
+    ) -> Poll<Result<()>>;
+
+    /// What finishes the messages that this reader takes.
+    fn holder(&self) -> Self::Holder;
+}
+
+/// Where a [`Reader`] puts what it took.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    pub(super) queue: u16,
+    pub(super) taken: &'a mut VecDeque<RawDelivery>,
+}
+
+impl Batch<'_> {
+    /// Adds a message that is now held under `id`.
+    #[inline]
+    pub fn push(&mut self, envelope: Envelope, id: u64, failures: u32, redelivered: bool) {
+        self.taken.push_back(RawDelivery {
+            envelope,
+            id,
+            failures,
+            queue: self.queue,
+            redelivered,
+        });
+    }
+}
+
+/// What a store said to a change of declarations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// All changes are made.
+    Done {
+        /// The version after them.
+        version: u64,
+        /// How many ready messages went with the deleted queues.
+        messages: u64,
+    },
+    /// Somebody else changed the table first; nothing was changed.
+    Stale,
+}
+
+/// What a store said to a write that depends on the table's version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is done, everywhere.
+    Done,
+    /// The table has a newer version; nothing was done.
+    Stale,
+}
+
+/// How the hold on a message ends.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Finish<'a, Q> {
+    /// The message is done, or given up without a dead-letter target.
+    Forget,
+    /// Back to its original position, marked as redelivered.
+    Release,
+    /// As a release, and counted as a failure; invisible until the delay is over.
+    Retry {
+        /// How long it stays invisible.
+        delay: Option<Duration>,
+    },
+    /// Into the targets (at least one), and gone from here, in one step.
+    Move {
+        /// The queues to push to.
+        targets: &'a [Q],
+        /// The version of the table that the targets were found with.
+        version: u64,
+        /// The message as it is to be stored there.
+        envelope: &'a Envelope,
+    },
+}

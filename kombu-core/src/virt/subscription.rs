@@ -1,0 +1,152 @@
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+
+use crate::driver::{Op, Outcome, RawDelivery, Settle, Subscription, Tag};
+use crate::error::{ErrorKind, Result};
+
+use super::settler::VirtualSettler;
+use super::store::{Batch, QueueStore, Reader};
+use super::window::Window;
+
+/// The most messages that are taken at once: enough to share the locks, few enough not to hold them long.
+const MAX_BATCH: usize = 256;
+
+pub(super) struct VirtualSubscription<S: QueueStore> {
+    /// `None` once the queue was deleted.
+    readers: Vec<Option<S::Reader>>,
+    /// Whom to ask first, so that a busy queue can't starve the others.
+    start: usize,
+    buffer: VecDeque<RawDelivery>,
+    window: Arc<Window>,
+    settler: Arc<VirtualSettler<S>>,
+    no_ack: bool,
+}
+
+impl<S: QueueStore> VirtualSubscription<S> {
+    pub(super) fn new(
+        readers: Vec<S::Reader>,
+        window: Arc<Window>,
+        settler: Arc<VirtualSettler<S>>,
+        no_ack: bool,
+    ) -> Self {
+        VirtualSubscription {
+            readers: readers.into_iter().map(Some).collect(),
+            start: 0,
+            buffer: VecDeque::new(),
+            window,
+            settler,
+            no_ack,
+        }
+    }
+
+    /// Asks every queue once, in turn, until the window is used up.
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Result<()> {
+        let queues = self.readers.len();
+        for step in 0..queues {
+            let room = self.window.room().min(MAX_BATCH);
+            if room == 0 {
+                break;
+            }
+            let index = (self.start + step) % queues;
+            let Some(reader) = &mut self.readers[index] else {
+                continue;
+            };
+            let before = self.buffer.len();
+            let mut batch = Batch {
+                queue: index as u16,
+                taken: &mut self.buffer,
+            };
+            let answer = reader.poll_take(context, room, &mut batch);
+            for delivery in self.buffer.range(before..) {
+                if self.no_ack {
+                    self.settler.forget(delivery);
+                } else {
+                    self.settler.hold(delivery);
+                }
+            }
+            if !self.no_ack {
+                self.window.take((self.buffer.len() - before) as u32);
+            }
+            match answer {
+                Poll::Ready(Err(error)) if error.kind() == ErrorKind::ConsumerCancelled => {
+                    self.readers[index] = None;
+                    if self.readers.iter().all(Option::is_none) && self.buffer.is_empty() {
+                        return Err(error);
+                    }
+                }
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+        }
+        self.start = (self.start + 1) % queues.max(1);
+        Ok(())
+    }
+
+    fn release_buffer(&mut self) {
+        if self.no_ack {
+            return;
+        }
+        // The last one first, so that each goes back in front of its successor.
+        while let Some(delivery) = self.buffer.pop_back() {
+            let tag = Tag {
+                queue: delivery.queue,
+                id: delivery.id,
+            };
+            // A session that is gone has given back everything already.
+            drop(self.settler.settle(tag, Outcome::Release));
+        }
+    }
+}
+
+impl<S: QueueStore> Stream for VirtualSubscription<S> {
+    type Item = Result<RawDelivery>;
+
+    #[inline]
+    fn poll_next(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<RawDelivery>>> {
+        let this = self.get_mut();
+        if let Some(delivery) = this.buffer.pop_front() {
+            return Poll::Ready(Some(Ok(delivery)));
+        }
+        this.window.register(context);
+        if this.window.has_ended() {
+            return Poll::Ready(None);
+        }
+        if let Err(error) = this.poll_fill(context) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        match this.buffer.pop_front() {
+            Some(delivery) => Poll::Ready(Some(Ok(delivery))),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<S: QueueStore> Subscription for VirtualSubscription<S> {
+    fn settler(&self) -> Arc<dyn Settle> {
+        self.settler.clone()
+    }
+
+    fn set_window(&self, window: u32) {
+        self.window.set_limit(window);
+    }
+
+    fn cancel(self: Box<Self>) -> Op<Result<()>> {
+        drop(self);
+        Op::ready(Ok(()))
+    }
+}
+
+impl<S: QueueStore> Drop for VirtualSubscription<S> {
+    fn drop(&mut self) {
+        // Readers first: what is released must not come back here.
+        self.readers.clear();
+        self.release_buffer();
+    }
+}

@@ -1,0 +1,245 @@
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::declare::{Exchange, ExchangeKind, Queue};
+use crate::driver::{DeleteQueue, Destination};
+use crate::error::{Error, ErrorKind, Result};
+use crate::field::FieldTable;
+use crate::message::Content;
+use crate::name::Name;
+
+use super::matching::Bindings;
+
+/// A binding as a store keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BindingRecord {
+    /// The exchange that messages come from.
+    pub source: Name,
+    /// Where they go.
+    pub destination: Destination,
+    /// The routing key, or the pattern on a topic exchange.
+    pub routing_key: Name,
+    /// Arguments, which headers exchanges match on.
+    pub arguments: FieldTable,
+}
+
+/// One step from a version of the [`Table`] to the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change {
+    /// An exchange is there, or is replaced.
+    PutExchange(Exchange),
+    /// An exchange and its bindings are gone.
+    DeleteExchange(Name),
+    /// A queue is there.
+    PutQueue(Queue),
+    /// A queue, its messages and its bindings are gone, if the conditions hold.
+    DeleteQueue(Name, DeleteQueue),
+    /// A binding is there.
+    Bind(BindingRecord),
+    /// A binding is gone.
+    Unbind(BindingRecord),
+}
+
+/// All exchanges, queues and bindings of a virtual host, ready for routing.
+///
+/// A store keeps one per virtual host and counts its versions; connections route over a copy of it.
+#[derive(Clone, Debug)]
+pub struct Table {
+    version: u64,
+    exchanges: HashMap<Name, Node>,
+    queues: BTreeMap<Name, Arc<Queue>>,
+}
+
+#[derive(Clone, Debug)]
+struct Node {
+    exchange: Exchange,
+    bindings: Bindings,
+}
+
+impl Table {
+    /// The table of a new virtual host: the exchanges that AMQP 0-9-1 requires, and RabbitMQ's `amq.match`.
+    pub fn new() -> Self {
+        let mut table = Table {
+            version: 0,
+            exchanges: HashMap::new(),
+            queues: BTreeMap::new(),
+        };
+        for exchange in [
+            Exchange::direct("amq.direct"),
+            Exchange::fanout("amq.fanout"),
+            Exchange::topic("amq.topic"),
+            Exchange::headers("amq.headers"),
+            Exchange::headers("amq.match"),
+        ] {
+            table.apply(&Change::PutExchange(exchange));
+        }
+        table.version = 1;
+        table
+    }
+
+    /// The version that the store gave this state.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Says which version of the store this state is.
+    pub fn set_version(&mut self, version: u64) {
+        self.version = version;
+    }
+
+    /// The declaration of an exchange.
+    pub fn exchange(&self, name: &str) -> Option<&Exchange> {
+        self.exchanges.get(name).map(|node| &node.exchange)
+    }
+
+    /// The declaration of a queue.
+    pub fn queue(&self, name: &str) -> Option<&Arc<Queue>> {
+        self.queues.get(name)
+    }
+
+    /// Whether an equal binding is there.
+    pub fn is_bound(&self, record: &BindingRecord) -> bool {
+        self.exchanges
+            .get(&record.source)
+            .is_some_and(|node| node.bindings.contains(record))
+    }
+
+    /// Whether any binding leads from this exchange.
+    pub fn has_bindings_from(&self, exchange: &str) -> bool {
+        self.exchanges
+            .get(exchange)
+            .is_some_and(|node| !node.bindings.is_empty())
+    }
+
+    /// Takes one step. The version is the caller's to set.
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::PutExchange(exchange) => {
+                let bindings = Bindings::new(exchange.kind());
+                self.exchanges.insert(
+                    exchange.name().clone(),
+                    Node {
+                        exchange: exchange.clone(),
+                        bindings,
+                    },
+                );
+            }
+            Change::DeleteExchange(name) => {
+                self.exchanges.remove(name);
+                self.forget(&Destination::Exchange(name.clone()));
+            }
+            Change::PutQueue(queue) => {
+                self.queues
+                    .insert(queue.name().clone(), Arc::new(queue.clone()));
+            }
+            Change::DeleteQueue(name, _) => {
+                self.queues.remove(name);
+                self.forget(&Destination::Queue(name.clone()));
+            }
+            Change::Bind(record) => {
+                if let Some(node) = self.exchanges.get_mut(&record.source) {
+                    node.bindings.insert(record.clone());
+                }
+            }
+            Change::Unbind(record) => {
+                if let Some(node) = self.exchanges.get_mut(&record.source) {
+                    node.bindings.remove(record);
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, destination: &Destination) {
+        for node in self.exchanges.values_mut() {
+            node.bindings.remove_destination(destination);
+        }
+    }
+
+    /// The queues that a message reaches, each once, or [`ErrorKind::NotFound`] if its exchange is missing.
+    ///
+    /// As in RabbitMQ, an exchange whose own bindings match nothing hands the message to its alternate
+    /// exchange, and an alternate exchange that is missing counts as none.
+    pub fn route(&self, content: &Content) -> Result<Routed> {
+        if content.exchange().is_empty() {
+            let queue = self.queues.get_key_value(content.routing_key());
+            return Ok(Routed {
+                queues: queue.map(|(name, _)| name.clone()).into_iter().collect(),
+                by_key: true,
+            });
+        }
+        let Some(first) = self.exchanges.get(content.exchange()) else {
+            return Err(missing_exchange(content.exchange()));
+        };
+        let mut by_key = true;
+        let mut queues: Vec<&Name> = Vec::new();
+        let mut seen: Vec<&Name> = vec![first.exchange.name()];
+        let mut pending = vec![first];
+        let mut matched = Vec::new();
+        while let Some(node) = pending.pop() {
+            by_key &= *node.exchange.kind() != ExchangeKind::Headers;
+            matched.clear();
+            node.bindings
+                .matching(content.routing_key(), content.headers(), &mut matched);
+            let mut exchanges: Vec<&Name> = Vec::new();
+            for destination in &matched {
+                match destination {
+                    Destination::Queue(name) => queues.push(name),
+                    Destination::Exchange(name) => exchanges.push(name),
+                }
+            }
+            if matched.is_empty() {
+                exchanges.extend(node.exchange.get_alternate_exchange());
+            }
+            for name in exchanges {
+                if seen.contains(&name) {
+                    continue;
+                }
+                if let Some(next) = self.exchanges.get(name) {
+                    seen.push(next.exchange.name());
+                    pending.push(next);
+                }
+            }
+        }
+        queues.sort_unstable();
+        queues.dedup();
+        Ok(Routed {
+            queues: queues.into_iter().cloned().collect(),
+            by_key,
+        })
+    }
+}
+
+/// Where a message goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routed {
+    /// The queues, each once.
+    pub queues: Vec<Name>,
+    /// Whether every message with this exchange and routing key goes there, whatever its headers are.
+    pub by_key: bool,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+pub(super) fn missing_exchange(name: &Name) -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        format!(
+            "no exchange `{name}`; declare it with `connection.declare_exchange`, or open the producer \
+             with its declaration"
+        ),
+    )
+}
+
+pub(super) fn missing_queue(name: &Name) -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        format!(
+            "no queue `{name}`; declare it with `connection.declare_queue`, or open a consumer on its declaration"
+        ),
+    )
+}

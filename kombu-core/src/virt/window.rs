@@ -1,0 +1,67 @@
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use futures_util::task::AtomicWaker;
+
+/// How many deliveries a subscription may have unsettled, over all of its queues.
+#[derive(Debug)]
+pub(super) struct Window {
+    limit: AtomicU32,
+    /// Taken and not settled, whether handed out or still buffered.
+    outstanding: AtomicU32,
+    ended: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Window {
+    pub(super) fn new(limit: u32) -> Self {
+        Window {
+            limit: AtomicU32::new(limit),
+            outstanding: AtomicU32::new(0),
+            ended: AtomicBool::new(false),
+            task: AtomicWaker::new(),
+        }
+    }
+
+    /// How many more may be taken now.
+    pub(super) fn room(&self) -> usize {
+        let limit = self.limit.load(Ordering::Relaxed);
+        if limit == 0 {
+            return usize::MAX;
+        }
+        // Acquire pairs with `give_back`: whoever sees the room sees the settled message gone.
+        limit.saturating_sub(self.outstanding.load(Ordering::Acquire)) as usize
+    }
+
+    pub(super) fn take(&self, count: u32) {
+        self.outstanding.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn give_back(&self) {
+        let before = self.outstanding.fetch_sub(1, Ordering::Release);
+        let limit = self.limit.load(Ordering::Relaxed);
+        if limit != 0 && before >= limit {
+            self.task.wake();
+        }
+    }
+
+    pub(super) fn set_limit(&self, limit: u32) {
+        self.limit.store(limit, Ordering::Relaxed);
+        self.task.wake();
+    }
+
+    /// The session is over: wakes the subscription so that it ends.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.task.wake();
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Registers the task for [`give_back`](Self::give_back), [`set_limit`](Self::set_limit) and
+    /// [`end`](Self::end). Look at the state again afterwards.
+    pub(super) fn register(&self, context: &std::task::Context<'_>) {
+        self.task.register(context.waker());
+    }
+}

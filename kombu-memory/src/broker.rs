@@ -1,0 +1,149 @@
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use kombu_core::driver::DeleteQueue;
+use kombu_core::virt::{Applied, Change, Table};
+use kombu_core::{Error, ErrorKind, Name, Result};
+use parking_lot::{Mutex, RwLock};
+use url::Url;
+
+use crate::queue::MemoryQueue;
+
+/// One broker: its declarations and its queues.
+pub(crate) struct Broker {
+    /// The table's version, to be compared without a lock.
+    version: AtomicU64,
+    table: Mutex<Table>,
+    queues: RwLock<HashMap<Name, Arc<MemoryQueue>>>,
+}
+
+impl Broker {
+    fn new() -> Self {
+        let table = Table::new();
+        Broker {
+            version: AtomicU64::new(table.version()),
+            table: Mutex::new(table),
+            queues: RwLock::default(),
+        }
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        // Acquire pairs with the store in `apply`: whoever sees the version sees its queues.
+        self.version.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn table(&self) -> Table {
+        self.table.lock().clone()
+    }
+
+    pub(crate) fn queue(&self, name: &Name) -> Option<Arc<MemoryQueue>> {
+        self.queues.read().get(name).cloned()
+    }
+
+    pub(crate) fn apply(&self, base: u64, changes: &[Change]) -> Result<Applied> {
+        let mut table = self.table.lock();
+        if table.version() != base {
+            return Ok(Applied::Stale);
+        }
+        for change in changes {
+            if let Change::DeleteQueue(name, options) = change
+                && let Some(queue) = self.queue(name)
+            {
+                check_deletable(&queue, *options)?;
+            }
+        }
+        let mut messages = 0;
+        for change in changes {
+            match change {
+                Change::PutQueue(queue) => {
+                    let queue = Arc::new(MemoryQueue::new(queue.name().clone()));
+                    self.queues.write().insert(queue.name().clone(), queue);
+                }
+                Change::DeleteQueue(name, _) => {
+                    let queue = self.queues.write().remove(name);
+                    messages += queue.map_or(0, |queue| queue.delete());
+                }
+                _ => {}
+            }
+            table.apply(change);
+        }
+        let version = base + 1;
+        table.set_version(version);
+        self.version.store(version, Ordering::Release);
+        Ok(Applied::Done { version, messages })
+    }
+}
+
+fn check_deletable(queue: &MemoryQueue, options: DeleteQueue) -> Result<()> {
+    let (ready, consumers) = (queue.ready(), queue.consumers());
+    let problem = if options.if_unused && consumers > 0 {
+        format!("has {consumers} consumers; cancel them, or delete it without `if_unused`")
+    } else if options.if_empty && ready > 0 {
+        format!("has {ready} messages; purge it, or delete it without `if_empty`")
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(
+        ErrorKind::PreconditionFailed,
+        format!("queue `{}` {problem}", queue.name()),
+    ))
+}
+
+/// Where a broker is found: name and virtual host for one that a URL named, the fragment for a fresh one.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Address {
+    name: String,
+    virtual_host: String,
+    fresh: Option<String>,
+}
+
+enum Entry {
+    /// Stays until it is removed.
+    Named(Arc<Broker>),
+    /// Goes with its last connection.
+    Fresh(Weak<Broker>),
+}
+
+fn brokers() -> &'static Mutex<HashMap<Address, Entry>> {
+    static BROKERS: OnceLock<Mutex<HashMap<Address, Entry>>> = OnceLock::new();
+    BROKERS.get_or_init(Mutex::default)
+}
+
+/// The broker that a URL means, made if it isn't there.
+pub(crate) fn at(url: &Url) -> Arc<Broker> {
+    let address = Address {
+        name: url.host_str().unwrap_or_default().to_owned(),
+        virtual_host: url.path().trim_start_matches('/').to_owned(),
+        fresh: url.fragment().map(str::to_owned),
+    };
+    let mut brokers = brokers().lock();
+    let found = match brokers.get(&address) {
+        Some(Entry::Named(broker)) => Some(broker.clone()),
+        Some(Entry::Fresh(broker)) => broker.upgrade(),
+        None => None,
+    };
+    found.unwrap_or_else(|| {
+        brokers.retain(|_, entry| match entry {
+            Entry::Named(_) => true,
+            Entry::Fresh(broker) => broker.strong_count() > 0,
+        });
+        let broker = Arc::new(Broker::new());
+        let entry = match address.fresh {
+            Some(_) => Entry::Fresh(Arc::downgrade(&broker)),
+            None => Entry::Named(broker.clone()),
+        };
+        brokers.insert(address, entry);
+        broker
+    })
+}
+
+/// Forgets the broker `memory://name`, with all of its virtual hosts; true if there was one.
+///
+/// Connections that are open keep using it; the next connect makes a new one.
+pub fn remove(name: &str) -> bool {
+    let mut brokers = brokers().lock();
+    let before = brokers.len();
+    brokers.retain(|address, _| address.fresh.is_some() || address.name != name);
+    brokers.len() < before
+}

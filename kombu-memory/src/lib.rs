@@ -1,0 +1,33 @@
+//! `memory://`: a broker within the process, and the reference for what every other transport does.
+//!
+//! - `memory://name` is one broker per name. It lives, messages and all, until the process ends or
+//!   [`remove`] takes it away, so that a program can close its connection and find everything again.
+//! - `memory://` is a fresh broker for each connection.
+//! - The path is a virtual host: `memory://name/tests` and `memory://name/other` share nothing.
+//! - `?max_message_size=BYTES` lowers the largest body that the broker takes (default 16 MiB).
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> kombu::Result<()> {
+//! use kombu::{Exchange, Queue};
+//!
+//! let sender = kombu::connect("memory://shop").await?;
+//! let receiver = kombu::connect("memory://shop").await?;
+//! receiver.declare_queue(&Queue::new("orders")).await?;
+//! sender.producer(Exchange::default()).await?.publish(&7).routing_key("orders").await?;
+//!
+//! let delivery = receiver.get("orders").await?.expect("the order");
+//! assert_eq!(delivery.decode::<u32>()?, 7);
+//! delivery.ack().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod broker;
+mod held;
+mod queue;
+mod store;
+mod transport;
+
+pub use broker::remove;
+pub use transport::{Memory, MemoryOptions};

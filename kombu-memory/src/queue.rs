@@ -1,0 +1,190 @@
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
+
+use kombu_core::Name;
+use kombu_core::driver::QueueInfo;
+use kombu_core::message::Envelope;
+use parking_lot::Mutex;
+
+/// A message in a queue.
+pub(crate) struct Entry {
+    pub(crate) envelope: Envelope,
+    /// Where it stands; it keeps its place when it comes back.
+    pub(crate) position: u64,
+    pub(crate) failures: u32,
+    pub(crate) redelivered: bool,
+}
+
+pub(crate) struct MemoryQueue {
+    name: Name,
+    ready: Mutex<Ready>,
+    /// Taken and not finished, in all holdings.
+    unsettled: AtomicU64,
+    consumers: AtomicU64,
+}
+
+struct Ready {
+    /// In order of position.
+    entries: VecDeque<Entry>,
+    next_position: u64,
+    /// Readers that found nothing. All are woken: a woken one may have no room in its window any more.
+    waiting: Vec<(u64, Waker)>,
+    deleted: bool,
+}
+
+/// What a reader found.
+pub(crate) enum Taken {
+    /// At least one message.
+    Messages,
+    /// Nothing; the waker is registered.
+    Nothing,
+    /// The queue was deleted.
+    Deleted,
+}
+
+impl MemoryQueue {
+    pub(crate) fn new(name: Name) -> Self {
+        MemoryQueue {
+            name,
+            ready: Mutex::new(Ready {
+                entries: VecDeque::new(),
+                next_position: 0,
+                waiting: Vec::new(),
+                deleted: false,
+            }),
+            unsettled: AtomicU64::new(0),
+            consumers: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    pub(crate) fn ready(&self) -> u64 {
+        self.ready.lock().entries.len() as u64
+    }
+
+    pub(crate) fn consumers(&self) -> u64 {
+        self.consumers.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn info(&self) -> QueueInfo {
+        // The lock keeps a batch from being counted in neither place: it is held while one is taken.
+        let ready = self.ready.lock();
+        QueueInfo::new(
+            self.name.clone(),
+            ready.entries.len() as u64,
+            Some(self.unsettled.load(Ordering::Relaxed)),
+            self.consumers(),
+        )
+    }
+
+    pub(crate) fn push(&self, envelope: &Envelope) {
+        let mut ready = self.ready.lock();
+        if ready.deleted {
+            return;
+        }
+        let position = ready.next_position;
+        ready.next_position += 1;
+        ready.entries.push_back(Entry {
+            envelope: envelope.clone(),
+            position,
+            failures: 0,
+            redelivered: false,
+        });
+        ready.wake();
+    }
+
+    /// Puts a message back where it was.
+    pub(crate) fn give_back(&self, entry: Entry) {
+        let mut ready = self.ready.lock();
+        self.unsettled.fetch_sub(1, Ordering::Relaxed);
+        if ready.deleted {
+            return;
+        }
+        let index = match ready.entries.front() {
+            Some(front) if front.position < entry.position => ready
+                .entries
+                .partition_point(|other| other.position < entry.position),
+            _ => 0,
+        };
+        ready.entries.insert(index, entry);
+        ready.wake();
+    }
+
+    /// A message that was taken is gone for good.
+    #[inline]
+    pub(crate) fn forget(&self) {
+        self.unsettled.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Takes up to `max` messages from the front, or leaves `waker` under the reader's number.
+    pub(crate) fn take(
+        &self,
+        max: usize,
+        taken: &mut Vec<Entry>,
+        waiting: Option<(u64, &Waker)>,
+    ) -> Taken {
+        let mut ready = self.ready.lock();
+        if ready.deleted {
+            return Taken::Deleted;
+        }
+        let count = max.min(ready.entries.len());
+        if count == 0 {
+            if let Some((reader, waker)) = waiting {
+                ready.wait(reader, waker);
+            }
+            return Taken::Nothing;
+        }
+        taken.extend(ready.entries.drain(..count));
+        self.unsettled.fetch_add(count as u64, Ordering::Relaxed);
+        Taken::Messages
+    }
+
+    pub(crate) fn purge(&self) -> u64 {
+        let purged = std::mem::take(&mut self.ready.lock().entries);
+        purged.len() as u64
+    }
+
+    /// Drops the messages and ends the readers; answers how many were ready.
+    pub(crate) fn delete(&self) -> u64 {
+        let mut ready = self.ready.lock();
+        ready.deleted = true;
+        let entries = std::mem::take(&mut ready.entries);
+        ready.wake();
+        entries.len() as u64
+    }
+
+    pub(crate) fn add_consumer(&self) {
+        self.consumers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove_consumer(&self, reader: u64) {
+        self.consumers.fetch_sub(1, Ordering::Relaxed);
+        self.ready
+            .lock()
+            .waiting
+            .retain(|(waiting, _)| *waiting != reader);
+    }
+}
+
+impl Ready {
+    fn wait(&mut self, reader: u64, waker: &Waker) {
+        match self
+            .waiting
+            .iter_mut()
+            .find(|(waiting, _)| *waiting == reader)
+        {
+            Some((_, registered)) => registered.clone_from(waker),
+            None => self.waiting.push((reader, waker.clone())),
+        }
+    }
+
+    fn wake(&mut self) {
+        for (_, waker) in self.waiting.drain(..) {
+            waker.wake();
+        }
+    }
+}

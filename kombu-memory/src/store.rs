@@ -1,0 +1,272 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use kombu_core::driver::{Capabilities, Op, QueueInfo, RawDelivery};
+use kombu_core::message::Envelope;
+use kombu_core::virt::{Answer, Applied, Batch, Change, Finish, QueueStore, Reader, Table};
+use kombu_core::{Error, ErrorKind, Name, Result};
+use parking_lot::Mutex;
+
+use crate::broker::Broker;
+use crate::held::Holding;
+use crate::queue::{Entry, MemoryQueue, Taken};
+use crate::transport::{CAPABILITIES, MemoryOptions};
+
+/// One session with a broker.
+pub(crate) struct MemoryStore {
+    broker: Arc<Broker>,
+    options: MemoryOptions,
+    session: Arc<Session>,
+}
+
+/// What the readers of one session hold: it goes back when the session ends.
+#[derive(Default)]
+struct Session {
+    holdings: Mutex<Vec<Arc<Holding>>>,
+}
+
+impl Session {
+    fn open(&self, queue: &Arc<MemoryQueue>) -> Arc<Holding> {
+        let holding = Arc::new(Holding::new(queue.clone()));
+        let mut holdings = self.holdings.lock();
+        // Readers that are gone and hold nothing. Doubling keeps this from being a scan per reader.
+        if holdings.len() == holdings.capacity() {
+            holdings.retain(|holding| Arc::strong_count(holding) > 1 || !holding.is_empty());
+        }
+        holdings.push(holding.clone());
+        holding
+    }
+
+    fn end(&self) {
+        for holding in std::mem::take(&mut *self.holdings.lock()) {
+            holding.end();
+        }
+    }
+}
+
+impl MemoryStore {
+    pub(crate) fn new(broker: Arc<Broker>, options: MemoryOptions) -> Self {
+        MemoryStore {
+            broker,
+            options,
+            session: Arc::default(),
+        }
+    }
+}
+
+impl Drop for MemoryStore {
+    fn drop(&mut self) {
+        self.session.end();
+    }
+}
+
+impl QueueStore for MemoryStore {
+    type Queue = Arc<MemoryQueue>;
+    type Reader = MemoryReader;
+    type Holder = Arc<Holding>;
+
+    fn capabilities(&self) -> Capabilities {
+        match self.options.max_message_size {
+            Some(bytes) => CAPABILITIES.with_max_message_size(bytes),
+            None => CAPABILITIES,
+        }
+    }
+
+    fn load(&self) -> Op<Result<Table>> {
+        Op::ready(Ok(self.broker.table()))
+    }
+
+    fn is_current(&self, version: u64) -> Op<Result<bool>> {
+        Op::ready(Ok(self.broker.version() == version))
+    }
+
+    async fn apply(&self, base: u64, changes: &[Change]) -> Result<Applied> {
+        self.broker.apply(base, changes)
+    }
+
+    fn queue(&self, name: &Name) -> Option<Arc<MemoryQueue>> {
+        self.broker.queue(name)
+    }
+
+    #[inline]
+    fn push(
+        &self,
+        targets: &[Arc<MemoryQueue>],
+        version: u64,
+        envelope: &Envelope,
+    ) -> Op<Result<Answer>> {
+        if self.broker.version() != version {
+            return Op::ready(Ok(Answer::Stale));
+        }
+        for queue in targets {
+            queue.push(envelope);
+        }
+        Op::ready(Ok(Answer::Done))
+    }
+
+    async fn open_reader(&self, queue: &Arc<MemoryQueue>) -> Result<MemoryReader> {
+        static READERS: AtomicU64 = AtomicU64::new(0);
+        queue.add_consumer();
+        Ok(MemoryReader {
+            number: READERS.fetch_add(1, Ordering::Relaxed),
+            holding: self.session.open(queue),
+            taken: Vec::new(),
+        })
+    }
+
+    async fn take_one(
+        &self,
+        queue: &Arc<MemoryQueue>,
+    ) -> Result<Option<(RawDelivery, Arc<Holding>)>> {
+        let mut taken = Vec::with_capacity(1);
+        if let Taken::Messages = queue.take(1, &mut taken, None) {
+            let holding = self.session.open(queue);
+            let mut delivery = None;
+            holding.hold(&mut taken, |entry, id| {
+                delivery = Some(RawDelivery {
+                    envelope: entry.envelope.clone(),
+                    id,
+                    failures: entry.failures,
+                    queue: 0,
+                    redelivered: entry.redelivered,
+                });
+            });
+            return Ok(delivery.map(|delivery| (delivery, holding)));
+        }
+        Ok(None)
+    }
+
+    #[inline]
+    fn finish(
+        &self,
+        holder: &Arc<Holding>,
+        id: u64,
+        finish: Finish<'_, Arc<MemoryQueue>>,
+    ) -> Op<Result<Answer>> {
+        Op::ready(self.finish_now(holder, id, finish))
+    }
+
+    async fn info(&self, queue: &Arc<MemoryQueue>) -> Result<QueueInfo> {
+        Ok(queue.info())
+    }
+
+    async fn purge(&self, queue: &Arc<MemoryQueue>) -> Result<u64> {
+        Ok(queue.purge())
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.session.end();
+        Ok(())
+    }
+}
+
+impl MemoryStore {
+    #[inline]
+    fn finish_now(
+        &self,
+        holding: &Arc<Holding>,
+        id: u64,
+        finish: Finish<'_, Arc<MemoryQueue>>,
+    ) -> Result<Answer> {
+        let queue = holding.queue();
+        match finish {
+            Finish::Forget => {
+                let entry = holding.remove(id)?;
+                queue.forget();
+                drop(entry);
+            }
+            Finish::Release => {
+                let mut entry = holding.remove(id)?;
+                entry.redelivered = true;
+                queue.give_back(entry);
+            }
+            Finish::Retry { delay } => {
+                if delay.is_some() {
+                    return Err(Error::new(
+                        ErrorKind::Unsupported,
+                        "this transport can't delay a retry",
+                    ));
+                }
+                let mut entry = holding.remove(id)?;
+                entry.redelivered = true;
+                entry.failures = entry.failures.saturating_add(1);
+                queue.give_back(entry);
+            }
+            Finish::Move {
+                targets,
+                version,
+                envelope,
+            } => {
+                if self.broker.version() != version {
+                    return Ok(Answer::Stale);
+                }
+                drop(holding.remove(id)?);
+                for target in targets {
+                    target.push(envelope);
+                }
+                queue.forget();
+            }
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "this transport can't settle like that",
+                ));
+            }
+        }
+        Ok(Answer::Done)
+    }
+}
+
+/// Takes messages from one queue for one consumer.
+pub(crate) struct MemoryReader {
+    number: u64,
+    holding: Arc<Holding>,
+    /// Scratch between the queue's lock and the holding's.
+    taken: Vec<Entry>,
+}
+
+impl Reader for MemoryReader {
+    type Holder = Arc<Holding>;
+
+    #[inline]
+    fn poll_take(
+        &mut self,
+        context: &mut Context<'_>,
+        max: usize,
+        batch: &mut Batch<'_>,
+    ) -> Poll<Result<()>> {
+        let queue = self.holding.queue();
+        match queue.take(max, &mut self.taken, Some((self.number, context.waker()))) {
+            Taken::Messages => {
+                self.holding.hold(&mut self.taken, |entry, id| {
+                    batch.push(
+                        entry.envelope.clone(),
+                        id,
+                        entry.failures,
+                        entry.redelivered,
+                    );
+                });
+                Poll::Ready(Ok(()))
+            }
+            Taken::Nothing => Poll::Pending,
+            Taken::Deleted => Poll::Ready(Err(Error::new(
+                ErrorKind::ConsumerCancelled,
+                format!(
+                    "queue `{}` was deleted while it was being consumed; declare it and open the consumer again",
+                    queue.name()
+                ),
+            ))),
+        }
+    }
+
+    fn holder(&self) -> Arc<Holding> {
+        self.holding.clone()
+    }
+}
+
+impl Drop for MemoryReader {
+    fn drop(&mut self) {
+        self.holding.queue().remove_consumer(self.number);
+    }
+}

@@ -1,0 +1,63 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use kombu_core::Result;
+use kombu_core::driver::{Capabilities, Connection, Feature, Target, Transport};
+use kombu_core::virt::VirtualConnection;
+use serde::Deserialize;
+
+use crate::broker;
+use crate::store::MemoryStore;
+
+/// The in-process transport.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory;
+
+/// What the query of a `memory://` URL can say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct MemoryOptions {
+    /// The largest body in bytes that the broker takes. Default: 16 MiB, as RabbitMQ's.
+    pub max_message_size: Option<usize>,
+}
+
+/// What the memory transport does, beyond what every transport does.
+pub(crate) const CAPABILITIES: Capabilities = Capabilities::basic()
+    .with(Feature::AlternateExchange)
+    .with(Feature::ExchangeBinding)
+    .with(Feature::DeadLetter);
+
+#[async_trait]
+impl Transport for Memory {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    fn schemes(&self) -> &'static [&'static str] {
+        &["memory"]
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+    }
+
+    fn resolve(&self, target: Target) -> Result<Target> {
+        if target.url().host_str().is_some_and(|name| !name.is_empty()) {
+            return Ok(target);
+        }
+        static FRESH: AtomicU64 = AtomicU64::new(0);
+        let mut url = target.url().clone();
+        let number = FRESH.fetch_add(1, Ordering::Relaxed);
+        // A fragment, so that no name that a user writes can be the same.
+        url.set_fragment(Some(&format!("fresh-{number}")));
+        Ok(Target::new(url))
+    }
+
+    async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
+        let options: MemoryOptions = target.options()?;
+        let broker = broker::at(target.url());
+        VirtualConnection::open(MemoryStore::new(broker, options)).await
+    }
+}

@@ -1,0 +1,94 @@
+//! MessagePack, by `rmp-serde`, with structs as maps.
+
+mod nesting;
+
+use rmp_serde::decode::Error as DecodeError;
+use rmp_serde::encode::Error as EncodeError;
+use serde::{Deserialize, Serialize};
+
+use crate::limits::NESTING;
+
+#[inline]
+pub(crate) fn encode<T: Serialize + ?Sized>(
+    value: &T,
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
+    value.serialize(&mut rmp_serde::Serializer::new(out).with_struct_map())
+}
+
+#[inline]
+pub(crate) fn decode<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, DecodeError> {
+    // The deserializer counts sequences and maps but not the enums around them.
+    if nesting::may_be_too_deep(body) && nesting::is_too_deep(body) {
+        return Err(DecodeError::DepthLimitExceeded);
+    }
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(body);
+    deserializer.set_max_depth(NESTING + 1);
+    let value = T::deserialize(&mut deserializer)?;
+    // It doesn't say how far it got either, so it is asked for one more value.
+    match u8::deserialize(&mut deserializer) {
+        Err(DecodeError::InvalidMarkerRead(_)) => Ok(value),
+        _ => Err(trailing()),
+    }
+}
+
+#[cold]
+fn trailing() -> DecodeError {
+    DecodeError::Uncategorized("there are bytes behind the value".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    enum Chain {
+        End,
+        Link(Box<Chain>),
+    }
+
+    fn links(count: usize) -> Vec<u8> {
+        let mut body = b"\x81\xa4Link".repeat(count);
+        body.extend_from_slice(b"\xa3End");
+        body
+    }
+
+    #[test]
+    fn structs_are_written_as_maps() {
+        #[derive(Serialize)]
+        struct Point {
+            x: u8,
+        }
+        let mut body = Vec::new();
+        encode(&Point { x: 1 }, &mut body).unwrap();
+        assert_eq!(body, b"\x81\xa1x\x01");
+    }
+
+    #[test]
+    fn a_chain_of_enums_is_bounded_too() {
+        assert!(decode::<Chain>(&links(NESTING)).is_ok());
+        assert!(matches!(
+            decode::<Chain>(&links(NESTING + 1)),
+            Err(DecodeError::DepthLimitExceeded)
+        ));
+        assert!(matches!(
+            decode::<Chain>(&links(100_000)),
+            Err(DecodeError::DepthLimitExceeded)
+        ));
+    }
+
+    #[test]
+    fn exactly_one_value_is_read() {
+        assert_eq!(decode::<u8>(b"\x01").unwrap(), 1);
+        assert_eq!(decode::<Option<u8>>(b"\xc0").unwrap(), None);
+        for trailing in [
+            &b"\x01\x01"[..],
+            b"\x01\xc0",
+            b"\x01\xcc",
+            b"\x01\xc1",
+            b"\x01\x91",
+        ] {
+            assert!(decode::<u8>(trailing).is_err(), "{trailing:x?}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! How deep a body is nested, found out without recursion.
+
+use crate::limits::NESTING;
+
+/// A quick look that errs on the side of yes: a body is at most as deep as it has bytes that could open a
+/// sequence or a map. Nearly every real message ends here.
+#[inline]
+pub(super) fn may_be_too_deep(body: &[u8]) -> bool {
+    if body.len() <= NESTING {
+        return false;
+    }
+    let openers = body
+        .iter()
+        .filter(|byte| matches!(byte, 0x80..=0x9f | 0xdc..=0xdf))
+        .count();
+    openers > NESTING
+}
+
+/// Walks over the first value. A body that is cut off or makes no sense isn't too deep: decoding it will tell.
+#[cold]
+pub(super) fn is_too_deep(body: &[u8]) -> bool {
+    let mut open: Vec<u64> = Vec::with_capacity(NESTING + 1);
+    let mut input = Input(body);
+    loop {
+        let Some(items) = input.skip_one() else {
+            return false;
+        };
+        match items {
+            0 => {}
+            items if open.len() < NESTING => {
+                open.push(items);
+                continue;
+            }
+            _ => return true,
+        }
+        // An item has ended, and with it every collection of which it was the last.
+        loop {
+            let Some(left) = open.last_mut() else {
+                return false;
+            };
+            *left -= 1;
+            if *left > 0 {
+                break;
+            }
+            open.pop();
+        }
+    }
+}
+
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    /// Steps over a scalar, or over the head of a collection: then the answer is the number of its items, where
+    /// a map has two per entry.
+    fn skip_one(&mut self) -> Option<u64> {
+        let marker = self.number(1)?;
+        let payload = match marker {
+            0x80..=0x8f => return Some((marker & 0x0f) * 2),
+            0x90..=0x9f => return Some(marker & 0x0f),
+            0xdc => return self.number(2),
+            0xdd => return self.number(4),
+            0xde => return Some(self.number(2)? * 2),
+            0xdf => return Some(self.number(4)? * 2),
+            0xa0..=0xbf => marker & 0x1f,
+            0xc4 | 0xd9 => self.number(1)?,
+            0xc5 | 0xda => self.number(2)?,
+            0xc6 | 0xdb => self.number(4)?,
+            0xc7 => self.number(1)? + 1,
+            0xc8 => self.number(2)? + 1,
+            0xc9 => self.number(4)? + 1,
+            0xcc | 0xd0 => 1,
+            0xcd | 0xd1 => 2,
+            0xca | 0xce | 0xd2 => 4,
+            0xcb | 0xcf | 0xd3 => 8,
+            0xd4..=0xd8 => (1 << (marker - 0xd4)) + 1,
+            _ => 0,
+        };
+        self.0 = self.0.get(usize::try_from(payload).ok()?..)?;
+        Some(0)
+    }
+
+    fn number(&mut self, width: usize) -> Option<u64> {
+        let (digits, rest) = self.0.split_at_checked(width)?;
+        self.0 = rest;
+        Some(
+            digits
+                .iter()
+                .fold(0, |number, byte| number << 8 | u64::from(*byte)),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nested(marker: &[u8], depth: usize) -> Vec<u8> {
+        let mut body = marker.repeat(depth);
+        body.push(0xc0);
+        body
+    }
+
+    #[test]
+    fn the_limit_is_met_to_the_level() {
+        for marker in [
+            &b"\x91"[..],
+            b"\xdc\x00\x01",
+            b"\xdd\x00\x00\x00\x01",
+            b"\x81\x00",
+            b"\x92\xc4\x02\x91\x91",
+        ] {
+            assert!(!is_too_deep(&nested(marker, NESTING)), "{marker:x?}");
+            assert!(is_too_deep(&nested(marker, NESTING + 1)), "{marker:x?}");
+            assert!(may_be_too_deep(&nested(marker, NESTING + 1)), "{marker:x?}");
+        }
+    }
+
+    #[test]
+    fn many_collections_side_by_side_are_not_deep() {
+        let mut body = vec![0xdc, 0x03, 0xe8];
+        body.extend(b"\x92\x90\x81\x01\x80".repeat(1_000));
+        assert!(may_be_too_deep(&body));
+        assert!(!is_too_deep(&body));
+    }
+
+    #[test]
+    fn payloads_are_stepped_over_by_their_length() {
+        let kinds: [&[u8]; 16] = [
+            b"\xa2\x91\x91",
+            b"\xd9\x02\x91\x91",
+            b"\xda\x00\x01\x91",
+            b"\xdb\x00\x00\x00\x01\x91",
+            b"\xc5\x00\x01\x91",
+            b"\xc6\x00\x00\x00\x01\x91",
+            b"\xc7\x01\x91\x91",
+            b"\xc8\x00\x01\x91\x91",
+            b"\xc9\x00\x00\x00\x01\x91\x91",
+            b"\xcc\x91",
+            b"\xd1\x91\x91",
+            b"\xca\x91\x91\x91\x91",
+            b"\xcf\x91\x91\x91\x91\x91\x91\x91\x91",
+            b"\xd4\x91\x91",
+            b"\xd5\x91\x91\x91",
+            b"\xd8\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91",
+        ];
+        for kind in kinds {
+            let mut input = Input(kind);
+            assert_eq!(input.skip_one(), Some(0), "{kind:x?}");
+            assert!(input.0.is_empty(), "{kind:x?}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_cut_off_is_left_to_the_decoder() {
+        for body in [
+            &b""[..],
+            b"\x91",
+            b"\xdd\xff\xff\xff\xff\x91",
+            b"\xc6\xff\xff\xff\xff",
+            b"\xdf\x00",
+        ] {
+            assert!(!is_too_deep(body), "{body:x?}");
+        }
+    }
+}

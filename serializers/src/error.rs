@@ -1,0 +1,125 @@
+//! The one error of this crate.
+
+use std::error::Error;
+use std::fmt;
+
+/// Any error, boxed: what an [`Encoder`](crate::Encoder) or a [`Decoder`](crate::Decoder) may return.
+pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
+
+/// Why a codec could not be chosen, built or used.
+///
+/// It is one pointer wide. The text names the codec, the content type and a way out; what the format
+/// itself had to say is the [`source`](Error::source).
+///
+/// ```
+/// use kombu_serializers::{Registry, SerializerErrorKind};
+///
+/// let error = Registry::default().by_name("jsno").unwrap_err();
+/// assert_eq!(error.kind(), SerializerErrorKind::UnknownSerializer);
+/// assert!(error.to_string().contains("jsno"));
+/// ```
+pub struct SerializerError(Box<Inner>);
+
+struct Inner {
+    kind: SerializerErrorKind,
+    message: String,
+    source: Option<BoxError>,
+}
+
+/// What went wrong, for a program to decide on. See [`SerializerError::kind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SerializerErrorKind {
+    /// No codec has this name.
+    UnknownSerializer,
+    /// No codec has this content type.
+    UnknownContentType,
+    /// There may be a codec, but the accept list leaves this content type out.
+    ContentRefused,
+    /// The value can't be written in this format.
+    Encode,
+    /// The body isn't what its content type says, is beyond a limit, or doesn't fit the type asked for.
+    Decode,
+    /// The codec was registered without an encoder.
+    CannotEncode,
+    /// The codec was registered without a decoder.
+    CannotDecode,
+    /// A codec that is being built makes no sense.
+    Config,
+}
+
+impl SerializerError {
+    /// The kind of error.
+    ///
+    /// ```
+    /// # use kombu_serializers::{Codec, SerializerErrorKind};
+    /// let error = Codec::builder("csv", "text/csv", "utf-8").build().unwrap_err();
+    /// assert_eq!(error.kind(), SerializerErrorKind::Config);
+    /// ```
+    #[must_use]
+    pub fn kind(&self) -> SerializerErrorKind {
+        self.0.kind
+    }
+
+    #[cold]
+    pub(crate) fn new(kind: SerializerErrorKind, message: String) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            message,
+            source: None,
+        }))
+    }
+
+    #[cold]
+    pub(crate) fn because(mut self, source: impl Into<BoxError>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+}
+
+impl fmt::Display for SerializerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for SerializerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SerializerError")
+            .field("kind", &self.0.kind)
+            .field("message", &self.0.message)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl Error for SerializerError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0
+            .source
+            .as_deref()
+            .map(|source| source as &(dyn Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_pointer_wide_and_can_cross_threads() {
+        fn crosses<T: Send + Sync + 'static>() {}
+        crosses::<SerializerError>();
+        assert_eq!(size_of::<SerializerError>(), size_of::<usize>());
+        assert_eq!(size_of::<Result<(), SerializerError>>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn the_cause_is_the_source_and_is_not_repeated_in_the_text() {
+        let error =
+            SerializerError::new(SerializerErrorKind::Encode, "no".into()).because("the cause");
+        assert_eq!(error.to_string(), "no");
+        assert_eq!(error.source().unwrap().to_string(), "the cause");
+        assert!(format!("{error:?}").contains("the cause"));
+    }
+}

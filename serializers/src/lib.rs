@@ -1,0 +1,84 @@
+//! Codecs for message bodies: chosen by name when a value is sent, by content type when one arrives.
+//!
+//! | codec | content type | encoding | feature |
+//! |---|---|---|---|
+//! | [`json`](Codec::JSON) | `application/json` | `utf-8` | `json` |
+//! | [`msgpack`](Codec::MSGPACK) | `application/x-msgpack` | `binary` | `msgpack` |
+//! | [`yaml`](Codec::YAML) | `application/x-yaml` | `utf-8` | `yaml` |
+//! | [`raw`](Codec::RAW) | `application/data` | `binary` | `raw` |
+//! | [`text`](Codec::TEXT) | `text/plain` | `utf-8` | `raw` |
+//!
+//! These are the content types that Python kombu writes. Others join a [`Registry`] at run time, built by
+//! [`Codec::builder`]. Nothing in here knows of brokers.
+//!
+//! ```
+//! # #[cfg(feature = "json")] {
+//! use kombu_serializers::{Accept, Registry};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Debug, PartialEq, Serialize, Deserialize)]
+//! struct Video<'a> {
+//!     name: &'a str,
+//!     size: u64,
+//! }
+//!
+//! let codecs = Registry::default();
+//!
+//! let json = codecs.by_name("json")?;
+//! let body = json.encode(&Video { name: "lolcat1.avi", size: 1_301_013 })?;
+//!
+//! let accept = Accept::only(["json", "application/x-msgpack"]);
+//! let codec = codecs.decoder_for(Some(json.content_type()), Some(json.content_encoding()), &accept)?;
+//! let video: Video = codec.decode(&body)?;          // `name` borrows from the body
+//! assert_eq!(video.name, "lolcat1.avi");
+//! # }
+//! # Ok::<(), kombu_serializers::SerializerError>(())
+//! ```
+//!
+//! # Bodies that mean harm
+//!
+//! A body is refused with an error, quickly and without recursion to the end of the stack, if it
+//!
+//! - nests more than 127 sequences and maps in one another (every codec, registered ones included);
+//! - claims lengths that it doesn't have;
+//! - goes on behind its value (every built-in codec);
+//! - makes much of little by YAML's aliases, merge keys or tags, or has a YAML key twice.
+//!
+//! Tags in YAML never make types. How large a body may be is for the one who receives it to decide: what is
+//! decoded takes memory in proportion to the body.
+//!
+//! # What each format keeps
+//!
+//! | | json | msgpack | yaml |
+//! |---|---|---|---|
+//! | integers | `i64::MIN` to `u64::MAX` | `i64::MIN` to `u64::MAX` | `i64::MIN` to `u64::MAX` |
+//! | floats | exactly; NaN and infinities become `null` | exactly | exactly |
+//! | bytes (`serialize_bytes`) | an array of numbers | bytes | `!!binary`; an array if the body is nothing else |
+//! | keys of maps | strings; numbers and booleans become strings, others are refused | anything | anything |
+//! | `Some(None)` | `None` | `None` | `None` |
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod accept;
+mod builder;
+mod builtin;
+mod codec;
+mod content;
+mod error;
+mod limits;
+mod registered;
+mod registry;
+mod scratch;
+mod value;
+
+pub use accept::Accept;
+pub use builder::CodecBuilder;
+pub use codec::Codec;
+pub use error::{BoxError, SerializerError, SerializerErrorKind};
+pub use registered::{Decoder, Encoder, Visit};
+pub use registry::Registry;
+pub use value::Value;
+
+/// The crate whose objects an [`Encoder`] and a [`Decoder`] deal with, in the version that they deal with.
+pub use erased_serde;

@@ -1,0 +1,288 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::{Binding, Connection, DeclareMode, Error, ErrorKind, Exchange, Queue, Result};
+
+/// The environment variable that replaces the URL of the default connection.
+const URL_VARIABLE: &str = "KOMBU_URL";
+/// The connection that is meant when none is named.
+const DEFAULT: &str = "default";
+
+/// Connections, exchanges and queues by name, as a configuration file has them.
+///
+/// ```yaml
+/// connections:
+///   default: {url: "memory://shop"}
+/// exchanges:
+///   media: {type: topic}
+/// queues:
+///   videos:
+///     bindings: [{exchange: media, routing_key: "video.#"}]
+/// ```
+///
+/// The name of an exchange or queue is its key in the file, unless it has a `name` of its own. A binding names
+/// an exchange of the file, one of the broker's own (`amq.…`), or writes out a declaration.
+///
+/// The environment variable `KOMBU_URL` replaces the URL of the connection `default`, which may then be left
+/// out of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    urls: BTreeMap<String, Url>,
+    exchanges: BTreeMap<String, Exchange>,
+    queues: BTreeMap<String, Queue>,
+}
+
+/// Reads a configuration file; its extension tells the format: `.yaml`, `.yml`, `.toml` or `.json`.
+///
+/// Nothing is connected yet.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = std::env::temp_dir().join(format!("kombu-doc-{}", std::process::id()));
+/// # std::fs::create_dir_all(&directory)?;
+/// # let path = directory.join("kombu.yaml");
+/// std::fs::write(&path, "
+/// connections: {default: {url: 'memory://'}}
+/// queues: {jobs: {durable: true}}
+/// ")?;
+/// let config = kombu::from_config(&path)?;
+/// let connection = config.connect().await?;
+/// let consumer = connection.consumer(config.queue("jobs")?).await?;
+/// # std::fs::remove_dir_all(&directory)?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// [`ErrorKind::Config`] names the file and what is wrong in it.
+pub fn from_config(path: impl AsRef<Path>) -> Result<Config> {
+    let path = path.as_ref();
+    let in_file = |error: Error| {
+        Error::new(
+            error.kind(),
+            format!("{}: {}", path.display(), error.message()),
+        )
+        .during("read configuration")
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|problem| in_file(config_error(problem.to_string())))?;
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    let file = parse(&text, extension.unwrap_or_default()).map_err(in_file)?;
+    Config::new(file, std::env::var(URL_VARIABLE).ok()).map_err(in_file)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    connections: BTreeMap<String, ConnectionEntry>,
+    #[serde(default)]
+    exchanges: BTreeMap<String, Exchange>,
+    #[serde(default)]
+    queues: BTreeMap<String, Queue>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConnectionEntry {
+    url: Url,
+}
+
+/// A URL that doesn't show its password.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+struct Url(String);
+
+impl std::fmt::Debug for Url {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = self.0.split("://").next().unwrap_or_default();
+        write!(f, "{scheme}://…")
+    }
+}
+
+fn parse(text: &str, extension: &str) -> Result<File> {
+    let format = match extension {
+        "yaml" | "yml" => "yaml",
+        "json" | "toml" => extension,
+        _ => {
+            return Err(config_error(
+                "a configuration file ends in .yaml, .yml, .toml or .json".to_owned(),
+            ));
+        }
+    };
+    match format {
+        #[cfg(feature = "yaml")]
+        "yaml" => read(serde_saphyr::from_str(text)),
+        #[cfg(feature = "json")]
+        "json" => read(serde_json::from_str(text)),
+        #[cfg(feature = "toml")]
+        "toml" => read(toml::from_str(text)),
+        _ => Err(config_error(format!(
+            "kombu was built without its cargo feature `{format}`, which reads `{}` files",
+            extension.escape_debug()
+        ))),
+    }
+}
+
+fn read<T: DeserializeOwned, E: std::fmt::Display>(parsed: Result<T, E>) -> Result<T> {
+    parsed.map_err(|problem| config_error(problem.to_string()))
+}
+
+fn config_error(message: String) -> Error {
+    Error::new(ErrorKind::Config, message)
+}
+
+impl Config {
+    fn new(file: File, environment: Option<String>) -> Result<Self> {
+        let mut urls: BTreeMap<String, Url> = file
+            .connections
+            .into_iter()
+            .map(|(name, entry)| (name, entry.url))
+            .collect();
+        if let Some(url) = environment.filter(|url| !url.is_empty()) {
+            urls.insert(DEFAULT.to_owned(), Url(url));
+        }
+        let mut config = Config {
+            urls,
+            exchanges: BTreeMap::new(),
+            queues: BTreeMap::new(),
+        };
+        let declared: BTreeMap<String, Exchange> = file
+            .exchanges
+            .into_iter()
+            .map(|(key, exchange)| {
+                let exchange = if exchange.name().is_empty() {
+                    exchange.with_name(key.as_str())
+                } else {
+                    exchange
+                };
+                (key, exchange)
+            })
+            .collect();
+        for key in declared.keys() {
+            let exchange = resolve_exchange(key, &declared, &mut Vec::new())?;
+            config.exchanges.insert(key.clone(), exchange);
+        }
+        for (key, queue) in file.queues {
+            let bindings =
+                resolve_bindings(queue.bindings(), |name| config.exchange(name).cloned())
+                    .map_err(|error| error.with_context(&format!("queue `{key}`")))?;
+            let queue = queue.with_bindings(bindings);
+            let queue = if queue.is_server_named() {
+                queue.with_name(key.as_str())
+            } else {
+                queue
+            };
+            config.queues.insert(key, queue);
+        }
+        Ok(config)
+    }
+
+    /// Connects to the connection `default`.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect_to`](Config::connect_to).
+    pub async fn connect(&self) -> Result<Connection> {
+        self.connect_to(DEFAULT).await
+    }
+
+    /// Connects to a connection of the file, with the transports of [`registry`](crate::registry).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if the file has none of this name, and those of [`connect`](crate::connect).
+    pub async fn connect_to(&self, name: &str) -> Result<Connection> {
+        crate::connect(self.url(name)?).await
+    }
+
+    /// The URL of a connection, for [`Connection::builder`]. It may hold a password.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if the file has none of this name.
+    pub fn url(&self, name: &str) -> Result<&str> {
+        match self.urls.get(name) {
+            Some(url) => Ok(&url.0),
+            None => Err(missing("connection", name, self.urls.keys())),
+        }
+    }
+
+    /// The declaration of an exchange.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if the file has none of this name.
+    pub fn exchange(&self, name: &str) -> Result<&Exchange> {
+        self.exchanges
+            .get(name)
+            .ok_or_else(|| missing("exchange", name, self.exchanges.keys()))
+    }
+
+    /// The declaration of a queue, with the declarations of the exchanges that it is bound to.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if the file has none of this name.
+    pub fn queue(&self, name: &str) -> Result<&Queue> {
+        self.queues
+            .get(name)
+            .ok_or_else(|| missing("queue", name, self.queues.keys()))
+    }
+}
+
+fn missing<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a String>) -> Error {
+    let known: Vec<&str> = known.map(String::as_str).collect();
+    let known = match known.as_slice() {
+        [] => "there is none".to_owned(),
+        known => format!("there are: {}", known.join(", ")),
+    };
+    config_error(format!("no {what} `{name}` is configured; {known}"))
+}
+
+/// Bindings that name an exchange of the file get its declaration.
+fn resolve_bindings(
+    bindings: &[Binding],
+    mut find: impl FnMut(&str) -> Result<Exchange>,
+) -> Result<Vec<Binding>> {
+    bindings
+        .iter()
+        .map(|binding| {
+            let source = binding.exchange();
+            let is_reference = source.declare_mode() == Some(DeclareMode::Never);
+            if !is_reference || source.name().starts_with("amq.") {
+                return Ok(binding.clone());
+            }
+            Ok(binding.clone().with_exchange(find(source.name())?))
+        })
+        .collect()
+}
+
+fn resolve_exchange(
+    key: &str,
+    declared: &BTreeMap<String, Exchange>,
+    path: &mut Vec<String>,
+) -> Result<Exchange> {
+    let Some(exchange) = declared.get(key) else {
+        return Err(missing("exchange", key, declared.keys()));
+    };
+    if path.iter().any(|above| above == key) {
+        return Err(config_error(format!(
+            "it is bound to itself by way of {}; make the last binding at run time with \
+             `connection.bind_exchange`",
+            path.join(", ")
+        )));
+    }
+    path.push(key.to_owned());
+    let bindings = resolve_bindings(exchange.bindings(), |name| {
+        resolve_exchange(name, declared, path)
+    })
+    .map_err(|error| error.with_context(&format!("exchange `{key}`")))?;
+    path.pop();
+    Ok(exchange.clone().with_bindings(bindings))
+}

@@ -1,0 +1,94 @@
+//! One messaging model - exchanges, queues and bindings - on the broker that a URL names.
+//!
+//! ```
+//! use kombu::prelude::*;
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Video {
+//!     name: String,
+//!     size: u64,
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> kombu::Result<()> {
+//!     let media = Exchange::topic("media");
+//!     let videos = Queue::new("videos").bind(&media, "video.#");
+//!
+//!     let conn = kombu::connect("memory://").await?;
+//!     let mut consumer = conn.consumer(&videos).prefetch(32).await?; // declares queue, exchange and binding
+//!     let producer = conn.producer(&media).await?; // declares what it publishes to
+//!
+//!     producer
+//!         .publish(&Video { name: "lolcat1.avi".into(), size: 1_301_013 })
+//!         .routing_key("video.new")
+//!         .header("tenant", "7")
+//!         .await?; // resolves when the broker has it
+//!
+//!     while let Some(delivery) = consumer.try_next().await? {
+//!         let (video, delivery) = delivery.take::<Video>()?; // codec by content type
+//!         println!("{} {}", video.name, video.size);
+//!         delivery.ack().await?; // takes self: settling twice doesn't compile
+//! #       break;
+//!     }
+//!     conn.close().await // flushes queued acks and confirms
+//! }
+//! ```
+//!
+//! The derives need `serde` in your own `Cargo.toml`, with its feature `derive`.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `memory` | yes | `memory://`, a broker within the process |
+//! | `json`, `msgpack`, `yaml`, `raw` | yes | serializers; `json` and `yaml` also read configuration files |
+//! | `toml` | no | configuration files in TOML |
+
+mod config;
+
+pub use config::{Config, from_config};
+pub use kombu_core::declare::{
+    Binding, DeclareMode, DeliveryMode, Exchange, ExchangeKind, Overflow, Queue, QueueType,
+};
+pub use kombu_core::driver::QueueInfo;
+pub use kombu_core::field::{FieldTable, FieldValue, Timestamp};
+pub use kombu_core::message::Content;
+pub use kombu_core::{
+    Acker, Body, Connection, ConnectionBuilder, Consumer, Delivery, Error, ErrorKind, Message,
+    Name, OpenConsumer, OpenProducer, Producer, Publish, Published, Publishing, QueueDeletion,
+    Queues, Receipt, Registry, Result, Sending, Settling,
+};
+pub use kombu_core::{declare, driver, field, serializers, virt};
+#[cfg(feature = "memory")]
+pub use kombu_memory as memory;
+
+/// What most programs need: `use kombu::prelude::*`.
+pub mod prelude {
+    pub use crate::{Binding, Connection, Consumer, Delivery, Exchange, Producer, Queue};
+    pub use serde::{Deserialize, Serialize};
+}
+
+/// The transports that this crate's features built in.
+///
+/// ```
+/// let schemes = kombu::registry().schemes();
+/// assert!(schemes.contains(&"memory"));
+/// ```
+pub fn registry() -> Registry {
+    let registry = Registry::new().without("memory", "memory");
+    #[cfg(feature = "memory")]
+    let registry = registry.with(memory::Memory);
+    registry
+}
+
+/// Connects to the broker that a URL names, with the transports of [`registry`].
+///
+/// [`Connection::builder`] takes options, and transports from other crates.
+///
+/// # Errors
+///
+/// [`ErrorKind::UnknownScheme`], [`ErrorKind::Config`] for a malformed URL or an unknown option, and what the
+/// transport meets.
+pub async fn connect(url: impl Into<String>) -> Result<Connection> {
+    Connection::builder(registry()).url(url).await
+}
