@@ -129,7 +129,7 @@ fn parse(text: &str, extension: &str) -> Result<File> {
     }
 }
 
-fn read<T: DeserializeOwned, E: std::fmt::Display>(parsed: Result<T, E>) -> Result<T> {
+fn read<T: DeserializeOwned, E: std::fmt::Display>(parsed: std::result::Result<T, E>) -> Result<T> {
     parsed.map_err(|problem| config_error(problem.to_string()))
 }
 

@@ -6,8 +6,9 @@ use crate::client::Delivery;
 
 /// The result of every fallible operation in kombu.
 ///
-/// In a spawned block, name it in full: `Ok::<(), kombu::Error>(())`.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+/// In a block whose error type nothing else tells, such as a spawned one, end with
+/// `kombu::Result::Ok(())`.
+pub type Result<T> = std::result::Result<T, Error>;
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 

@@ -7,13 +7,13 @@ use serde::de::value::MapDeserializer;
 use serde::de::{self, DeserializeOwned, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind};
 
 /// Reads `pairs` into `T`; `scheme` is named in errors.
 pub(crate) fn from_pairs<'a, T: DeserializeOwned>(
     pairs: impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)>,
     scheme: &str,
-) -> Result<T> {
+) -> Result<T, Error> {
     let pairs = pairs
         .map(|(key, value)| (key.into_owned(), value.into_owned()))
         .collect();
@@ -195,7 +195,7 @@ mod tests {
         verify: bool,
     }
 
-    fn read(pairs: &[(&'static str, &'static str)]) -> Result<Sample> {
+    fn read(pairs: &[(&'static str, &'static str)]) -> Result<Sample, Error> {
         from_pairs(
             pairs
                 .iter()

@@ -22,7 +22,7 @@ use std::time::Duration;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::ser::Serializer;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind};
 
 /// From the largest, with their milliseconds.
 const UNITS: [(&str, u64); 5] = [
@@ -36,7 +36,7 @@ const UNITS: [(&str, u64); 5] = [
 /// Reads a duration; a number without a unit is in milliseconds.
 ///
 /// Fails with [`ErrorKind::Config`] for anything else, fractions and several units included.
-pub fn parse(text: &str) -> Result<Duration> {
+pub fn parse(text: &str) -> Result<Duration, Error> {
     let unit_at = text
         .find(|character: char| !character.is_ascii_digit())
         .unwrap_or(text.len());

@@ -1,7 +1,7 @@
 use std::fmt;
 
 use super::FieldValue;
-use crate::error::Result;
+use crate::error::Error;
 use crate::name::Name;
 
 /// Named values: the headers of a message, the arguments of a declaration, a table inside of either.
@@ -102,11 +102,11 @@ impl FieldTable {
     /// [`Name::MAX_LEN`] bytes, with [`ErrorKind::Encode`](crate::ErrorKind::Encode) for arrays and
     /// tables nested deeper than [`FieldValue::MAX_DEPTH`] and for a text of 4 GiB or more. Nested
     /// tables are checked, too.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<(), Error> {
         self.check_at(0)
     }
 
-    pub(super) fn check_at(&self, depth: usize) -> Result<()> {
+    pub(super) fn check_at(&self, depth: usize) -> Result<(), Error> {
         self.0.iter().try_for_each(|(name, value)| {
             name.check_length("field name")?;
             value.check_below(name, depth)

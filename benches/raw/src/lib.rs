@@ -1,0 +1,4 @@
+//! The limits that kombu is measured against, written as a user of the raw library would write them.
+
+pub mod channel;
+pub mod sample;
