@@ -1,20 +1,21 @@
 use std::sync::Arc;
+use std::task::Waker;
 
 use kombu_core::{Error, ErrorKind, Result};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
-use crate::queue::{Entry, MemoryQueue};
+use crate::queue::{Entry, MemoryQueue, Taken};
 
 /// What one reader took from its queue and has not finished.
 pub(crate) struct Holding {
     queue: Arc<MemoryQueue>,
-    entries: Mutex<Slots>,
+    held: Mutex<Held>,
 }
 
 /// Entries by number. A number names its slot and how often the slot was used, so a stale one is found out
 /// and never hits another message.
 #[derive(Default)]
-struct Slots {
+pub(crate) struct Held {
     slots: Vec<Slot>,
     free: Vec<u32>,
     /// The session is over: nothing is held here any more, and nothing will be.
@@ -30,7 +31,7 @@ impl Holding {
     pub(crate) fn new(queue: Arc<MemoryQueue>) -> Self {
         Holding {
             queue,
-            entries: Mutex::default(),
+            held: Mutex::default(),
         }
     }
 
@@ -38,36 +39,45 @@ impl Holding {
         &self.queue
     }
 
-    /// Keeps what was taken and tells the number of each.
-    pub(crate) fn hold(&self, taken: &mut Vec<Entry>, mut tell: impl FnMut(&Entry, u64)) {
-        let mut slots = self.entries.lock();
-        if slots.ended {
-            drop(slots);
-            for entry in taken.drain(..).rev() {
-                self.queue.give_back(entry);
-            }
-            return;
+    /// Moves messages from the queue to here, and tells the number of each. The lock is held for both, so
+    /// that no message is ever in neither place.
+    #[inline]
+    pub(crate) fn take(
+        &self,
+        max: usize,
+        scratch: &mut Vec<Entry>,
+        waiting: Option<(u64, &Waker)>,
+        mut tell: impl FnMut(&Entry, u64),
+    ) -> Taken {
+        let mut held = self.held.lock();
+        if held.ended {
+            return Taken::Nothing;
         }
-        for entry in taken.drain(..) {
-            slots.insert(entry, &mut tell);
+        let taken = self.queue.take(max, scratch, waiting);
+        for entry in scratch.drain(..) {
+            held.insert(entry, &mut tell);
         }
+        taken
+    }
+
+    /// Keeps what is held as it is while the guard lives.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock()
     }
 
     /// Ends the hold on one message and hands it to the caller.
     #[inline]
     pub(crate) fn remove(&self, id: u64) -> Result<Entry> {
-        self.entries
-            .lock()
-            .remove(id)
-            .ok_or_else(|| lost(&self.queue))
+        self.held.lock().remove(id).ok_or_else(|| lost(&self.queue))
     }
 
     /// Gives everything back, the latest first.
     pub(crate) fn end(&self) {
         let slots = {
-            let mut entries = self.entries.lock();
-            entries.ended = true;
-            std::mem::take(&mut entries.slots)
+            let mut held = self.held.lock();
+            held.ended = true;
+            held.free.clear();
+            std::mem::take(&mut held.slots)
         };
         let mut held: Vec<Entry> = slots.into_iter().filter_map(|slot| slot.entry).collect();
         held.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.position));
@@ -78,12 +88,15 @@ impl Holding {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        let slots = self.entries.lock();
-        slots.free.len() == slots.slots.len()
+        self.held.lock().len() == 0
     }
 }
 
-impl Slots {
+impl Held {
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
     fn insert(&mut self, entry: Entry, tell: &mut impl FnMut(&Entry, u64)) {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {

@@ -1,11 +1,14 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 
 use kombu_core::Name;
 use kombu_core::driver::QueueInfo;
 use kombu_core::message::Envelope;
 use parking_lot::Mutex;
+
+use crate::held::Holding;
 
 /// A message in a queue.
 pub(crate) struct Entry {
@@ -19,9 +22,10 @@ pub(crate) struct Entry {
 pub(crate) struct MemoryQueue {
     name: Name,
     ready: Mutex<Ready>,
-    /// Taken and not finished, in all holdings.
-    unsettled: AtomicU64,
     consumers: AtomicU64,
+    /// What was taken from here. Counted only when somebody asks: a counter in this place would be written
+    /// by consumers and keep the lock above from its publishers.
+    holdings: Mutex<Vec<Weak<Holding>>>,
 }
 
 struct Ready {
@@ -53,8 +57,8 @@ impl MemoryQueue {
                 waiting: Vec::new(),
                 deleted: false,
             }),
-            unsettled: AtomicU64::new(0),
             consumers: AtomicU64::new(0),
+            holdings: Mutex::default(),
         }
     }
 
@@ -71,12 +75,18 @@ impl MemoryQueue {
     }
 
     pub(crate) fn info(&self) -> QueueInfo {
-        // The lock keeps a batch from being counted in neither place: it is held while one is taken.
-        let ready = self.ready.lock();
+        let holdings: Vec<_> = {
+            let mut holdings = self.holdings.lock();
+            holdings.retain(|holding| holding.strong_count() > 0);
+            holdings.iter().filter_map(Weak::upgrade).collect()
+        };
+        // All holdings are locked before the queue, so that a batch is never counted in neither place.
+        let held: Vec<_> = holdings.iter().map(|holding| holding.lock()).collect();
+        let unsettled = held.iter().map(|held| held.len() as u64).sum();
         QueueInfo::new(
             self.name.clone(),
-            ready.entries.len() as u64,
-            Some(self.unsettled.load(Ordering::Relaxed)),
+            self.ready(),
+            Some(unsettled),
             self.consumers(),
         )
     }
@@ -100,7 +110,6 @@ impl MemoryQueue {
     /// Puts a message back where it was.
     pub(crate) fn give_back(&self, entry: Entry) {
         let mut ready = self.ready.lock();
-        self.unsettled.fetch_sub(1, Ordering::Relaxed);
         if ready.deleted {
             return;
         }
@@ -114,10 +123,13 @@ impl MemoryQueue {
         ready.wake();
     }
 
-    /// A message that was taken is gone for good.
-    #[inline]
-    pub(crate) fn forget(&self) {
-        self.unsettled.fetch_sub(1, Ordering::Relaxed);
+    /// Takes note of who takes from here.
+    pub(crate) fn add_holding(&self, holding: &Arc<Holding>) {
+        let mut holdings = self.holdings.lock();
+        if holdings.len() == holdings.capacity() {
+            holdings.retain(|holding| holding.strong_count() > 0);
+        }
+        holdings.push(Arc::downgrade(holding));
     }
 
     /// Takes up to `max` messages from the front, or leaves `waker` under the reader's number.
@@ -139,7 +151,6 @@ impl MemoryQueue {
             return Taken::Nothing;
         }
         taken.extend(ready.entries.drain(..count));
-        self.unsettled.fetch_add(count as u64, Ordering::Relaxed);
         Taken::Messages
     }
 

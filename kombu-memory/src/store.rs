@@ -29,6 +29,7 @@ struct Session {
 impl Session {
     fn open(&self, queue: &Arc<MemoryQueue>) -> Arc<Holding> {
         let holding = Arc::new(Holding::new(queue.clone()));
+        queue.add_holding(&holding);
         let mut holdings = self.holdings.lock();
         // Readers that are gone and hold nothing. Doubling keeps this from being a scan per reader.
         if holdings.len() == holdings.capacity() {
@@ -111,7 +112,7 @@ impl QueueStore for MemoryStore {
         Ok(MemoryReader {
             number: READERS.fetch_add(1, Ordering::Relaxed),
             holding: self.session.open(queue),
-            taken: Vec::new(),
+            scratch: Vec::new(),
         })
     }
 
@@ -119,22 +120,18 @@ impl QueueStore for MemoryStore {
         &self,
         queue: &Arc<MemoryQueue>,
     ) -> Result<Option<(RawDelivery, Arc<Holding>)>> {
-        let mut taken = Vec::with_capacity(1);
-        if let Taken::Messages = queue.take(1, &mut taken, None) {
-            let holding = self.session.open(queue);
-            let mut delivery = None;
-            holding.hold(&mut taken, |entry, id| {
-                delivery = Some(RawDelivery {
-                    envelope: entry.envelope.clone(),
-                    id,
-                    failures: entry.failures,
-                    queue: 0,
-                    redelivered: entry.redelivered,
-                });
+        let holding = self.session.open(queue);
+        let mut delivery = None;
+        holding.take(1, &mut Vec::new(), None, |entry, id| {
+            delivery = Some(RawDelivery {
+                envelope: entry.envelope.clone(),
+                id,
+                failures: entry.failures,
+                queue: 0,
+                redelivered: entry.redelivered,
             });
-            return Ok(delivery.map(|delivery| (delivery, holding)));
-        }
-        Ok(None)
+        });
+        Ok(delivery.map(|delivery| (delivery, holding)))
     }
 
     #[inline]
@@ -172,9 +169,7 @@ impl MemoryStore {
         let queue = holding.queue();
         match finish {
             Finish::Forget => {
-                let entry = holding.remove(id)?;
-                queue.forget();
-                drop(entry);
+                drop(holding.remove(id)?);
             }
             Finish::Release => {
                 let mut entry = holding.remove(id)?;
@@ -205,7 +200,6 @@ impl MemoryStore {
                 for target in targets {
                     target.push(envelope);
                 }
-                queue.forget();
             }
             _ => {
                 return Err(Error::new(
@@ -222,8 +216,8 @@ impl MemoryStore {
 pub(crate) struct MemoryReader {
     number: u64,
     holding: Arc<Holding>,
-    /// Scratch between the queue's lock and the holding's.
-    taken: Vec<Entry>,
+    /// Between the queue and the holding, so that publishers wait for a copy and not for our book-keeping.
+    scratch: Vec<Entry>,
 }
 
 impl Reader for MemoryReader {
@@ -236,25 +230,25 @@ impl Reader for MemoryReader {
         max: usize,
         batch: &mut Batch<'_>,
     ) -> Poll<Result<()>> {
-        let queue = self.holding.queue();
-        match queue.take(max, &mut self.taken, Some((self.number, context.waker()))) {
-            Taken::Messages => {
-                self.holding.hold(&mut self.taken, |entry, id| {
-                    batch.push(
-                        entry.envelope.clone(),
-                        id,
-                        entry.failures,
-                        entry.redelivered,
-                    );
-                });
-                Poll::Ready(Ok(()))
-            }
+        let waiting = Some((self.number, context.waker()));
+        let taken = self
+            .holding
+            .take(max, &mut self.scratch, waiting, |entry, id| {
+                batch.push(
+                    entry.envelope.clone(),
+                    id,
+                    entry.failures,
+                    entry.redelivered,
+                );
+            });
+        match taken {
+            Taken::Messages => Poll::Ready(Ok(())),
             Taken::Nothing => Poll::Pending,
             Taken::Deleted => Poll::Ready(Err(Error::new(
                 ErrorKind::ConsumerCancelled,
                 format!(
                     "queue `{}` was deleted while it was being consumed; declare it and open the consumer again",
-                    queue.name()
+                    self.holding.queue().name()
                 ),
             ))),
         }

@@ -23,7 +23,9 @@ pub(super) fn cases() -> Vec<Case> {
             name: "codec/json-decode",
             bar: BAR,
             count: COUNT,
-            ours: Box::new(|count| decode("application/json", count, serde_json::to_vec(&video())?)),
+            ours: Box::new(|count| {
+                decode("application/json", count, serde_json::to_vec(&video())?)
+            }),
             limit: Box::new(|count| {
                 let body = serde_json::to_vec(&video())?;
                 repeat(count, &body, |body| serde_json::from_slice::<Video>(body))
@@ -34,14 +36,20 @@ pub(super) fn cases() -> Vec<Case> {
             bar: BAR,
             count: COUNT,
             ours: Box::new(|count| encode("msgpack", count)),
-            limit: Box::new(|count| repeat(count, &video(), |video| rmp_serde::to_vec_named(video))),
+            limit: Box::new(|count| {
+                repeat(count, &video(), |video| rmp_serde::to_vec_named(video))
+            }),
         },
         Case {
             name: "codec/msgpack-decode",
             bar: BAR,
             count: COUNT,
             ours: Box::new(|count| {
-                decode("application/x-msgpack", count, rmp_serde::to_vec_named(&video())?)
+                decode(
+                    "application/x-msgpack",
+                    count,
+                    rmp_serde::to_vec_named(&video())?,
+                )
             }),
             limit: Box::new(|count| {
                 let body = rmp_serde::to_vec_named(&video())?;

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::driver::{Confirm, Confirmation, Op, Publisher};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::message::Envelope;
 use crate::name::Name;
 
-use super::shared::{Route, Shared};
+use super::shared::{Reach, Route, Sender, Shared};
 use super::store::{Answer, QueueStore};
 
 /// How many routes a publisher remembers. Beyond it, it starts over: a publisher with that many keys gains
@@ -39,23 +39,28 @@ impl<S: QueueStore> VirtualPublisher<S> {
         }
     }
 
+    /// Routes the envelope and writes it to its queues.
+    ///
+    /// The lock is held for both: it saves counting references to the route, and what one producer publishes
+    /// from several threads takes turns at the queue anyway.
     #[inline]
-    fn route(&self, envelope: &Envelope) -> Arc<Route<S::Queue>> {
+    fn write(&self, envelope: &Envelope) -> (Op<Result<Answer>>, Reach) {
         let (exchange, key) = (envelope.exchange(), envelope.routing_key());
+        let store = &self.shared.store;
         let mut routes = self.routes.lock();
         if let Some((last_exchange, last_key, route)) = &routes.last
             && last_key == key
             && last_exchange == exchange
         {
-            return route.clone();
+            return (write(store, route, envelope), route.reach);
         }
         let known = (exchange.clone(), key.clone());
         let route = match routes.by_key.get(&known) {
             Some(route) => route.clone(),
             None => {
-                let route = Arc::new(self.shared.route(envelope));
+                let route = Arc::new(self.shared.route(Sender::Publisher, envelope));
                 if !route.by_key {
-                    return route;
+                    return (write(store, &route, envelope), route.reach);
                 }
                 if routes.by_key.len() >= MAX_ROUTES {
                     routes.by_key.clear();
@@ -64,8 +69,9 @@ impl<S: QueueStore> VirtualPublisher<S> {
                 route
             }
         };
-        routes.last = Some((known.0, known.1, route.clone()));
-        route
+        let written = (write(store, &route, envelope), route.reach);
+        routes.last = Some((known.0, known.1, route));
+        written
     }
 
     fn forget_routes(&self) {
@@ -79,9 +85,11 @@ impl<S: QueueStore> VirtualPublisher<S> {
         if let Err(error) = self.shared.check_open() {
             return Op::ready(Err(error));
         }
-        let route = self.route(envelope);
-        match write(&self.shared.store, &route, envelope) {
-            Op::Ready(Some(Ok(Answer::Done))) => Op::ready(confirmation(route.result(), envelope)),
+        let (answer, reach) = self.write(envelope);
+        match answer {
+            Op::Ready(Some(Ok(Answer::Done))) => {
+                Op::ready(confirmation(reach.result(envelope), envelope))
+            }
             Op::Ready(Some(Err(error))) => Op::ready(Err(error)),
             Op::Ready(_) => {
                 self.forget_routes();
@@ -91,7 +99,7 @@ impl<S: QueueStore> VirtualPublisher<S> {
                 let (shared, envelope) = (self.shared.clone(), envelope.clone());
                 Op::pending(async move {
                     match answer.await? {
-                        Answer::Done => confirmation(route.result(), &envelope),
+                        Answer::Done => confirmation(reach.result(&envelope), &envelope),
                         Answer::Stale => again(shared, envelope).await,
                     }
                 })
@@ -140,21 +148,14 @@ fn write<S: QueueStore>(
     if route.targets.is_empty() {
         return Shared::compare(store, route.version);
     }
-    if route.internal {
-        return Op::ready(Err(Error::new(
-            ErrorKind::AccessRefused,
-            format!(
-                "exchange `{}` is internal: it takes messages from other exchanges only",
-                envelope.exchange()
-            ),
-        )));
-    }
     store.push(&route.targets, route.version, envelope)
 }
 
 async fn again<S: QueueStore>(shared: Arc<Shared<S>>, envelope: Envelope) -> Result<Confirmation> {
     shared.refresh().await?;
-    let routed = shared.dispatch(envelope.clone(), write).await;
+    let routed = shared
+        .dispatch(Sender::Publisher, envelope.clone(), write)
+        .await;
     confirmation(routed, &envelope)
 }
 

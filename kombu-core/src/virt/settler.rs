@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::message::Envelope;
 
 use super::dead_letter;
-use super::shared::Shared;
+use super::shared::{Sender, Shared};
 use super::store::{Answer, Finish, QueueStore};
 use super::window::Window;
 
@@ -88,24 +88,24 @@ impl<S: QueueStore> VirtualSettler<S> {
     ) -> Op<Result<Answer>> {
         let dead = dead_letter::rejected(envelope, &source.declaration);
         let holder = source.holder.clone();
-        let moving = self
-            .shared
-            .clone()
-            .dispatch(dead, move |store, route, dead| {
-                if route.targets.is_empty() {
-                    return Shared::compare(store, route.version);
-                }
-                let (targets, version) = (&route.targets, route.version);
-                store.finish(
-                    &holder,
-                    id,
-                    Finish::Move {
-                        targets,
-                        version,
-                        envelope: dead,
-                    },
-                )
-            });
+        let moving =
+            self.shared
+                .clone()
+                .dispatch(Sender::DeadLetters, dead, move |store, route, dead| {
+                    if route.targets.is_empty() {
+                        return Shared::compare(store, route.version);
+                    }
+                    let (targets, version) = (&route.targets, route.version);
+                    store.finish(
+                        &holder,
+                        id,
+                        Finish::Move {
+                            targets,
+                            version,
+                            envelope: dead,
+                        },
+                    )
+                });
         let shared = self.shared.clone();
         let holder = source.holder.clone();
         Op::start(async move {

@@ -8,7 +8,6 @@ use crate::declare::Exchange;
 use crate::driver::Op;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Envelope;
-use crate::name::Name;
 
 use super::store::{Answer, QueueStore};
 use super::table::{Table, missing_exchange};
@@ -29,18 +28,42 @@ pub(super) struct Route<Q> {
     pub(super) targets: Vec<Q>,
     /// Whether headers had no say in it.
     pub(super) by_key: bool,
-    /// The exchange isn't there.
-    missing: Option<Name>,
-    /// The exchange takes messages from other exchanges only.
-    pub(super) internal: bool,
+    pub(super) reach: Reach,
 }
 
-impl<Q> Route<Q> {
-    /// The result of having sent to this route: whether a queue has it.
-    pub(super) fn result(&self) -> Result<bool> {
-        match &self.missing {
-            Some(exchange) => Err(missing_exchange(exchange)),
-            None => Ok(!self.targets.is_empty()),
+/// How far a route leads.
+#[derive(Clone, Copy)]
+pub(super) enum Reach {
+    Queues,
+    Nowhere,
+    /// The exchange isn't there.
+    Missing,
+    /// The exchange takes messages from other exchanges only.
+    Internal,
+}
+
+/// Who sends: only publishers are kept out of internal exchanges.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sender {
+    Publisher,
+    DeadLetters,
+}
+
+impl Reach {
+    /// The result of having sent there: whether a queue has the message.
+    #[inline]
+    pub(super) fn result(self, envelope: &Envelope) -> Result<bool> {
+        match self {
+            Reach::Queues => Ok(true),
+            Reach::Nowhere => Ok(false),
+            Reach::Missing => Err(missing_exchange(envelope.exchange())),
+            Reach::Internal => Err(Error::new(
+                ErrorKind::AccessRefused,
+                format!(
+                    "exchange `{}` is internal: it takes messages from other exchanges only",
+                    envelope.exchange()
+                ),
+            )),
         }
     }
 }
@@ -103,47 +126,52 @@ impl<S: QueueStore> Shared<S> {
     }
 
     /// Routes over the table as it is known here, without asking the store.
-    pub(super) fn route(&self, envelope: &Envelope) -> Route<S::Queue> {
+    pub(super) fn route(&self, sender: Sender, envelope: &Envelope) -> Route<S::Queue> {
         let table = self.table.read();
-        let version = table.version();
-        match table.route(envelope) {
-            Ok(routed) => Route {
-                version,
-                targets: routed
-                    .queues
-                    .iter()
-                    .filter_map(|name| self.store.queue(name))
-                    .collect(),
-                by_key: routed.by_key,
-                missing: None,
-                internal: table
-                    .exchange(envelope.exchange())
-                    .is_some_and(Exchange::is_internal),
-            },
-            Err(_) => Route {
-                version,
-                targets: Vec::new(),
-                by_key: true,
-                missing: Some(envelope.exchange().clone()),
-                internal: false,
-            },
+        let mut route = Route {
+            version: table.version(),
+            targets: Vec::new(),
+            by_key: true,
+            reach: Reach::Nowhere,
+        };
+        let exchange = table.exchange(envelope.exchange());
+        if sender == Sender::Publisher && exchange.is_some_and(Exchange::is_internal) {
+            route.reach = Reach::Internal;
+            return route;
         }
+        match table.route(envelope) {
+            Err(_) => route.reach = Reach::Missing,
+            Ok(routed) => {
+                route.by_key = routed.by_key;
+                let queues = routed.queues.iter();
+                route.targets = queues.filter_map(|name| self.store.queue(name)).collect();
+                if !route.targets.is_empty() {
+                    route.reach = Reach::Queues;
+                }
+            }
+        }
+        route
     }
 
     /// Routes and writes until the route wasn't stale; answers whether a queue has it.
     ///
     /// This is the only such loop: publishes and dead letters both come here. A route without targets is
     /// written too, so that `write` can compare its version.
-    pub(super) async fn dispatch<F>(self: Arc<Self>, envelope: Envelope, write: F) -> Result<bool>
+    pub(super) async fn dispatch<F>(
+        self: Arc<Self>,
+        sender: Sender,
+        envelope: Envelope,
+        write: F,
+    ) -> Result<bool>
     where
         F: Fn(&S, &Route<S::Queue>, &Envelope) -> Op<Result<Answer>> + Send,
     {
         loop {
             self.check_open()?;
-            let route = self.route(&envelope);
+            let route = self.route(sender, &envelope);
             let answer = write(&self.store, &route, &envelope);
             match answer.await? {
-                Answer::Done => return route.result(),
+                Answer::Done => return route.reach.result(&envelope),
                 Answer::Stale => self.refresh().await?,
             }
         }
