@@ -65,23 +65,37 @@ impl Holding {
         self.held.lock()
     }
 
-    /// Ends the hold on one message and hands it to the caller.
+    /// Ends the hold on one message.
     #[inline]
-    pub(crate) fn remove(&self, id: u64) -> Result<Entry> {
-        self.held.lock().remove(id).ok_or_else(|| lost(&self.queue))
+    pub(crate) fn forget(&self, id: u64) -> Result<()> {
+        match self.held.lock().remove(id) {
+            Some(_) => Ok(()),
+            None => Err(lost(&self.queue)),
+        }
     }
 
-    /// Gives everything back, the latest first.
+    /// Ends the hold on one message and puts it somewhere else. As in [`take`](Self::take), the lock is held
+    /// for both.
+    pub(crate) fn remove(&self, id: u64, put: impl FnOnce(Entry)) -> Result<()> {
+        let mut held = self.held.lock();
+        match held.remove(id) {
+            Some(entry) => {
+                put(entry);
+                Ok(())
+            }
+            None => Err(lost(&self.queue)),
+        }
+    }
+
+    /// Gives everything back, the latest first, and takes nothing any more.
     pub(crate) fn end(&self) {
-        let slots = {
-            let mut held = self.held.lock();
-            held.ended = true;
-            held.free.clear();
-            std::mem::take(&mut held.slots)
-        };
-        let mut held: Vec<Entry> = slots.into_iter().filter_map(|slot| slot.entry).collect();
-        held.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.position));
-        for mut entry in held {
+        let mut held = self.held.lock();
+        held.ended = true;
+        held.free.clear();
+        let slots = std::mem::take(&mut held.slots);
+        let mut entries: Vec<Entry> = slots.into_iter().filter_map(|slot| slot.entry).collect();
+        entries.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.position));
+        for mut entry in entries {
             entry.redelivered = true;
             self.queue.give_back(entry);
         }

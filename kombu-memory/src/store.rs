@@ -168,26 +168,16 @@ impl MemoryStore {
     ) -> Result<Answer> {
         let queue = holding.queue();
         match finish {
-            Finish::Forget => {
-                drop(holding.remove(id)?);
-            }
-            Finish::Release => {
-                let mut entry = holding.remove(id)?;
+            Finish::Forget => holding.forget(id)?,
+            Finish::Release => holding.remove(id, |mut entry| {
                 entry.redelivered = true;
                 queue.give_back(entry);
-            }
-            Finish::Retry { delay } => {
-                if delay.is_some() {
-                    return Err(Error::new(
-                        ErrorKind::Unsupported,
-                        "this transport can't delay a retry",
-                    ));
-                }
-                let mut entry = holding.remove(id)?;
+            })?,
+            Finish::Retry { delay: None } => holding.remove(id, |mut entry| {
                 entry.redelivered = true;
                 entry.failures = entry.failures.saturating_add(1);
                 queue.give_back(entry);
-            }
+            })?,
             Finish::Move {
                 targets,
                 version,
@@ -196,10 +186,11 @@ impl MemoryStore {
                 if self.broker.version() != version {
                     return Ok(Answer::Stale);
                 }
-                drop(holding.remove(id)?);
-                for target in targets {
-                    target.push(envelope);
-                }
+                holding.remove(id, |_| {
+                    for target in targets {
+                        target.push(envelope);
+                    }
+                })?;
             }
             _ => {
                 return Err(Error::new(

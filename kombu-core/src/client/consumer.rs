@@ -215,7 +215,9 @@ impl Consumer {
         match Pin::new(subscription).poll_next(context) {
             Poll::Ready(Some(Ok(raw))) => {
                 budget.made_progress();
-                Poll::Ready(Some(Ok(Delivery::new(raw, self.link.clone()))))
+                let delivery = Delivery::new(raw, self.link.clone());
+                tracing::debug!(?delivery, "received");
+                Poll::Ready(Some(Ok(delivery)))
             }
             Poll::Ready(Some(Err(error))) => self.end(Some(error)),
             Poll::Ready(None) => self.end(None),

@@ -284,7 +284,7 @@ impl<'a, B: Body> Publish<'a, B> {
             content.content_encoding = encoded.content_encoding;
         }
         check_content(producer, &content)?;
-        tracing::trace!(exchange = %content.exchange, key = %content.routing_key, bytes = content.body.len(), "publish");
+        tracing::debug!(exchange = %content.exchange, key = %content.routing_key, bytes = content.body.len(), "publish");
         Ok(Envelope::new(producer.next_id(), content))
     }
 }

@@ -67,17 +67,6 @@ impl<S: QueueStore> VirtualSettler<S> {
         }
     }
 
-    /// The broker forgets a delivery as it is handed out.
-    pub(super) fn forget(&self, delivery: &RawDelivery) {
-        let source = &self.sources[usize::from(delivery.queue)];
-        // Queued by the call; there is nobody to tell the answer.
-        drop(
-            self.shared
-                .store
-                .finish(&source.holder, delivery.id, Finish::Forget),
-        );
-    }
-
     /// Moves a rejected message to where its queue's dead-letter exchange leads; forgets it if that is
     /// nowhere, as RabbitMQ does.
     fn dead_letter(

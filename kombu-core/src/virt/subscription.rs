@@ -62,15 +62,9 @@ impl<S: QueueStore> VirtualSubscription<S> {
             };
             let answer = reader.poll_take(context, room, &mut batch);
             for delivery in self.buffer.range(before..) {
-                if self.no_ack {
-                    self.settler.forget(delivery);
-                } else {
-                    self.settler.hold(delivery);
-                }
+                self.settler.hold(delivery);
             }
-            if !self.no_ack {
-                self.window.take((self.buffer.len() - before) as u32);
-            }
+            self.window.take((self.buffer.len() - before) as u32);
             match answer {
                 Poll::Ready(Err(error)) if error.kind() == ErrorKind::ConsumerCancelled => {
                     self.readers[index] = None;
@@ -87,17 +81,10 @@ impl<S: QueueStore> VirtualSubscription<S> {
     }
 
     fn release_buffer(&mut self) {
-        if self.no_ack {
-            return;
-        }
         // The last one first, so that each goes back in front of its successor.
         while let Some(delivery) = self.buffer.pop_back() {
-            let tag = Tag {
-                queue: delivery.queue,
-                id: delivery.id,
-            };
             // A session that is gone has given back everything already.
-            drop(self.settler.settle(tag, Outcome::Release));
+            drop(self.settler.settle(tag(&delivery), Outcome::Release));
         }
     }
 }
@@ -111,20 +98,30 @@ impl<S: QueueStore> Stream for VirtualSubscription<S> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<RawDelivery>>> {
         let this = self.get_mut();
-        if let Some(delivery) = this.buffer.pop_front() {
-            return Poll::Ready(Some(Ok(delivery)));
+        if this.buffer.is_empty() {
+            this.window.register(context);
+            if this.window.has_ended() {
+                return Poll::Ready(None);
+            }
+            if let Err(error) = this.poll_fill(context) {
+                return Poll::Ready(Some(Err(error)));
+            }
         }
-        this.window.register(context);
-        if this.window.has_ended() {
-            return Poll::Ready(None);
+        let Some(delivery) = this.buffer.pop_front() else {
+            return Poll::Pending;
+        };
+        if this.no_ack {
+            // Forgotten as it is handed out, not as it is fetched: a consumer that is dropped loses nothing.
+            drop(this.settler.settle(tag(&delivery), Outcome::Ack));
         }
-        if let Err(error) = this.poll_fill(context) {
-            return Poll::Ready(Some(Err(error)));
-        }
-        match this.buffer.pop_front() {
-            Some(delivery) => Poll::Ready(Some(Ok(delivery))),
-            None => Poll::Pending,
-        }
+        Poll::Ready(Some(Ok(delivery)))
+    }
+}
+
+fn tag(delivery: &RawDelivery) -> Tag {
+    Tag {
+        queue: delivery.queue,
+        id: delivery.id,
     }
 }
 
