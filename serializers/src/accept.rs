@@ -9,7 +9,8 @@ use crate::registry::Registry;
 
 /// A receiver's accept list, by names of codecs, content types, or both.
 ///
-/// What isn't on it is refused before a byte is decoded. The default accepts whatever is built in or registered.
+/// What isn't on it is refused before a byte is decoded. The default accepts whatever is built in
+/// or registered.
 ///
 /// ```
 /// # #[cfg(feature = "json")] {
@@ -28,6 +29,14 @@ pub struct Accept(Option<Arc<[String]>>);
 
 impl Accept {
     /// Every codec that is built in or registered and can decode. This is the default.
+    ///
+    /// ```
+    /// # #[cfg(feature = "yaml")] {
+    /// # use kombu_serializers::{Accept, Registry};
+    /// let codecs = Registry::default();
+    /// assert!(codecs.decoder_for(Some("application/x-yaml"), None, &Accept::all()).is_ok());
+    /// # }
+    /// ```
     #[must_use]
     pub fn all() -> Self {
         Self(None)
@@ -35,8 +44,16 @@ impl Accept {
 
     /// Only these: an entry with a `/` is a content type, any other the name of a codec.
     ///
-    /// Nothing is accepted beside them, raw bodies included (Python kombu would let those pass). An empty list
-    /// accepts nothing. A name means whatever codec has it when a message arrives.
+    /// Nothing is accepted beside them, raw bodies included (Python kombu would let those pass). An
+    /// empty list accepts nothing. A name means whatever codec has it when a message arrives.
+    ///
+    /// ```
+    /// # #[cfg(feature = "yaml")] {
+    /// # use kombu_serializers::{Accept, Registry};
+    /// let (codecs, accept) = (Registry::default(), Accept::only(["json"]));
+    /// assert!(codecs.decoder_for(Some("application/x-yaml"), None, &accept).is_err());
+    /// # }
+    /// ```
     #[must_use]
     pub fn only<I>(entries: I) -> Self
     where
@@ -46,7 +63,8 @@ impl Accept {
         Self(Some(entries.into_iter().map(Into::into).collect()))
     }
 
-    /// Whether each name on the list is one of a codec. Content types may be unknown: their codec can come later.
+    /// Whether each name on the list is one of a codec. Content types may be unknown: their codec
+    /// can come later.
     ///
     /// # Errors
     ///

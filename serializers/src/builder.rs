@@ -14,8 +14,8 @@ pub struct CodecBuilder(Registered);
 impl Codec {
     /// Begins a codec for a format that isn't built in.
     ///
-    /// `content_encoding` is `utf-8` for text and `binary` for anything else. A text codec is only given bodies
-    /// that are marked as UTF-8, or as nothing, or with this very encoding.
+    /// `content_encoding` is `utf-8` for text and `binary` for anything else. A text codec is only
+    /// given bodies that are marked as UTF-8, or as nothing, or with this very encoding.
     ///
     /// ```
     /// # #[cfg(feature = "json")] {
@@ -76,8 +76,9 @@ impl CodecBuilder {
     ///
     /// # Errors
     ///
-    /// [`Config`](SerializerErrorKind::Config) if there is neither an encoder nor a decoder, if the name is empty
-    /// or has a `/` (accept lists tell names from content types by it), or if the content type has none.
+    /// [`Config`](SerializerErrorKind::Config) if there is neither an encoder nor a decoder, if the
+    /// name is empty or has a `/` (accept lists tell names from content types by it), or if the
+    /// content type has none.
     ///
     /// ```
     /// # use kombu_serializers::{BoxError, Codec, erased_serde};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+#[allow(unused_imports, reason = "without features no codec is built in")]
 use crate::builtin;
 use crate::content::Identity;
 use crate::error::{BoxError, SerializerError, SerializerErrorKind};
@@ -14,9 +15,10 @@ use crate::scratch;
 
 /// Turns values into bodies and back, in one format.
 ///
-/// The built-in codecs are constants and are called directly; those made by [`builder`](Self::builder) are called
-/// through objects, which is two to four times slower. Cloning is cheap either way. Two codecs are equal if they are the same
-/// built-in one, or clones of the same built one.
+/// The built-in codecs are constants and are called directly; those made by
+/// [`builder`](Self::builder) are called through objects, which takes several times as long.
+/// Cloning is cheap either way. Two codecs are equal if they are the same built-in one, or clones
+/// of the same built one.
 ///
 /// ```
 /// # #[cfg(feature = "json")] {
@@ -47,10 +49,11 @@ enum Kind {
 }
 
 impl Codec {
-    /// JSON: `application/json`, `utf-8`. The default of most programs, and what every other language reads.
+    /// JSON: `application/json`, `utf-8`. The default of most programs, and what every other
+    /// language reads.
     ///
-    /// Floats come back exactly as they were, but JSON knows neither NaN nor infinities: they are written as
-    /// `null`. Keys of maps must be strings, numbers or booleans.
+    /// Floats come back exactly as they were, but JSON knows neither NaN nor infinities: they are
+    /// written as `null`. Keys of maps must be strings, numbers or booleans.
     ///
     /// ```
     /// # use kombu_serializers::{Codec, Value};
@@ -61,7 +64,8 @@ impl Codec {
     #[cfg(feature = "json")]
     pub const JSON: Codec = Codec(Kind::Json);
 
-    /// MessagePack: `application/x-msgpack`, `binary`. Structs are written as maps, as Python expects.
+    /// MessagePack: `application/x-msgpack`, `binary`. Structs are written as maps, as Python
+    /// expects.
     ///
     /// ```
     /// # use kombu_serializers::Codec;
@@ -74,9 +78,18 @@ impl Codec {
 
     /// YAML: `application/x-yaml`, `utf-8`. One document per body.
     ///
-    /// A key that is there twice is an error. Tags never make types: an unknown one is ignored, unless the type
-    /// asked for is an enum and has a variant of that name. `!!binary` is decoded where bytes are asked for; in a
-    /// [`Value`](crate::Value) it becomes a string, and is an error if it isn't UTF-8.
+    /// It is read by YAML 1.2: only `true` and `false` are booleans, and merge keys (`<<`) are
+    /// refused. What is written is quoted so that YAML 1.1, and so Python, reads the same. Where
+    /// text is asked for, an unquoted `1e5` is text; a [`Value`](crate::Value) holds a number then,
+    /// even if Python wrote it as text.
+    ///
+    /// A key that is there twice is an error. Tags never make types: an unknown one is ignored,
+    /// unless the type asked for is an enum and has a variant of that name. `!!binary` is decoded
+    /// where bytes are asked for; in a `Value` it becomes a string, and is an error if it isn't
+    /// UTF-8.
+    ///
+    /// At most 32 sequences and maps nest in one another. A key may be a sequence or a map if its
+    /// own keys are not.
     ///
     /// ```
     /// # use kombu_serializers::{Codec, Value};
@@ -89,8 +102,9 @@ impl Codec {
 
     /// No format: `application/data`, `binary`. The body is the bytes that are given.
     ///
-    /// It encodes bytes, sequences of `u8` and text, and refuses everything else. It decodes to `&[u8]`, to
-    /// `Vec<u8>` and other byte buffers, and to `&str` and `String` if the body is UTF-8.
+    /// It encodes bytes, sequences of `u8` and text, and refuses everything else. It decodes to
+    /// `&[u8]`, to `Vec<u8>` and other byte buffers, and to `&str` and `String` if the body is
+    /// UTF-8.
     ///
     /// ```
     /// # use kombu_serializers::Codec;
@@ -104,8 +118,8 @@ impl Codec {
 
     /// Text: `text/plain`, `utf-8`. The body is the text that is given.
     ///
-    /// It encodes strings and nothing else. It decodes bodies that are UTF-8, to `&str` and `String`, and to
-    /// their bytes where bytes are asked for.
+    /// It encodes strings and nothing else. It decodes bodies that are UTF-8, to `&str` and
+    /// `String`, and to their bytes where bytes are asked for.
     ///
     /// ```
     /// # use kombu_serializers::Codec;
@@ -158,58 +172,78 @@ impl Codec {
     }
 
     /// The name that senders choose it by.
+    ///
+    /// ```
+    /// # #[cfg(feature = "json")]
+    /// assert_eq!(kombu_serializers::Codec::JSON.name(), "json");
+    /// ```
     #[must_use]
     pub fn name(&self) -> &str {
         self.identity().name
     }
 
     /// The content type that goes with its bodies, and that receivers choose it by.
+    ///
+    /// ```
+    /// # #[cfg(feature = "json")]
+    /// assert_eq!(kombu_serializers::Codec::JSON.content_type(), "application/json");
+    /// ```
     #[must_use]
     pub fn content_type(&self) -> &str {
         self.identity().content_type
     }
 
     /// The content encoding that goes with its bodies.
+    ///
+    /// ```
+    /// # #[cfg(feature = "json")]
+    /// assert_eq!(kombu_serializers::Codec::JSON.content_encoding(), "utf-8");
+    /// ```
     #[must_use]
     pub fn content_encoding(&self) -> &str {
         self.identity().content_encoding
     }
 
     /// Whether it encodes. Only a codec that was built without an encoder doesn't.
+    ///
+    /// ```
+    /// # #[cfg(feature = "json")]
+    /// assert!(kombu_serializers::Codec::JSON.can_encode());
+    /// ```
     #[must_use]
     pub fn can_encode(&self) -> bool {
         match &self.0 {
             Kind::Registered(registered) => registered.encoder.is_some(),
-            #[allow(
-                unreachable_patterns,
-                reason = "without features there is no other codec"
-            )]
+            #[allow(unreachable_patterns, reason = "without features no codec is built in")]
             _ => true,
         }
     }
 
     /// Whether it decodes. Only a codec that was built without a decoder doesn't.
+    ///
+    /// ```
+    /// # #[cfg(feature = "json")]
+    /// assert!(kombu_serializers::Codec::JSON.can_decode());
+    /// ```
     #[must_use]
     pub fn can_decode(&self) -> bool {
         match &self.0 {
             Kind::Registered(registered) => registered.decoder.is_some(),
-            #[allow(
-                unreachable_patterns,
-                reason = "without features there is no other codec"
-            )]
+            #[allow(unreachable_patterns, reason = "without features no codec is built in")]
             _ => true,
         }
     }
 
     /// Writes a value as a body.
     ///
-    /// The value may encode others while it is being written. JSON refuses values that nest more than 127
-    /// sequences and maps; the other formats write them, but no codec reads them.
+    /// The value may encode others while it is being written. JSON refuses values that are nested
+    /// too deeply to be read again; the other formats write them all the same.
     ///
     /// # Errors
     ///
-    /// [`Encode`](SerializerErrorKind::Encode) if the value can't be written in this format or doesn't want to
-    /// be, [`CannotEncode`](SerializerErrorKind::CannotEncode) if the codec only decodes.
+    /// [`Encode`](SerializerErrorKind::Encode) if the value can't be written in this format or
+    /// doesn't want to be, [`CannotEncode`](SerializerErrorKind::CannotEncode) if the codec only
+    /// decodes.
     ///
     /// ```
     /// # #[cfg(feature = "msgpack")] {
@@ -248,14 +282,15 @@ impl Codec {
 
     /// Reads a value from a body, which it may borrow from.
     ///
-    /// It looks at nothing but the body; whether a message's content type and encoding allow that is
-    /// [`Registry::decoder_for`](crate::Registry::decoder_for)'s part. The limits are in the [crate's
-    /// documentation](crate).
+    /// It looks at nothing but the body; whether a message's content type and encoding allow that
+    /// is [`Registry::decoder_for`](crate::Registry::decoder_for)'s part. The limits are in the
+    /// [crate's documentation](crate).
     ///
     /// # Errors
     ///
-    /// [`Decode`](SerializerErrorKind::Decode) if the body is malformed, goes on behind its value, exceeds a limit
-    /// or is no `T`, [`CannotDecode`](SerializerErrorKind::CannotDecode) if the codec only encodes.
+    /// [`Decode`](SerializerErrorKind::Decode) if the body is malformed, goes on behind its value,
+    /// exceeds a limit or is no `T`, [`CannotDecode`](SerializerErrorKind::CannotDecode) if the
+    /// codec only encodes.
     ///
     /// ```
     /// # #[cfg(feature = "json")] {
@@ -341,6 +376,7 @@ impl PartialEq for Codec {
     fn eq(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
             (Kind::Registered(one), Kind::Registered(other)) => Arc::ptr_eq(one, other),
+            #[allow(unreachable_patterns, reason = "without features no codec is built in")]
             (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
         }
     }

@@ -3,13 +3,14 @@
 use std::error::Error;
 use std::fmt;
 
-/// Any error, boxed: what an [`Encoder`](crate::Encoder) or a [`Decoder`](crate::Decoder) may return.
+/// Any error, boxed: what an [`Encoder`](crate::Encoder) or a [`Decoder`](crate::Decoder) may
+/// return.
 pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
 
 /// Why a codec could not be chosen, built or used.
 ///
-/// It is one pointer wide. The text names the codec, the content type and a way out; what the format
-/// itself had to say is the [`source`](Error::source).
+/// It is one pointer wide. The text names the codec, the content type and a way out; what the
+/// format itself had to say is the [`source`](Error::source).
 ///
 /// ```
 /// use kombu_serializers::{Registry, SerializerErrorKind};
@@ -38,7 +39,8 @@ pub enum SerializerErrorKind {
     ContentRefused,
     /// The value can't be written in this format.
     Encode,
-    /// The body isn't what its content type says, is beyond a limit, or doesn't fit the type asked for.
+    /// The body isn't what its content type says, is beyond a limit, or doesn't fit the type asked
+    /// for.
     Decode,
     /// The codec was registered without an encoder.
     CannotEncode,

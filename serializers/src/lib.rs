@@ -1,15 +1,16 @@
-//! Codecs for message bodies: chosen by name when a value is sent, by content type when one arrives.
+//! Codecs for message bodies: chosen by name when a value is sent, by content type when one
+//! arrives.
 //!
 //! | codec | content type | encoding | feature |
 //! |---|---|---|---|
-//! | [`json`](Codec::JSON) | `application/json` | `utf-8` | `json` |
-//! | [`msgpack`](Codec::MSGPACK) | `application/x-msgpack` | `binary` | `msgpack` |
-//! | [`yaml`](Codec::YAML) | `application/x-yaml` | `utf-8` | `yaml` |
-//! | [`raw`](Codec::RAW) | `application/data` | `binary` | `raw` |
-//! | [`text`](Codec::TEXT) | `text/plain` | `utf-8` | `raw` |
+//! | `json`, `Codec::JSON` | `application/json` | `utf-8` | `json` |
+//! | `msgpack`, `Codec::MSGPACK` | `application/x-msgpack` | `binary` | `msgpack` |
+//! | `yaml`, `Codec::YAML` | `application/x-yaml` | `utf-8` | `yaml` |
+//! | `raw`, `Codec::RAW` | `application/data` | `binary` | `raw` |
+//! | `text`, `Codec::TEXT` | `text/plain` | `utf-8` | `raw` |
 //!
-//! These are the content types that Python kombu writes. Others join a [`Registry`] at run time, built by
-//! [`Codec::builder`]. Nothing in here knows of brokers.
+//! These are the content types that Python kombu writes. Others join a [`Registry`] at run time,
+//! built by [`Codec::builder`]. Nothing in here knows of brokers.
 //!
 //! ```
 //! # #[cfg(feature = "json")] {
@@ -39,13 +40,14 @@
 //!
 //! A body is refused with an error, quickly and without recursion to the end of the stack, if it
 //!
-//! - nests more than 127 sequences and maps in one another (every codec, registered ones included);
+//! - nests more than 127 sequences and maps in one another, registered codecs included, or 32 in
+//!   YAML;
 //! - claims lengths that it doesn't have;
 //! - goes on behind its value (every built-in codec);
-//! - makes much of little by YAML's aliases, merge keys or tags, or has a YAML key twice.
+//! - makes much of little by YAML's aliases, tags, or keys within keys, or has a YAML key twice.
 //!
-//! Tags in YAML never make types. How large a body may be is for the one who receives it to decide: what is
-//! decoded takes memory in proportion to the body.
+//! Tags in YAML never make types. How large a body may be is for the one who receives it to decide:
+//! what is decoded takes memory in proportion to the body.
 //!
 //! # What each format keeps
 //!
@@ -80,5 +82,6 @@ pub use registered::{Decoder, Encoder, Visit};
 pub use registry::Registry;
 pub use value::Value;
 
-/// The crate whose objects an [`Encoder`] and a [`Decoder`] deal with, in the version that they deal with.
+/// The crate whose objects an [`Encoder`] and a [`Decoder`] deal with, in the version that they
+/// deal with.
 pub use erased_serde;

@@ -42,7 +42,8 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// Adds a codec. It takes the place of those that have its name or its content type, built-in ones included.
+    /// Adds a codec. It takes the place of those that have its name or its content type, built-in
+    /// ones included.
     ///
     /// Whoever has taken a codec out of the registry before keeps that one.
     ///
@@ -61,18 +62,29 @@ impl Registry {
     /// ```
     pub fn register(&self, codec: Codec) {
         let mut codecs = self.codecs.write();
-        codecs.retain(|old| {
-            old.name() != codec.name() && !same_type(old.content_type(), codec.content_type())
-        });
+        let replaced: Vec<Codec> = codecs
+            .extract_if(.., |old| {
+                old.name() == codec.name() || same_type(old.content_type(), codec.content_type())
+            })
+            .collect();
         codecs.push(codec);
+        // What is dropped is the program's, and might use this registry.
+        drop(codecs);
+        drop(replaced);
     }
 
     /// The codec of this name. Names are compared exactly.
     ///
     /// # Errors
     ///
-    /// [`UnknownSerializer`](SerializerErrorKind::UnknownSerializer), which lists the names that are there, and the
-    /// feature to enable if the codec is one of ours.
+    /// [`UnknownSerializer`](SerializerErrorKind::UnknownSerializer), which lists the names that
+    /// are there, and the feature to enable if the codec is one of ours.
+    ///
+    /// ```
+    /// # use kombu_serializers::Registry;
+    /// let error = Registry::default().by_name("pickle").unwrap_err();
+    /// assert!(error.to_string().starts_with("there is no serializer \"pickle\""));
+    /// ```
     pub fn by_name(&self, name: &str) -> Result<Codec, SerializerError> {
         let codecs = self.codecs.read();
         let found = codecs.iter().find(|codec| codec.name() == name).cloned();
@@ -80,12 +92,22 @@ impl Registry {
     }
 
     /// The codec of this content type. Case doesn't matter, nor do parameters behind a `;`.
+    ///
+    /// ```
+    /// # use kombu_serializers::Registry;
+    /// assert_eq!(Registry::default().by_content_type("image/png"), None);
+    /// ```
     #[must_use]
     pub fn by_content_type(&self, content_type: &str) -> Option<Codec> {
         find_type(&self.codecs.read(), content_type).cloned()
     }
 
     /// The names of all codecs: the built-in ones, then those registered, in that order.
+    ///
+    /// ```
+    /// # #[cfg(feature = "json")]
+    /// assert_eq!(kombu_serializers::Registry::default().names()[0], "json");
+    /// ```
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.codecs
@@ -95,15 +117,17 @@ impl Registry {
             .collect()
     }
 
-    /// Decides, before anything is decoded, which codec a message is for, by its content type and encoding and by
-    /// what the receiver accepts.
+    /// Decides, before anything is decoded, which codec a message is for, by its content type and
+    /// encoding and by what the receiver accepts.
     ///
-    /// A message without a content type (none, or an empty one) is `application/data`, that is, raw. A text format
-    /// takes the encodings `utf-8`, `utf8`, `us-ascii`, `ascii`, `binary` and none; a binary one takes any.
+    /// A message without a content type (none, or an empty one) is `application/data`, that is,
+    /// raw. A text format takes the encodings `utf-8`, `utf8`, `us-ascii`, `ascii`, `binary` and
+    /// none; a binary one takes any.
     ///
     /// # Errors
     ///
-    /// - [`ContentRefused`](SerializerErrorKind::ContentRefused): the accept list doesn't have this content type;
+    /// - [`ContentRefused`](SerializerErrorKind::ContentRefused): the accept list doesn't have this
+    ///   content type;
     /// - [`UnknownContentType`](SerializerErrorKind::UnknownContentType): no codec has it;
     /// - [`CannotDecode`](SerializerErrorKind::CannotDecode): its codec only encodes;
     /// - [`Decode`](SerializerErrorKind::Decode): it is text in another encoding than UTF-8.
@@ -178,7 +202,7 @@ fn unknown_name(name: &str, codecs: &[Codec]) -> SerializerError {
     };
     let there: Vec<&str> = codecs.iter().map(Codec::name).collect();
     let message = format!(
-        "there is no serializer {}, only {}: {way_out}",
+        "there is no serializer {}, there are {}: {way_out}",
         quoted(name),
         list(&there)
     );
@@ -194,7 +218,7 @@ fn unknown_type(content_type: &str, codecs: &[Codec]) -> SerializerError {
         };
     let there: Vec<&str> = codecs.iter().map(Codec::content_type).collect();
     let message = format!(
-        "there is no codec for content of type {}, only for {}: {way_out}",
+        "there is no codec for content of type {}, there are {}: {way_out}",
         quoted(content_type),
         list(&there)
     );

@@ -4,7 +4,8 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 
-/// A larger buffer is given back to the allocator: one big message shouldn't weigh on its thread for ever.
+/// A larger buffer is given back to the allocator: one big message shouldn't weigh on its thread
+/// for ever.
 const KEEP: usize = 64 * 1024;
 
 thread_local! {

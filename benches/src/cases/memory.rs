@@ -30,10 +30,6 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// Runs on a fresh runtime with this many worker threads.
 fn on(workers: usize, work: impl Future<Output = Outcome>) -> Outcome {
-    let workers = std::env::var("W")
-        .ok()
-        .and_then(|w| w.parse().ok())
-        .unwrap_or(workers);
     let runtime: Runtime = Builder::new_multi_thread()
         .worker_threads(workers)
         .enable_all()

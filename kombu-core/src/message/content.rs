@@ -74,18 +74,25 @@ macro_rules! text_properties {
 }
 
 impl Content {
+    pub(super) const EMPTY: Content = Content {
+        exchange: Name::EMPTY,
+        routing_key: Name::EMPTY,
+        body: Bytes::new(),
+        headers: FieldTable::new(),
+        content_type: Name::EMPTY,
+        content_encoding: Name::EMPTY,
+        rare: None,
+        delivery_mode: DeliveryMode::Persistent,
+        mandatory: false,
+    };
+
     /// A persistent message without headers or properties.
     pub fn new(exchange: Name, routing_key: Name, body: Bytes) -> Self {
         Content {
             exchange,
             routing_key,
             body,
-            headers: FieldTable::default(),
-            content_type: Name::EMPTY,
-            content_encoding: Name::EMPTY,
-            rare: None,
-            delivery_mode: DeliveryMode::Persistent,
-            mandatory: false,
+            ..Content::EMPTY
         }
     }
 

@@ -1,7 +1,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::Content;
+use super::{Content, pool};
 
 /// Names one publish *call*; it stays the same when the client sends the message again.
 ///
@@ -18,34 +18,76 @@ pub struct PublishId {
 /// What drivers carry: a message and its publish id in one reference-counted allocation.
 ///
 /// A clone is one reference count, so re-sends, copies in several queues and deliveries share it.
+// `None` only while it is being dropped.
 #[derive(Clone, Debug)]
-pub struct Envelope(Arc<Inner>);
+pub struct Envelope(Option<Arc<Sealed>>);
 
-#[derive(Debug)]
-struct Inner {
-    publish_id: PublishId,
-    content: Content,
+#[derive(Clone, Debug)]
+pub(super) struct Sealed {
+    pub(super) publish_id: PublishId,
+    pub(super) content: Content,
 }
+
+static NOTHING: Sealed = Sealed {
+    publish_id: PublishId {
+        producer: 0,
+        sequence: 0,
+    },
+    content: Content::EMPTY,
+};
 
 impl Envelope {
     /// Puts a message into its envelope.
+    #[inline]
     pub fn new(publish_id: PublishId, content: Content) -> Self {
-        Envelope(Arc::new(Inner {
+        let sealed = Sealed {
             publish_id,
             content,
+        };
+        Envelope(Some(match pool::take() {
+            Some(mut used) => match Arc::get_mut(&mut used) {
+                Some(place) => {
+                    *place = sealed;
+                    used
+                }
+                None => Arc::new(sealed),
+            },
+            None => Arc::new(sealed),
         }))
+    }
+
+    #[inline]
+    fn sealed(&self) -> &Sealed {
+        self.0.as_deref().unwrap_or(&NOTHING)
     }
 
     /// The id of the publish call.
     pub fn publish_id(&self) -> PublishId {
-        self.0.publish_id
+        self.sealed().publish_id
     }
 }
 
 impl Deref for Envelope {
     type Target = Content;
 
+    #[inline]
     fn deref(&self) -> &Content {
-        &self.0.content
+        &self.sealed().content
+    }
+}
+
+impl Drop for Envelope {
+    #[inline]
+    fn drop(&mut self) {
+        let Some(mut sealed) = self.0.take() else {
+            return;
+        };
+        // Two threads that drop the last two at once both miss this, and the allocation is freed as usual.
+        if Arc::strong_count(&sealed) == 1
+            && let Some(used) = Arc::get_mut(&mut sealed)
+        {
+            used.content = Content::EMPTY;
+            pool::put(sealed);
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod content;
 mod envelope;
+mod pool;
 
 pub use content::Content;
 pub use envelope::{Envelope, PublishId};

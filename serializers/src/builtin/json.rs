@@ -23,7 +23,8 @@ pub(crate) fn decode<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, ser
     serde_json::from_slice(body)
 }
 
-/// Compact output that ends where the decoder of the other side would refuse it, and long before the stack does.
+/// Compact output that ends where the decoder of the other side would refuse it, and long before
+/// the stack does.
 struct Bounded {
     nesting: usize,
 }

@@ -1,8 +1,9 @@
 //! Stands between a type and the deserializer of a registered codec, at every level of the value.
 //!
-//! Two things go wrong in formats that were not written for hostile bodies, and both are met here, whatever the
-//! format: recursion without a limit ends the process, and error texts that each level wraps once more can double
-//! per level. So levels are counted, and an error passes each level as the text it began with.
+//! Two things go wrong in formats that were not written for hostile bodies, and both are met here,
+//! whatever the format: recursion without a limit ends the process, and error texts that each level
+//! wraps once more can double per level. So levels are counted, and an error passes each level as
+//! the text it began with.
 
 use std::cell::{Cell, OnceCell};
 use std::fmt::{self, Write};
@@ -21,8 +22,8 @@ const LONGEST_ERROR: usize = 400;
 pub(super) struct Watch {
     /// Sequences, maps and enums that are open.
     collections: Cell<usize>,
-    /// Options and newtypes that are open. A format could open them for ever, but they also come with each level
-    /// of an honest value, and so have a count of their own.
+    /// Options and newtypes that are open. A format could open them for ever, but they also come
+    /// with each level of an honest value, and so have a count of their own.
     wrappers: Cell<usize>,
     failure: OnceCell<String>,
 }

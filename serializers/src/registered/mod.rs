@@ -33,7 +33,8 @@ pub trait Encoder: Send + Sync + 'static {
     /// # Errors
     ///
     /// Whatever keeps the value from being written. It becomes the source of an
-    /// [`Encode`](crate::SerializerErrorKind::Encode) error, and what is in `out` by then is thrown away.
+    /// [`Encode`](crate::SerializerErrorKind::Encode) error, and what is in `out` by then is thrown
+    /// away.
     fn encode(
         &self,
         value: &dyn erased_serde::Serialize,
@@ -59,11 +60,13 @@ where
 
 /// Reads values of a format.
 ///
-/// The decoder doesn't know the type: it sets up the deserializer of its format and hands it to [`Visit`], which
-/// takes the value out. Values may borrow from `body`. Functions of this shape are decoders too.
+/// The decoder doesn't know the type: it sets up the deserializer of its format and hands it to
+/// [`Visit`], which takes the value out. Values may borrow from `body`. Functions of this shape are
+/// decoders too.
 ///
-/// Bodies come from others. While the value is taken out, nesting is bounded to 127 sequences and maps, so that
-/// neither the format's recursion nor the type's reaches the end of the stack; sizes are the decoder's own concern.
+/// Bodies come from others. While the value is taken out, nesting is bounded to 127 sequences and
+/// maps, so that neither the format's recursion nor the type's reaches the end of the stack; sizes
+/// are the decoder's own concern.
 ///
 /// ```
 /// use kombu_serializers::{BoxError, Decoder, Visit};
@@ -86,7 +89,8 @@ where
 pub trait Decoder: Send + Sync + 'static {
     /// Sets up a deserializer over `body` and calls `visit` with it, once.
     ///
-    /// It is also the place to refuse bytes behind the value, after the call: an error then still counts.
+    /// It is also the place to refuse bytes behind the value, after the call: an error then still
+    /// counts.
     ///
     /// # Errors
     ///
@@ -125,6 +129,8 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
     encoder.encode(&value, out)
 }
 
+// Inlined into the caller, it would slow down the formats beside it.
+#[inline(never)]
 pub(crate) fn decode<'de, T: Deserialize<'de>>(
     decoder: &dyn Decoder,
     body: &'de [u8],

@@ -7,7 +7,8 @@ use serde::Deserializer;
 type Take<'a, 'de> =
     dyn FnMut(&mut dyn erased_serde::Deserializer<'de>) -> Result<(), erased_serde::Error> + 'a;
 
-/// Takes a value out of a deserializer. A [`Decoder`](crate::Decoder) is given one, and calls it once.
+/// Takes a value out of a deserializer. A [`Decoder`](crate::Decoder) is given one, and calls it
+/// once.
 ///
 /// ```
 /// use kombu_serializers::{BoxError, Codec, Visit};
@@ -41,8 +42,8 @@ impl<'a, 'de> Visit<'a, 'de> {
     ///
     /// # Errors
     ///
-    /// The body is malformed, too deeply nested, or no value of the type that was asked for; or this is not the
-    /// first call.
+    /// The body is malformed, too deeply nested, or no value of the type that was asked for; or
+    /// this is not the first call.
     pub fn value<D: Deserializer<'de>>(
         &mut self,
         deserializer: D,

@@ -6,7 +6,8 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 
 use super::Value;
 
-/// Room made for a collection before its first item is read: what a body says about its length is only a claim.
+/// Room made for a collection before its first item is read: what a body says about its length is
+/// only a claim.
 const ROOM: usize = 256;
 
 impl<'de> Deserialize<'de> for Value {

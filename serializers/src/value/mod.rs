@@ -6,12 +6,12 @@ mod ser;
 
 /// A value of any shape, for bodies whose type isn't known beforehand.
 ///
-/// It keeps what `serde_json::Value` would lose: bytes, keys that aren't strings, the order of keys, and keys that
-/// are there twice.
+/// It keeps what `serde_json::Value` would lose: bytes, keys that aren't strings, the order of
+/// keys, and keys that are there twice.
 ///
-/// Decoded integers are [`I64`](Self::I64) if they fit, and [`U64`](Self::U64) only if they don't. Integers of the
-/// two are equal if they are the same number; a float never equals an integer. Maps are equal if they have equal
-/// entries in the same order.
+/// Decoded integers are [`I64`](Self::I64) if they fit, and [`U64`](Self::U64) only if they don't.
+/// Integers of the two are equal if they are the same number; a float never equals an integer. Maps
+/// are equal if they have equal entries in the same order.
 ///
 /// ```
 /// # #[cfg(feature = "json")] {
@@ -66,12 +66,22 @@ impl Value {
     }
 
     /// Whether this is [`Null`](Self::Null).
+    ///
+    /// ```
+    /// # use kombu_serializers::Value;
+    /// assert!(Value::from(()).is_null());
+    /// ```
     #[must_use]
     pub fn is_null(&self) -> bool {
         matches!(self, Self::Null)
     }
 
     /// The boolean, if it is one.
+    ///
+    /// ```
+    /// # use kombu_serializers::Value;
+    /// assert_eq!(Value::from(true).as_bool(), Some(true));
+    /// ```
     #[must_use]
     pub fn as_bool(&self) -> Option<bool> {
         match self {
@@ -98,6 +108,11 @@ impl Value {
     }
 
     /// The integer, if it is one that fits.
+    ///
+    /// ```
+    /// # use kombu_serializers::Value;
+    /// assert_eq!(Value::I64(-7).as_u64(), None);
+    /// ```
     #[must_use]
     pub fn as_u64(&self) -> Option<u64> {
         match *self {
@@ -124,6 +139,11 @@ impl Value {
     }
 
     /// The text, if it is text.
+    ///
+    /// ```
+    /// # use kombu_serializers::Value;
+    /// assert_eq!(Value::from("text").as_str(), Some("text"));
+    /// ```
     #[must_use]
     pub fn as_str(&self) -> Option<&str> {
         match self {
@@ -133,6 +153,11 @@ impl Value {
     }
 
     /// The bytes, if it is bytes. Text isn't.
+    ///
+    /// ```
+    /// # use kombu_serializers::Value;
+    /// assert_eq!(Value::from(vec![7_u8]).as_bytes(), Some(&[7][..]));
+    /// ```
     #[must_use]
     pub fn as_bytes(&self) -> Option<&[u8]> {
         match self {
@@ -142,6 +167,11 @@ impl Value {
     }
 
     /// The items, if it is a sequence.
+    ///
+    /// ```
+    /// # use kombu_serializers::Value;
+    /// assert_eq!(Value::from_iter([1, 2]).as_seq().map(<[_]>::len), Some(2));
+    /// ```
     #[must_use]
     pub fn as_seq(&self) -> Option<&[Value]> {
         match self {
@@ -151,6 +181,11 @@ impl Value {
     }
 
     /// The entries, if it is a map.
+    ///
+    /// ```
+    /// # use kombu_serializers::Value;
+    /// assert_eq!(Value::from_iter([("a", 1)]).as_map().map(<[_]>::len), Some(1));
+    /// ```
     #[must_use]
     pub fn as_map(&self) -> Option<&[(Value, Value)]> {
         match self {

@@ -24,12 +24,17 @@ pub(crate) fn decode<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, Dec
     }
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(body);
     deserializer.set_max_depth(NESTING + 1);
-    let value = T::deserialize(&mut deserializer)?;
+    let decoded = T::deserialize(&mut deserializer);
     // It doesn't say how far it got either, so it is asked for one more value.
-    match u8::deserialize(&mut deserializer) {
-        Err(DecodeError::InvalidMarkerRead(_)) => Ok(value),
-        _ => Err(trailing()),
+    if decoded.is_ok()
+        && !matches!(
+            u8::deserialize(&mut deserializer),
+            Err(DecodeError::InvalidMarkerRead(_))
+        )
+    {
+        return Err(trailing());
     }
+    decoded
 }
 
 #[cold]

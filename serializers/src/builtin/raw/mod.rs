@@ -30,12 +30,14 @@ pub(crate) fn encode_text<T: Serialize + ?Sized>(
     })
 }
 
-#[inline]
+// Inlined into the caller, it would slow down the formats beside it.
+#[inline(never)]
 pub(crate) fn decode_bytes<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, DecodeError> {
     T::deserialize(de::Body::bytes(body))
 }
 
-#[inline]
+// Inlined into the caller, it would slow down the formats beside it.
+#[inline(never)]
 pub(crate) fn decode_text<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, BoxError> {
     Ok(T::deserialize(de::Body::text(std::str::from_utf8(body)?))?)
 }

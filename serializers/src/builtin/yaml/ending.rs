@@ -2,7 +2,8 @@
 
 use crate::BoxError;
 
-/// Refuses text behind the first end-of-document line other than comments: the parser stops reading there.
+/// Refuses text behind the first end-of-document line other than comments: the parser stops reading
+/// there.
 pub(super) fn check(text: &str) -> Result<(), BoxError> {
     let Some(end) = end_of_document(text) else {
         return Ok(());

@@ -1,7 +1,8 @@
 //! Keys that are sequences or maps.
 //!
-//! The deserializer copies such a key before it reads it, and a key within a key once per level: 400 kB can
-//! become 1.4 GB that way. So one level is allowed, which is what a tuple as a key in Python takes.
+//! The deserializer copies such a key before it reads it, and a key within a key once per level:
+//! 400 kB can become 1.4 GB that way. So one level is allowed, which is what a tuple as a key in
+//! Python takes.
 
 use std::collections::HashSet;
 
@@ -17,8 +18,9 @@ pub(super) fn check(text: &str) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// A quick look that errs on the side of yes: whether something in the text could be a `? ` of an explicit key, the
-/// end of a collection before a `:`, or an alias. Nearly every real message ends here.
+/// A quick look that errs on the side of yes: whether something in the text could be a `? ` of an
+/// explicit key, the end of a collection before a `:`, or an alias. Nearly every real message ends
+/// here.
 fn has_collections_as_keys(text: &[u8]) -> bool {
     let is_flow = |byte: u8| b"[]{},".contains(&byte);
     text.iter().enumerate().any(|(at, byte)| match byte {

@@ -5,23 +5,23 @@ mod keys;
 
 use serde::{Deserialize, Serialize};
 use serde_saphyr::options::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
-use serde_saphyr::{MergeKeyPolicy, Options, SerializeError, SerializerOptions};
+use serde_saphyr::{MergeKeyPolicy, Options, SerializeError};
 
 use crate::BoxError;
 
-/// Sequences and maps inside one another. It is less than elsewhere: the parser takes up to 44 KiB of stack for a
-/// level when it isn't optimised, and threads have 2 MiB.
+/// Sequences and maps inside one another. It is less than elsewhere: the parser takes up to 44 KiB
+/// of stack for a level when it isn't optimised, and threads have 2 MiB.
 const NESTING: usize = 32;
 
-#[inline]
 pub(crate) fn encode<T: Serialize + ?Sized>(
     value: &T,
     out: &mut Vec<u8>,
 ) -> Result<(), SerializeError> {
-    serde_saphyr::to_io_writer_with_options(out, &value, style())
+    serde_saphyr::to_io_writer(out, &value)
 }
 
-#[inline]
+// Inlined into the caller, it would slow down the formats beside it.
+#[inline(never)]
 pub(crate) fn decode<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, BoxError> {
     let text = std::str::from_utf8(body)?;
     keys::check(text)?;
@@ -30,14 +30,11 @@ pub(crate) fn decode<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, Box
     Ok(value)
 }
 
-fn style() -> SerializerOptions {
-    serde_saphyr::ser_options! { prefer_block_scalars: true }
-}
-
-/// Whatever the body spells out is bounded by its length. What aliases and tags may make out of it is bounded
-/// here, in proportion to the length too.
+/// Whatever the body spells out is bounded by its length. What aliases and tags may make out of it
+/// is bounded here, in proportion to the length too.
 fn limits(length: usize) -> Options {
-    // Python writes an object that is in a list a thousand times as one anchor with as many aliases.
+    // Python writes an object that is in a list a thousand times as one anchor with as many
+    // aliases.
     let expanded = length.saturating_mul(4).saturating_add(16 * 1024);
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
@@ -58,8 +55,11 @@ fn limits(length: usize) -> Options {
             max_replay_stack_depth: NESTING,
         },
         duplicate_keys: DuplicateKeyPolicy::Error,
-        // YAML 1.2 has dropped them, no program writes them, and nested ones are copied once per level.
+        // YAML 1.2 has dropped them, no program writes them, and nested ones are copied once per
+        // level.
         merge_keys: MergeKeyPolicy::Error,
+        // A key `y` is a coordinate more often than it is `true`.
+        strict_booleans: true,
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
         emit_comments: false,
         // An error ends up in logs, where the body has no business.
