@@ -31,6 +31,9 @@ fn reads_as_utf8(encoding: &str) -> bool {
 ///
 /// A binary format has no use for a text encoding, so any is fine.
 pub(crate) fn encoding_fits(own: &str, given: &str) -> bool {
+    if own == given {
+        return true;
+    }
     let (own, given) = (own.trim(), given.trim());
     let is_text = reads_as_utf8(own) && !own.is_empty() && !own.eq_ignore_ascii_case("binary");
     !is_text || reads_as_utf8(given) || own.eq_ignore_ascii_case(given)

@@ -189,9 +189,15 @@ impl fmt::Debug for Registry {
 }
 
 fn find_type<'a>(codecs: &'a [Codec], content_type: &str) -> Option<&'a Codec> {
-    codecs
+    // Nearly every message has it letter by letter.
+    let exact = codecs
         .iter()
-        .find(|codec| same_type(codec.content_type(), content_type))
+        .find(|codec| codec.content_type() == content_type);
+    exact.or_else(|| {
+        codecs
+            .iter()
+            .find(|codec| same_type(codec.content_type(), content_type))
+    })
 }
 
 #[cold]
