@@ -106,6 +106,9 @@ impl<S: QueueStore> Stream for VirtualSubscription<S> {
             if let Err(error) = this.poll_fill(context) {
                 return Poll::Ready(Some(Err(error)));
             }
+        } else if this.window.has_ended() {
+            // What was fetched went back with the session, and may be somebody else's by now.
+            return Poll::Ready(None);
         }
         let Some(delivery) = this.buffer.pop_front() else {
             return Poll::Pending;
