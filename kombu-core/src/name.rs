@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// let key = Name::from("video.new");
 /// assert_eq!(key, "video.new");
 /// ```
+#[allow(clippy::derived_hash_with_manual_eq)] // equal names still have equal hashes
 #[derive(Clone, Default, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Name(SmolStr);
@@ -117,7 +118,6 @@ impl From<&Name> for Name {
 // By hand for the empty name, which the default exchange makes the most common one: comparing nothing with
 // glibc's vectorised `memcmp` reads, under an empty mask, from the dangling address of an empty `str`, and
 // that costs 100 ns where the page isn't mapped.
-#[allow(clippy::derived_hash_with_manual_eq)] // equal names still have equal hashes
 impl PartialEq for Name {
     #[inline]
     fn eq(&self, other: &Self) -> bool {

@@ -17,7 +17,7 @@ pub(super) fn cases() -> Vec<Case> {
             bar: BAR,
             count: COUNT,
             ours: Box::new(|count| encode("json", count)),
-            limit: Box::new(|count| repeat(count, &video(), |video| serde_json::to_vec(video))),
+            limit: Box::new(|count| repeat(count, &video(), serde_json::to_vec)),
         },
         Case {
             name: "codec/json-decode",
@@ -36,9 +36,7 @@ pub(super) fn cases() -> Vec<Case> {
             bar: BAR,
             count: COUNT,
             ours: Box::new(|count| encode("msgpack", count)),
-            limit: Box::new(|count| {
-                repeat(count, &video(), |video| rmp_serde::to_vec_named(video))
-            }),
+            limit: Box::new(|count| repeat(count, &video(), rmp_serde::to_vec_named)),
         },
         Case {
             name: "codec/msgpack-decode",
