@@ -2,7 +2,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use crate::{Binding, Connection, DeclareMode, Error, ErrorKind, Exchange, Queue, Result};
 
@@ -105,6 +104,10 @@ impl std::fmt::Debug for Url {
     }
 }
 
+#[cfg_attr(
+    not(any(feature = "json", feature = "yaml", feature = "toml")),
+    allow(unused_variables)
+)]
 fn parse(text: &str, extension: &str) -> Result<File> {
     let format = match extension {
         "yaml" | "yml" => "yaml",
@@ -129,7 +132,10 @@ fn parse(text: &str, extension: &str) -> Result<File> {
     }
 }
 
-fn read<T: DeserializeOwned, E: std::fmt::Display>(parsed: std::result::Result<T, E>) -> Result<T> {
+#[cfg(any(feature = "json", feature = "yaml", feature = "toml"))]
+fn read<T: serde::de::DeserializeOwned, E: std::fmt::Display>(
+    parsed: std::result::Result<T, E>,
+) -> Result<T> {
     parsed.map_err(|problem| config_error(problem.to_string()))
 }
 
