@@ -92,3 +92,8 @@ pub fn registry() -> Registry {
 pub async fn connect(url: impl Into<String>) -> Result<Connection> {
     Connection::builder(registry()).url(url).await
 }
+
+// What the front page shows compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
