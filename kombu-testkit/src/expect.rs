@@ -120,3 +120,13 @@ pub fn assert_refused<T: Debug>(
         }
     }
 }
+
+/// Fails unless the result is [`ErrorKind::Unsupported`]; returns the error.
+///
+/// # Panics
+///
+/// If it isn't.
+#[track_caller]
+pub fn assert_unsupported<T: Debug>(result: Result<T>) -> Error {
+    assert_refused(result, ErrorKind::Unsupported, None)
+}

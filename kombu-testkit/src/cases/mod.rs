@@ -3,9 +3,6 @@
 //! A case gets a broker of its own, opens the connections that it needs, and panics if the broker behaves
 //! otherwise. To add one, write a `pub async fn` that takes a `&Broker`; the build finds it.
 
-// Cases are tests: they fail by panicking.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use kombu_core::{ErrorKind, Queue};
 
 use crate::Broker;
