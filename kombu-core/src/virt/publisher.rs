@@ -137,19 +137,27 @@ fn write<S: QueueStore>(
     route: &Route<S::Queue>,
     envelope: &Envelope,
 ) -> Op<Result<Answer>> {
+    if route.internal {
+        // The route may be an old one: only if it is the newest, the answer is no.
+        let exchange = envelope.exchange().clone();
+        let current = Shared::compare(store, route.version);
+        return current.map(move |answer| match answer? {
+            Answer::Done => Err(internal(&exchange)),
+            Answer::Stale => Ok(Answer::Stale),
+        });
+    }
     if route.targets.is_empty() {
         return Shared::compare(store, route.version);
     }
-    if route.internal {
-        return Op::ready(Err(Error::new(
-            ErrorKind::AccessRefused,
-            format!(
-                "exchange `{}` is internal: it takes messages from other exchanges only",
-                envelope.exchange()
-            ),
-        )));
-    }
     store.push(&route.targets, route.version, envelope)
+}
+
+#[cold]
+fn internal(exchange: &Name) -> Error {
+    Error::new(
+        ErrorKind::AccessRefused,
+        format!("exchange `{exchange}` is internal: it takes messages from other exchanges only"),
+    )
 }
 
 async fn again<S: QueueStore>(shared: Arc<Shared<S>>, envelope: Envelope) -> Result<Confirmation> {
