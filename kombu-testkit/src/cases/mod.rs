@@ -9,6 +9,7 @@ use crate::Broker;
 use crate::expect::assert_refused;
 
 pub mod declaring;
+pub mod publishing;
 pub mod routing;
 
 pub(crate) mod table {
