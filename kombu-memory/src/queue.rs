@@ -29,9 +29,15 @@ struct Ready {
     entries: VecDeque<Entry>,
     next_position: u64,
     /// Readers that found nothing. All are woken: a woken one may have no room in its window any more.
-    waiting: Vec<(u64, Waker)>,
+    waiting: Waiting,
+    /// Readers without room. They are woken only when the queue is deleted.
+    full: Waiting,
     deleted: bool,
 }
+
+/// Readers by number, each once.
+#[derive(Default)]
+struct Waiting(Vec<(u64, Waker)>);
 
 /// What a reader found.
 pub(crate) enum Taken {
@@ -50,7 +56,8 @@ impl MemoryQueue {
             ready: Mutex::new(Ready {
                 entries: VecDeque::new(),
                 next_position: 0,
-                waiting: Vec::new(),
+                waiting: Waiting::default(),
+                full: Waiting::default(),
                 deleted: false,
             }),
             unsettled: AtomicU64::new(0),
@@ -94,7 +101,7 @@ impl MemoryQueue {
             failures: 0,
             redelivered: false,
         });
-        ready.wake();
+        ready.waiting.wake();
     }
 
     /// Puts a message back where it was.
@@ -111,7 +118,7 @@ impl MemoryQueue {
             _ => 0,
         };
         ready.entries.insert(index, entry);
-        ready.wake();
+        ready.waiting.wake();
     }
 
     /// A message that was taken is gone for good.
@@ -120,7 +127,8 @@ impl MemoryQueue {
         self.unsettled.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Takes up to `max` messages from the front, or leaves `waker` under the reader's number.
+    /// Takes up to `max` messages from the front, or leaves `waker` under the reader's number. With a `max` of 0,
+    /// it is woken only when the queue is deleted.
     pub(crate) fn take(
         &self,
         max: usize,
@@ -134,7 +142,11 @@ impl MemoryQueue {
         let count = max.min(ready.entries.len());
         if count == 0 {
             if let Some((reader, waker)) = waiting {
-                ready.wait(reader, waker);
+                let list = match max {
+                    0 => &mut ready.full,
+                    _ => &mut ready.waiting,
+                };
+                list.insert(reader, waker);
             }
             return Taken::Nothing;
         }
@@ -153,7 +165,8 @@ impl MemoryQueue {
         let mut ready = self.ready.lock();
         ready.deleted = true;
         let entries = std::mem::take(&mut ready.entries);
-        ready.wake();
+        ready.waiting.wake();
+        ready.full.wake();
         entries.len() as u64
     }
 
@@ -163,27 +176,26 @@ impl MemoryQueue {
 
     pub(crate) fn remove_consumer(&self, reader: u64) {
         self.consumers.fetch_sub(1, Ordering::Relaxed);
-        self.ready
-            .lock()
-            .waiting
-            .retain(|(waiting, _)| *waiting != reader);
+        let mut ready = self.ready.lock();
+        ready.waiting.remove(reader);
+        ready.full.remove(reader);
     }
 }
 
-impl Ready {
-    fn wait(&mut self, reader: u64, waker: &Waker) {
-        match self
-            .waiting
-            .iter_mut()
-            .find(|(waiting, _)| *waiting == reader)
-        {
+impl Waiting {
+    fn insert(&mut self, reader: u64, waker: &Waker) {
+        match self.0.iter_mut().find(|(waiting, _)| *waiting == reader) {
             Some((_, registered)) => registered.clone_from(waker),
-            None => self.waiting.push((reader, waker.clone())),
+            None => self.0.push((reader, waker.clone())),
         }
     }
 
+    fn remove(&mut self, reader: u64) {
+        self.0.retain(|(waiting, _)| *waiting != reader);
+    }
+
     fn wake(&mut self) {
-        for (_, waker) in self.waiting.drain(..) {
+        for (_, waker) in self.0.drain(..) {
             waker.wake();
         }
     }
