@@ -8,6 +8,7 @@ use kombu_core::{ErrorKind, Queue};
 use crate::Broker;
 use crate::expect::assert_refused;
 
+pub mod consuming;
 pub mod declaring;
 pub mod publishing;
 pub mod routing;
