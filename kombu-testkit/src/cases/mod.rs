@@ -12,6 +12,8 @@ pub mod consuming;
 pub mod declaring;
 pub mod publishing;
 pub mod routing;
+pub mod serializing;
+pub mod settling;
 
 pub(crate) mod table {
     include!(concat!(env!("OUT_DIR"), "/table.rs"));
