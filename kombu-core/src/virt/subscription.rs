@@ -112,6 +112,10 @@ impl<S: QueueStore> Stream for VirtualSubscription<S> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<RawDelivery>>> {
         let this = self.get_mut();
+        // What is buffered went back with the session; without acks it can't, and is handed out.
+        if this.window.has_ended() && !this.no_ack {
+            return Poll::Ready(None);
+        }
         if let Some(delivery) = this.buffer.pop_front() {
             return Poll::Ready(Some(Ok(delivery)));
         }
