@@ -17,6 +17,8 @@ pub(crate) struct Holding {
 struct Slots {
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// The consumer that this is for, as long as it is one.
+    reader: Option<u64>,
     /// The session is over: nothing is held here any more, and nothing will be.
     ended: bool,
 }
@@ -36,6 +38,20 @@ impl Holding {
 
     pub(crate) fn queue(&self) -> &Arc<MemoryQueue> {
         &self.queue
+    }
+
+    /// Counts a consumer, under this number.
+    pub(crate) fn start_reading(&self, reader: u64) {
+        self.queue.add_consumer();
+        self.entries.lock().reader = Some(reader);
+    }
+
+    /// The consumer, if there is one, counts no longer.
+    pub(crate) fn stop_reading(&self) {
+        let reader = self.entries.lock().reader.take();
+        if let Some(reader) = reader {
+            self.queue.remove_consumer(reader);
+        }
     }
 
     /// Keeps what was taken and tells the number of each.
@@ -62,8 +78,9 @@ impl Holding {
             .ok_or_else(|| lost(&self.queue))
     }
 
-    /// Gives everything back, the latest first.
+    /// Ends the consumer and gives everything back, the latest first.
     pub(crate) fn end(&self) {
+        self.stop_reading();
         let slots = {
             let mut entries = self.entries.lock();
             entries.ended = true;
