@@ -8,8 +8,11 @@ use kombu_core::{ErrorKind, Queue};
 use crate::Broker;
 use crate::expect::assert_refused;
 
+pub mod closing;
+pub mod concurrency;
 pub mod consuming;
 pub mod declaring;
+pub mod ordering;
 pub mod publishing;
 pub mod routing;
 pub mod serializing;
