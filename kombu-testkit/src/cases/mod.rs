@@ -8,6 +8,7 @@ use kombu_core::{ErrorKind, Queue};
 use crate::Broker;
 use crate::expect::assert_refused;
 
+pub mod capabilities;
 pub mod closing;
 pub mod concurrency;
 pub mod consuming;
