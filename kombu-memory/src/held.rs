@@ -18,6 +18,8 @@ pub(crate) struct Holding {
 pub(crate) struct Held {
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// The consumer that this is for, as long as it is one.
+    reader: Option<u64>,
     /// The session is over: nothing is held here any more, and nothing will be.
     ended: bool,
 }
@@ -37,6 +39,20 @@ impl Holding {
 
     pub(crate) fn queue(&self) -> &Arc<MemoryQueue> {
         &self.queue
+    }
+
+    /// Counts a consumer, under this number.
+    pub(crate) fn start_reading(&self, reader: u64) {
+        self.queue.add_consumer();
+        self.held.lock().reader = Some(reader);
+    }
+
+    /// The consumer, if there is one, counts no longer.
+    pub(crate) fn stop_reading(&self) {
+        let reader = self.held.lock().reader.take();
+        if let Some(reader) = reader {
+            self.queue.remove_consumer(reader);
+        }
     }
 
     /// Moves messages from the queue to here, and tells the number of each. The lock is held for both, so
@@ -87,8 +103,9 @@ impl Holding {
         }
     }
 
-    /// Gives everything back, the latest first, and takes nothing any more.
+    /// Ends the consumer, gives everything back, the latest first, and takes nothing any more.
     pub(crate) fn end(&self) {
+        self.stop_reading();
         let mut held = self.held.lock();
         held.ended = true;
         held.free.clear();

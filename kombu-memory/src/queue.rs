@@ -33,9 +33,15 @@ struct Ready {
     entries: VecDeque<Entry>,
     next_position: u64,
     /// Readers that found nothing. All are woken: a woken one may have no room in its window any more.
-    waiting: Vec<(u64, Waker)>,
+    waiting: Waiting,
+    /// Readers without room. They are woken only when the queue is deleted.
+    full: Waiting,
     deleted: bool,
 }
+
+/// Readers by number, each once.
+#[derive(Default)]
+struct Waiting(Vec<(u64, Waker)>);
 
 /// What a reader found.
 pub(crate) enum Taken {
@@ -54,7 +60,8 @@ impl MemoryQueue {
             ready: Mutex::new(Ready {
                 entries: VecDeque::new(),
                 next_position: 0,
-                waiting: Vec::new(),
+                waiting: Waiting::default(),
+                full: Waiting::default(),
                 deleted: false,
             }),
             consumers: AtomicU64::new(0),
@@ -132,7 +139,8 @@ impl MemoryQueue {
         holdings.push(Arc::downgrade(holding));
     }
 
-    /// Takes up to `max` messages from the front, or leaves `waker` under the reader's number.
+    /// Takes up to `max` messages from the front, or leaves `waker` under the reader's number. With a `max` of 0,
+    /// it is woken only when the queue is deleted.
     pub(crate) fn take(
         &self,
         max: usize,
@@ -146,7 +154,11 @@ impl MemoryQueue {
         let count = max.min(ready.entries.len());
         if count == 0 {
             if let Some((reader, waker)) = waiting {
-                ready.wait(reader, waker);
+                let list = match max {
+                    0 => &mut ready.full,
+                    _ => &mut ready.waiting,
+                };
+                list.insert(reader, waker);
             }
             return Taken::Nothing;
         }
@@ -164,6 +176,9 @@ impl MemoryQueue {
         let mut ready = self.ready.lock();
         ready.deleted = true;
         let entries = std::mem::take(&mut ready.entries);
+        for (_, waker) in ready.full.0.drain(..) {
+            waker.wake();
+        }
         Ready::wake(ready);
         entries.len() as u64
     }
@@ -174,37 +189,39 @@ impl MemoryQueue {
 
     pub(crate) fn remove_consumer(&self, reader: u64) {
         self.consumers.fetch_sub(1, Ordering::Relaxed);
-        self.ready
-            .lock()
-            .waiting
-            .retain(|(waiting, _)| *waiting != reader);
+        let mut ready = self.ready.lock();
+        ready.waiting.remove(reader);
+        ready.full.remove(reader);
+    }
+}
+
+impl Waiting {
+    fn insert(&mut self, reader: u64, waker: &Waker) {
+        match self.0.iter_mut().find(|(waiting, _)| *waiting == reader) {
+            Some((_, registered)) => registered.clone_from(waker),
+            None => self.0.push((reader, waker.clone())),
+        }
+    }
+
+    fn remove(&mut self, reader: u64) {
+        self.0.retain(|(waiting, _)| *waiting != reader);
     }
 }
 
 impl Ready {
-    fn wait(&mut self, reader: u64, waker: &Waker) {
-        match self
-            .waiting
-            .iter_mut()
-            .find(|(waiting, _)| *waiting == reader)
-        {
-            Some((_, registered)) => registered.clone_from(waker),
-            None => self.waiting.push((reader, waker.clone())),
-        }
-    }
-
-    /// Unlocks the queue and wakes who waits, in this order where one waits: it would meet the lock at once.
+    /// Wakes who waits for a message. Where one waits, the queue is unlocked first: it would meet the lock at
+    /// once.
     #[inline]
     fn wake(mut ready: MutexGuard<'_, Self>) {
-        if ready.waiting.len() <= 1 {
-            let waiting = ready.waiting.pop();
+        if ready.waiting.0.len() <= 1 {
+            let waiting = ready.waiting.0.pop();
             drop(ready);
             if let Some((_, waker)) = waiting {
                 waker.wake();
             }
             return;
         }
-        for (_, waker) in ready.waiting.drain(..) {
+        for (_, waker) in ready.waiting.0.drain(..) {
             waker.wake();
         }
     }

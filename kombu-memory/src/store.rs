@@ -108,10 +108,12 @@ impl QueueStore for MemoryStore {
 
     async fn open_reader(&self, queue: &Arc<MemoryQueue>) -> Result<MemoryReader> {
         static READERS: AtomicU64 = AtomicU64::new(0);
-        queue.add_consumer();
+        let number = READERS.fetch_add(1, Ordering::Relaxed);
+        let holding = self.session.open(queue);
+        holding.start_reading(number);
         Ok(MemoryReader {
-            number: READERS.fetch_add(1, Ordering::Relaxed),
-            holding: self.session.open(queue),
+            number,
+            holding,
             scratch: Vec::new(),
         })
     }
@@ -252,6 +254,6 @@ impl Reader for MemoryReader {
 
 impl Drop for MemoryReader {
     fn drop(&mut self) {
-        self.holding.queue().remove_consumer(self.number);
+        self.holding.stop_reading();
     }
 }

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::future::IntoFuture;
 
 use kombu_serializers as serializers;
@@ -19,7 +20,6 @@ use super::{Connection, Registry};
 /// # connection.close().await
 /// # }
 /// ```
-#[derive(Debug)]
 #[must_use = "a builder does nothing until it is awaited"]
 pub struct ConnectionBuilder {
     registry: Registry,
@@ -86,5 +86,21 @@ impl IntoFuture for ConnectionBuilder {
                 .await
                 .map_err(|error| error.during("connect"))
         })
+    }
+}
+
+impl fmt::Debug for ConnectionBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The URL may hold a password, and nobody has parsed it yet.
+        let url = self.url.as_ref().map(|url| match url.split_once("://") {
+            Some((scheme, _)) => format!("{scheme}://…"),
+            None => "…".to_owned(),
+        });
+        f.debug_struct("ConnectionBuilder")
+            .field("registry", &self.registry)
+            .field("url", &url)
+            .field("serializers", &self.serializers)
+            .field("max_message_size", &self.max_message_size)
+            .finish()
     }
 }

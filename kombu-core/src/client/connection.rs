@@ -170,10 +170,17 @@ impl Connection {
     /// differs), [`ErrorKind::AccessRefused`] for reserved names, [`ErrorKind::InvalidName`],
     /// [`ErrorKind::Unsupported`], and for a passive declaration [`ErrorKind::NotFound`].
     pub async fn declare_exchange(&self, exchange: &Exchange) -> Result<()> {
-        self.declare(topology::of_exchange(exchange))
-            .await
-            .map(drop)
-            .map_err(|error| error.during("declare exchange"))
+        let result = if exchange.is_default() {
+            Err(Error::new(
+                ErrorKind::AccessRefused,
+                "the default exchange belongs to the broker and can't be declared; use it as it is",
+            ))
+        } else {
+            self.declare(topology::of_exchange(exchange))
+                .await
+                .map(drop)
+        };
+        result.map_err(|error| error.during("declare exchange"))
     }
 
     /// Declares a queue with its exchanges and bindings, and answers what is in it.

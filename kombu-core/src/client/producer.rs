@@ -72,7 +72,12 @@ impl OpenProducer {
             Some(name) => inner.serializers.by_name(name)?,
             None => inner.serializers.by_name("json")?,
         };
-        self.connection.declare_exchange(&self.exchange).await?;
+        if self.exchange.is_default() {
+            // Always there; but a wrong declaration of it is still one.
+            self.exchange.check()?;
+        } else {
+            self.connection.declare_exchange(&self.exchange).await?;
+        }
         let publisher = inner.driver.open_publisher().await?;
         let mandatory = self
             .mandatory

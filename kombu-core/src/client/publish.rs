@@ -303,7 +303,14 @@ fn check_content(producer: &Inner, content: &Content) -> Result<()> {
             ),
         ));
     }
-    content.routing_key.check_length("routing key")?;
+    for (what, name) in [
+        ("exchange name", &content.exchange),
+        ("routing key", &content.routing_key),
+        ("content_type", &content.content_type),
+        ("content_encoding", &content.content_encoding),
+    ] {
+        name.check_length(what)?;
+    }
     if !content.headers.is_empty() {
         content.headers.check()?;
     }

@@ -156,7 +156,8 @@ impl<S: QueueStore> Shared<S> {
     /// Routes and writes until the route wasn't stale; answers whether a queue has it.
     ///
     /// This is the only such loop: publishes and dead letters both come here. A route without targets is
-    /// written too, so that `write` can compare its version.
+    /// written too, so that `write` can compare its version. Whether the session is open isn't asked here: a
+    /// publish has asked before, and the settle of an ended one is for the store to call lost.
     pub(super) async fn dispatch<F>(
         self: Arc<Self>,
         sender: Sender,
@@ -167,7 +168,6 @@ impl<S: QueueStore> Shared<S> {
         F: Fn(&S, &Route<S::Queue>, &Envelope) -> Op<Result<Answer>> + Send,
     {
         loop {
-            self.check_open()?;
             let route = self.route(sender, &envelope);
             let answer = write(&self.store, &route, &envelope);
             match answer.await? {

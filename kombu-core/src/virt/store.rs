@@ -89,7 +89,8 @@ pub trait Reader: Send + Unpin + 'static {
 
     /// Takes up to `max` messages, in order of position, or registers the task to be woken.
     ///
-    /// `Ready(Ok(()))` means that at least one was taken.
+    /// `Ready(Ok(()))` means that at least one was taken. With a `max` of 0, nothing is taken, and the task needs
+    /// to be woken only when the queue is deleted.
     /// [`ErrorKind::ConsumerCancelled`](crate::ErrorKind::ConsumerCancelled) means that the queue was
     /// deleted; every other error ends the session.
     fn poll_take(

@@ -43,12 +43,13 @@ impl<S: QueueStore> VirtualSubscription<S> {
         }
     }
 
-    /// Asks every queue once, in turn, until the window is used up.
+    /// Asks every queue once, in turn, until the window is used up. If it was used up before, they are asked
+    /// whether they are still there.
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Result<()> {
         let queues = self.readers.len();
         for step in 0..queues {
             let room = self.window.room().min(MAX_BATCH);
-            if room == 0 {
+            if room == 0 && !self.buffer.is_empty() {
                 break;
             }
             let index = (self.start + step) % queues;

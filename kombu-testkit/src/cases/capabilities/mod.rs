@@ -1,0 +1,89 @@
+//! Features that not every transport has. A transport either has one, and then it works, or refuses it before
+//! anything is sent.
+
+use kombu_core::driver::Feature;
+use kombu_core::{Connection, ErrorKind, Exchange, Queue};
+
+use crate::expect::{assert_refused, assert_unsupported};
+
+pub mod auto_delete;
+pub mod custom_kinds;
+pub mod delivery_limits;
+pub mod exclusive;
+pub mod expiry;
+pub mod length_limits;
+pub mod priorities;
+pub mod single_active_consumer;
+
+/// Declares a queue that needs a feature. Whether the case can go on: false where the transport doesn't have it.
+/// Then it has to refuse the queue, to a consumer too, and must not have made it.
+async fn has_queue(connection: &Connection, feature: Feature, queue: &Queue) -> bool {
+    let declared = connection.declare_queue(queue).await;
+    if connection.capabilities().has(feature) {
+        declared.unwrap();
+        return true;
+    }
+    let error = assert_unsupported(declared);
+    let text = error.to_string();
+    for part in [queue.name().as_str(), &feature.to_string()] {
+        assert!(text.contains(part), "`{part}` is missing in: {text}");
+    }
+    assert_unsupported(connection.consumer(queue).await);
+    let info = connection.queue_info(queue.name()).await;
+    assert_refused(info, ErrorKind::NotFound, 404);
+    false
+}
+
+/// The same for an exchange, and its producers.
+async fn has_exchange(connection: &Connection, feature: Feature, exchange: &Exchange) -> bool {
+    let declared = connection.declare_exchange(exchange).await;
+    if connection.capabilities().has(feature) {
+        declared.unwrap();
+        return true;
+    }
+    let error = assert_unsupported(declared);
+    let text = error.to_string();
+    for part in [exchange.name().as_str(), &feature.to_string()] {
+        assert!(text.contains(part), "`{part}` is missing in: {text}");
+    }
+    assert_unsupported(connection.producer(exchange).await);
+    let asking = Exchange::direct(exchange.name()).passive();
+    let found = connection.declare_exchange(&asking).await;
+    assert_refused(found, ErrorKind::NotFound, 404);
+    false
+}
+
+/// Publishes texts to a queue that is there.
+async fn publish<T: Into<String>>(
+    connection: &Connection,
+    queue: &str,
+    texts: impl IntoIterator<Item = T>,
+) {
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key(queue)
+        .await
+        .unwrap();
+    for text in texts {
+        producer.publish_text(text).await.unwrap();
+    }
+}
+
+/// Waits until there is no queue of this name.
+async fn until_gone(connection: &Connection, queue: &str) {
+    // Publishing isn't a use that would keep a queue alive.
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key(queue)
+        .await
+        .unwrap();
+    loop {
+        match producer.publish_text("still there?").await {
+            Ok(_) => tokio::task::yield_now().await,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Unroutable, "{error}");
+                return;
+            }
+        }
+    }
+}
