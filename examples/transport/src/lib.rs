@@ -209,7 +209,11 @@ impl QueueStore for Session {
     async fn open_reader(&self, queue: &u64) -> Result<ShelfReader> {
         self.broker.with(|state| {
             let holder = self.holder(state, *queue)?;
-            state.queue(*queue)?.readers.insert(holder.number, None);
+            let seat = Seat {
+                session: self.number,
+                waker: None,
+            };
+            state.queue(*queue)?.readers.insert(holder.number, seat);
             Ok(ShelfReader {
                 broker: self.broker.clone(),
                 holder,
@@ -290,8 +294,9 @@ impl Reader for ShelfReader {
             };
             // With a full window, `max` is 0, and only the end of the queue is news.
             if max == 0 || queue.ready.is_empty() {
-                let waker = context.waker().clone();
-                queue.readers.insert(holder.number, Some(waker));
+                if let Some(seat) = queue.readers.get_mut(&holder.number) {
+                    seat.waker = Some(context.waker().clone());
+                }
                 return Poll::Pending;
             }
             for _ in 0..max {
@@ -345,8 +350,16 @@ struct ShelfQueue {
     /// By position. A message keeps its position while it is held, so it goes back to where it was.
     ready: BTreeMap<u64, Message>,
     last_position: u64,
-    /// Open readers, with the wakers of those that found nothing.
-    readers: HashMap<u64, Option<Waker>>,
+    /// Open readers, by number.
+    readers: HashMap<u64, Seat>,
+}
+
+/// A reader's place at a queue.
+#[derive(Debug)]
+struct Seat {
+    session: u64,
+    /// Set while the reader has found nothing.
+    waker: Option<Waker>,
 }
 
 #[derive(Debug)]
@@ -449,7 +462,8 @@ impl State {
         let Some(queue) = number.and_then(|number| self.queues.remove(&number)) else {
             return 0;
         };
-        self.doorbells.extend(queue.readers.into_values().flatten());
+        let waiting = queue.readers.into_values().filter_map(|seat| seat.waker);
+        self.doorbells.extend(waiting);
         queue.ready.len() as u64
     }
 
@@ -473,7 +487,10 @@ impl State {
         });
         queue.ready.insert(position, message);
         // All of them: one that is woken may have no room in its window any more.
-        let waiting = queue.readers.values_mut().filter_map(Option::take);
+        let waiting = queue
+            .readers
+            .values_mut()
+            .filter_map(|seat| seat.waker.take());
         self.doorbells.extend(waiting);
     }
 
@@ -552,6 +569,9 @@ impl State {
 
     fn end_session(&mut self, session: u64) {
         self.sessions.remove(&session);
+        for queue in self.queues.values_mut() {
+            queue.readers.retain(|_, seat| seat.session != session);
+        }
         let of_session = |_: &u64, held: &mut Held| held.holder.session == session;
         let ended: Vec<(u64, Held)> = self.held.extract_if(of_session).collect();
         for (_, held) in ended {
