@@ -119,12 +119,19 @@ fn parse(text: &str, extension: &str) -> Result<File> {
         }
     };
     match format {
+        // What these errors quote of the file may hold a password, so no lines of it are shown.
         #[cfg(feature = "yaml")]
-        "yaml" => read(serde_saphyr::from_str(text)),
+        "yaml" => serde_saphyr::from_str(text)
+            .map_err(|problem: serde_saphyr::Error| unreadable(problem.without_snippet())),
         #[cfg(feature = "json")]
-        "json" => read(serde_json::from_str(text)),
+        "json" => serde_json::from_str(text).map_err(unreadable),
         #[cfg(feature = "toml")]
-        "toml" => read(toml::from_str(text)),
+        "toml" => toml::from_str(text).map_err(|mut problem: toml::de::Error| {
+            problem.set_input(None);
+            let before = problem.span().and_then(|span| text.get(..span.start));
+            let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+            unreadable(format_args!("line {line}: {problem}"))
+        }),
         _ => Err(config_error(format!(
             "kombu was built without its cargo feature `{format}`, which reads `{}` files",
             extension.escape_debug()
@@ -132,11 +139,32 @@ fn parse(text: &str, extension: &str) -> Result<File> {
     }
 }
 
-#[cfg(any(feature = "json", feature = "yaml", feature = "toml"))]
-fn read<T: serde::de::DeserializeOwned, E: std::fmt::Display>(
-    parsed: std::result::Result<T, E>,
-) -> Result<T> {
-    parsed.map_err(|problem| config_error(problem.to_string()))
+#[cfg(any(feature = "yaml", feature = "json", feature = "toml"))]
+fn unreadable(problem: impl std::fmt::Display) -> Error {
+    config_error(without_urls(
+        &problem.to_string().trim_end().replace('\n', ", "),
+    ))
+}
+
+/// Leaves nothing of a URL but its scheme: serde quotes values that it doesn't expect.
+#[cfg(any(feature = "yaml", feature = "json", feature = "toml"))]
+fn without_urls(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, url)) = rest.split_once("://") {
+        shown.push_str(before);
+        shown.push_str("://…");
+        // A password may have spaces in it, and quotes with a backslash.
+        let mut escaped = false;
+        let end = url.find(|letter| {
+            let ends = !escaped && matches!(letter, '"' | '`');
+            escaped = !escaped && letter == '\\';
+            ends
+        });
+        rest = &url[end.unwrap_or(url.len())..];
+    }
+    shown.push_str(rest);
+    shown
 }
 
 fn config_error(message: String) -> Error {

@@ -1,4 +1,29 @@
 //! What tests wait for and compare with. Everything here panics with a message that says what was found.
+//!
+//! ```
+//! use kombu::{ErrorKind, Exchange, Queue};
+//! use kombu_testkit::expect::{assert_empty, assert_refused, collect, drain, texts};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> kombu::Result<()> {
+//! let connection = kombu::connect("memory://").await?;
+//! let mut consumer = connection.consumer(&Queue::new("jobs")).prefetch(2).await?;
+//! let producer = connection.producer(Exchange::default()).routing_key("jobs").await?;
+//! for text in ["one", "two", "three"] {
+//!     producer.publish_text(text).await?;
+//! }
+//!
+//! let deliveries = collect(&mut consumer, 2).await;
+//! assert_eq!(texts(&deliveries), ["one", "two"]);
+//! for delivery in deliveries {
+//!     delivery.ack().await?;
+//! }
+//! assert_eq!(texts(&drain(&connection, "jobs").await), ["three"]);
+//! assert_empty(&connection, "jobs").await;
+//! assert_refused(connection.get("nowhere").await, ErrorKind::NotFound, 404);
+//! # Ok(())
+//! # }
+//! ```
 
 use std::fmt::Debug;
 use std::ops::Deref;

@@ -4,11 +4,13 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::time::timeout;
 
 use crate::{Broker, Harness, cases};
 
 /// How long a case may take; a correct transport needs a small part of it.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+const LATE: &str = "after 30 s";
 
 type Behaviour = for<'a> fn(&'a Broker) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
@@ -75,23 +77,25 @@ fn block_on(future: impl Future<Output = ()>) {
 
 /// Runs a behaviour within the deadline, and cleans up whether it passed or not.
 async fn judge(harness: &impl Harness, name: &str, behaviour: impl AsyncFnOnce(&Broker)) {
-    let broker = harness.broker().await;
-    let within_deadline = tokio::time::timeout(DEADLINE, behaviour(&broker));
-    let outcome = AssertUnwindSafe(within_deadline).catch_unwind().await;
-    harness.clean_up(broker).await;
+    let Ok(broker) = timeout(DEADLINE, harness.broker()).await else {
+        panic!("{}: there is no broker for `{name}` {LATE}", harness.name());
+    };
+    let judged = timeout(DEADLINE, behaviour(&broker));
+    let outcome = AssertUnwindSafe(judged).catch_unwind().await;
+    let cleaned_up = timeout(DEADLINE, harness.clean_up(broker)).await;
     match outcome {
         Ok(Ok(())) => {}
-        Ok(Err(_)) => panic!(
-            "{}: `{name}` is not over after {} s",
-            harness.name(),
-            DEADLINE.as_secs()
-        ),
+        Ok(Err(_)) => panic!("{}: `{name}` is not over {LATE}", harness.name()),
         Err(panic) => resume_unwind(panic),
+    }
+    if cleaned_up.is_err() {
+        panic!("{}: `{name}` is not cleaned up {LATE}", harness.name());
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
     use std::sync::Mutex;
 
     use kombu_core::Registry;
@@ -100,6 +104,8 @@ mod tests {
 
     #[derive(Default)]
     struct Recording {
+        has_no_broker: bool,
+        never_cleans_up: bool,
         cleaned_up: Mutex<Vec<String>>,
     }
 
@@ -113,15 +119,26 @@ mod tests {
         }
 
         async fn broker(&self) -> Broker {
+            if self.has_no_broker {
+                pending::<()>().await;
+            }
             Broker::new(self.registry(), "recording://one")
         }
 
         async fn clean_up(&self, broker: Broker) {
+            if self.never_cleans_up {
+                pending::<()>().await;
+            }
             self.cleaned_up
                 .lock()
                 .unwrap()
                 .push(broker.url().to_owned());
         }
+    }
+
+    async fn failure(harness: &Recording, behaviour: impl AsyncFnOnce(&Broker)) -> String {
+        let judged = judge(harness, "case", behaviour);
+        text(AssertUnwindSafe(judged).catch_unwind().await.unwrap_err())
     }
 
     fn text(panic: Box<dyn std::any::Any + Send>) -> String {
@@ -135,24 +152,39 @@ mod tests {
     async fn a_case_that_never_ends_fails_at_the_deadline_and_is_cleaned_up() {
         let harness = Recording::default();
         let begin = tokio::time::Instant::now();
-        let judged = judge(&harness, "hangs", async |_: &Broker| {
-            std::future::pending::<()>().await;
-        });
-        let panic = AssertUnwindSafe(judged).catch_unwind().await.unwrap_err();
-        assert_eq!(text(panic), "recording: `hangs` is not over after 30 s");
-        assert_eq!(begin.elapsed().as_secs(), 30);
+        let failure = failure(&harness, async |_: &Broker| pending().await).await;
+        assert_eq!(failure, "recording: `case` is not over after 30 s");
+        assert_eq!(begin.elapsed(), DEADLINE);
         assert_eq!(*harness.cleaned_up.lock().unwrap(), ["recording://one"]);
     }
 
     #[tokio::test]
     async fn a_case_that_fails_is_cleaned_up_and_fails_with_its_own_message() {
         let harness = Recording::default();
-        let judged = judge(&harness, "fails", async |_: &Broker| {
-            panic!("not this time")
-        });
-        let panic = AssertUnwindSafe(judged).catch_unwind().await.unwrap_err();
-        assert_eq!(text(panic), "not this time");
+        let failure = failure(&harness, async |_: &Broker| panic!("not this time")).await;
+        assert_eq!(failure, "not this time");
         assert_eq!(*harness.cleaned_up.lock().unwrap(), ["recording://one"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_harness_that_hangs_fails_the_case() {
+        let harness = Recording {
+            has_no_broker: true,
+            ..Recording::default()
+        };
+        let failed = failure(&harness, async |_: &Broker| ()).await;
+        assert_eq!(
+            failed,
+            "recording: there is no broker for `case` after 30 s"
+        );
+        let harness = Recording {
+            never_cleans_up: true,
+            ..Recording::default()
+        };
+        let failed = failure(&harness, async |_: &Broker| ()).await;
+        assert_eq!(failed, "recording: `case` is not cleaned up after 30 s");
+        let failed = failure(&harness, async |_: &Broker| panic!("not this time")).await;
+        assert_eq!(failed, "not this time");
     }
 
     #[test]

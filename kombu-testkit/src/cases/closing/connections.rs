@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use kombu_core::{Binding, ErrorKind, Exchange, Queue};
 
 use super::publish;
@@ -152,4 +153,54 @@ pub async fn close_answers_what_was_sent(broker: &Broker) {
     }
     let other = broker.connect().await;
     broker.assert_counts(&other, "jobs", 100, 0).await;
+}
+
+/// Each of them, as done or as refused; none hangs, and what was stored is there.
+pub async fn operations_under_way_at_close_are_answered(broker: &Broker) {
+    let (closing, other) = (broker.connect().await, broker.connect().await);
+    closing.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let producer = closing
+        .producer(Exchange::default())
+        .routing_key("jobs")
+        .await
+        .unwrap();
+    let operations = |number: u32| {
+        let (closing, producer) = (&closing, &producer);
+        async move {
+            let published = producer.publish(&number).await;
+            let counted = closing.queue_info("jobs").await;
+            let taken = closing.get("nowhere").await;
+            (published, counted.map(drop), taken.map(drop))
+        }
+    };
+    let (before, closed, after) = tokio::join!(
+        biased;
+        join_all((0..50).map(operations)),
+        closing.close(),
+        join_all((50..100).map(operations)),
+    );
+    closed.unwrap();
+    let (mut stored, mut unsure) = (0, 0);
+    for (published, counted, taken) in before.into_iter().chain(after) {
+        match published {
+            Ok(published) => stored += usize::from(published.routed),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+                unsure += usize::from(error.may_have_been_stored());
+            }
+        }
+        if let Err(error) = counted {
+            assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+        }
+        let kind = taken.unwrap_err().kind();
+        assert!(
+            matches!(kind, ErrorKind::NotFound | ErrorKind::Closed),
+            "{kind:?}"
+        );
+    }
+    let there = drain(&other, "jobs").await.len();
+    assert!(
+        (stored..=stored + unsure).contains(&there),
+        "{there} of {stored} and {unsure}"
+    );
 }

@@ -122,6 +122,44 @@ pub async fn integers_are_equal_by_value_whatever_their_width(broker: &Broker) {
     assert_matches(broker, binding, messages, &matched).await;
 }
 
+/// Nor does the width of a float; but a float is no integer.
+pub async fn floats_are_equal_by_value_whatever_their_width(broker: &Broker) {
+    let binding = binding().argument("a", 2.0f64);
+    let number = |value: FieldValue| FieldTable::from([("a", value)]);
+    let messages = [
+        ("f32", number(2.0f32.into())),
+        ("f64", number(2.0f64.into())),
+        ("another", number(2.5f64.into())),
+        ("integer", number(2i64.into())),
+    ];
+    assert_matches(broker, binding, messages, &["f32", "f64"]).await;
+}
+
+/// `x-match: all-with-x` and `any-with-x` compare those arguments, too.
+pub async fn arguments_that_start_with_x_are_compared_if_x_match_says_so(broker: &Broker) {
+    let messages = || {
+        [
+            ("both", FieldTable::from([("x-tenant", 7), ("a", 1)])),
+            ("x", FieldTable::from([("x-tenant", 7)])),
+            ("a", FieldTable::from([("a", 1)])),
+            ("none", FieldTable::from([("x-tenant", 8)])),
+        ]
+    };
+    let with = |mode: &str, exchange: &str| {
+        let binding = Binding::from(Exchange::headers(exchange)).argument("x-match", mode);
+        binding.argument("x-tenant", 7).argument("a", 1)
+    };
+    assert_matches(broker, with("all-with-x", "all"), messages(), &["both"]).await;
+    broker
+        .connect()
+        .await
+        .delete_queue("matched")
+        .await
+        .unwrap();
+    let any = with("any-with-x", "any");
+    assert_matches(broker, any, messages(), &["both", "x", "a"]).await;
+}
+
 /// Text isn't a number, whatever it says.
 pub async fn a_value_of_another_type_is_another_value(broker: &Broker) {
     let binding = binding().argument("a", 1);
