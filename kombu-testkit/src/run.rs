@@ -1,6 +1,8 @@
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::pin::Pin;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -11,6 +13,9 @@ use crate::{Broker, Harness, cases};
 /// How long a case may take; a correct transport needs a small part of it.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 const LATE: &str = "after 30 s";
+
+/// Beyond all deadlines that [`judge`] keeps.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 type Behaviour = for<'a> fn(&'a Broker) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
@@ -42,11 +47,13 @@ pub fn all_cases() -> &'static [Case] {
 /// # Panics
 ///
 /// If the case fails, isn't over within [`DEADLINE`], or doesn't exist.
-pub fn run(harness: impl Harness, name: &str) {
+pub fn run(harness: impl Harness + 'static, name: &'static str) {
     let Some(case) = all_cases().iter().find(|case| case.name == name) else {
         panic!("there is no case `{name}`");
     };
-    block_on(judge(&harness, name, case.behaviour));
+    on_a_thread(name, PATIENCE, async move || {
+        judge(&harness, name, case.behaviour).await;
+    });
 }
 
 /// Checks that the brokers of a harness are apart from each other: every case relies on it.
@@ -54,8 +61,8 @@ pub fn run(harness: impl Harness, name: &str) {
 /// # Panics
 ///
 /// If a queue of one broker is there on another one.
-pub fn run_isolation(harness: impl Harness) {
-    block_on(async {
+pub fn run_isolation(harness: impl Harness + 'static) {
+    on_a_thread("isolation", PATIENCE, async move || {
         let other = harness.broker().await;
         judge(&harness, "isolation", async |one: &Broker| {
             cases::share_nothing(one, &other).await;
@@ -65,13 +72,24 @@ pub fn run_isolation(harness: impl Harness) {
     });
 }
 
-fn block_on(future: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    match runtime {
-        Ok(runtime) => runtime.block_on(future),
-        Err(problem) => panic!("no runtime for the case: {problem}"),
+/// Runs a case on a thread of its own: where a transport blocks its thread, no deadline of the runtime's holds.
+fn on_a_thread(name: &'static str, patience: Duration, case: impl AsyncFnOnce() + Send + 'static) {
+    let (running, over) = mpsc::channel::<()>();
+    let thread = thread::spawn(move || {
+        let _running = running;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(case()),
+            Err(problem) => panic!("no runtime for `{name}`: {problem}"),
+        }
+    });
+    if over.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
+        panic!("`{name}` blocks its thread");
+    }
+    if let Err(panic) = thread.join() {
+        resume_unwind(panic);
     }
 }
 
@@ -185,6 +203,16 @@ mod tests {
         assert_eq!(failed, "recording: `case` is not cleaned up after 30 s");
         let failed = failure(&harness, async |_: &Broker| panic!("not this time")).await;
         assert_eq!(failed, "not this time");
+    }
+
+    #[test]
+    #[should_panic(expected = "`blocks` blocks its thread")]
+    fn a_case_that_blocks_its_thread_fails() {
+        let (_release, blocked) = mpsc::channel::<()>();
+        on_a_thread("blocks", Duration::from_millis(20), async move || {
+            // Until the test is over.
+            let _ = blocked.recv();
+        });
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A case gets a broker of its own, opens the connections that it needs, and panics if the broker behaves
 //! otherwise. To add one, write a `pub async fn` that takes a `&Broker`; the build finds it.
 
-use kombu_core::{ErrorKind, Queue};
+use kombu_core::{Connection, ErrorKind, Exchange, Queue};
 
 use crate::Broker;
 use crate::expect::assert_refused;
@@ -29,4 +29,17 @@ pub(crate) async fn share_nothing(one: &Broker, other: &Broker) {
     here.declare_queue(&Queue::new("apart")).await.unwrap();
     let nowhere = there.queue_info("apart").await;
     assert_refused(nowhere, ErrorKind::NotFound, 404);
+}
+
+/// Publishes texts to a queue that is there.
+async fn publish<T: Into<String>>(
+    connection: &Connection,
+    queue: &str,
+    texts: impl IntoIterator<Item = T>,
+) {
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key(queue).await.unwrap();
+    for text in texts {
+        producer.publish_text(text).await.unwrap();
+    }
 }

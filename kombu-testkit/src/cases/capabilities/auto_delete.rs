@@ -3,8 +3,9 @@
 use kombu_core::driver::Feature;
 use kombu_core::{Binding, ErrorKind, Exchange, Queue};
 
-use super::{has_exchange, has_queue, publish, until_gone};
+use super::{has_exchange, has_queue, until_gone};
 use crate::Broker;
+use crate::cases::publish;
 use crate::expect::{assert_refused, collect_one, info};
 
 /// Not with an earlier one.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use kombu_core::driver::Feature;
 use kombu_core::{Connection, ErrorKind, Exchange, FieldValue, Queue};
 
-use super::{has_queue, publish, until_gone};
+use super::{has_queue, until_gone};
 use crate::Broker;
+use crate::cases::publish;
 use crate::expect::{assert_unsupported, collect_one, drain, info};
 
 const SOON: Duration = Duration::from_millis(20);

@@ -3,8 +3,9 @@
 use kombu_core::driver::Feature;
 use kombu_core::{ErrorKind, Exchange, Overflow, Queue};
 
-use super::{has_queue, publish};
+use super::has_queue;
 use crate::Broker;
+use crate::cases::publish;
 use crate::expect::{assert_refused, drain, texts};
 
 /// The oldest ones make room.

@@ -53,22 +53,6 @@ async fn has_exchange(connection: &Connection, feature: Feature, exchange: &Exch
     false
 }
 
-/// Publishes texts to a queue that is there.
-async fn publish<T: Into<String>>(
-    connection: &Connection,
-    queue: &str,
-    texts: impl IntoIterator<Item = T>,
-) {
-    let producer = connection
-        .producer(Exchange::default())
-        .routing_key(queue)
-        .await
-        .unwrap();
-    for text in texts {
-        producer.publish_text(text).await.unwrap();
-    }
-}
-
 /// Waits until there is no queue of this name.
 async fn until_gone(connection: &Connection, queue: &str) {
     // Publishing isn't a use that would keep a queue alive.

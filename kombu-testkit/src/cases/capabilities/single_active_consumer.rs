@@ -3,8 +3,9 @@
 use kombu_core::Queue;
 use kombu_core::driver::Feature;
 
-use super::{has_queue, publish};
+use super::has_queue;
 use crate::Broker;
+use crate::cases::publish;
 use crate::expect::collect_one;
 
 /// The first gets everything; when it goes, the next one does.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use kombu_core::{Binding, ErrorKind, Exchange, Queue};
 
-use super::publish;
 use crate::Broker;
+use crate::cases::publish;
 use crate::expect::{assert_refused, collect, collect_one, drain, info, texts};
 
 /// Whatever is asked of it.

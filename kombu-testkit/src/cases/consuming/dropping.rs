@@ -2,8 +2,9 @@
 
 use kombu_core::Queue;
 
-use super::{consumers, numbers, publish};
+use super::{consumers, numbers};
 use crate::Broker;
+use crate::cases::publish;
 use crate::expect::{collect, collect_one, texts};
 
 /// It comes again, to its place, marked, and not counted as a failure.

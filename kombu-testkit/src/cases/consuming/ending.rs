@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use kombu_core::{ErrorKind, Queue};
 
-use super::{consumers, numbers, publish};
+use super::{consumers, numbers};
 use crate::Broker;
+use crate::cases::publish;
 use crate::expect::{assert_refused, collect, collect_one, drain, texts};
 
 /// The queue stays as it is, for others to consume from.

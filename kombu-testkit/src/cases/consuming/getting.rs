@@ -2,8 +2,9 @@
 
 use kombu_core::{Exchange, Queue};
 
-use super::{consumers, publish};
+use super::consumers;
 use crate::Broker;
+use crate::cases::publish;
 use crate::expect::{drain, texts};
 
 /// In order, and then nothing.

@@ -2,8 +2,9 @@
 
 use kombu_core::{ErrorKind, Queue};
 
-use super::{numbers, publish};
+use super::numbers;
 use crate::Broker;
+use crate::cases::publish;
 use crate::expect::{assert_refused, collect, collect_one};
 
 /// Nothing is unsettled, and nothing comes again.

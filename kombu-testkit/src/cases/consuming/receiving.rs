@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use kombu_core::{Delivery, Exchange, Queue};
 
-use super::{numbers, publish};
+use super::numbers;
 use crate::Broker;
+use crate::cases::publish;
 use crate::expect::{collect, collect_one, texts};
 
 /// What was published first comes first.

@@ -2,8 +2,9 @@
 
 use kombu_core::{ErrorKind, Exchange, Queue};
 
-use super::{numbers, publish};
+use super::numbers;
 use crate::Broker;
+use crate::cases::publish;
 use crate::expect::{assert_refused, collect, collect_one, texts};
 
 /// Each delivery tells where it comes from.

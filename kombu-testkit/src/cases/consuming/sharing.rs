@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use kombu_core::Queue;
 
-use super::{consumers, numbers, publish};
+use super::{consumers, numbers};
 use crate::Broker;
+use crate::cases::publish;
 use crate::expect::{collect, collect_one, texts};
 
 /// Every message comes to one of them.

@@ -1,12 +1,15 @@
 //! A consumer has at most as many unsettled deliveries as its prefetch says, and that can be changed while it runs.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures_util::StreamExt;
 use kombu_core::Queue;
 
-use super::{numbers, publish};
+use super::numbers;
 use crate::Broker;
+use crate::cases::publish;
 use crate::expect::{collect, collect_one, texts};
 
 /// The rest stays in the queue until something is settled.
@@ -98,6 +101,28 @@ pub async fn a_window_grows_while_the_consumer_runs(broker: &Broker) {
     broker.assert_silent(&mut consumer).await;
     first.ack().await.unwrap();
     assert_eq!(collect_one(&mut consumer).await.body(), "c");
+}
+
+/// A task that waits for the consumer is woken when there is more room.
+pub async fn a_window_that_grows_wakes_who_waits(broker: &Broker) {
+    let connection = broker.connect().await;
+    let mut consumer = connection
+        .consumer(&Queue::new("jobs"))
+        .prefetch(1)
+        .await
+        .unwrap();
+    publish(&connection, "jobs", ["a", "b"]).await;
+    let first = collect_one(&mut consumer).await;
+    let mut is_waiting = false;
+    let second = poll_fn(|context| {
+        let next = consumer.poll_next_unpin(context);
+        if next.is_pending() && !std::mem::replace(&mut is_waiting, true) {
+            consumer.set_prefetch(2);
+        }
+        next
+    });
+    assert_eq!(second.await.unwrap().unwrap().body(), "b");
+    drop(first);
 }
 
 /// Lowered from 4 to 1: nothing comes until all but none of the old ones are settled.

@@ -2,8 +2,8 @@
 
 use kombu_core::Queue;
 
-use super::publish;
 use crate::Broker;
+use crate::cases::publish;
 use crate::expect::{collect, collect_one, drain, texts};
 
 /// Neither to this consumer nor to another one.

@@ -6,8 +6,8 @@ use kombu_core::driver::Feature;
 use kombu_core::message::Content;
 use kombu_core::{Binding, Connection, Exchange, FieldTable, FieldValue, Queue, Timestamp};
 
-use super::publish;
 use crate::Broker;
+use crate::cases::publish;
 use crate::expect::{assert_unsupported, collect_one, drain, texts};
 
 /// Declares the queue. Whether the cases can go on: false where dead-lettering is refused, as it then has to be.

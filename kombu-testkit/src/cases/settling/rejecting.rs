@@ -2,8 +2,8 @@
 
 use kombu_core::Queue;
 
-use super::publish;
 use crate::Broker;
+use crate::cases::publish;
 use crate::expect::{collect_one, drain};
 
 /// It doesn't come again, here or elsewhere.

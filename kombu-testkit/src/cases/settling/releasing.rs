@@ -2,8 +2,8 @@
 
 use kombu_core::Queue;
 
-use super::publish;
 use crate::Broker;
+use crate::cases::publish;
 use crate::expect::{collect, collect_one, drain, texts};
 
 /// In front of what came behind it, and marked.
@@ -54,6 +54,23 @@ pub async fn released_messages_return_to_their_positions(broker: &Broker) {
         texts(&drain(&connection, "jobs").await),
         ["1", "3", "4", "5", "6"]
     );
+}
+
+/// A consumer that already waits is woken.
+pub async fn a_released_message_comes_to_a_consumer_that_waits(broker: &Broker) {
+    let connection = broker.connect().await;
+    let mut first = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    publish(&connection, "jobs", ["work"]).await;
+    let delivery = collect_one(&mut first).await;
+    first.cancel().await.unwrap();
+    let mut second = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let waiting = tokio::spawn(async move { collect_one(&mut second).await });
+    // The task runs, and finds nothing.
+    tokio::task::yield_now().await;
+    delivery.release().await.unwrap();
+    let again = waiting.await.unwrap();
+    assert!(again.redelivered());
+    again.ack().await.unwrap();
 }
 
 /// Not our turn isn't a failure.
