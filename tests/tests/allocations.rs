@@ -1,5 +1,7 @@
 //! How often the hot paths allocate, in the steady state, on `memory://`.
 
+#![allow(clippy::unwrap_used)]
+
 use std::alloc::System;
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};

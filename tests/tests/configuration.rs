@@ -1,5 +1,7 @@
 //! Connections, exchanges and queues from files in three formats, and from the environment.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,5 +1,7 @@
 //! What is refused before a broker is asked, with an error that names the thing and the way out, and no secrets.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 
 use kombu::memory::Memory;
