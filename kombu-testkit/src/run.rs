@@ -6,7 +6,6 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::time::timeout;
 
 use crate::{Broker, Harness, cases};
 
@@ -95,26 +94,37 @@ fn on_a_thread(name: &'static str, patience: Duration, case: impl AsyncFnOnce() 
 
 /// Runs a behaviour within the deadline, and cleans up whether it passed or not.
 async fn judge(harness: &impl Harness, name: &str, behaviour: impl AsyncFnOnce(&Broker)) {
-    let Ok(broker) = timeout(DEADLINE, harness.broker()).await else {
+    let Some(broker) = within_deadline(harness.broker()).await else {
         panic!("{}: there is no broker for `{name}` {LATE}", harness.name());
     };
-    let judged = timeout(DEADLINE, behaviour(&broker));
+    let judged = within_deadline(behaviour(&broker));
     let outcome = AssertUnwindSafe(judged).catch_unwind().await;
-    let cleaned_up = timeout(DEADLINE, harness.clean_up(broker)).await;
+    let cleaned_up = within_deadline(harness.clean_up(broker)).await;
     match outcome {
-        Ok(Ok(())) => {}
-        Ok(Err(_)) => panic!("{}: `{name}` is not over {LATE}", harness.name()),
+        Ok(Some(())) => {}
+        Ok(None) => panic!("{}: `{name}` is not over {LATE}", harness.name()),
         Err(panic) => resume_unwind(panic),
     }
-    if cleaned_up.is_err() {
+    if cleaned_up.is_none() {
         panic!("{}: `{name}` is not cleaned up {LATE}", harness.name());
+    }
+}
+
+async fn within_deadline<T>(future: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        // The clock first: a timeout of tokio polls the future once more when the time is over, and one that
+        // nobody had woken would be ready then.
+        biased;
+        () = tokio::time::sleep(DEADLINE) => None,
+        value = future => Some(value),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::pending;
+    use std::future::{pending, poll_fn};
     use std::sync::Mutex;
+    use std::task::Poll;
 
     use kombu_core::Registry;
 
@@ -174,6 +184,23 @@ mod tests {
         assert_eq!(failure, "recording: `case` is not over after 30 s");
         assert_eq!(begin.elapsed(), DEADLINE);
         assert_eq!(*harness.cleaned_up.lock().unwrap(), ["recording://one"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_case_that_nobody_wakes_fails() {
+        let mut polls = 0;
+        let harness = Recording::default();
+        let failure = failure(&harness, async |_: &Broker| {
+            poll_fn(|_| {
+                polls += 1;
+                match polls {
+                    1 => Poll::Pending,
+                    _ => Poll::Ready(()),
+                }
+            })
+            .await;
+        });
+        assert_eq!(failure.await, "recording: `case` is not over after 30 s");
     }
 
     #[tokio::test]
