@@ -54,9 +54,9 @@ pub use kombu_core::driver::QueueInfo;
 pub use kombu_core::field::{FieldTable, FieldValue, Timestamp};
 pub use kombu_core::message::Content;
 pub use kombu_core::{
-    Acker, Body, Connection, ConnectionBuilder, Consumer, Delivery, Error, ErrorKind, Message,
-    Name, OpenConsumer, OpenProducer, Producer, Publish, Published, Publishing, QueueDeletion,
-    Queues, Receipt, Registry, Result, Sending, Settling,
+    Acker, Body, Connection, ConnectionBuilder, Consumer, Deadlines, Delivery, Error, ErrorKind,
+    Event, Events, Health, Message, Name, OpenConsumer, OpenProducer, Producer, Publish, Published,
+    Publishing, QueueDeletion, Queues, Receipt, Registry, Result, RetryPolicy, Sending, Settling,
 };
 pub use kombu_core::{declare, driver, field, serializers, virt};
 #[cfg(feature = "memory")]

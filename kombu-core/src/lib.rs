@@ -14,6 +14,7 @@ pub mod message;
 pub mod virt;
 
 mod client;
+mod engine;
 mod error;
 mod name;
 mod options;
@@ -27,6 +28,7 @@ pub use declare::{
     Binding, DeclareMode, DeliveryMode, Difference, Exchange, ExchangeKind, Overflow, Queue,
     QueueType,
 };
+pub use engine::{Deadlines, Event, Events, Health, RetryPolicy};
 pub use error::{Error, ErrorKind, Result};
 pub use field::{FieldTable, FieldValue, Timestamp};
 pub use kombu_serializers as serializers;

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use kombu_core::driver::{Capabilities, Op, QueueInfo, RawDelivery};
+use kombu_core::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
 use kombu_core::virt::{Answer, Applied, Batch, Change, Finish, QueueStore, Reader, Table};
 use kombu_core::{Error, ErrorKind, Name, Result};
@@ -152,6 +152,11 @@ impl QueueStore for MemoryStore {
 
     async fn purge(&self, queue: &Arc<MemoryQueue>) -> Result<u64> {
         Ok(queue.purge())
+    }
+
+    fn closed(&self) -> BoxFuture<'static, Error> {
+        // Nothing lies between this process and itself.
+        Box::pin(std::future::pending())
     }
 
     async fn close(&self) -> Result<()> {

@@ -1,9 +1,11 @@
 use std::fmt;
 use std::future::IntoFuture;
+use std::sync::Arc;
 
 use kombu_serializers as serializers;
 
-use crate::driver::BoxFuture;
+use crate::driver::{self, BoxFuture, Layer, Target, Transport};
+use crate::engine::{self, Attempt, Deadlines, RetryPolicy};
 use crate::error::{Error, ErrorKind, Result};
 
 use super::{Connection, Registry};
@@ -23,7 +25,11 @@ use super::{Connection, Registry};
 #[must_use = "a builder does nothing until it is awaited"]
 pub struct ConnectionBuilder {
     registry: Registry,
-    url: Option<String>,
+    urls: Vec<String>,
+    shuffle: bool,
+    retry: RetryPolicy,
+    deadlines: Deadlines,
+    layers: Vec<Arc<dyn Layer>>,
     serializers: serializers::Registry,
     max_message_size: Option<usize>,
 }
@@ -32,15 +38,44 @@ impl ConnectionBuilder {
     pub(super) fn new(registry: Registry) -> Self {
         ConnectionBuilder {
             registry,
-            url: None,
+            urls: Vec::new(),
+            shuffle: false,
+            retry: RetryPolicy::default(),
+            deadlines: Deadlines::default(),
+            layers: Vec::new(),
             serializers: serializers::Registry::default(),
             max_message_size: None,
         }
     }
 
-    /// Where to connect to. Its scheme chooses the transport.
+    /// Where to connect to. Its scheme chooses the transport. Given several times, the next one is tried when
+    /// one fails, in order and round again.
     pub fn url(mut self, url: impl Into<String>) -> Self {
-        self.url = Some(url.into());
+        self.urls.push(url.into());
+        self
+    }
+
+    /// Tries several URLs in an order that differs from program to program.
+    pub fn shuffle_urls(mut self) -> Self {
+        self.shuffle = true;
+        self
+    }
+
+    /// How connecting is tried again.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// How long operations may take.
+    pub fn deadlines(mut self, deadlines: Deadlines) -> Self {
+        self.deadlines = deadlines;
+        self
+    }
+
+    /// Puts a layer around every session; the last one added is the outermost.
+    pub fn layer(mut self, layer: impl Layer) -> Self {
+        self.layers.push(Arc::new(layer));
         self
     }
 
@@ -58,21 +93,59 @@ impl ConnectionBuilder {
     }
 
     async fn connect(self) -> Result<Connection> {
-        let Some(url) = self.url else {
+        if self.urls.is_empty() {
             return Err(Error::new(
                 ErrorKind::Config,
                 "no URL given; set one with `.url(\"memory://\")`",
             ));
+        }
+        let mut places = Vec::with_capacity(self.urls.len());
+        for url in &self.urls {
+            places.push(self.registry.resolve(url)?);
+        }
+        if self.shuffle {
+            fastrand::shuffle(&mut places);
+        }
+        let target = places[0].1.clone();
+        let attempt = Places {
+            places,
+            layers: self.layers,
         };
-        let (transport, target) = self.registry.resolve(&url)?;
-        let driver = transport.connect(&target).await?;
-        tracing::info!(transport = transport.name(), %target, "connected");
+        let (engine, session) = engine::start(attempt, self.retry, self.deadlines).await?;
         Ok(Connection::new(
-            driver,
+            engine,
+            &session,
             target,
             self.serializers,
             self.max_message_size,
         ))
+    }
+}
+
+/// Where to connect to, and what lies around each connection.
+struct Places {
+    places: Vec<(Arc<dyn Transport>, Target)>,
+    layers: Vec<Arc<dyn Layer>>,
+}
+
+impl Attempt for Places {
+    fn places(&self) -> usize {
+        self.places.len()
+    }
+
+    fn connect(&self, place: usize) -> BoxFuture<'_, Result<Arc<dyn driver::Connection>>> {
+        Box::pin(async move {
+            let (transport, target) = &self.places[place];
+            for layer in &self.layers {
+                layer.before_connect().await?;
+            }
+            let mut connection = transport.connect(target).await?;
+            tracing::info!(transport = transport.name(), %target, "connected");
+            for layer in &self.layers {
+                connection = layer.wrap(connection);
+            }
+            Ok(connection)
+        })
     }
 }
 
@@ -90,17 +163,13 @@ impl IntoFuture for ConnectionBuilder {
 }
 
 impl fmt::Debug for ConnectionBuilder {
+    /// Without the URLs, which may hold passwords.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The URL may hold a password, and nobody has parsed it yet.
-        let url = self.url.as_ref().map(|url| match url.split_once("://") {
-            Some((scheme, _)) => format!("{scheme}://…"),
-            None => "…".to_owned(),
-        });
         f.debug_struct("ConnectionBuilder")
             .field("registry", &self.registry)
-            .field("url", &url)
-            .field("serializers", &self.serializers)
-            .field("max_message_size", &self.max_message_size)
-            .finish()
+            .field("urls", &self.urls.len())
+            .field("retry", &self.retry)
+            .field("deadlines", &self.deadlines)
+            .finish_non_exhaustive()
     }
 }

@@ -1,15 +1,19 @@
 use std::fmt;
-use std::future::IntoFuture;
+use std::future::{Future, IntoFuture};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kombu_serializers::{self as serializers, Accept};
+use tokio::time::timeout;
 
 use crate::declare::{Binding, Exchange, Queue};
-use crate::driver::{self, BoxFuture, Capabilities, DeleteQueue, Destination, QueueInfo, Target};
+use crate::driver::{BoxFuture, Capabilities, DeleteQueue, Destination, QueueInfo, Target};
+use crate::engine::{self, Events, Health, Session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 
 use super::delivery::{Link, LinkQueue};
+use super::recorded::Recorded;
 use super::topology::{self, Step};
 use super::{ConnectionBuilder, Delivery, OpenConsumer, OpenProducer, Queues, Registry, check};
 
@@ -26,7 +30,8 @@ pub struct Connection {
 }
 
 pub(super) struct Inner {
-    pub(super) driver: Arc<dyn driver::Connection>,
+    pub(super) engine: Arc<engine::Shared>,
+    recorded: Arc<Recorded>,
     pub(super) serializers: serializers::Registry,
     pub(super) capabilities: Capabilities,
     pub(super) max_message_size: usize,
@@ -40,16 +45,22 @@ impl Connection {
     }
 
     pub(super) fn new(
-        driver: Arc<dyn driver::Connection>,
+        engine: Arc<engine::Shared>,
+        session: &Session,
         target: Target,
         serializers: serializers::Registry,
         max_message_size: Option<usize>,
     ) -> Self {
-        let capabilities = driver.capabilities();
+        let capabilities = session.driver.capabilities();
+        let recorded = Arc::new(Recorded::new(engine.events_sender()));
+        // Before any producer: what they publish to has to be there first.
+        let weak = Arc::downgrade(&recorded);
+        engine.register(weak);
         let limit = max_message_size.unwrap_or(Capabilities::DEFAULT_MAX_MESSAGE_SIZE);
         Connection {
             inner: Arc::new(Inner {
-                driver,
+                engine,
+                recorded,
                 serializers,
                 capabilities,
                 max_message_size: limit.min(capabilities.max_message_size()),
@@ -60,6 +71,69 @@ impl Connection {
 
     pub(super) fn inner(&self) -> &Arc<Inner> {
         &self.inner
+    }
+
+    /// Runs an operation on the present session, and on the next one if that is lost meanwhile, until the
+    /// deadline.
+    pub(super) async fn control<T, F>(
+        &self,
+        operation: &'static str,
+        work: impl Fn(Arc<Session>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let engine = &self.inner.engine;
+        let limit = engine.deadlines.declare;
+        let waits_for_session = AtomicBool::new(true);
+        let attempts = async {
+            let mut session = engine.session().await?;
+            loop {
+                waits_for_session.store(false, Ordering::Relaxed);
+                match work(session.clone()).await {
+                    Err(error) if error.kind() == ErrorKind::ConnectionLost => {
+                        waits_for_session.store(true, Ordering::Relaxed);
+                        session = engine.session_after(&session).await?;
+                    }
+                    answer => return answer,
+                }
+            }
+        };
+        let answer = timeout(limit, attempts).await.unwrap_or_else(|_| {
+            let phase = match waits_for_session.load(Ordering::Relaxed) {
+                true => "waiting for a connection",
+                false => "waiting for the broker's answer",
+            };
+            Err(Error::new(
+                ErrorKind::Timeout,
+                format!("no answer within {limit:?}: {phase}"),
+            ))
+        });
+        answer.map_err(|error| error.during(operation))
+    }
+
+    /// What happens to the connection from now on.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// let connection = kombu::connect("memory://").await?;
+    /// let mut events = connection.events();
+    /// tokio::spawn(async move {
+    ///     while let Some(event) = events.next().await {
+    ///         println!("{event:?}");
+    ///     }
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn events(&self) -> Events {
+        Events::new(self.inner.engine.events())
+    }
+
+    /// How the connection is doing.
+    pub fn health(&self) -> Health {
+        self.inner.engine.health()
     }
 
     /// What this broker can do.
@@ -138,26 +212,26 @@ impl Connection {
     ///
     /// [`ErrorKind::NotFound`] if there is no such queue.
     pub async fn get(&self, queue: impl Into<Name>) -> Result<Option<Delivery>> {
-        let queue = queue.into();
+        let queue = &queue.into();
         let taken = self
-            .inner
-            .driver
-            .get(&queue, false)
-            .await
-            .map_err(|error| error.during("get"))?;
+            .control("get", |session| async move {
+                session.driver.get(queue, false).await
+            })
+            .await?;
         let Some((raw, settler)) = taken else {
             return Ok(None);
         };
         let link = Link {
             settler,
             queues: vec![LinkQueue {
-                name: queue,
+                name: queue.clone(),
                 dead_letters: false,
             }],
             serializers: self.inner.serializers.clone(),
             accept: Accept::all(),
             no_ack: false,
             held: None,
+            _connection: self.clone(),
         };
         Ok(Some(Delivery::new(raw, Arc::new(link))))
     }
@@ -196,7 +270,7 @@ impl Connection {
         match info {
             Ok(Some(info)) => Ok(info),
             // `DeclareMode::Never`: nothing was asked yet.
-            Ok(None) => self.inner.driver.queue_info(queue.name()).await,
+            Ok(None) => self.queue_info(queue.name()).await,
             Err(error) => Err(error),
         }
         .map_err(|error| error.during("declare queue"))
@@ -217,14 +291,26 @@ impl Connection {
                 Step::Bind(_, binding) => binding.check()?,
             }
         }
-        let driver = &self.inner.driver;
         let mut info = None;
-        for step in steps {
-            match step {
-                Step::Exchange(exchange, mode) => driver.declare_exchange(exchange, mode).await?,
-                Step::Queue(queue, mode) => info = Some(driver.declare_queue(queue, mode).await?),
-                Step::Bind(destination, binding) => driver.bind(&destination, binding).await?,
-            }
+        for step in &steps {
+            let declared = self
+                .control("declare", |session| async move {
+                    let driver = &session.driver;
+                    Ok(match step {
+                        Step::Exchange(exchange, mode) => {
+                            driver.declare_exchange(exchange, *mode).await?;
+                            None
+                        }
+                        Step::Queue(queue, mode) => Some(driver.declare_queue(queue, *mode).await?),
+                        Step::Bind(destination, binding) => {
+                            driver.bind(destination, binding).await?;
+                            None
+                        }
+                    })
+                })
+                .await?;
+            self.inner.recorded.add(step);
+            info = declared.or(info);
         }
         Ok(info)
     }
@@ -254,8 +340,15 @@ impl Connection {
                 format!("exchange `{name}` belongs to the broker and can't be deleted"),
             ))
         } else {
-            self.inner.driver.delete_exchange(&name, if_unused).await
+            let name = &name;
+            self.control("delete exchange", |session| async move {
+                session.driver.delete_exchange(name, if_unused).await
+            })
+            .await
         };
+        if result.is_ok() {
+            self.inner.recorded.remove_exchange(&name);
+        }
         result.map_err(|error| error.during("delete exchange"))
     }
 
@@ -275,11 +368,11 @@ impl Connection {
     ///
     /// [`ErrorKind::NotFound`].
     pub async fn purge(&self, queue: impl Into<Name>) -> Result<u64> {
-        self.inner
-            .driver
-            .purge_queue(&queue.into())
-            .await
-            .map_err(|error| error.during("purge"))
+        let queue = &queue.into();
+        self.control("purge", |session| async move {
+            session.driver.purge_queue(queue).await
+        })
+        .await
     }
 
     /// Counts the messages and consumers of a queue.
@@ -288,11 +381,11 @@ impl Connection {
     ///
     /// [`ErrorKind::NotFound`].
     pub async fn queue_info(&self, queue: impl Into<Name>) -> Result<QueueInfo> {
-        self.inner
-            .driver
-            .queue_info(&queue.into())
-            .await
-            .map_err(|error| error.during("queue info"))
+        let queue = &queue.into();
+        self.control("queue info", |session| async move {
+            session.driver.queue_info(queue).await
+        })
+        .await
     }
 
     /// Binds a queue to an exchange while both are there. Consumers of the queue receive through it at once.
@@ -315,14 +408,17 @@ impl Connection {
     }
 
     async fn bind(&self, destination: Destination, binding: &Binding) -> Result<()> {
-        let check = binding
+        binding
             .check()
-            .and_then(|()| check_destination(&destination));
-        match check {
-            Ok(()) => self.inner.driver.bind(&destination, binding).await,
-            Err(error) => Err(error),
-        }
-        .map_err(|error| error.during("bind"))
+            .and_then(|()| check_destination(&destination))
+            .map_err(|error| error.during("bind"))?;
+        let to = &destination;
+        self.control("bind", |session| async move {
+            session.driver.bind(to, binding).await
+        })
+        .await?;
+        self.inner.recorded.add(&Step::Bind(destination, binding));
+        Ok(())
     }
 
     /// Removes a binding of a queue. One that is missing counts as removed.
@@ -341,11 +437,13 @@ impl Connection {
     }
 
     async fn unbind(&self, destination: Destination, binding: &Binding) -> Result<()> {
-        self.inner
-            .driver
-            .unbind(&destination, binding)
-            .await
-            .map_err(|error| error.during("unbind"))
+        let from = &destination;
+        self.control("unbind", |session| async move {
+            session.driver.unbind(from, binding).await
+        })
+        .await?;
+        self.inner.recorded.remove_binding(&destination, binding);
+        Ok(())
     }
 
     /// Ends the connection for all of its handles: publishes that are under way are answered, queued settles
@@ -354,11 +452,11 @@ impl Connection {
     /// Consumers end without an error; every later operation fails with [`ErrorKind::Closed`]. A second call does
     /// nothing.
     pub async fn close(&self) -> Result<()> {
-        self.inner
-            .driver
-            .close()
-            .await
-            .map_err(|error| error.during("close"))
+        match self.inner.engine.end() {
+            Some(session) => session.driver.close().await,
+            None => Ok(()),
+        }
+        .map_err(|error| error.during("close"))
     }
 }
 
@@ -418,12 +516,15 @@ impl IntoFuture for QueueDeletion {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            self.connection
-                .inner
-                .driver
-                .delete_queue(&self.name, self.options)
-                .await
-                .map_err(|error| error.during("delete queue"))
+            let (name, options) = (&self.name, self.options);
+            let messages = self
+                .connection
+                .control("delete queue", |session| async move {
+                    session.driver.delete_queue(name, options).await
+                })
+                .await?;
+            self.connection.inner.recorded.remove_queue(name);
+            Ok(messages)
         })
     }
 }

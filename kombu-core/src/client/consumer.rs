@@ -11,6 +11,7 @@ use kombu_serializers::Accept;
 
 use crate::declare::Queue;
 use crate::driver::{BoxFuture, SubscribeOptions, Subscription};
+use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 
@@ -69,14 +70,13 @@ impl OpenConsumer {
     }
 
     async fn open(self) -> Result<Consumer> {
-        let inner = self.connection.inner().clone();
         if self.queues.is_empty() {
             return Err(Error::new(
                 ErrorKind::Config,
                 "a consumer needs at least one queue",
             ));
         }
-        self.accept.check(&inner.serializers)?;
+        self.accept.check(self.connection.serializers())?;
         let queues: Vec<Queue> = self.queues.iter().map(named).collect();
         for queue in &queues {
             self.connection.declare_queue(queue).await?;
@@ -84,32 +84,108 @@ impl OpenConsumer {
         let no_ack = self
             .no_ack
             .unwrap_or_else(|| queues.iter().all(Queue::is_no_ack));
-        let names: Vec<Name> = queues.iter().map(|queue| queue.name().clone()).collect();
         let options = SubscribeOptions::new(self.prefetch).no_ack(no_ack);
-        let subscription = inner.driver.open_subscription(&names, &options).await?;
-        let link_queues = queues
-            .iter()
-            .map(|queue| LinkQueue {
-                name: queue.name().clone(),
-                dead_letters: queue.get_dead_letter_exchange().is_some(),
+        let plan = Arc::new(Plan {
+            names: queues.iter().map(|queue| queue.name().clone()).collect(),
+            dead_letters: queues
+                .iter()
+                .map(|queue| queue.get_dead_letter_exchange().is_some())
+                .collect(),
+            accept: self.accept,
+            connection: self.connection,
+        });
+        let opened = plan.open(options).await?;
+        tracing::debug!(queues = ?plan.names, prefetch = self.prefetch, no_ack, "consumer opened");
+        Ok(Consumer {
+            state: State::Receiving(opened),
+            options,
+            plan,
+        })
+    }
+}
+
+/// What a consumer is opened with, for the first time and after every lost session.
+struct Plan {
+    names: Vec<Name>,
+    dead_letters: Vec<bool>,
+    accept: Accept,
+    connection: Connection,
+}
+
+/// A subscription on one session, and what its deliveries refer to.
+struct Opened {
+    session: Arc<Session>,
+    subscription: Box<dyn Subscription>,
+    link: Arc<Link>,
+}
+
+impl Opened {
+    fn set_window(&self, deliveries: u32) {
+        if let Some(held) = &self.link.held {
+            held.window.store(deliveries, Ordering::Relaxed);
+        }
+        self.subscription.set_window(deliveries);
+    }
+}
+
+impl Plan {
+    async fn open(&self, options: SubscribeOptions) -> Result<Opened> {
+        let (names, wanted) = (&self.names, &options);
+        let (session, subscription) = self
+            .connection
+            .control("subscribe", |session| async move {
+                let subscription = session.driver.open_subscription(names, wanted).await?;
+                Ok((session, subscription))
             })
-            .collect();
-        let held = Held::new(self.prefetch);
+            .await?;
+        Ok(self.opened(session, subscription, options))
+    }
+
+    /// Opens it again on the session that follows, however long that takes to come.
+    async fn open_after(&self, last: Arc<Session>, options: SubscribeOptions) -> Result<Opened> {
+        let engine = &self.connection.inner().engine;
+        let mut session = engine.session_after(&last).await?;
+        loop {
+            let opened = session
+                .driver
+                .open_subscription(&self.names, &options)
+                .await;
+            match opened {
+                Ok(subscription) => return Ok(self.opened(session, subscription, options)),
+                Err(error) if error.kind() == ErrorKind::ConnectionLost => {
+                    session = engine.session_after(&session).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn opened(
+        &self,
+        session: Arc<Session>,
+        subscription: Box<dyn Subscription>,
+        options: SubscribeOptions,
+    ) -> Opened {
+        let queues = self.names.iter().zip(&self.dead_letters);
         let link = Link {
             settler: subscription.settler(),
-            queues: link_queues,
-            serializers: inner.serializers.clone(),
-            accept: self.accept,
-            no_ack,
-            held: Some(held),
+            queues: queues
+                .map(|(name, dead_letters)| LinkQueue {
+                    name: name.clone(),
+                    dead_letters: *dead_letters,
+                })
+                .collect(),
+            serializers: self.connection.serializers().clone(),
+            accept: self.accept.clone(),
+            no_ack: options.no_ack,
+            held: Some(Held::new(options.window)),
+            _connection: self.connection.clone(),
         };
-        tracing::debug!(queues = ?names, prefetch = self.prefetch, no_ack, "consumer opened");
-        Ok(Consumer {
-            subscription: Some(subscription),
+        Opened {
+            session,
+            subscription,
             link: Arc::new(link),
-            queues: names,
-            _connection: self.connection,
-        })
+        }
     }
 }
 
@@ -139,16 +215,22 @@ impl IntoFuture for OpenConsumer {
 /// What was fetched and not received goes back to its original position. Deliveries that were received can
 /// still be settled.
 pub struct Consumer {
-    subscription: Option<Box<dyn Subscription>>,
-    link: Arc<Link>,
-    queues: Vec<Name>,
-    _connection: Connection,
+    state: State,
+    options: SubscribeOptions,
+    plan: Arc<Plan>,
+}
+
+enum State {
+    Receiving(Opened),
+    /// The session was lost; resolves on the next one.
+    Reopening(BoxFuture<'static, Result<Opened>>),
+    Ended,
 }
 
 impl Consumer {
     /// The queues, in the order in which they were given; those without a name have the one that they got.
     pub fn queues(&self) -> &[Name] {
-        &self.queues
+        &self.plan.names
     }
 
     /// The next delivery, an error that ended the consumer, or `None` once it has ended.
@@ -181,70 +263,104 @@ impl Consumer {
 
     /// Changes how many deliveries may be unsettled at once. A smaller window takes effect as deliveries are
     /// settled; 0 means no limit.
-    pub fn set_prefetch(&self, deliveries: u32) {
-        if let Some(held) = &self.link.held {
-            held.window.store(deliveries, Ordering::Relaxed);
-        }
-        if let Some(subscription) = &self.subscription {
-            subscription.set_window(deliveries);
+    pub fn set_prefetch(&mut self, deliveries: u32) {
+        self.options.window = deliveries;
+        // A consumer that is being opened again takes the new window when it is open.
+        if let State::Receiving(opened) = &self.state {
+            opened.set_window(deliveries);
         }
     }
 
     /// Ends the consumer and waits until the broker sends it nothing more. Deliveries that were received can
     /// still be settled.
     pub async fn cancel(mut self) -> Result<()> {
-        self.link.release_held();
-        match self.subscription.take() {
-            Some(subscription) => subscription
-                .cancel()
-                .await
-                .map_err(|error| error.during("cancel consumer")),
-            None => Ok(()),
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Receiving(opened) => {
+                opened.link.release_held();
+                opened
+                    .subscription
+                    .cancel()
+                    .await
+                    .map_err(|error| error.during("cancel consumer"))
+            }
+            State::Reopening(_) | State::Ended => Ok(()),
         }
     }
 
     #[inline]
     fn poll_delivery(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Delivery>>> {
-        let Some(subscription) = &mut self.subscription else {
-            return Poll::Ready(None);
-        };
         // A busy queue never makes the consumer wait: without the budget it would starve its worker.
         let Poll::Ready(budget) = tokio::task::coop::poll_proceed(context) else {
             return Poll::Pending;
         };
-        match Pin::new(subscription).poll_next(context) {
-            Poll::Ready(Some(Ok(raw))) => {
-                budget.made_progress();
-                let delivery = Delivery::new(raw, self.link.clone());
-                tracing::debug!(?delivery, "received");
-                Poll::Ready(Some(Ok(delivery)))
-            }
-            Poll::Ready(Some(Err(error))) => self.end(Some(error)),
-            Poll::Ready(None) => self.end(None),
-            Poll::Pending => {
-                let Some(held) = &self.link.held else {
-                    return Poll::Pending;
-                };
-                held.task.register(context.waker());
-                match held.fills_window() {
-                    None => Poll::Pending,
-                    Some(held) => self.end(Some(Error::new(
+        loop {
+            let opened = match &mut self.state {
+                State::Receiving(opened) => opened,
+                State::Ended => return Poll::Ready(None),
+                State::Reopening(reopening) => match reopening.as_mut().poll(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(opened)) => {
+                        // It may have been changed meanwhile.
+                        opened.set_window(self.options.window);
+                        self.state = State::Receiving(opened);
+                        continue;
+                    }
+                    Poll::Ready(Err(error)) => return self.end(error),
+                },
+            };
+            match Pin::new(&mut opened.subscription).poll_next(context) {
+                Poll::Ready(Some(Ok(raw))) => {
+                    budget.made_progress();
+                    let delivery = Delivery::new(raw, opened.link.clone());
+                    tracing::debug!(?delivery, "received");
+                    return Poll::Ready(Some(Ok(delivery)));
+                }
+                Poll::Ready(Some(Err(error))) if error.kind() != ErrorKind::ConnectionLost => {
+                    return self.end(error);
+                }
+                Poll::Ready(_) => self.reopen(),
+                Poll::Pending => {
+                    let Some(held) = &opened.link.held else {
+                        return Poll::Pending;
+                    };
+                    held.task.register(context.waker());
+                    let Some(held) = held.fills_window() else {
+                        return Poll::Pending;
+                    };
+                    return self.end(Error::new(
                         ErrorKind::Undecodable,
                         format!(
                             "{held} deliveries that can't be decoded fill the window; give the queue a \
                              dead-letter exchange, settle them, or read them with another consumer"
                         ),
-                    ))),
+                    ));
                 }
             }
         }
     }
 
+    /// The session is over: the next one continues, if there is to be one.
     #[cold]
-    fn end(&mut self, error: Option<Error>) -> Poll<Option<Result<Delivery>>> {
-        self.link.release_held();
-        self.subscription = None;
-        Poll::Ready(error.map(|error| Err(error.during("consume"))))
+    fn reopen(&mut self) {
+        let State::Receiving(opened) = std::mem::replace(&mut self.state, State::Ended) else {
+            return;
+        };
+        let (plan, options) = (self.plan.clone(), self.options);
+        self.state = State::Reopening(Box::pin(async move {
+            plan.open_after(opened.session, options).await
+        }));
+    }
+
+    #[cold]
+    fn end(&mut self, error: Error) -> Poll<Option<Result<Delivery>>> {
+        if let State::Receiving(opened) = std::mem::replace(&mut self.state, State::Ended) {
+            opened.link.release_held();
+        }
+        // Closed by this program: that is an end and not an error.
+        if error.kind() == ErrorKind::Closed {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(Some(Err(error.during("consume"))))
     }
 }
 
@@ -261,15 +377,17 @@ impl Stream for Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        self.link.release_held();
+        if let State::Receiving(opened) = &self.state {
+            opened.link.release_held();
+        }
     }
 }
 
 impl fmt::Debug for Consumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consumer")
-            .field("queues", &self.queues)
-            .field("ended", &self.subscription.is_none())
+            .field("queues", &self.plan.names)
+            .field("ended", &matches!(self.state, State::Ended))
             .finish()
     }
 }

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Content, Envelope};
 use crate::name::Name;
 
-use super::Settling;
+use super::{Connection, Settling};
 
 /// What the deliveries of one consumer have in common; one reference count for each of them.
 pub(super) struct Link {
@@ -27,6 +27,8 @@ pub(super) struct Link {
     /// The consumer's window, and the undecodable deliveries that it holds until it closes. `None` for a
     /// single get: nothing would close there, so what can't be decoded is released.
     pub(super) held: Option<Held>,
+    /// Keeps the session: what was delivered can be settled while somebody holds it.
+    pub(super) _connection: Connection,
 }
 
 pub(super) struct LinkQueue {

@@ -8,9 +8,11 @@ mod delivery;
 mod producer;
 mod publish;
 mod queues;
+mod recorded;
 mod registry;
 mod settling;
 mod topology;
+mod unconfirmed;
 
 pub use builder::ConnectionBuilder;
 pub use connection::{Connection, QueueDeletion};

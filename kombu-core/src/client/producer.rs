@@ -1,20 +1,23 @@
 use std::fmt;
 use std::future::IntoFuture;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use kombu_serializers::Codec;
 use serde::Serialize;
 
 use crate::declare::{DeliveryMode, Exchange, ExchangeKind};
-use crate::driver::{BoxFuture, Confirmation, Publisher};
+use crate::driver::BoxFuture;
+use crate::engine::{Restore, Session};
 use crate::error::{Error, ErrorKind, Result};
-use crate::message::{Envelope, PublishId};
+use crate::message::PublishId;
 use crate::name::Name;
 
 use super::Connection;
-use super::publish::{Body, Publish, Published, Raw, Text, Value, published};
+use super::publish::{Body, Publish, Published, Publishing, Raw, Text, Value};
+use super::unconfirmed::Outbox;
 
 /// A producer to be: awaiting it declares its exchange and opens it.
 #[derive(Debug)]
@@ -78,26 +81,35 @@ impl OpenProducer {
         } else {
             self.connection.declare_exchange(&self.exchange).await?;
         }
-        let publisher = inner.driver.open_publisher().await?;
+        let (session, publisher) = self
+            .connection
+            .control("open producer", |session| async move {
+                let publisher = session.driver.open_publisher().await?;
+                Ok((session, publisher))
+            })
+            .await?;
         let mandatory = self
             .mandatory
             .unwrap_or_else(|| is_mandatory_by_default(&self.exchange));
-        Ok(Producer {
-            inner: Arc::new(Inner {
-                publisher,
-                codec,
-                exchange: self.exchange.name().clone(),
-                routing_key: self.routing_key,
-                delivery_mode: self
-                    .delivery_mode
-                    .unwrap_or_else(|| self.exchange.get_delivery_mode()),
-                mandatory,
-                id: fastrand::u64(..),
-                sequence: AtomicU64::new(0),
-                closed: AtomicBool::new(false),
-                connection: self.connection,
-            }),
-        })
+        let inner = Arc::new(Inner {
+            outbox: Outbox::new(publisher),
+            codec,
+            exchange: self.exchange.name().clone(),
+            routing_key: self.routing_key,
+            delivery_mode: self
+                .delivery_mode
+                .unwrap_or_else(|| self.exchange.get_delivery_mode()),
+            mandatory,
+            id: fastrand::u64(..),
+            sequence: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            connection: self.connection,
+        });
+        let restore: Weak<Inner> = Arc::downgrade(&inner);
+        inner.connection.inner().engine.register(restore);
+        // A session that began in between did not know of this producer yet.
+        inner.catch_up(&session).await?;
+        Ok(Producer { inner })
     }
 }
 
@@ -132,7 +144,7 @@ pub struct Producer {
 }
 
 pub(super) struct Inner {
-    pub(super) publisher: Arc<dyn Publisher>,
+    pub(super) outbox: Outbox,
     pub(super) codec: Codec,
     pub(super) exchange: Name,
     pub(super) routing_key: Name,
@@ -152,6 +164,21 @@ impl Inner {
         }
     }
 
+    /// Moves on to the present session if that isn't the one that the publisher is of.
+    async fn catch_up(&self, opened_on: &Arc<Session>) -> Result<()> {
+        let engine = &self.connection.inner().engine;
+        match engine.session_now() {
+            Some(now) if !Arc::ptr_eq(&now, opened_on) => self.restore(&now).await,
+            // If there is none now, the next one will restore this producer.
+            _ => Ok(()),
+        }
+    }
+
+    /// How long a publish may take.
+    pub(super) fn deadline(&self) -> Duration {
+        self.connection.inner().engine.deadlines.publish
+    }
+
     pub(super) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::new(
@@ -163,6 +190,21 @@ impl Inner {
             ));
         }
         Ok(())
+    }
+}
+
+impl Restore for Inner {
+    fn restore<'a>(&'a self, session: &'a Arc<Session>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let publisher = session.driver.open_publisher().await?;
+            self.outbox.begin(publisher);
+            Ok(())
+        })
+    }
+
+    fn end(&self) {
+        let engine = &self.connection.inner().engine;
+        self.outbox.end(|| engine.end_reason());
     }
 }
 
@@ -239,27 +281,13 @@ impl Producer {
         &self,
         items: impl IntoIterator<Item = Publish<'a, B>>,
     ) -> Vec<Result<Published>> {
-        // Failed ones are left out of the batch, and their errors put back into their places.
-        let prepared: Vec<Result<Envelope>> = items.into_iter().map(Publish::prepare).collect();
-        let sent: Vec<Envelope> = prepared
-            .iter()
-            .filter_map(|item| item.as_ref().ok().cloned())
-            .collect();
-        let mut answers = self.inner.publisher.publish_batch(&sent).await.into_iter();
-        let answer = |envelope: &Envelope, answer: Option<Result<Confirmation>>| match answer {
-            Some(answer) => published(answer, envelope),
-            None => Err(Error::new(
-                ErrorKind::Protocol,
-                "the driver answered for fewer messages than it was given",
-            )),
-        };
-        prepared
-            .into_iter()
-            .map(|item| {
-                item.and_then(|envelope| answer(&envelope, answers.next()))
-                    .map_err(|error| error.during("publish"))
-            })
-            .collect()
+        // All are under way before the first answer is waited for.
+        let publishing: Vec<Publishing> = items.into_iter().map(Publish::into_future).collect();
+        let mut results = Vec::with_capacity(publishing.len());
+        for publishing in publishing {
+            results.push(publishing.await);
+        }
+        results
     }
 
     /// Closes the producer for all of its handles; the connection stays open. Publishes that come later fail

@@ -1,15 +1,17 @@
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use kombu_serializers::Codec;
 use serde::Serialize;
+use tokio::time::{Sleep, timeout};
 
 use crate::declare::{DeliveryMode, Exchange};
-use crate::driver::{Confirm, Confirmation, Feature, Op};
+use crate::driver::{BoxFuture, Confirmation, Feature};
 use crate::error::{Error, ErrorKind, Result};
 use crate::field::{FieldValue, Timestamp};
 use crate::message::{Content, Envelope};
@@ -17,6 +19,7 @@ use crate::name::Name;
 
 use super::check;
 use super::producer::{Inner, is_mandatory_by_default};
+use super::unconfirmed::{Entry, Handed};
 
 mod body {
     use super::*;
@@ -94,7 +97,7 @@ impl Body for Text {
 /// back; only the answer is lost.
 #[must_use = "nothing is published until this is awaited, or sent with `.send().await`"]
 pub struct Publish<'a, B> {
-    producer: &'a Inner,
+    producer: &'a Arc<Inner>,
     body: B,
     content: Content,
     codec: Option<Codec>,
@@ -113,7 +116,7 @@ macro_rules! text_setters {
 
 impl<'a, B: Body> Publish<'a, B> {
     #[inline]
-    pub(super) fn new(producer: &'a Inner, body: B) -> Self {
+    pub(super) fn new(producer: &'a Arc<Inner>, body: B) -> Self {
         let mut content = Content::new(
             producer.exchange.clone(),
             producer.routing_key.clone(),
@@ -263,7 +266,7 @@ impl<'a, B: Body> Publish<'a, B> {
 
     /// Encodes and checks: everything that can fail before the wire does so here.
     #[inline]
-    pub(super) fn prepare(self) -> Result<Envelope> {
+    fn prepare(self) -> Result<Envelope> {
         let Publish {
             producer,
             body,
@@ -345,16 +348,30 @@ impl<'a, B: Body> IntoFuture for Publish<'a, B> {
     #[inline]
     fn into_future(self) -> Publishing {
         let producer = self.producer;
-        match self.prepare() {
-            Ok(envelope) => Publishing {
-                stage: Stage::Sending(producer.publisher.publish(&envelope)),
-                envelope: Some(envelope),
-            },
-            Err(error) => Publishing {
-                stage: Stage::Failed(Some(error)),
-                envelope: None,
-            },
-        }
+        let stage = match self.prepare() {
+            Err(error) => Stage::Failed(Some(error)),
+            Ok(envelope) if producer.outbox.has_room() => hand_over(producer, envelope),
+            Ok(envelope) => Stage::held_back(producer.clone(), envelope),
+        };
+        Publishing { stage }
+    }
+}
+
+/// Gives the message to the driver, or to the list of those that wait for one.
+#[inline]
+fn hand_over(producer: &Arc<Inner>, envelope: Envelope) -> Stage {
+    let engine = &producer.connection.inner().engine;
+    let handed = producer.outbox.hand_over(&envelope, || {
+        engine.has_ended().then(|| engine.end_reason())
+    });
+    match handed {
+        Handed::Answered(answer) => Stage::Answered(Some(answer), envelope),
+        Handed::Tracked(entry) => Stage::Tracked(Box::new(Tracked {
+            producer: producer.clone(),
+            envelope,
+            entry,
+            deadline: None,
+        })),
     }
 }
 
@@ -380,44 +397,112 @@ pub struct Published {
 #[must_use = "only awaiting tells whether the broker has the message"]
 pub struct Publishing {
     stage: Stage,
-    envelope: Option<Envelope>,
 }
 
 enum Stage {
+    /// It never came to the driver.
     Failed(Option<Error>),
-    Sending(Op<Result<Confirm>>),
-    Confirming(Confirm),
+    /// The driver answered at once, as one within the process does.
+    Answered(Option<Result<Confirmation>>, Envelope),
+    /// Too many are unconfirmed; resolves when this one had its turn.
+    HeldBack(BoxFuture<'static, Stage>),
+    /// The driver has it, or the next session will.
+    Tracked(Box<Tracked>),
+}
+
+/// A publish that wasn't answered at once.
+struct Tracked {
+    producer: Arc<Inner>,
+    envelope: Envelope,
+    entry: Arc<Entry>,
+    /// Made when there is something to wait for.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stage {
+    #[cold]
+    fn held_back(producer: Arc<Inner>, envelope: Envelope) -> Self {
+        Stage::HeldBack(Box::pin(async move {
+            let limit = producer.deadline();
+            match timeout(limit, producer.outbox.room()).await {
+                Ok(()) => hand_over(&producer, envelope),
+                Err(_) => Stage::Failed(Some(Error::new(
+                    ErrorKind::Backpressure,
+                    format!(
+                        "no room within {limit:?}: the broker hasn't confirmed what was published before; \
+                         publish less at once, or look at what blocks the broker"
+                    ),
+                ))),
+            }
+        }))
+    }
+}
+
+impl Tracked {
+    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<Error> {
+        let limit = self.producer.deadline();
+        let deadline = self
+            .deadline
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        if deadline.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        let (phase, maybe_stored) = self.entry.phase();
+        self.producer.outbox.forget(&self.entry);
+        let error = Error::new(
+            ErrorKind::Timeout,
+            format!("no answer within {limit:?}: {phase}"),
+        );
+        Poll::Ready(if maybe_stored {
+            error.with_maybe_stored()
+        } else {
+            error
+        })
+    }
 }
 
 impl Publishing {
     /// Ready once the driver has the message, or has refused it.
     #[inline]
     fn poll_sent(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
-        match &mut self.stage {
-            Stage::Failed(error) => match error.take() {
-                Some(error) => Poll::Ready(Err(error)),
-                None => Poll::Pending,
-            },
-            Stage::Confirming(_) => Poll::Ready(Ok(())),
-            Stage::Sending(op) => match Pin::new(op).poll(context) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Ok(confirm)) => {
-                    self.stage = Stage::Confirming(confirm);
-                    Poll::Ready(Ok(()))
+        loop {
+            match &mut self.stage {
+                Stage::Failed(error) => {
+                    return match error.take() {
+                        Some(error) => Poll::Ready(Err(error)),
+                        None => Poll::Pending,
+                    };
                 }
-                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            },
+                Stage::Answered(..) => return Poll::Ready(Ok(())),
+                Stage::HeldBack(turn) => match turn.as_mut().poll(context) {
+                    Poll::Ready(stage) => self.stage = stage,
+                    Poll::Pending => return Poll::Pending,
+                },
+                Stage::Tracked(tracked) => {
+                    if tracked.entry.poll_sent(context).is_ready() {
+                        return Poll::Ready(Ok(()));
+                    }
+                    return tracked.poll_deadline(context).map(Err);
+                }
+            }
         }
     }
 
     #[inline]
     fn poll_confirmed(&mut self, context: &mut Context<'_>) -> Poll<Result<Published>> {
-        let Stage::Confirming(confirm) = &mut self.stage else {
-            return Poll::Pending;
-        };
-        match (Pin::new(confirm).poll(context), &self.envelope) {
-            (Poll::Ready(answer), Some(envelope)) => Poll::Ready(published(answer, envelope)),
-            _ => Poll::Pending,
+        match &mut self.stage {
+            Stage::Answered(answer, envelope) => match answer.take() {
+                Some(answer) => Poll::Ready(published(answer, envelope, false)),
+                None => Poll::Pending,
+            },
+            Stage::Tracked(tracked) => match tracked.entry.poll_answer(context) {
+                Poll::Ready(answer) => {
+                    let resent = tracked.entry.was_resent();
+                    Poll::Ready(published(answer, &tracked.envelope, resent))
+                }
+                Poll::Pending => tracked.poll_deadline(context).map(Err),
+            },
+            Stage::Failed(_) | Stage::HeldBack(_) => Poll::Pending,
         }
     }
 }
@@ -462,10 +547,7 @@ impl Future for Sending {
         };
         budget.made_progress();
         let stage = std::mem::replace(&mut this.stage, Stage::Failed(None));
-        let receipt = Receipt(Publishing {
-            stage,
-            envelope: this.envelope.take(),
-        });
+        let receipt = Receipt(Publishing { stage });
         Poll::Ready(
             sent.map(|()| receipt)
                 .map_err(|error| error.during("publish")),
@@ -503,7 +585,7 @@ opaque_debug!(Publishing Sending Receipt);
 
 /// Turns the driver's answer into the user's.
 #[inline]
-pub(super) fn published(answer: Result<Confirmation>, envelope: &Envelope) -> Result<Published> {
+fn published(answer: Result<Confirmation>, envelope: &Envelope, resent: bool) -> Result<Published> {
     match answer? {
         Confirmation::Acked { routed } => Ok(Published {
             message_id: envelope
@@ -511,7 +593,7 @@ pub(super) fn published(answer: Result<Confirmation>, envelope: &Envelope) -> Re
                 .as_ref()
                 .and_then(|rare| rare.message_id.clone()),
             routed,
-            resent: false,
+            resent,
         }),
         Confirmation::Nacked { reason } => Err(Error::new(
             ErrorKind::Nacked,

@@ -3,10 +3,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::name::Name;
 
-use super::{Capabilities, Publisher, RawDelivery, Settle, SubscribeOptions, Subscription};
+use super::{
+    BoxFuture, Capabilities, Publisher, RawDelivery, Settle, SubscribeOptions, Subscription,
+};
 
 /// A queue as the broker sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +118,12 @@ pub trait Connection: Send + Sync {
         queue: &Name,
         no_ack: bool,
     ) -> Result<Option<(RawDelivery, Arc<dyn Settle>)>>;
+
+    /// Resolves when the session has ended, whoever ended it, with the reason.
+    fn closed(&self) -> BoxFuture<'static, Error>;
+
+    /// Asks the broker for a sign of life. It is called every few seconds.
+    async fn ping(&self) -> Result<()>;
 
     /// Ends the session: publishes that are under way are answered, queued settles are flushed, and what
     /// is unsettled goes back to its queues. A second call does nothing.

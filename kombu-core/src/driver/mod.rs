@@ -21,6 +21,7 @@
 
 mod capabilities;
 mod connection;
+mod layer;
 mod op;
 mod publisher;
 mod subscription;
@@ -28,6 +29,7 @@ mod transport;
 
 pub use capabilities::{Capabilities, Feature};
 pub use connection::{Connection, DeleteQueue, Destination, QueueInfo};
+pub use layer::Layer;
 pub use op::{BoxFuture, Op};
 pub use publisher::{Confirm, Confirmation, Publisher};
 pub use subscription::{

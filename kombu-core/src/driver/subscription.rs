@@ -10,7 +10,7 @@ use crate::message::Envelope;
 use super::{BoxFuture, Op};
 
 /// How a subscription is opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SubscribeOptions {
     /// How many deliveries may be unsettled at once, over all queues of the subscription. 0 means no limit.

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{
-    self, Capabilities, DeleteQueue, Destination, Publisher, QueueInfo, RawDelivery, Settle,
-    SubscribeOptions, Subscription,
+    self, BoxFuture, Capabilities, DeleteQueue, Destination, Publisher, QueueInfo, RawDelivery,
+    Settle, SubscribeOptions, Subscription,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
@@ -13,7 +13,7 @@ use crate::name::Name;
 use super::declarations;
 use super::publisher::VirtualPublisher;
 use super::settler::{Source, VirtualSettler};
-use super::shared::Shared;
+use super::shared::{Shared, session_ended};
 use super::store::{Applied, Finish, QueueStore, Reader};
 use super::subscription::VirtualSubscription;
 use super::table::{Change, Table, missing_queue};
@@ -191,6 +191,21 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
         let settler = Arc::new(VirtualSettler::new(self.shared.clone(), sources, window));
         settler.hold(&delivery);
         Ok(Some((delivery, settler)))
+    }
+
+    fn closed(&self) -> BoxFuture<'static, Error> {
+        let (here, there) = (self.shared.ended(), self.shared.store.closed());
+        Box::pin(async move {
+            tokio::select! {
+                () = here => session_ended(),
+                error = there => error,
+            }
+        })
+    }
+
+    async fn ping(&self) -> Result<()> {
+        let version = self.shared.table.read().version();
+        self.shared.store.is_current(version).await.map(drop)
     }
 
     async fn close(&self) -> Result<()> {

@@ -1,8 +1,10 @@
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
 
 use crate::declare::Exchange;
 use crate::driver::Op;
@@ -19,7 +21,13 @@ pub(super) struct Shared<S: QueueStore> {
     pub(super) table: RwLock<Table>,
     pub(super) runtime: tokio::runtime::Handle,
     closed: AtomicBool,
+    /// Tells whoever waits for the end.
+    end: watch::Sender<bool>,
     windows: Mutex<Vec<Weak<Window>>>,
+}
+
+pub(super) fn session_ended() -> Error {
+    Error::new(ErrorKind::ConnectionLost, "the session has ended")
 }
 
 /// Where messages with one exchange and key go.
@@ -75,16 +83,14 @@ impl<S: QueueStore> Shared<S> {
             table: RwLock::new(table),
             runtime,
             closed: AtomicBool::new(false),
+            end: watch::Sender::new(false),
             windows: Mutex::default(),
         }
     }
 
     pub(super) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
-            return Err(Error::new(
-                ErrorKind::Closed,
-                "the connection is closed; connect again",
-            ));
+            return Err(session_ended());
         }
         Ok(())
     }
@@ -94,12 +100,22 @@ impl<S: QueueStore> Shared<S> {
         if self.closed.swap(true, Ordering::AcqRel) {
             return false;
         }
+        self.end.send_replace(true);
         for window in self.windows.lock().drain(..) {
             if let Some(window) = window.upgrade() {
                 window.end();
             }
         }
         true
+    }
+
+    /// Resolves when the session has ended on this side.
+    pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut end = self.end.subscribe();
+        async move {
+            // A sender that is gone has ended as well.
+            drop(end.wait_for(|ended| *ended).await);
+        }
     }
 
     /// Makes a window that ends with the session.

@@ -3,8 +3,8 @@ use std::future::Future;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::driver::{Capabilities, Op, QueueInfo, RawDelivery};
-use crate::error::Result;
+use crate::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery};
+use crate::error::{Error, Result};
 use crate::message::Envelope;
 use crate::name::Name;
 
@@ -77,6 +77,9 @@ pub trait QueueStore: Send + Sync + 'static {
 
     /// Removes the ready messages and answers how many they were.
     fn purge(&self, queue: &Self::Queue) -> impl Future<Output = Result<u64>> + Send;
+
+    /// Resolves when the session was lost, with the reason. A store that can't lose it never resolves.
+    fn closed(&self) -> BoxFuture<'static, Error>;
 
     /// Ends the session; what its readers hold goes back. A second call does nothing.
     fn close(&self) -> impl Future<Output = Result<()>> + Send;

@@ -1,0 +1,316 @@
+//! Publishes that the broker has not answered, in the order in which they were made.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures_util::task::AtomicWaker;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+use crate::driver::{Confirm, Confirmation, Op, Publisher};
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::Envelope;
+
+/// Unconfirmed publishes of one producer after which further ones wait.
+const MAX_COUNT: usize = 1024;
+/// The same in bytes of their bodies.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// A producer's way to the broker: the publisher of the present session, and what it hasn't answered.
+pub(super) struct Outbox {
+    /// Held for reading by whoever publishes and for writing when a session begins or the connection
+    /// ends, so that every publish is either sent on a session or in the list when the next one begins.
+    publisher: RwLock<Arc<dyn Publisher>>,
+    entries: Mutex<VecDeque<Arc<Entry>>>,
+    count: AtomicUsize,
+    bytes: AtomicUsize,
+    room: Arc<Notify>,
+}
+
+/// One publish that wasn't answered at once.
+pub(super) struct Entry {
+    envelope: Envelope,
+    stage: Mutex<Stage>,
+    /// Handed to a driver at least once, so the broker may have it.
+    sent: AtomicBool,
+    /// Handed to a second driver after that.
+    resent: AtomicBool,
+    /// Whoever waits for the answer.
+    task: AtomicWaker,
+    room: Arc<Notify>,
+}
+
+enum Stage {
+    /// For a session.
+    Waiting,
+    /// For room in the driver.
+    Sending(Op<Result<Confirm>>),
+    /// For the broker's answer.
+    Confirming(Confirm),
+    /// It is there; `None` after it was taken.
+    Answered(Option<Result<Confirmation>>),
+}
+
+/// What became of a publish when it was handed over.
+pub(super) enum Handed {
+    Answered(Result<Confirmation>),
+    Tracked(Arc<Entry>),
+}
+
+/// Whether an error means that the session is over, and says nothing about the message.
+fn is_lost(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionLost)
+}
+
+impl Outbox {
+    pub(super) fn new(publisher: Arc<dyn Publisher>) -> Self {
+        Outbox {
+            publisher: RwLock::new(publisher),
+            entries: Mutex::default(),
+            count: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            room: Arc::default(),
+        }
+    }
+
+    /// Whether another publish may be made now.
+    #[inline]
+    pub(super) fn has_room(&self) -> bool {
+        self.count.load(Ordering::Relaxed) < MAX_COUNT
+            && self.bytes.load(Ordering::Relaxed) < MAX_BYTES
+    }
+
+    /// Resolves when another publish may be made.
+    pub(super) async fn room(&self) {
+        loop {
+            let room = self.room.notified();
+            self.prune();
+            if self.has_room() {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    /// Publishes on the present session, or puts the message by for the next one.
+    #[inline]
+    pub(super) fn hand_over(
+        &self,
+        envelope: &Envelope,
+        ended: impl FnOnce() -> Option<Error>,
+    ) -> Handed {
+        let publisher = self.publisher.read();
+        match publisher.publish(envelope) {
+            Op::Ready(Some(Ok(Op::Ready(Some(Ok(answer)))))) => Handed::Answered(Ok(answer)),
+            Op::Ready(Some(Err(error))) if !is_lost(&error) => Handed::Answered(Err(error)),
+            Op::Ready(Some(Ok(Op::Ready(Some(Err(error)))))) if !is_lost(&error) => {
+                Handed::Answered(Err(error))
+            }
+            other => self.track(envelope, other, ended),
+        }
+    }
+
+    #[cold]
+    fn track(
+        &self,
+        envelope: &Envelope,
+        op: Op<Result<Confirm>>,
+        ended: impl FnOnce() -> Option<Error>,
+    ) -> Handed {
+        let entry = Arc::new(Entry {
+            envelope: envelope.clone(),
+            stage: Mutex::new(Stage::Sending(op)),
+            sent: AtomicBool::new(true),
+            resent: AtomicBool::new(false),
+            task: AtomicWaker::new(),
+            room: self.room.clone(),
+        });
+        entry.advance();
+        if entry.is_waiting()
+            && let Some(error) = ended()
+        {
+            return Handed::Answered(Err(error));
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.bytes
+            .fetch_add(envelope.body().len(), Ordering::Relaxed);
+        self.prune();
+        self.entries.lock().push_back(entry.clone());
+        Handed::Tracked(entry)
+    }
+
+    /// A new session: sends again what the last one left without an answer, in order, and takes it for
+    /// everything that follows.
+    pub(super) fn begin(&self, publisher: Arc<dyn Publisher>) {
+        let mut current = self.publisher.write();
+        let entries = self.entries.lock().clone();
+        for entry in &entries {
+            entry.advance();
+            if entry.is_waiting() {
+                entry.send_again(&*publisher);
+            }
+        }
+        *current = publisher;
+        drop(current);
+        self.prune();
+    }
+
+    /// The connection has ended: nothing that waits for a session will get one.
+    pub(super) fn end(&self, error: impl Fn() -> Error) {
+        let _held = self.publisher.write();
+        let entries = self.entries.lock().clone();
+        for entry in &entries {
+            entry.advance();
+            if entry.is_waiting() {
+                let error = error();
+                entry.answer(Err(if entry.sent.load(Ordering::Relaxed) {
+                    error.with_maybe_stored()
+                } else {
+                    error
+                }));
+            }
+        }
+    }
+
+    /// Forgets a publish that nobody waits for any more.
+    pub(super) fn forget(&self, entry: &Arc<Entry>) {
+        let mut entries = self.entries.lock();
+        let before = entries.len();
+        entries.retain(|other| !Arc::ptr_eq(other, entry));
+        let gone = entries.len() < before;
+        drop(entries);
+        // What the driver is still busy with refers to the entry as the one to wake.
+        *entry.stage.lock() = Stage::Answered(None);
+        if gone {
+            self.count_out(entry);
+        }
+    }
+
+    /// Takes what has been answered off the front.
+    fn prune(&self) {
+        loop {
+            let mut entries = self.entries.lock();
+            let Some(front) = entries.front() else {
+                return;
+            };
+            front.advance();
+            if !front.is_answered() {
+                return;
+            }
+            let Some(front) = entries.pop_front() else {
+                return;
+            };
+            drop(entries);
+            self.count_out(&front);
+        }
+    }
+
+    fn count_out(&self, entry: &Entry) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.bytes
+            .fetch_sub(entry.envelope.body().len(), Ordering::Relaxed);
+        self.room.notify_waiters();
+    }
+}
+
+impl Entry {
+    pub(super) fn was_resent(&self) -> bool {
+        self.resent.load(Ordering::Relaxed)
+    }
+
+    /// What the publish is waiting for, and whether the broker may have the message.
+    pub(super) fn phase(&self) -> (&'static str, bool) {
+        let phase = match &*self.stage.lock() {
+            Stage::Waiting => "waiting for a connection",
+            Stage::Sending(_) => "waiting for room in the connection",
+            Stage::Confirming(_) | Stage::Answered(_) => "waiting for the broker's confirm",
+        };
+        (phase, self.sent.load(Ordering::Relaxed))
+    }
+
+    /// Whether the driver has the message.
+    pub(super) fn poll_sent(self: &Arc<Self>, context: &Context<'_>) -> Poll<()> {
+        self.task.register(context.waker());
+        self.advance();
+        match &*self.stage.lock() {
+            Stage::Waiting | Stage::Sending(_) => Poll::Pending,
+            Stage::Confirming(_) | Stage::Answered(_) => Poll::Ready(()),
+        }
+    }
+
+    pub(super) fn poll_answer(
+        self: &Arc<Self>,
+        context: &Context<'_>,
+    ) -> Poll<Result<Confirmation>> {
+        self.task.register(context.waker());
+        self.advance();
+        match &mut *self.stage.lock() {
+            Stage::Answered(answer) => match answer.take() {
+                Some(answer) => Poll::Ready(answer),
+                None => Poll::Pending,
+            },
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Gets on as far as the driver lets it. The driver wakes the entry, which wakes whoever waits: so the
+    /// answer isn't lost when another task asked last.
+    fn advance(self: &Arc<Self>) {
+        let waker = Waker::from(self.clone());
+        let mut context = Context::from_waker(&waker);
+        let mut stage = self.stage.lock();
+        loop {
+            let next = match &mut *stage {
+                Stage::Waiting | Stage::Answered(_) => return,
+                Stage::Sending(op) => match Pin::new(op).poll(&mut context) {
+                    Poll::Pending => return,
+                    Poll::Ready(Ok(confirm)) => Stage::Confirming(confirm),
+                    Poll::Ready(Err(error)) if is_lost(&error) => Stage::Waiting,
+                    Poll::Ready(Err(error)) => Stage::Answered(Some(Err(error))),
+                },
+                Stage::Confirming(confirm) => match Pin::new(confirm).poll(&mut context) {
+                    Poll::Pending => return,
+                    Poll::Ready(Err(error)) if is_lost(&error) => Stage::Waiting,
+                    Poll::Ready(answer) => Stage::Answered(Some(answer)),
+                },
+            };
+            *stage = next;
+        }
+    }
+
+    fn is_waiting(&self) -> bool {
+        matches!(&*self.stage.lock(), Stage::Waiting)
+    }
+
+    fn is_answered(&self) -> bool {
+        matches!(&*self.stage.lock(), Stage::Answered(_))
+    }
+
+    fn send_again(self: &Arc<Self>, publisher: &dyn Publisher) {
+        if self.sent.swap(true, Ordering::Relaxed) {
+            self.resent.store(true, Ordering::Relaxed);
+        }
+        *self.stage.lock() = Stage::Sending(publisher.publish(&self.envelope));
+        self.advance();
+        self.task.wake();
+    }
+
+    fn answer(&self, answer: Result<Confirmation>) {
+        *self.stage.lock() = Stage::Answered(Some(answer));
+        self.task.wake();
+    }
+}
+
+impl Wake for Entry {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.task.wake();
+        self.room.notify_waiters();
+    }
+}

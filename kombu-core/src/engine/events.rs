@@ -1,0 +1,122 @@
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_core::Stream;
+use tokio::sync::broadcast;
+
+use crate::driver::BoxFuture;
+use crate::error::ErrorKind;
+
+/// What happened to a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The first session is there.
+    Connected,
+    /// A session ended without being asked to.
+    Lost {
+        /// What ended it.
+        kind: ErrorKind,
+        /// The same in words.
+        reason: String,
+    },
+    /// An attempt failed; the next one follows.
+    Retrying {
+        /// Failed attempts in a row.
+        attempts: u32,
+        /// What the last one met.
+        kind: ErrorKind,
+        /// The same in words.
+        reason: String,
+        /// When the next one follows.
+        pause: Duration,
+    },
+    /// The next session is there, with what was declared and what wasn't confirmed.
+    Restored {
+        /// Failed attempts before it.
+        attempts: u32,
+    },
+    /// What was declared could not be declared again as it was.
+    TopologyMismatch {
+        /// What the broker said.
+        reason: String,
+    },
+    /// The connection was given up; every operation fails from now on.
+    GivenUp {
+        /// What the last attempt met.
+        reason: String,
+    },
+}
+
+/// The events of a connection from now on, as a stream.
+///
+/// A reader that falls behind by more than 256 events misses the oldest. The stream ends with the connection.
+pub struct Events {
+    next: BoxFuture<'static, (Option<Event>, broadcast::Receiver<Event>)>,
+    ended: bool,
+}
+
+impl Events {
+    pub(crate) fn new(receiver: broadcast::Receiver<Event>) -> Self {
+        Events {
+            next: Box::pin(receive(receiver)),
+            ended: false,
+        }
+    }
+
+    /// The next event, or `None` once the connection has ended. Cancel safe.
+    pub async fn next(&mut self) -> Option<Event> {
+        std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+}
+
+async fn receive(
+    mut receiver: broadcast::Receiver<Event>,
+) -> (Option<Event>, broadcast::Receiver<Event>) {
+    loop {
+        match receiver.recv().await {
+            Ok(event) => return (Some(event), receiver),
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return (None, receiver),
+        }
+    }
+}
+
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let Poll::Ready((event, receiver)) = self.next.as_mut().poll(context) else {
+            return Poll::Pending;
+        };
+        match event {
+            Some(_) => self.next = Box::pin(receive(receiver)),
+            None => self.ended = true,
+        }
+        Poll::Ready(event)
+    }
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events")
+            .field("ended", &self.ended)
+            .finish()
+    }
+}
+
+/// How a connection is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// Whether there is a session.
+    pub connected: bool,
+    /// How many sessions there were, the present one included.
+    pub sessions: u64,
+    /// What ended the last session, or kept the next one from coming.
+    pub last_error: Option<String>,
+}

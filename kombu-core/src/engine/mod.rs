@@ -1,0 +1,16 @@
+//! Sessions that end and come back, behind the handles that users hold.
+//!
+//! A [`Session`] is one driver connection; it ends and never comes back. The supervisor makes the next one:
+//! it waits for the end of the session, connects again with back-off, declares again what was declared, lets
+//! producers send again what isn't confirmed, and only then hands the session out.
+
+mod backoff;
+mod events;
+mod policy;
+mod shared;
+mod supervisor;
+
+pub use events::{Event, Events, Health};
+pub use policy::{Deadlines, RetryPolicy};
+pub(crate) use shared::{Restore, Session, Shared};
+pub(crate) use supervisor::{Attempt, start};

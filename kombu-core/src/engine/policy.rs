@@ -1,0 +1,100 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::Error;
+
+/// How connecting is tried again.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct RetryPolicy {
+    /// The pause after the first failed attempt; each further one is twice as long. Default: 100 ms.
+    pub first_pause: Duration,
+    /// The longest pause. Default: 15 s.
+    pub longest_pause: Duration,
+    /// Failed attempts in a row after which a lost connection is given up. Default: none, it is tried for ever.
+    pub max_attempts: Option<u32>,
+    observer: Option<Arc<dyn Fn(&Error, Duration) + Send + Sync>>,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        RetryPolicy {
+            first_pause: Duration::from_millis(100),
+            longest_pause: Duration::from_secs(15),
+            max_attempts: None,
+            observer: None,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// Sets the first pause.
+    #[must_use]
+    pub fn first_pause(mut self, pause: Duration) -> Self {
+        self.first_pause = pause;
+        self
+    }
+
+    /// Sets the longest pause.
+    #[must_use]
+    pub fn longest_pause(mut self, pause: Duration) -> Self {
+        self.longest_pause = pause;
+        self
+    }
+
+    /// Gives a lost connection up after this many failed attempts in a row.
+    #[must_use]
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = Some(attempts);
+        self
+    }
+
+    /// Calls `observer` with each failed attempt's error and the pause that follows.
+    #[must_use]
+    pub fn on_retry(mut self, observer: impl Fn(&Error, Duration) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    pub(super) fn observe(&self, error: &Error, pause: Duration) {
+        if let Some(observer) = &self.observer {
+            observer(error, pause);
+        }
+    }
+}
+
+impl fmt::Debug for RetryPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryPolicy")
+            .field("first_pause", &self.first_pause)
+            .field("longest_pause", &self.longest_pause)
+            .field("max_attempts", &self.max_attempts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long operations may take, from the call to the broker's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Deadlines {
+    /// Making the first connection, all URLs and pauses included. Default: 10 s.
+    pub connect: Duration,
+    /// A publish, waiting for a connection and for room included. Default: 30 s.
+    pub publish: Duration,
+    /// A declaration, and every other control operation. Default: 30 s.
+    pub declare: Duration,
+    /// How long a session may be silent before it counts as lost. Default: 10 s.
+    pub liveness: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Deadlines {
+            connect: Duration::from_secs(10),
+            publish: Duration::from_secs(30),
+            declare: Duration::from_secs(30),
+            liveness: Duration::from_secs(10),
+        }
+    }
+}

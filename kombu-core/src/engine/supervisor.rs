@@ -1,0 +1,294 @@
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::driver::{self, BoxFuture};
+use crate::error::{Error, ErrorKind, Result};
+
+use super::backoff::Backoff;
+use super::shared::{Session, Shared, State};
+use super::{Deadlines, Event, RetryPolicy};
+
+/// One attempt to connect to one of several places, by number.
+pub(crate) trait Attempt: Send + Sync + 'static {
+    /// How many places there are; at least one.
+    fn places(&self) -> usize;
+
+    /// Connects to one of them.
+    fn connect(&self, place: usize) -> BoxFuture<'_, Result<Arc<dyn driver::Connection>>>;
+}
+
+/// Connects for the first time, and keeps the connection from then on in a task of its own.
+///
+/// The places are tried in turn, with a pause after each round, until the connect deadline. An error that
+/// won't go away by itself ends that at once.
+pub(crate) async fn start(
+    attempt: impl Attempt,
+    policy: RetryPolicy,
+    deadlines: Deadlines,
+) -> Result<(Arc<Shared>, Arc<Session>)> {
+    let (shared, gone) = Shared::new(policy, deadlines);
+    let end = Instant::now() + deadlines.connect;
+    let mut backoff = Backoff::new(&shared.policy);
+    let mut place = 0;
+    let mut attempts = 0;
+    let driver = loop {
+        let answer = match timeout_at(end, attempt.connect(place)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(too_late(deadlines.connect, None)),
+        };
+        let error = match answer {
+            Ok(driver) => break driver,
+            Err(error) => error,
+        };
+        place = (place + 1) % attempt.places();
+        // Another place may know these credentials; the same one won't change its mind.
+        if !error.is_transient() && place == 0 {
+            return Err(error);
+        }
+        attempts += 1;
+        let pause = if place == 0 {
+            backoff.pause()
+        } else {
+            Duration::ZERO
+        };
+        shared.policy.observe(&error, pause);
+        if Instant::now() + pause >= end {
+            return Err(match error.kind() {
+                ErrorKind::Timeout => error,
+                _ => too_late(deadlines.connect, Some(error)),
+            });
+        }
+        tracing::debug!(%error, ?pause, attempts, "connecting failed");
+        tokio::time::sleep(pause).await;
+    };
+    let session = Arc::new(Session { driver });
+    shared.state.send_replace(State::Up(session.clone()));
+    {
+        let mut health = shared.health.lock();
+        health.connected = true;
+        health.sessions = 1;
+    }
+    shared.tell(Event::Connected);
+    let supervisor = Supervisor {
+        attempt,
+        shared: Arc::downgrade(&shared),
+        gone,
+        place,
+    };
+    tokio::spawn(supervisor.run(session.clone()));
+    Ok((shared, session))
+}
+
+fn too_late(limit: Duration, last: Option<Error>) -> Error {
+    let reason = match &last {
+        Some(error) => format!("no connection within {limit:?}; the last attempt: {error}"),
+        None => format!("no connection within {limit:?}: the broker didn't answer"),
+    };
+    let error = Error::new(
+        match &last {
+            Some(error) => error.kind(),
+            None => ErrorKind::Timeout,
+        },
+        reason,
+    );
+    match last {
+        Some(last) => error.with_source(last),
+        None => error,
+    }
+}
+
+struct Supervisor<A> {
+    attempt: A,
+    shared: Weak<Shared>,
+    gone: watch::Receiver<()>,
+    place: usize,
+}
+
+impl<A: Attempt> Supervisor<A> {
+    /// Keeps the connection until it is closed, given up, or nobody holds it any more.
+    async fn run(mut self, mut session: Arc<Session>) {
+        loop {
+            let mut gone = self.gone.clone();
+            let reason = tokio::select! {
+                reason = watch_over(&session, self.deadlines()) => reason,
+                _ = gone.changed() => return,
+            };
+            // Whatever is left of the old session must not reach the broker beside the next one.
+            drop(session.driver.close().await);
+            drop(session);
+            let Some(shared) = self.shared.upgrade() else {
+                return;
+            };
+            if !shared.state.send_if_modified(|state| match state {
+                State::Up(_) => {
+                    *state = State::Connecting;
+                    true
+                }
+                _ => false,
+            }) {
+                return;
+            }
+            tracing::info!(%reason, "connection lost");
+            {
+                let mut health = shared.health.lock();
+                health.connected = false;
+                health.last_error = Some(reason.to_string());
+            }
+            shared.tell(Event::Lost {
+                kind: reason.kind(),
+                reason: reason.to_string(),
+            });
+            drop(shared);
+            match self.come_back().await {
+                Some(next) => session = next,
+                None => return,
+            }
+        }
+    }
+
+    fn deadlines(&self) -> Deadlines {
+        self.shared
+            .upgrade()
+            .map_or_else(Deadlines::default, |shared| shared.deadlines)
+    }
+
+    /// Connects again, for as long as it takes; `None` if nobody wants it any more.
+    async fn come_back(&mut self) -> Option<Arc<Session>> {
+        let mut backoff = Backoff::new(&self.shared.upgrade()?.policy);
+        let mut attempts = 0;
+        loop {
+            let error = match self.try_once().await? {
+                Ok(session) => {
+                    let shared = self.shared.upgrade()?;
+                    if shared.has_ended() {
+                        drop(session.driver.close().await);
+                        return None;
+                    }
+                    shared.state.send_replace(State::Up(session.clone()));
+                    {
+                        let mut health = shared.health.lock();
+                        health.connected = true;
+                        health.sessions += 1;
+                    }
+                    tracing::info!(attempts, "connection restored");
+                    shared.tell(Event::Restored { attempts });
+                    return Some(session);
+                }
+                Err(error) => error,
+            };
+            attempts += 1;
+            self.place = (self.place + 1) % self.attempt.places();
+            let shared = self.shared.upgrade()?;
+            if !error.is_transient() {
+                // Credentials may be rotated while we run; that isn't cured by hammering the broker.
+                backoff = Backoff::slow(&shared.policy);
+            }
+            let pause = if self.place == 0 {
+                backoff.pause()
+            } else {
+                Duration::ZERO
+            };
+            shared.policy.observe(&error, pause);
+            shared.health.lock().last_error = Some(error.to_string());
+            if shared
+                .policy
+                .max_attempts
+                .is_some_and(|most| attempts >= most)
+            {
+                let reason = format!("given up after {attempts} attempts; the last one: {error}");
+                shared.state.send_if_modified(|state| {
+                    let gives_up = matches!(state, State::Connecting);
+                    if gives_up {
+                        *state = State::Ended {
+                            kind: error.kind(),
+                            reason: reason.clone(),
+                        };
+                    }
+                    gives_up
+                });
+                shared.tell_end();
+                shared.tell(Event::GivenUp { reason });
+                return None;
+            }
+            tracing::debug!(%error, ?pause, attempts, "connecting again failed");
+            shared.tell(Event::Retrying {
+                attempts,
+                kind: error.kind(),
+                reason: error.to_string(),
+                pause,
+            });
+            let mut state = shared.state.subscribe();
+            drop(shared);
+            let mut gone = self.gone.clone();
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = gone.changed() => return None,
+                _ = state.wait_for(|state| matches!(state, State::Ended { .. })) => return None,
+            }
+        }
+    }
+
+    /// One attempt, with everything that has to be in order before handles use the session.
+    async fn try_once(&mut self) -> Option<Result<Arc<Session>>> {
+        let limit = self.deadlines().connect;
+        let mut gone = self.gone.clone();
+        let restores = || {
+            let shared = self.shared.upgrade()?;
+            let mut restores = shared.restores.lock();
+            restores.retain(|restore| restore.strong_count() > 0);
+            Some(restores.clone())
+        };
+        let attempt = async {
+            let driver = self.attempt.connect(self.place).await?;
+            let session = Arc::new(Session { driver });
+            for restore in restores().unwrap_or_default() {
+                let Some(restore) = restore.upgrade() else {
+                    continue;
+                };
+                if let Err(error) = restore.restore(&session).await {
+                    drop(session.driver.close().await);
+                    return Err(error);
+                }
+            }
+            Ok(session)
+        };
+        tokio::select! {
+            answer = tokio::time::timeout(limit, attempt) => Some(match answer {
+                Ok(answer) => answer,
+                Err(_) => Err(too_late(limit, None)),
+            }),
+            _ = gone.changed() => None,
+        }
+    }
+}
+
+/// Resolves when the session has ended: its driver says so, or the broker gives no sign of life.
+async fn watch_over(session: &Session, deadlines: Deadlines) -> Error {
+    let silent = async {
+        let mut next = tokio::time::interval(deadlines.liveness / 2);
+        next.tick().await;
+        loop {
+            next.tick().await;
+            match tokio::time::timeout(deadlines.liveness / 2, session.driver.ping()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return error,
+                Err(_) => {
+                    return Error::new(
+                        ErrorKind::ConnectionLost,
+                        format!(
+                            "the broker gave no sign of life within {:?}",
+                            deadlines.liveness
+                        ),
+                    );
+                }
+            }
+        }
+    };
+    tokio::select! {
+        error = session.driver.closed() => error,
+        error = silent => error,
+    }
+}
