@@ -52,6 +52,7 @@ pub use kombu_core::declare::{
 };
 pub use kombu_core::driver::QueueInfo;
 pub use kombu_core::field::{FieldTable, FieldValue, Timestamp};
+pub use kombu_core::layers::Faults;
 pub use kombu_core::message::Content;
 pub use kombu_core::{
     Acker, Body, Connection, ConnectionBuilder, Consumer, Deadlines, Delivery, Error, ErrorKind,

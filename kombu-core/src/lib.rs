@@ -10,6 +10,7 @@
 pub mod declare;
 pub mod driver;
 pub mod field;
+pub mod layers;
 pub mod message;
 pub mod virt;
 
