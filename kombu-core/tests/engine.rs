@@ -1,0 +1,226 @@
+//! Sessions that end and come back, seen by those who hold the handles.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use kombu::{
+    Connection, ConnectionBuilder, Consumer, ErrorKind, Event, Events, Exchange, Faults, Queue,
+    RetryPolicy,
+};
+
+fn builder(name: &str, faults: &Faults) -> ConnectionBuilder {
+    Connection::builder(kombu::registry())
+        .url(format!("memory://engine-{name}"))
+        .layer(faults.clone())
+}
+
+async fn until_restored(events: &mut Events) {
+    while !matches!(events.next().await, Some(Event::Restored { .. })) {}
+}
+
+async fn next(consumer: &mut Consumer) -> u32 {
+    let delivery = consumer.try_next().await.unwrap().unwrap();
+    let (value, delivery) = delivery.take::<u32>().unwrap();
+    delivery.ack().await.unwrap();
+    value
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_goes_on_after_a_cut() {
+    let faults = Faults::default();
+    let connection = builder("consumer", &faults).await.unwrap();
+    let mut events = connection.events();
+    let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    for round in 0..20 {
+        producer.publish(&round).routing_key("q").await.unwrap();
+        assert_eq!(next(&mut consumer).await, round);
+        faults.cut();
+        until_restored(&mut events).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_of_a_lost_session_comes_again_and_its_old_handle_says_so() {
+    let faults = Faults::default();
+    let connection = builder("delivery", &faults).await.unwrap();
+    let mut events = connection.events();
+    let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    producer.publish(&7).routing_key("q").await.unwrap();
+    let old = consumer.try_next().await.unwrap().unwrap();
+    faults.cut();
+    until_restored(&mut events).await;
+    let again = consumer.try_next().await.unwrap().unwrap();
+    assert!(again.redelivered());
+    assert_eq!(
+        old.ack().await.unwrap_err().kind(),
+        ErrorKind::SettleLost
+    );
+    again.ack().await.unwrap();
+    let info = connection.queue_info("q").await.unwrap();
+    assert_eq!((info.ready, info.unsettled), (0, Some(0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publish_during_an_outage_waits_for_the_next_session() {
+    let faults = Faults::default();
+    let connection = builder("outage", &faults).await.unwrap();
+    let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
+    let producer = connection.producer(Exchange::default()).routing_key("q").await.unwrap();
+    faults.refuse_connects([ErrorKind::ConnectionLost; 5]);
+    faults.cut();
+    let mut receipts = Vec::new();
+    for number in 0..10u32 {
+        let producer = producer.clone();
+        receipts.push(tokio::spawn(async move { producer.publish(&number).await }));
+        tokio::task::yield_now().await;
+    }
+    for receipt in receipts {
+        let published = receipt.await.unwrap().unwrap();
+        assert!(published.routed);
+    }
+    for number in 0..10 {
+        assert_eq!(next(&mut consumer).await, number);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_reply_is_answered_as_resent_and_a_lost_request_is_stored_once() {
+    let faults = Faults::default();
+    let connection = builder("reply", &faults).await.unwrap();
+    connection.declare_queue(&Queue::new("q")).await.unwrap();
+    let producer = connection.producer(Exchange::default()).routing_key("q").await.unwrap();
+    faults.lose_replies(1);
+    let published = producer.publish(&1).await.unwrap();
+    assert!(published.resent);
+    assert_eq!(connection.purge("q").await.unwrap(), 2);
+    faults.lose_requests(1);
+    producer.publish(&2).await.unwrap();
+    assert_eq!(connection.purge("q").await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publish_that_no_session_takes_ends_by_its_deadline_and_says_in_which_phase() {
+    let faults = Faults::default();
+    let connection = builder("deadline", &faults).await.unwrap();
+    connection.declare_queue(&Queue::new("q")).await.unwrap();
+    let producer = connection.producer(Exchange::default()).routing_key("q").await.unwrap();
+    faults.refuse_connects(vec![ErrorKind::ConnectionLost; 1000]);
+    faults.cut();
+    let begin = tokio::time::Instant::now();
+    let error = producer.publish(&1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(error.to_string().contains("waiting for a connection"), "{error}");
+    assert_eq!(begin.elapsed().as_secs(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_broker_counts_as_lost_within_the_liveness_interval() {
+    let faults = Faults::default();
+    let connection = builder("silent", &faults).await.unwrap();
+    let mut events = connection.events();
+    let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
+    let begin = tokio::time::Instant::now();
+    faults.silence(true);
+    while !matches!(events.next().await, Some(Event::Lost { .. })) {}
+    assert!(begin.elapsed() <= Duration::from_secs(10), "{:?}", begin.elapsed());
+    faults.silence(false);
+    until_restored(&mut events).await;
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    producer.publish(&3).routing_key("q").await.unwrap();
+    assert_eq!(next(&mut consumer).await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn wrong_credentials_fail_at_once_at_start_up_and_are_tried_slowly_later() {
+    let faults = Faults::default();
+    faults.refuse_connects([ErrorKind::Credentials]);
+    let begin = tokio::time::Instant::now();
+    let error = builder("credentials", &faults).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Credentials);
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+
+    let seen = Arc::new(AtomicUsize::new(0));
+    let pauses = seen.clone();
+    let policy = RetryPolicy::default().on_retry(move |error, pause| {
+        assert_eq!(error.kind(), ErrorKind::Credentials);
+        assert!(pause >= Duration::from_millis(7500), "{pause:?}");
+        pauses.fetch_add(1, Ordering::Relaxed);
+    });
+    let connection = builder("credentials", &faults).retry(policy).await.unwrap();
+    let mut events = connection.events();
+    faults.refuse_connects([ErrorKind::Credentials; 3]);
+    faults.cut();
+    until_restored(&mut events).await;
+    assert_eq!(seen.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_given_up_when_the_policy_says_so_and_nothing_waits_any_more() {
+    let faults = Faults::default();
+    let connection = builder("given-up", &faults)
+        .retry(RetryPolicy::default().max_attempts(3))
+        .await
+        .unwrap();
+    let mut events = connection.events();
+    let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
+    let producer = connection.producer(Exchange::default()).routing_key("q").await.unwrap();
+    faults.refuse_connects([ErrorKind::ConnectionLost; 3]);
+    faults.cut();
+    let publishing = tokio::spawn(async move { producer.publish(&1).await });
+    while !matches!(events.next().await, Some(Event::GivenUp { .. })) {}
+    let error = publishing.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("given up after 3 attempts"), "{error}");
+    assert!(consumer.next().await.unwrap().is_err());
+    assert!(connection.queue_info("q").await.is_err());
+    assert!(!connection.health().connected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_url_is_tried_when_one_fails() {
+    let faults = Faults::default();
+    faults.refuse_connects([ErrorKind::ConnectionLost]);
+    let connection = builder("failover-first", &faults)
+        .url("memory://engine-failover-second")
+        .await
+        .unwrap();
+    connection.declare_queue(&Queue::new("q")).await.unwrap();
+    let second = kombu::connect("memory://engine-failover-second").await.unwrap();
+    assert_eq!(second.queue_info("q").await.unwrap().ready, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_declared_is_declared_again_and_what_was_deleted_is_not() {
+    let faults = Faults::default();
+    let connection = builder("replay", &faults).await.unwrap();
+    let mut events = connection.events();
+    let media = Exchange::topic("media");
+    let kept = Queue::new("kept").bind(&media, "a.#");
+    connection.declare_queue(&kept).await.unwrap();
+    connection.declare_queue(&Queue::new("deleted")).await.unwrap();
+    connection.delete_queue("deleted").await.unwrap();
+    // The broker forgets everything.
+    kombu::memory::remove("engine-replay");
+    faults.cut();
+    until_restored(&mut events).await;
+    let producer = connection.producer(&media).await.unwrap();
+    assert!(producer.publish(&1).routing_key("a.b").await.unwrap().routed);
+    assert_eq!(connection.queue_info("kept").await.unwrap().ready, 1);
+    assert_eq!(
+        connection.queue_info("deleted").await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_last_handle_ends_the_supervisor() {
+    let faults = Faults::default();
+    let connection = builder("dropped", &faults).await.unwrap();
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    drop(connection);
+    while tokio::runtime::Handle::current().metrics().num_alive_tasks() >= tasks {
+        tokio::task::yield_now().await;
+    }
+}
