@@ -54,10 +54,7 @@ async fn a_delivery_of_a_lost_session_comes_again_and_its_old_handle_says_so() {
     until_restored(&mut events).await;
     let again = consumer.try_next().await.unwrap().unwrap();
     assert!(again.redelivered());
-    assert_eq!(
-        old.ack().await.unwrap_err().kind(),
-        ErrorKind::SettleLost
-    );
+    assert_eq!(old.ack().await.unwrap_err().kind(), ErrorKind::SettleLost);
     again.ack().await.unwrap();
     let info = connection.queue_info("q").await.unwrap();
     assert_eq!((info.ready, info.unsettled), (0, Some(0)));
@@ -68,7 +65,11 @@ async fn a_publish_during_an_outage_waits_for_the_next_session() {
     let faults = Faults::default();
     let connection = builder("outage", &faults).await.unwrap();
     let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
-    let producer = connection.producer(Exchange::default()).routing_key("q").await.unwrap();
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("q")
+        .await
+        .unwrap();
     faults.refuse_connects([ErrorKind::ConnectionLost; 5]);
     faults.cut();
     let mut receipts = Vec::new();
@@ -91,7 +92,11 @@ async fn a_lost_reply_is_answered_as_resent_and_a_lost_request_is_stored_once() 
     let faults = Faults::default();
     let connection = builder("reply", &faults).await.unwrap();
     connection.declare_queue(&Queue::new("q")).await.unwrap();
-    let producer = connection.producer(Exchange::default()).routing_key("q").await.unwrap();
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("q")
+        .await
+        .unwrap();
     faults.lose_replies(1);
     let published = producer.publish(&1).await.unwrap();
     assert!(published.resent);
@@ -106,13 +111,20 @@ async fn a_publish_that_no_session_takes_ends_by_its_deadline_and_says_in_which_
     let faults = Faults::default();
     let connection = builder("deadline", &faults).await.unwrap();
     connection.declare_queue(&Queue::new("q")).await.unwrap();
-    let producer = connection.producer(Exchange::default()).routing_key("q").await.unwrap();
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("q")
+        .await
+        .unwrap();
     faults.refuse_connects(vec![ErrorKind::ConnectionLost; 1000]);
     faults.cut();
     let begin = tokio::time::Instant::now();
     let error = producer.publish(&1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
-    assert!(error.to_string().contains("waiting for a connection"), "{error}");
+    assert!(
+        error.to_string().contains("waiting for a connection"),
+        "{error}"
+    );
     assert_eq!(begin.elapsed().as_secs(), 30);
 }
 
@@ -125,7 +137,11 @@ async fn a_silent_broker_counts_as_lost_within_the_liveness_interval() {
     let begin = tokio::time::Instant::now();
     faults.silence(true);
     while !matches!(events.next().await, Some(Event::Lost { .. })) {}
-    assert!(begin.elapsed() <= Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() <= Duration::from_secs(10),
+        "{:?}",
+        begin.elapsed()
+    );
     faults.silence(false);
     until_restored(&mut events).await;
     let producer = connection.producer(Exchange::default()).await.unwrap();
@@ -166,13 +182,20 @@ async fn a_connection_is_given_up_when_the_policy_says_so_and_nothing_waits_any_
         .unwrap();
     let mut events = connection.events();
     let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
-    let producer = connection.producer(Exchange::default()).routing_key("q").await.unwrap();
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("q")
+        .await
+        .unwrap();
     faults.refuse_connects([ErrorKind::ConnectionLost; 3]);
     faults.cut();
     let publishing = tokio::spawn(async move { producer.publish(&1).await });
     while !matches!(events.next().await, Some(Event::GivenUp { .. })) {}
     let error = publishing.await.unwrap().unwrap_err();
-    assert!(error.to_string().contains("given up after 3 attempts"), "{error}");
+    assert!(
+        error.to_string().contains("given up after 3 attempts"),
+        "{error}"
+    );
     assert!(consumer.next().await.unwrap().is_err());
     assert!(connection.queue_info("q").await.is_err());
     assert!(!connection.health().connected);
@@ -187,7 +210,9 @@ async fn the_next_url_is_tried_when_one_fails() {
         .await
         .unwrap();
     connection.declare_queue(&Queue::new("q")).await.unwrap();
-    let second = kombu::connect("memory://engine-failover-second").await.unwrap();
+    let second = kombu::connect("memory://engine-failover-second")
+        .await
+        .unwrap();
     assert_eq!(second.queue_info("q").await.unwrap().ready, 0);
 }
 
@@ -199,14 +224,24 @@ async fn what_was_declared_is_declared_again_and_what_was_deleted_is_not() {
     let media = Exchange::topic("media");
     let kept = Queue::new("kept").bind(&media, "a.#");
     connection.declare_queue(&kept).await.unwrap();
-    connection.declare_queue(&Queue::new("deleted")).await.unwrap();
+    connection
+        .declare_queue(&Queue::new("deleted"))
+        .await
+        .unwrap();
     connection.delete_queue("deleted").await.unwrap();
     // The broker forgets everything.
     kombu::memory::remove("engine-replay");
     faults.cut();
     until_restored(&mut events).await;
     let producer = connection.producer(&media).await.unwrap();
-    assert!(producer.publish(&1).routing_key("a.b").await.unwrap().routed);
+    assert!(
+        producer
+            .publish(&1)
+            .routing_key("a.b")
+            .await
+            .unwrap()
+            .routed
+    );
     assert_eq!(connection.queue_info("kept").await.unwrap().ready, 1);
     assert_eq!(
         connection.queue_info("deleted").await.unwrap_err().kind(),
@@ -218,9 +253,15 @@ async fn what_was_declared_is_declared_again_and_what_was_deleted_is_not() {
 async fn dropping_the_last_handle_ends_the_supervisor() {
     let faults = Faults::default();
     let connection = builder("dropped", &faults).await.unwrap();
-    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let tasks = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks();
     drop(connection);
-    while tokio::runtime::Handle::current().metrics().num_alive_tasks() >= tasks {
+    while tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks()
+        >= tasks
+    {
         tokio::task::yield_now().await;
     }
 }

@@ -40,7 +40,8 @@ use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use kombu_core::driver::{
-    Capabilities, Connection, DeleteQueue, Feature, Op, QueueInfo, RawDelivery, Target, Transport,
+    BoxFuture, Capabilities, Connection, DeleteQueue, Feature, Op, QueueInfo, RawDelivery, Target,
+    Transport,
 };
 use kombu_core::message::Envelope;
 use kombu_core::virt::{
@@ -252,6 +253,11 @@ impl QueueStore for Session {
             let purged = std::mem::take(&mut state.queue(*queue)?.ready);
             Ok(purged.len() as u64)
         })
+    }
+
+    fn closed(&self) -> BoxFuture<'static, Error> {
+        // Nothing can come between this process and itself. A store with a socket resolves when it breaks.
+        Box::pin(std::future::pending())
     }
 
     async fn close(&self) -> Result<()> {
