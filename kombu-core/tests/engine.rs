@@ -265,3 +265,30 @@ async fn dropping_the_last_handle_ends_the_supervisor() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_delayed_publish_and_a_delayed_retry_come_when_they_are_due_and_not_before() {
+    let connection = kombu::connect("memory://").await.unwrap();
+    let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("q")
+        .await
+        .unwrap();
+    let begin = tokio::time::Instant::now();
+    let hour = Duration::from_secs(3600);
+    producer.publish(&2).delay(hour).await.unwrap();
+    producer.publish(&1).await.unwrap();
+    assert_eq!(connection.queue_info("q").await.unwrap().ready, 1);
+    assert_eq!(next(&mut consumer).await, 1);
+    let delivery = consumer.try_next().await.unwrap().unwrap();
+    assert_eq!(begin.elapsed().as_secs(), 3600);
+    assert_eq!(delivery.attempt(), 1);
+    delivery.retry_after(hour).await.unwrap();
+    producer.publish(&3).await.unwrap();
+    assert_eq!(next(&mut consumer).await, 3);
+    let again = consumer.try_next().await.unwrap().unwrap();
+    assert_eq!(begin.elapsed().as_secs(), 7200);
+    assert_eq!((again.attempt(), again.redelivered()), (2, true));
+    again.ack().await.unwrap();
+}

@@ -67,7 +67,7 @@ impl Holding {
     ) -> Taken {
         let mut held = self.held.lock();
         if held.ended {
-            return Taken::Nothing;
+            return Taken::Nothing(None);
         }
         let taken = self.queue.take(max, scratch, waiting);
         for entry in scratch.drain(..) {

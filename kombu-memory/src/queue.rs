@@ -1,12 +1,14 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
+use std::time::Duration;
 
 use kombu_core::Name;
 use kombu_core::driver::QueueInfo;
 use kombu_core::message::Envelope;
 use parking_lot::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
 use crate::held::Holding;
 
@@ -32,11 +34,22 @@ struct Ready {
     /// In order of position.
     entries: VecDeque<Entry>,
     next_position: u64,
+    /// Not visible yet, by when they will be.
+    delayed: BTreeMap<(Instant, u64), Delayed>,
+    next_delayed: u64,
     /// Readers that found nothing. All are woken: a woken one may have no room in its window any more.
     waiting: Waiting,
     /// Readers without room. They are woken only when the queue is deleted.
     full: Waiting,
     deleted: bool,
+}
+
+/// A message that becomes visible later.
+enum Delayed {
+    /// For the first time: it goes to the back then.
+    New(Envelope),
+    /// Again: it goes to where it was.
+    Again(Entry),
 }
 
 /// Readers by number, each once.
@@ -47,8 +60,8 @@ struct Waiting(Vec<(u64, Waker)>);
 pub(crate) enum Taken {
     /// At least one message.
     Messages,
-    /// Nothing; the waker is registered.
-    Nothing,
+    /// Nothing; the waker is registered. The earliest delayed message is due then.
+    Nothing(Option<Instant>),
     /// The queue was deleted.
     Deleted,
 }
@@ -60,6 +73,8 @@ impl MemoryQueue {
             ready: Mutex::new(Ready {
                 entries: VecDeque::new(),
                 next_position: 0,
+                delayed: BTreeMap::new(),
+                next_delayed: 0,
                 waiting: Waiting::default(),
                 full: Waiting::default(),
                 deleted: false,
@@ -74,7 +89,9 @@ impl MemoryQueue {
     }
 
     pub(crate) fn ready(&self) -> u64 {
-        self.ready.lock().entries.len() as u64
+        let mut ready = self.ready.lock();
+        ready.show_due();
+        ready.entries.len() as u64
     }
 
     pub(crate) fn consumers(&self) -> u64 {
@@ -103,14 +120,21 @@ impl MemoryQueue {
         if ready.deleted {
             return;
         }
-        let position = ready.next_position;
-        ready.next_position += 1;
-        ready.entries.push_back(Entry {
-            envelope: envelope.clone(),
-            position,
-            failures: 0,
-            redelivered: false,
-        });
+        match envelope.delay() {
+            None => ready.append(envelope.clone()),
+            Some(delay) => ready.delay(delay, Delayed::New(envelope.clone())),
+        }
+        // Also for a delayed one: whoever waits has to wait for it too.
+        Ready::wake(ready);
+    }
+
+    /// Puts a message back where it was, visible after the delay.
+    pub(crate) fn give_back_after(&self, entry: Entry, delay: Duration) {
+        let mut ready = self.ready.lock();
+        if ready.deleted {
+            return;
+        }
+        ready.delay(delay, Delayed::Again(entry));
         Ready::wake(ready);
     }
 
@@ -120,13 +144,7 @@ impl MemoryQueue {
         if ready.deleted {
             return;
         }
-        let index = match ready.entries.front() {
-            Some(front) if front.position < entry.position => ready
-                .entries
-                .partition_point(|other| other.position < entry.position),
-            _ => 0,
-        };
-        ready.entries.insert(index, entry);
+        ready.put_back(entry);
         Ready::wake(ready);
     }
 
@@ -151,6 +169,7 @@ impl MemoryQueue {
         if ready.deleted {
             return Taken::Deleted;
         }
+        ready.show_due();
         let count = max.min(ready.entries.len());
         if count == 0 {
             if let Some((reader, waker)) = waiting {
@@ -160,14 +179,17 @@ impl MemoryQueue {
                 };
                 list.insert(reader, waker);
             }
-            return Taken::Nothing;
+            return Taken::Nothing(ready.next_due());
         }
         taken.extend(ready.entries.drain(..count));
         Taken::Messages
     }
 
     pub(crate) fn purge(&self) -> u64 {
-        let purged = std::mem::take(&mut self.ready.lock().entries);
+        let mut ready = self.ready.lock();
+        ready.show_due();
+        let purged = std::mem::take(&mut ready.entries);
+        drop(ready);
         purged.len() as u64
     }
 
@@ -175,6 +197,7 @@ impl MemoryQueue {
     pub(crate) fn delete(&self) -> u64 {
         let mut ready = self.ready.lock();
         ready.deleted = true;
+        ready.delayed.clear();
         let entries = std::mem::take(&mut ready.entries);
         for (_, waker) in ready.full.0.drain(..) {
             waker.wake();
@@ -209,6 +232,56 @@ impl Waiting {
 }
 
 impl Ready {
+    fn append(&mut self, envelope: Envelope) {
+        let position = self.next_position;
+        self.next_position += 1;
+        self.entries.push_back(Entry {
+            envelope,
+            position,
+            failures: 0,
+            redelivered: false,
+        });
+    }
+
+    fn put_back(&mut self, entry: Entry) {
+        let index = match self.entries.front() {
+            Some(front) if front.position < entry.position => self
+                .entries
+                .partition_point(|other| other.position < entry.position),
+            _ => 0,
+        };
+        self.entries.insert(index, entry);
+    }
+
+    fn delay(&mut self, delay: Duration, delayed: Delayed) {
+        let number = self.next_delayed;
+        self.next_delayed += 1;
+        self.delayed
+            .insert((Instant::now() + delay, number), delayed);
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.delayed.first_key_value().map(|((due, _), _)| *due)
+    }
+
+    /// Makes visible what is due. The clock is read only if something is delayed.
+    #[inline]
+    fn show_due(&mut self) {
+        if self.delayed.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some(first) = self.delayed.first_entry() {
+            if first.key().0 > now {
+                return;
+            }
+            match first.remove() {
+                Delayed::New(envelope) => self.append(envelope),
+                Delayed::Again(entry) => self.put_back(entry),
+            }
+        }
+    }
+
     /// Wakes who waits for a message. Where one waits, the queue is unlocked first: it would meet the lock at
     /// once.
     #[inline]

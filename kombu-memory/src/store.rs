@@ -1,3 +1,5 @@
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -7,6 +9,7 @@ use kombu_core::message::Envelope;
 use kombu_core::virt::{Answer, Applied, Batch, Change, Finish, QueueStore, Reader, Table};
 use kombu_core::{Error, ErrorKind, Name, Result};
 use parking_lot::Mutex;
+use tokio::time::Sleep;
 
 use crate::broker::Broker;
 use crate::held::Holding;
@@ -115,6 +118,7 @@ impl QueueStore for MemoryStore {
             number,
             holding,
             scratch: Vec::new(),
+            alarm: None,
         })
     }
 
@@ -180,10 +184,13 @@ impl MemoryStore {
                 entry.redelivered = true;
                 queue.give_back(entry);
             })?,
-            Finish::Retry { delay: None } => holding.remove(id, |mut entry| {
+            Finish::Retry { delay } => holding.remove(id, |mut entry| {
                 entry.redelivered = true;
                 entry.failures = entry.failures.saturating_add(1);
-                queue.give_back(entry);
+                match delay {
+                    None => queue.give_back(entry),
+                    Some(delay) => queue.give_back_after(entry, delay),
+                }
             })?,
             Finish::Move {
                 targets,
@@ -216,6 +223,18 @@ pub(crate) struct MemoryReader {
     holding: Arc<Holding>,
     /// Between the queue and the holding, so that publishers wait for a copy and not for our book-keeping.
     scratch: Vec<Entry>,
+    /// Rings when the first delayed message is due, while nothing else is there.
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+fn deleted(queue: &MemoryQueue) -> Error {
+    Error::new(
+        ErrorKind::ConsumerCancelled,
+        format!(
+            "queue `{}` was deleted while it was being consumed; declare it and open the consumer again",
+            queue.name()
+        ),
+    )
 }
 
 impl Reader for MemoryReader {
@@ -228,27 +247,37 @@ impl Reader for MemoryReader {
         max: usize,
         batch: &mut Batch<'_>,
     ) -> Poll<Result<()>> {
-        let waiting = Some((self.number, context.waker()));
-        let taken = self
-            .holding
-            .take(max, &mut self.scratch, waiting, |entry, id| {
-                batch.push(
-                    entry.envelope.clone(),
-                    id,
-                    entry.failures,
-                    entry.redelivered,
-                );
-            });
-        match taken {
-            Taken::Messages => Poll::Ready(Ok(())),
-            Taken::Nothing => Poll::Pending,
-            Taken::Deleted => Poll::Ready(Err(Error::new(
-                ErrorKind::ConsumerCancelled,
-                format!(
-                    "queue `{}` was deleted while it was being consumed; declare it and open the consumer again",
-                    self.holding.queue().name()
-                ),
-            ))),
+        loop {
+            let waiting = Some((self.number, context.waker()));
+            let taken = self
+                .holding
+                .take(max, &mut self.scratch, waiting, |entry, id| {
+                    batch.push(
+                        entry.envelope.clone(),
+                        id,
+                        entry.failures,
+                        entry.redelivered,
+                    );
+                });
+            let due = match taken {
+                Taken::Messages => return Poll::Ready(Ok(())),
+                Taken::Deleted => return Poll::Ready(Err(deleted(self.holding.queue()))),
+                Taken::Nothing(due) => due.filter(|_| max > 0),
+            };
+            let Some(due) = due else {
+                self.alarm = None;
+                return Poll::Pending;
+            };
+            let alarm = match &mut self.alarm {
+                Some(alarm) => {
+                    alarm.as_mut().reset(due);
+                    alarm
+                }
+                None => self.alarm.insert(Box::pin(tokio::time::sleep_until(due))),
+            };
+            if alarm.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
         }
     }
 

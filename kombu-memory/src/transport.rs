@@ -27,7 +27,9 @@ pub struct MemoryOptions {
 pub(crate) const CAPABILITIES: Capabilities = Capabilities::basic()
     .with(Feature::AlternateExchange)
     .with(Feature::ExchangeBinding)
-    .with(Feature::DeadLetter);
+    .with(Feature::DeadLetter)
+    .with(Feature::DelayedPublish)
+    .with(Feature::DelayedRetry);
 
 #[async_trait]
 impl Transport for Memory {

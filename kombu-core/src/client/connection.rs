@@ -231,7 +231,7 @@ impl Connection {
             accept: Accept::all(),
             no_ack: false,
             held: None,
-            _connection: self.clone(),
+            connection: self.clone(),
         };
         Ok(Some(Delivery::new(raw, Arc::new(link))))
     }

@@ -179,7 +179,7 @@ impl Plan {
             accept: self.accept.clone(),
             no_ack: options.no_ack,
             held: Some(Held::new(options.window)),
-            _connection: self.connection.clone(),
+            connection: self.connection.clone(),
         };
         Opened {
             session,

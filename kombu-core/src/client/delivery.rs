@@ -3,6 +3,7 @@ use std::mem;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use kombu_serializers::{self as serializers, Accept};
@@ -10,12 +11,12 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::driver::{Outcome, RawDelivery, Settle, Settlement, Tag};
+use crate::driver::{Feature, Outcome, RawDelivery, Settle, Settlement, Tag};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Content, Envelope};
 use crate::name::Name;
 
-use super::{Connection, Settling};
+use super::{Connection, Settling, check};
 
 /// What the deliveries of one consumer have in common; one reference count for each of them.
 pub(super) struct Link {
@@ -28,7 +29,7 @@ pub(super) struct Link {
     /// single get: nothing would close there, so what can't be decoded is released.
     pub(super) held: Option<Held>,
     /// Keeps the session: what was delivered can be settled while somebody holds it.
-    pub(super) _connection: Connection,
+    pub(super) connection: Connection,
 }
 
 pub(super) struct LinkQueue {
@@ -228,6 +229,15 @@ impl Delivery {
         self.acker.retry()
     }
 
+    /// Failed: back to this queue and counted, but invisible until `delay` is over.
+    ///
+    /// # Errors
+    ///
+    /// When awaited: [`ErrorKind::Unsupported`] where the transport can't delay; the message is released then.
+    pub fn retry_after(self, delay: Duration) -> Settling {
+        self.acker.retry_after(delay)
+    }
+
     /// Given up: to the queue's dead-letter exchange, or discarded if it has none.
     pub fn reject(self) -> Settling {
         self.acker.reject()
@@ -318,6 +328,17 @@ impl Acker {
     /// As [`Delivery::retry`].
     pub fn retry(self) -> Settling {
         self.settle(Outcome::Retry { delay: None })
+    }
+
+    /// As [`Delivery::retry_after`].
+    pub fn retry_after(self, delay: Duration) -> Settling {
+        let capabilities = self.link.connection.capabilities();
+        if !capabilities.has(Feature::DelayedRetry) {
+            let error = check::unsupported("the retry", Feature::DelayedRetry);
+            drop(self.settle(Outcome::Release));
+            return Settling::new(Settlement::done(Err(error)));
+        }
+        self.settle(Outcome::Retry { delay: Some(delay) })
     }
 
     /// As [`Delivery::reject`].

@@ -214,6 +214,12 @@ impl<'a, B: Body> Publish<'a, B> {
         self
     }
 
+    /// How long the message stays invisible in its queues; consumers never see it before.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.content.set_delay(Some(delay));
+        self
+    }
+
     /// When the message was made; sent in whole seconds.
     pub fn timestamp(mut self, timestamp: impl Into<Timestamp>) -> Self {
         self.content.set_timestamp(timestamp.into());
@@ -333,8 +339,13 @@ fn check_content(producer: &Inner, content: &Content) -> Result<()> {
                     name.check_length(what)?;
                 }
             }
-            if rare.expiration.is_some() && !connection.capabilities.has(Feature::MessageTtl) {
-                return Err(check::unsupported("the message", Feature::MessageTtl));
+            for (asked, feature) in [
+                (rare.expiration.is_some(), Feature::MessageTtl),
+                (rare.delay.is_some(), Feature::DelayedPublish),
+            ] {
+                if asked && !connection.capabilities.has(feature) {
+                    return Err(check::unsupported("the message", feature));
+                }
             }
             Ok(())
         }

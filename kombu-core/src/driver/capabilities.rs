@@ -32,6 +32,8 @@ pub enum Feature {
     SingleActiveConsumer,
     /// Publishing only if a consumer is ready.
     Immediate,
+    /// Publishing a message that becomes visible later.
+    DelayedPublish,
     /// A retry that comes back after a delay.
     DelayedRetry,
 }
@@ -53,6 +55,7 @@ impl fmt::Display for Feature {
             Feature::MaxDeliveries => "max_deliveries",
             Feature::SingleActiveConsumer => "single active consumers",
             Feature::Immediate => "immediate publishing",
+            Feature::DelayedPublish => "delayed publishing",
             Feature::DelayedRetry => "delayed retries",
         })
     }

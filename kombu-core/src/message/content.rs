@@ -49,6 +49,7 @@ pub struct Content {
 pub(crate) struct Rare {
     pub(crate) priority: Option<u8>,
     pub(crate) expiration: Option<Duration>,
+    pub(crate) delay: Option<Duration>,
     pub(crate) timestamp: Option<Timestamp>,
     pub(crate) correlation_id: Option<Name>,
     pub(crate) reply_to: Option<Name>,
@@ -179,6 +180,18 @@ impl Content {
     pub fn set_expiration(&mut self, expiration: Option<Duration>) {
         if expiration.is_some() || self.rare.is_some() {
             self.rare_mut().expiration = expiration;
+        }
+    }
+
+    /// How long the message stays invisible in its queues after it was published.
+    pub fn delay(&self) -> Option<Duration> {
+        self.rare.as_ref()?.delay
+    }
+
+    /// Sets or removes the delay; drivers use it to rebuild a message.
+    pub fn set_delay(&mut self, delay: Option<Duration>) {
+        if delay.is_some() || self.rare.is_some() {
+            self.rare_mut().delay = delay;
         }
     }
 

@@ -38,6 +38,7 @@ fn dead(envelope: &Envelope, queue: &Queue, reason: &'static str) -> Envelope {
         .headers
         .insert(Name::from_static("x-death"), FieldValue::Array(deaths));
     content.set_expiration(None);
+    content.set_delay(None);
     if let Some(exchange) = queue.get_dead_letter_exchange() {
         content.exchange = exchange.clone();
     }
