@@ -292,3 +292,53 @@ async fn a_delayed_publish_and_a_delayed_retry_come_when_they_are_due_and_not_be
     assert_eq!((again.attempt(), again.redelivered()), (2, true));
     again.ack().await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_that_only_verifies_makes_nothing_and_revives_nothing() {
+    use kombu::DeclareMode;
+    let faults = Faults::default();
+    let owner = kombu::connect("memory://engine-verify").await.unwrap();
+    let connection = builder("verify", &faults)
+        .declare(DeclareMode::Verify)
+        .await
+        .unwrap();
+    let queue = Queue::new("q");
+    let error = connection.consumer(&queue).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(
+        owner.queue_info("q").await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    owner.declare_queue(&queue).await.unwrap();
+    let mut events = connection.events();
+    let mut consumer = connection.consumer(&queue).await.unwrap();
+    owner.delete_queue("q").await.unwrap();
+    assert_eq!(
+        consumer.next().await.unwrap().unwrap_err().kind(),
+        ErrorKind::ConsumerCancelled
+    );
+    faults.cut();
+    loop {
+        match events.next().await.unwrap() {
+            Event::TopologyMismatch { reason } => break assert!(reason.contains("`q`"), "{reason}"),
+            Event::Restored { .. } => panic!("nobody was told"),
+            _ => {}
+        }
+    }
+    until_restored(&mut events).await;
+    assert_eq!(
+        owner.queue_info("q").await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    // One handle may differ from its connection, and one declaration from its handle.
+    connection
+        .consumer(&queue)
+        .declare(DeclareMode::Ensure)
+        .await
+        .unwrap();
+    connection
+        .consumer(&Queue::new("missing").no_declare())
+        .declare(DeclareMode::Ensure)
+        .await
+        .unwrap_err();
+}

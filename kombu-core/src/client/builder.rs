@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kombu_serializers as serializers;
 
+use crate::declare::DeclareMode;
 use crate::driver::{self, BoxFuture, Layer, Target, Transport};
 use crate::engine::{self, Attempt, Deadlines, RetryPolicy};
 use crate::error::{Error, ErrorKind, Result};
@@ -29,6 +30,7 @@ pub struct ConnectionBuilder {
     shuffle: bool,
     retry: RetryPolicy,
     deadlines: Deadlines,
+    declare_mode: DeclareMode,
     layers: Vec<Arc<dyn Layer>>,
     serializers: serializers::Registry,
     max_message_size: Option<usize>,
@@ -42,6 +44,7 @@ impl ConnectionBuilder {
             shuffle: false,
             retry: RetryPolicy::default(),
             deadlines: Deadlines::default(),
+            declare_mode: DeclareMode::Ensure,
             layers: Vec::new(),
             serializers: serializers::Registry::default(),
             max_message_size: None,
@@ -70,6 +73,13 @@ impl ConnectionBuilder {
     /// How long operations may take.
     pub fn deadlines(mut self, deadlines: Deadlines) -> Self {
         self.deadlines = deadlines;
+        self
+    }
+
+    /// What producers and consumers do about what they use, where neither they nor the declaration say
+    /// otherwise. Default: [`DeclareMode::Ensure`], declare it.
+    pub fn declare(mut self, mode: DeclareMode) -> Self {
+        self.declare_mode = mode;
         self
     }
 
@@ -118,6 +128,7 @@ impl ConnectionBuilder {
             target,
             self.serializers,
             self.max_message_size,
+            self.declare_mode,
         ))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kombu_serializers::{self as serializers, Accept};
 use tokio::time::timeout;
 
-use crate::declare::{Binding, Exchange, Queue};
+use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{BoxFuture, Capabilities, DeleteQueue, Destination, QueueInfo, Target};
 use crate::engine::{self, Events, Health, Session};
 use crate::error::{Error, ErrorKind, Result};
@@ -35,6 +35,7 @@ pub(super) struct Inner {
     pub(super) serializers: serializers::Registry,
     pub(super) capabilities: Capabilities,
     pub(super) max_message_size: usize,
+    pub(super) declare_mode: DeclareMode,
     target: Target,
 }
 
@@ -50,6 +51,7 @@ impl Connection {
         target: Target,
         serializers: serializers::Registry,
         max_message_size: Option<usize>,
+        declare_mode: DeclareMode,
     ) -> Self {
         let capabilities = session.driver.capabilities();
         let recorded = Arc::new(Recorded::new(engine.events_sender()));
@@ -64,6 +66,7 @@ impl Connection {
                 serializers,
                 capabilities,
                 max_message_size: limit.min(capabilities.max_message_size()),
+                declare_mode,
                 target,
             }),
         }
@@ -250,11 +253,19 @@ impl Connection {
                 "the default exchange belongs to the broker and can't be declared; use it as it is",
             ))
         } else {
-            self.declare(topology::of_exchange(exchange))
-                .await
-                .map(drop)
+            self.ensure_exchange(exchange, DeclareMode::Ensure).await
         };
         result.map_err(|error| error.during("declare exchange"))
+    }
+
+    /// Declares an exchange; `mode` is for declarations that don't say otherwise themselves.
+    pub(super) async fn ensure_exchange(
+        &self,
+        exchange: &Exchange,
+        mode: DeclareMode,
+    ) -> Result<()> {
+        let steps = topology::of_exchange(exchange, mode);
+        self.declare(steps).await.map(drop)
     }
 
     /// Declares a queue with its exchanges and bindings, and answers what is in it.
@@ -266,7 +277,7 @@ impl Connection {
     /// As [`declare_exchange`](Connection::declare_exchange).
     pub async fn declare_queue(&self, queue: &Queue) -> Result<QueueInfo> {
         let queue = named(queue);
-        let info = self.declare(topology::of_queue(&queue)).await;
+        let info = self.ensure_queue(&queue, DeclareMode::Ensure).await;
         match info {
             Ok(Some(info)) => Ok(info),
             // `DeclareMode::Never`: nothing was asked yet.
@@ -276,16 +287,25 @@ impl Connection {
         .map_err(|error| error.during("declare queue"))
     }
 
+    /// Declares a queue with what it is bound to; `None` if its mode is [`DeclareMode::Never`].
+    pub(super) async fn ensure_queue(
+        &self,
+        queue: &Queue,
+        mode: DeclareMode,
+    ) -> Result<Option<QueueInfo>> {
+        self.declare(topology::of_queue(queue, mode)).await
+    }
+
     async fn declare(&self, steps: Vec<Step<'_>>) -> Result<Option<QueueInfo>> {
         // All checks come first: a topology that can't be is refused before its first part is there.
         for step in &steps {
             match step {
-                Step::Exchange(exchange, _) => {
-                    exchange.check()?;
+                Step::Exchange(exchange, mode) => {
+                    exchange.check_as(*mode)?;
                     check::exchange(exchange, &self.inner.capabilities)?;
                 }
-                Step::Queue(queue, _) => {
-                    queue.check()?;
+                Step::Queue(queue, mode) => {
+                    queue.check_as(*mode)?;
                     check::queue(queue, &self.inner.capabilities)?;
                 }
                 Step::Bind(_, binding) => binding.check()?,

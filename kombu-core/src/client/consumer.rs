@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use kombu_serializers::Accept;
 
-use crate::declare::Queue;
+use crate::declare::{DeclareMode, Queue};
 use crate::driver::{BoxFuture, SubscribeOptions, Subscription};
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
@@ -31,6 +31,7 @@ pub struct OpenConsumer {
     prefetch: u32,
     no_ack: Option<bool>,
     accept: Accept,
+    declare_mode: Option<DeclareMode>,
 }
 
 impl OpenConsumer {
@@ -41,6 +42,7 @@ impl OpenConsumer {
             prefetch: DEFAULT_PREFETCH,
             no_ack: None,
             accept: Accept::all(),
+            declare_mode: None,
         }
     }
 
@@ -69,6 +71,13 @@ impl OpenConsumer {
         self
     }
 
+    /// Whether queues, exchanges and bindings are declared, verified or neither, where the declarations don't
+    /// say so themselves. Default: the connection's mode.
+    pub fn declare(mut self, mode: DeclareMode) -> Self {
+        self.declare_mode = Some(mode);
+        self
+    }
+
     async fn open(self) -> Result<Consumer> {
         if self.queues.is_empty() {
             return Err(Error::new(
@@ -78,8 +87,10 @@ impl OpenConsumer {
         }
         self.accept.check(self.connection.serializers())?;
         let queues: Vec<Queue> = self.queues.iter().map(named).collect();
+        let inherited = self.connection.inner().declare_mode;
+        let mode = self.declare_mode.unwrap_or(inherited);
         for queue in &queues {
-            self.connection.declare_queue(queue).await?;
+            self.connection.ensure_queue(queue, mode).await?;
         }
         let no_ack = self
             .no_ack

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kombu_serializers::Codec;
 use serde::Serialize;
 
-use crate::declare::{DeliveryMode, Exchange, ExchangeKind};
+use crate::declare::{DeclareMode, DeliveryMode, Exchange, ExchangeKind};
 use crate::driver::BoxFuture;
 use crate::engine::{Restore, Session};
 use crate::error::{Error, ErrorKind, Result};
@@ -29,6 +29,7 @@ pub struct OpenProducer {
     serializer: Option<String>,
     delivery_mode: Option<DeliveryMode>,
     mandatory: Option<bool>,
+    declare_mode: Option<DeclareMode>,
 }
 
 impl OpenProducer {
@@ -40,6 +41,7 @@ impl OpenProducer {
             serializer: None,
             delivery_mode: None,
             mandatory: None,
+            declare_mode: None,
         }
     }
 
@@ -69,6 +71,13 @@ impl OpenProducer {
         self
     }
 
+    /// Whether the exchange is declared, verified or neither, where its declaration doesn't say so itself.
+    /// Default: the connection's mode.
+    pub fn declare(mut self, mode: DeclareMode) -> Self {
+        self.declare_mode = Some(mode);
+        self
+    }
+
     async fn open(self) -> Result<Producer> {
         let inner = self.connection.inner();
         let codec = match &self.serializer {
@@ -79,7 +88,10 @@ impl OpenProducer {
             // Always there; but a wrong declaration of it is still one.
             self.exchange.check()?;
         } else {
-            self.connection.declare_exchange(&self.exchange).await?;
+            let mode = self.declare_mode.unwrap_or(inner.declare_mode);
+            self.connection
+                .ensure_exchange(&self.exchange, mode)
+                .await?;
         }
         let (session, publisher) = self
             .connection

@@ -13,21 +13,25 @@ pub(super) enum Step<'a> {
 }
 
 /// The steps for one exchange, with the exchanges that it is bound to.
-pub(super) fn of_exchange(exchange: &Exchange) -> Vec<Step<'_>> {
+///
+/// `mode` is for declarations that don't say otherwise themselves.
+pub(super) fn of_exchange(exchange: &Exchange, mode: DeclareMode) -> Vec<Step<'_>> {
     let mut steps = Vec::new();
-    add_exchange(exchange, &mut HashSet::new(), &mut steps);
+    add_exchange(exchange, mode, &mut HashSet::new(), &mut steps);
     steps
 }
 
 /// The steps for one queue, with its exchanges and bindings.
-pub(super) fn of_queue(queue: &Queue) -> Vec<Step<'_>> {
+///
+/// `default` is the mode of declarations that don't say otherwise themselves.
+pub(super) fn of_queue(queue: &Queue, default: DeclareMode) -> Vec<Step<'_>> {
     let mut steps = Vec::new();
-    let mode = queue.declare_mode().unwrap_or(DeclareMode::Ensure);
+    let mode = queue.declare_mode().unwrap_or(default);
     let binds = mode == DeclareMode::Ensure;
     if binds {
         let mut seen = HashSet::new();
         for binding in queue.bindings() {
-            add_exchange(binding.exchange(), &mut seen, &mut steps);
+            add_exchange(binding.exchange(), default, &mut seen, &mut steps);
         }
     }
     if mode != DeclareMode::Never {
@@ -46,17 +50,18 @@ pub(super) fn of_queue(queue: &Queue) -> Vec<Step<'_>> {
 
 fn add_exchange<'a>(
     exchange: &'a Exchange,
+    default: DeclareMode,
     seen: &mut HashSet<&'a Exchange>,
     steps: &mut Vec<Step<'a>>,
 ) {
-    let mode = exchange.declare_mode().unwrap_or(DeclareMode::Ensure);
+    let mode = exchange.declare_mode().unwrap_or(default);
     if exchange.is_default() || mode == DeclareMode::Never || !seen.insert(exchange) {
         return;
     }
     let binds = mode == DeclareMode::Ensure;
     if binds {
         for binding in exchange.bindings() {
-            add_exchange(binding.exchange(), seen, steps);
+            add_exchange(binding.exchange(), default, seen, steps);
         }
     }
     steps.push(Step::Exchange(exchange, mode));
