@@ -1,5 +1,6 @@
 //! Sessions that end and come back, seen by those who hold the handles.
 
+use std::future::IntoFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -320,7 +321,9 @@ async fn a_handle_that_only_verifies_makes_nothing_and_revives_nothing() {
     faults.cut();
     loop {
         match events.next().await.unwrap() {
-            Event::TopologyMismatch { reason } => break assert!(reason.contains("`q`"), "{reason}"),
+            Event::TopologyMismatch { reason } => {
+                break assert!(reason.contains("`q`"), "{reason}");
+            }
             Event::Restored { .. } => panic!("nobody was told"),
             _ => {}
         }
@@ -341,4 +344,42 @@ async fn a_handle_that_only_verifies_makes_nothing_and_revives_nothing() {
         .declare(DeclareMode::Ensure)
         .await
         .unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_deliveries_and_confirms_and_says_what_became_of_them() {
+    let faults = Faults::default();
+    let connection = builder("drain", &faults).await.unwrap();
+    let queue = Queue::new("q");
+    let mut consumer = connection.consumer(&queue).prefetch(10).await.unwrap();
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("q")
+        .await
+        .unwrap();
+    for number in 0..5 {
+        producer.publish(&number).await.unwrap();
+    }
+    let first = consumer.try_next().await.unwrap().unwrap();
+    let second = consumer.try_next().await.unwrap().unwrap();
+    faults.delay_publishes(Duration::from_secs(2));
+    let late = producer.publish(&5).into_future();
+    let handler = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        first.ack().await
+    });
+    let ends = tokio::spawn(async move { consumer.next().await.is_none() });
+    let report = connection.drain(Duration::from_secs(10)).await.unwrap();
+    assert!(ends.await.unwrap());
+    handler.await.unwrap().unwrap();
+    assert!(late.await.unwrap().routed);
+    assert_eq!((report.settled, report.unsettled), (1, 1));
+    assert_eq!((report.confirmed, report.unconfirmed), (1, 0));
+    assert_eq!(
+        second.ack().await.unwrap_err().kind(),
+        ErrorKind::SettleLost
+    );
+    let other = kombu::connect("memory://engine-drain").await.unwrap();
+    let info = other.queue_info("q").await.unwrap();
+    assert_eq!((info.ready, info.unsettled), (5, Some(0)));
 }

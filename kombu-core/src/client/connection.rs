@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 
 use super::delivery::{Link, LinkQueue};
+use super::drain::Open;
 use super::recorded::Recorded;
 use super::topology::{self, Step};
 use super::{ConnectionBuilder, Delivery, OpenConsumer, OpenProducer, Queues, Registry, check};
@@ -36,6 +37,7 @@ pub(super) struct Inner {
     pub(super) capabilities: Capabilities,
     pub(super) max_message_size: usize,
     pub(super) declare_mode: DeclareMode,
+    pub(super) open: Open,
     target: Target,
 }
 
@@ -67,6 +69,7 @@ impl Connection {
                 capabilities,
                 max_message_size: limit.min(capabilities.max_message_size()),
                 declare_mode,
+                open: Open::default(),
                 target,
             }),
         }
@@ -234,9 +237,13 @@ impl Connection {
             accept: Accept::all(),
             no_ack: false,
             held: None,
+            stopping: AtomicBool::new(false),
+            receiving: AtomicBool::new(false),
             connection: self.clone(),
         };
-        Ok(Some(Delivery::new(raw, Arc::new(link))))
+        let link = Arc::new(link);
+        self.inner.open.add_link(&link);
+        Ok(Some(Delivery::new(raw, link)))
     }
 
     /// Declares an exchange, and the exchanges that it is bound to.

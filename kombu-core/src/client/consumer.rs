@@ -1,8 +1,9 @@
 use std::fmt;
 use std::future::{IntoFuture, poll_fn};
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -127,7 +128,25 @@ struct Plan {
 struct Opened {
     session: Arc<Session>,
     subscription: Box<dyn Subscription>,
-    link: Arc<Link>,
+    link: Receiving,
+}
+
+/// A consumer's own reference to what its deliveries refer to.
+struct Receiving(Arc<Link>);
+
+impl Deref for Receiving {
+    type Target = Arc<Link>;
+
+    fn deref(&self) -> &Arc<Link> {
+        &self.0
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.0.release_held();
+        self.0.receiving.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Opened {
@@ -190,12 +209,16 @@ impl Plan {
             accept: self.accept.clone(),
             no_ack: options.no_ack,
             held: Some(Held::new(options.window)),
+            stopping: AtomicBool::new(false),
+            receiving: AtomicBool::new(true),
             connection: self.connection.clone(),
         };
+        let link = Arc::new(link);
+        self.connection.inner().open.add_link(&link);
         Opened {
             session,
             subscription,
-            link: Arc::new(link),
+            link: Receiving(link),
         }
     }
 }
@@ -286,14 +309,11 @@ impl Consumer {
     /// still be settled.
     pub async fn cancel(mut self) -> Result<()> {
         match std::mem::replace(&mut self.state, State::Ended) {
-            State::Receiving(opened) => {
-                opened.link.release_held();
-                opened
-                    .subscription
-                    .cancel()
-                    .await
-                    .map_err(|error| error.during("cancel consumer"))
-            }
+            State::Receiving(opened) => opened
+                .subscription
+                .cancel()
+                .await
+                .map_err(|error| error.during("cancel consumer")),
             State::Reopening(_) | State::Ended => Ok(()),
         }
     }
@@ -319,10 +339,14 @@ impl Consumer {
                     Poll::Ready(Err(error)) => return self.end(error),
                 },
             };
+            if opened.link.stopping.load(Ordering::Relaxed) {
+                self.state = State::Ended;
+                return Poll::Ready(None);
+            }
             match Pin::new(&mut opened.subscription).poll_next(context) {
                 Poll::Ready(Some(Ok(raw))) => {
                     budget.made_progress();
-                    let delivery = Delivery::new(raw, opened.link.clone());
+                    let delivery = Delivery::new(raw, Arc::clone(&opened.link));
                     tracing::debug!(?delivery, "received");
                     return Poll::Ready(Some(Ok(delivery)));
                 }
@@ -364,9 +388,7 @@ impl Consumer {
 
     #[cold]
     fn end(&mut self, error: Error) -> Poll<Option<Result<Delivery>>> {
-        if let State::Receiving(opened) = std::mem::replace(&mut self.state, State::Ended) {
-            opened.link.release_held();
-        }
+        self.state = State::Ended;
         // Closed by this program: that is an end and not an error.
         if error.kind() == ErrorKind::Closed {
             return Poll::Ready(None);
@@ -383,14 +405,6 @@ impl Stream for Consumer {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Delivery>>> {
         self.get_mut().poll_delivery(context)
-    }
-}
-
-impl Drop for Consumer {
-    fn drop(&mut self) {
-        if let State::Receiving(opened) = &self.state {
-            opened.link.release_held();
-        }
     }
 }
 

@@ -28,6 +28,10 @@ pub(super) struct Link {
     /// The consumer's window, and the undecodable deliveries that it holds until it closes. `None` for a
     /// single get: nothing would close there, so what can't be decoded is released.
     pub(super) held: Option<Held>,
+    /// The connection is being drained: the consumer stops, and settles are of interest.
+    pub(super) stopping: AtomicBool,
+    /// The consumer refers to this link, besides its deliveries.
+    pub(super) receiving: AtomicBool,
     /// Keeps the session: what was delivered can be settled while somebody holds it.
     pub(super) connection: Connection,
 }
@@ -64,6 +68,20 @@ impl Held {
 }
 
 impl Link {
+    /// Deliveries that refer to this link; messages that were split from one count with it.
+    pub(super) fn deliveries(this: &Arc<Self>) -> usize {
+        let others = 1 + usize::from(this.receiving.load(Ordering::Relaxed));
+        Arc::strong_count(this).saturating_sub(others)
+    }
+
+    /// Has the consumer end when it is polled next, which is now.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        if let Some(held) = &self.held {
+            held.task.wake();
+        }
+    }
+
     /// Gives back what was held because it couldn't be decoded, the latest first.
     pub(super) fn release_held(&self) {
         let Some(held) = &self.held else { return };
@@ -405,6 +423,9 @@ impl Drop for Acker {
     fn drop(&mut self) {
         if !self.settled {
             self.abandon();
+        }
+        if self.link.stopping.load(Ordering::Relaxed) {
+            self.link.connection.inner().open.has_changed();
         }
     }
 }

@@ -117,6 +117,7 @@ impl OpenProducer {
             closed: AtomicBool::new(false),
             connection: self.connection,
         });
+        inner.connection.inner().open.add_producer(&inner);
         let restore: Weak<Inner> = Arc::downgrade(&inner);
         inner.connection.inner().engine.register(restore);
         // A session that began in between did not know of this producer yet.

@@ -83,6 +83,23 @@ impl Outbox {
             && self.bytes.load(Ordering::Relaxed) < MAX_BYTES
     }
 
+    /// Publishes without an answer.
+    pub(super) fn count(&self) -> usize {
+        self.prune();
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when every publish has been answered.
+    pub(super) async fn empty(&self) {
+        loop {
+            let room = self.room.notified();
+            if self.count() == 0 {
+                return;
+            }
+            room.await;
+        }
+    }
+
     /// Resolves when another publish may be made.
     pub(super) async fn room(&self) {
         loop {

@@ -1,0 +1,129 @@
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::error::Result;
+
+use super::Connection;
+use super::delivery::Link;
+use super::producer;
+
+/// What became of everything that was under way when a connection was drained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DrainReport {
+    /// Deliveries that their holders settled, or dropped, within the grace.
+    pub settled: usize,
+    /// Deliveries that were still held at its end. They went back to their queues, and settling them fails.
+    pub unsettled: usize,
+    /// Publishes that were answered within the grace.
+    pub confirmed: usize,
+    /// Publishes that were not. Their receipts fail, and say that the broker may have the message.
+    pub unconfirmed: usize,
+}
+
+/// The open consumers and producers of a connection.
+#[derive(Default)]
+pub(super) struct Open {
+    links: Mutex<Vec<Weak<Link>>>,
+    producers: Mutex<Vec<Weak<producer::Inner>>>,
+    /// A delivery was settled, or a consumer ended, while the connection is drained.
+    changed: Notify,
+}
+
+impl Open {
+    pub(super) fn add_link(&self, link: &Arc<Link>) {
+        let mut links = self.links.lock();
+        links.retain(|link| link.strong_count() > 0);
+        links.push(Arc::downgrade(link));
+    }
+
+    pub(super) fn add_producer(&self, producer: &Arc<producer::Inner>) {
+        let mut producers = self.producers.lock();
+        producers.retain(|producer| producer.strong_count() > 0);
+        producers.push(Arc::downgrade(producer));
+    }
+
+    pub(super) fn has_changed(&self) {
+        self.changed.notify_waiters();
+    }
+
+    fn deliveries(&self) -> usize {
+        let links = self.links.lock();
+        links
+            .iter()
+            .filter_map(Weak::upgrade)
+            .map(|link| Link::deliveries(&link))
+            .sum()
+    }
+
+    fn publishes(&self) -> usize {
+        let producers = self.producers.lock();
+        producers
+            .iter()
+            .filter_map(Weak::upgrade)
+            .map(|producer| producer.outbox.count())
+            .sum()
+    }
+}
+
+impl Connection {
+    /// Ends the connection in an orderly way: consumers stop and end without an error, deliveries that are held
+    /// have `grace` to be settled, and publishes to be confirmed; then it is closed.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let connection = kombu::connect("memory://").await?;
+    /// let report = connection.drain(Duration::from_secs(30)).await?;
+    /// assert_eq!(report.unsettled, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future leaves consumers stopped and the connection open.
+    pub async fn drain(&self, grace: Duration) -> Result<DrainReport> {
+        let open = &self.inner().open;
+        let end = Instant::now() + grace;
+        let links: Vec<_> = open.links.lock().iter().filter_map(Weak::upgrade).collect();
+        for link in &links {
+            link.stop();
+        }
+        drop(links);
+        let (held, under_way) = (open.deliveries(), open.publishes());
+        let settled = async {
+            loop {
+                let changed = open.changed.notified();
+                if open.deliveries() == 0 {
+                    return;
+                }
+                // A delivery tells while it is dropped, so its reference may outlast the news by a moment.
+                drop(timeout(Duration::from_millis(1), changed).await);
+            }
+        };
+        // When it is too late, the report says so.
+        drop(timeout_at(end, settled).await);
+        let producers: Vec<_> = {
+            let producers = open.producers.lock();
+            producers.iter().filter_map(Weak::upgrade).collect()
+        };
+        for producer in &producers {
+            drop(timeout_at(end, producer.outbox.empty()).await);
+        }
+        let (unsettled, unconfirmed) = (open.deliveries(), open.publishes());
+        self.close().await?;
+        Ok(DrainReport {
+            settled: held.saturating_sub(unsettled),
+            unsettled,
+            confirmed: under_way.saturating_sub(unconfirmed),
+            unconfirmed,
+        })
+    }
+}
