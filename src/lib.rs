@@ -56,9 +56,9 @@ pub use kombu_core::layers::Faults;
 pub use kombu_core::message::Content;
 pub use kombu_core::{
     Acker, Body, Connection, ConnectionBuilder, Consumer, Deadlines, Delivery, DrainReport, Error,
-    ErrorKind, Event, Events, Health, Message, Name, OpenConsumer, OpenProducer, Producer, Publish,
-    Published, Publishing, QueueDeletion, Queues, Receipt, Registry, Result, RetryPolicy, Sending,
-    Settling,
+    ErrorKind, Event, Events, Health, Interceptor, Message, Name, OpenConsumer, OpenProducer,
+    Producer, Publish, Published, Publishing, QueueDeletion, Queues, Receipt, Registry, Result,
+    RetryPolicy, Sending, Settling,
 };
 pub use kombu_core::{declare, driver, field, serializers, virt};
 #[cfg(feature = "memory")]

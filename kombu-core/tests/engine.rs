@@ -383,3 +383,123 @@ async fn a_drain_waits_for_deliveries_and_confirms_and_says_what_became_of_them(
     let info = other.queue_info("q").await.unwrap();
     assert_eq!((info.ready, info.unsettled), (5, Some(0)));
 }
+
+mod interceptors {
+    use kombu::driver::{BoxFuture, Outcome};
+    use kombu::{
+        Binding, Connection, Content, Error, ErrorKind, Exchange, Interceptor, Name, Queue, Result,
+    };
+    use std::sync::{Arc, Mutex};
+
+    /// Writes down what it sees, turns bodies around on both ways, and refuses what is marked.
+    #[derive(Clone)]
+    struct Mirror {
+        name: &'static str,
+        seen: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Mirror {
+        fn note(&self, what: &str) {
+            self.seen
+                .lock()
+                .unwrap()
+                .push(format!("{} {what}", self.name));
+        }
+    }
+
+    fn turned(content: &mut Content) {
+        let body: Vec<u8> = content.body().iter().rev().copied().collect();
+        content.set_body(body);
+    }
+
+    impl Interceptor for Mirror {
+        fn on_publish<'a>(&'a self, content: &'a mut Content) -> BoxFuture<'a, Result<()>> {
+            self.note("publish");
+            turned(content);
+            Box::pin(async {
+                tokio::task::yield_now().await;
+                Ok(())
+            })
+        }
+
+        fn on_delivery<'a>(&'a self, content: &'a mut Content) -> BoxFuture<'a, Result<()>> {
+            self.note("delivery");
+            turned(content);
+            let refused = content.headers().contains("refuse");
+            Box::pin(async move {
+                tokio::task::yield_now().await;
+                if refused {
+                    return Err(Error::new(ErrorKind::Undecodable, "marked"));
+                }
+                Ok(())
+            })
+        }
+
+        fn on_settle(&self, queue: &Name, outcome: Outcome) -> Outcome {
+            self.note(&format!("{outcome} {queue}"));
+            outcome
+        }
+    }
+
+    #[tokio::test]
+    async fn they_see_and_change_messages_and_settles_in_order_also_of_what_is_dropped() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let mirror = |name| Mirror {
+            name,
+            seen: seen.clone(),
+        };
+        let connection = Connection::builder(kombu::registry())
+            .url("memory://")
+            .intercept(mirror("all"))
+            .await
+            .unwrap();
+        let dead = Exchange::fanout("dead");
+        let lost = Queue::new("lost").bind_with(Binding::from(&dead));
+        connection.declare_queue(&lost).await.unwrap();
+        let queue = Queue::new("q").dead_letter_exchange(&dead);
+        let mut consumer = connection
+            .consumer(&queue)
+            .intercept(mirror("mine"))
+            .await
+            .unwrap();
+        let producer = connection
+            .producer(Exchange::default())
+            .routing_key("q")
+            .await
+            .unwrap();
+        producer.publish_text("abc").await.unwrap();
+        let delivery = consumer.try_next().await.unwrap().unwrap();
+        // Turned around three times: once on the way in, twice on the way out.
+        assert_eq!(delivery.decode::<&str>().unwrap(), "cba");
+        delivery.ack().await.unwrap();
+        producer
+            .publish_text("gone")
+            .header("refuse", 1)
+            .await
+            .unwrap();
+        producer.publish_text("next").await.unwrap();
+        let delivery = consumer.try_next().await.unwrap().unwrap();
+        assert_eq!(delivery.decode::<&str>().unwrap(), "txen");
+        drop(delivery);
+        assert_eq!(
+            *seen.lock().unwrap(),
+            [
+                "all publish",
+                "all delivery",
+                "mine delivery",
+                "all ack q",
+                "mine ack q",
+                "all publish",
+                "all publish",
+                "all delivery",
+                "all reject q",
+                "mine reject q",
+                "all delivery",
+                "mine delivery",
+                "all release q",
+                "mine release q",
+            ]
+        );
+        assert_eq!(connection.queue_info("lost").await.unwrap().ready, 1);
+    }
+}

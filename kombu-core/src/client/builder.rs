@@ -9,7 +9,7 @@ use crate::driver::{self, BoxFuture, Layer, Target, Transport};
 use crate::engine::{self, Attempt, Deadlines, RetryPolicy};
 use crate::error::{Error, ErrorKind, Result};
 
-use super::{Connection, Registry};
+use super::{Connection, Interceptor, Registry};
 
 /// A connection to be: awaiting it connects.
 ///
@@ -34,6 +34,7 @@ pub struct ConnectionBuilder {
     layers: Vec<Arc<dyn Layer>>,
     serializers: serializers::Registry,
     max_message_size: Option<usize>,
+    interceptors: Vec<Arc<dyn Interceptor>>,
 }
 
 impl ConnectionBuilder {
@@ -46,6 +47,7 @@ impl ConnectionBuilder {
             deadlines: Deadlines::default(),
             declare_mode: DeclareMode::Ensure,
             layers: Vec::new(),
+            interceptors: Vec::new(),
             serializers: serializers::Registry::default(),
             max_message_size: None,
         }
@@ -80,6 +82,12 @@ impl ConnectionBuilder {
     /// otherwise. Default: [`DeclareMode::Ensure`], declare it.
     pub fn declare(mut self, mode: DeclareMode) -> Self {
         self.declare_mode = mode;
+        self
+    }
+
+    /// Adds an interceptor for everything that is published and received over the connection.
+    pub fn intercept(mut self, interceptor: impl Interceptor) -> Self {
+        self.interceptors.push(Arc::new(interceptor));
         self
     }
 
@@ -129,6 +137,7 @@ impl ConnectionBuilder {
             self.serializers,
             self.max_message_size,
             self.declare_mode,
+            self.interceptors.into(),
         ))
     }
 }

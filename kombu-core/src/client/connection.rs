@@ -14,6 +14,7 @@ use crate::name::Name;
 
 use super::delivery::{Link, LinkQueue};
 use super::drain::Open;
+use super::intercept::Interceptors;
 use super::recorded::Recorded;
 use super::topology::{self, Step};
 use super::{ConnectionBuilder, Delivery, OpenConsumer, OpenProducer, Queues, Registry, check};
@@ -38,6 +39,7 @@ pub(super) struct Inner {
     pub(super) max_message_size: usize,
     pub(super) declare_mode: DeclareMode,
     pub(super) open: Open,
+    pub(super) interceptors: Interceptors,
     target: Target,
 }
 
@@ -54,6 +56,7 @@ impl Connection {
         serializers: serializers::Registry,
         max_message_size: Option<usize>,
         declare_mode: DeclareMode,
+        interceptors: Interceptors,
     ) -> Self {
         let capabilities = session.driver.capabilities();
         let recorded = Arc::new(Recorded::new(engine.events_sender()));
@@ -70,6 +73,7 @@ impl Connection {
                 max_message_size: limit.min(capabilities.max_message_size()),
                 declare_mode,
                 open: Open::default(),
+                interceptors,
                 target,
             }),
         }
@@ -239,11 +243,16 @@ impl Connection {
             held: None,
             stopping: AtomicBool::new(false),
             receiving: AtomicBool::new(false),
+            interceptors: self.inner.interceptors.clone(),
             connection: self.clone(),
         };
         let link = Arc::new(link);
         self.inner.open.add_link(&link);
-        Ok(Some(Delivery::new(raw, link)))
+        let mut delivery = Delivery::new(raw, link);
+        match delivery.intercept().await {
+            Ok(()) => Ok(Some(delivery)),
+            Err(error) => Err(error.with_delivery(delivery).during("get")),
+        }
     }
 
     /// Declares an exchange, and the exchanges that it is bound to.

@@ -18,13 +18,13 @@ use crate::name::Name;
 
 use super::connection::named;
 use super::delivery::{Held, Link, LinkQueue};
-use super::{Connection, Delivery};
+use super::intercept::{Interceptors, chain};
+use super::{Connection, Delivery, Interceptor};
 
 /// Deliveries that may be unsettled at once unless the consumer says otherwise.
 const DEFAULT_PREFETCH: u32 = 64;
 
 /// A consumer to be: awaiting it declares its queues and subscribes.
-#[derive(Debug)]
 #[must_use = "a builder does nothing until it is awaited"]
 pub struct OpenConsumer {
     connection: Connection,
@@ -33,6 +33,7 @@ pub struct OpenConsumer {
     no_ack: Option<bool>,
     accept: Accept,
     declare_mode: Option<DeclareMode>,
+    interceptors: Vec<Arc<dyn Interceptor>>,
 }
 
 impl OpenConsumer {
@@ -44,6 +45,7 @@ impl OpenConsumer {
             no_ack: None,
             accept: Accept::all(),
             declare_mode: None,
+            interceptors: Vec::new(),
         }
     }
 
@@ -79,6 +81,12 @@ impl OpenConsumer {
         self
     }
 
+    /// Adds an interceptor for what this consumer receives, behind those of the connection.
+    pub fn intercept(mut self, interceptor: impl Interceptor) -> Self {
+        self.interceptors.push(Arc::new(interceptor));
+        self
+    }
+
     async fn open(self) -> Result<Consumer> {
         if self.queues.is_empty() {
             return Err(Error::new(
@@ -104,12 +112,14 @@ impl OpenConsumer {
                 .map(|queue| queue.get_dead_letter_exchange().is_some())
                 .collect(),
             accept: self.accept,
+            interceptors: chain(&self.connection.inner().interceptors, self.interceptors),
             connection: self.connection,
         });
         let opened = plan.open(options).await?;
         tracing::debug!(queues = ?plan.names, prefetch = self.prefetch, no_ack, "consumer opened");
         Ok(Consumer {
             state: State::Receiving(opened),
+            intercepting: None,
             options,
             plan,
         })
@@ -121,6 +131,7 @@ struct Plan {
     names: Vec<Name>,
     dead_letters: Vec<bool>,
     accept: Accept,
+    interceptors: Interceptors,
     connection: Connection,
 }
 
@@ -211,6 +222,7 @@ impl Plan {
             held: Some(Held::new(options.window)),
             stopping: AtomicBool::new(false),
             receiving: AtomicBool::new(true),
+            interceptors: self.interceptors.clone(),
             connection: self.connection.clone(),
         };
         let link = Arc::new(link);
@@ -220,6 +232,17 @@ impl Plan {
             subscription,
             link: Receiving(link),
         }
+    }
+}
+
+impl fmt::Debug for OpenConsumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenConsumer")
+            .field("queues", &self.queues)
+            .field("prefetch", &self.prefetch)
+            .field("no_ack", &self.no_ack)
+            .field("accept", &self.accept)
+            .finish_non_exhaustive()
     }
 }
 
@@ -250,6 +273,8 @@ impl IntoFuture for OpenConsumer {
 /// still be settled.
 pub struct Consumer {
     state: State,
+    /// A delivery on its way through the interceptors.
+    intercepting: Option<BoxFuture<'static, Option<Delivery>>>,
     options: SubscribeOptions,
     plan: Arc<Plan>,
 }
@@ -325,6 +350,16 @@ impl Consumer {
             return Poll::Pending;
         };
         loop {
+            if let Some(delivery) = &mut self.intercepting {
+                let Poll::Ready(delivery) = delivery.as_mut().poll(context) else {
+                    return Poll::Pending;
+                };
+                self.intercepting = None;
+                if let Some(delivery) = delivery {
+                    budget.made_progress();
+                    return Poll::Ready(Some(Ok(delivery)));
+                }
+            }
             let opened = match &mut self.state {
                 State::Receiving(opened) => opened,
                 State::Ended => return Poll::Ready(None),
@@ -345,10 +380,13 @@ impl Consumer {
             }
             match Pin::new(&mut opened.subscription).poll_next(context) {
                 Poll::Ready(Some(Ok(raw))) => {
-                    budget.made_progress();
                     let delivery = Delivery::new(raw, Arc::clone(&opened.link));
                     tracing::debug!(?delivery, "received");
-                    return Poll::Ready(Some(Ok(delivery)));
+                    if self.plan.interceptors.is_empty() {
+                        budget.made_progress();
+                        return Poll::Ready(Some(Ok(delivery)));
+                    }
+                    self.intercepting = Some(Box::pin(intercepted(delivery)));
                 }
                 Poll::Ready(Some(Err(error))) if error.kind() != ErrorKind::ConnectionLost => {
                     return self.end(error);
@@ -394,6 +432,17 @@ impl Consumer {
             return Poll::Ready(None);
         }
         Poll::Ready(Some(Err(error.during("consume"))))
+    }
+}
+
+/// The delivery behind its interceptors, unless one of them can't make anything of it.
+async fn intercepted(mut delivery: Delivery) -> Option<Delivery> {
+    match delivery.intercept().await {
+        Ok(()) => Some(delivery),
+        Err(error) => {
+            tracing::warn!(%error, queue = %delivery.queue(), "an interceptor refused a delivery");
+            None
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Content, Envelope};
 use crate::name::Name;
 
+use super::intercept::Interceptors;
 use super::{Connection, Settling, check};
 
 /// What the deliveries of one consumer have in common; one reference count for each of them.
@@ -32,6 +33,7 @@ pub(super) struct Link {
     pub(super) stopping: AtomicBool,
     /// The consumer refers to this link, besides its deliveries.
     pub(super) receiving: AtomicBool,
+    pub(super) interceptors: Interceptors,
     /// Keeps the session: what was delivered can be settled while somebody holds it.
     pub(super) connection: Connection,
 }
@@ -146,6 +148,23 @@ impl Delivery {
                 undecodable: AtomicBool::new(false),
             },
         }
+    }
+
+    /// Runs it through the interceptors. After an error it counts as undecodable.
+    pub(super) async fn intercept(&mut self) -> Result<()> {
+        let interceptors = self.acker.link.interceptors.clone();
+        if interceptors.is_empty() {
+            return Ok(());
+        }
+        let mut content = (*self.envelope).clone();
+        for interceptor in interceptors.iter() {
+            if let Err(error) = interceptor.on_delivery(&mut content).await {
+                self.acker.undecodable.store(true, Ordering::Relaxed);
+                return Err(error);
+            }
+        }
+        self.envelope = Envelope::new(self.envelope.publish_id(), content);
+        Ok(())
     }
 
     /// The queue that it came from.
@@ -377,7 +396,18 @@ impl Acker {
             ))));
         }
         self.settled = true;
+        let outcome = self.intercepted(outcome);
         Settling::new(self.link.settler.settle(self.tag(), outcome))
+    }
+
+    /// The outcome that the interceptors make of this one.
+    #[inline]
+    fn intercepted(&self, outcome: Outcome) -> Outcome {
+        let queue = self.link.queue_name(self.queue);
+        let interceptors = self.link.interceptors.iter();
+        interceptors.fold(outcome, |outcome, interceptor| {
+            interceptor.on_settle(queue, outcome)
+        })
     }
 
     fn tag(&self) -> Tag {
@@ -413,6 +443,7 @@ impl Acker {
                 Outcome::Release
             }
         };
+        let outcome = self.intercepted(outcome);
         // The warning is all that there is to say; a lost session has released it already.
         drop(self.link.settler.settle(self.tag(), outcome));
     }

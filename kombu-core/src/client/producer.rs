@@ -15,12 +15,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::message::PublishId;
 use crate::name::Name;
 
-use super::Connection;
+use super::intercept::{Interceptors, chain};
 use super::publish::{Body, Publish, Published, Publishing, Raw, Text, Value};
 use super::unconfirmed::Outbox;
+use super::{Connection, Interceptor};
 
 /// A producer to be: awaiting it declares its exchange and opens it.
-#[derive(Debug)]
 #[must_use = "a builder does nothing until it is awaited"]
 pub struct OpenProducer {
     connection: Connection,
@@ -30,6 +30,7 @@ pub struct OpenProducer {
     delivery_mode: Option<DeliveryMode>,
     mandatory: Option<bool>,
     declare_mode: Option<DeclareMode>,
+    interceptors: Vec<Arc<dyn Interceptor>>,
 }
 
 impl OpenProducer {
@@ -42,6 +43,7 @@ impl OpenProducer {
             delivery_mode: None,
             mandatory: None,
             declare_mode: None,
+            interceptors: Vec::new(),
         }
     }
 
@@ -75,6 +77,12 @@ impl OpenProducer {
     /// Default: the connection's mode.
     pub fn declare(mut self, mode: DeclareMode) -> Self {
         self.declare_mode = Some(mode);
+        self
+    }
+
+    /// Adds an interceptor for what this producer publishes, behind those of the connection.
+    pub fn intercept(mut self, interceptor: impl Interceptor) -> Self {
+        self.interceptors.push(Arc::new(interceptor));
         self
     }
 
@@ -115,6 +123,7 @@ impl OpenProducer {
             id: fastrand::u64(..),
             sequence: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            interceptors: chain(&inner.interceptors, self.interceptors),
             connection: self.connection,
         });
         inner.connection.inner().open.add_producer(&inner);
@@ -123,6 +132,15 @@ impl OpenProducer {
         // A session that began in between did not know of this producer yet.
         inner.catch_up(&session).await?;
         Ok(Producer { inner })
+    }
+}
+
+impl fmt::Debug for OpenProducer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenProducer")
+            .field("exchange", &self.exchange)
+            .field("serializer", &self.serializer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -164,6 +182,7 @@ pub(super) struct Inner {
     pub(super) delivery_mode: DeliveryMode,
     pub(super) mandatory: bool,
     pub(super) connection: Connection,
+    pub(super) interceptors: Interceptors,
     id: u64,
     sequence: AtomicU64,
     closed: AtomicBool,

@@ -272,7 +272,7 @@ impl<'a, B: Body> Publish<'a, B> {
 
     /// Encodes and checks: everything that can fail before the wire does so here.
     #[inline]
-    fn prepare(self) -> Result<Envelope> {
+    fn prepare(self) -> Result<Content> {
         let Publish {
             producer,
             body,
@@ -292,9 +292,7 @@ impl<'a, B: Body> Publish<'a, B> {
         if content.content_encoding.is_empty() {
             content.content_encoding = encoded.content_encoding;
         }
-        check_content(producer, &content)?;
-        tracing::debug!(exchange = %content.exchange, key = %content.routing_key, bytes = content.body.len(), "publish");
-        Ok(Envelope::new(producer.next_id(), content))
+        Ok(content)
     }
 }
 
@@ -361,11 +359,24 @@ impl<'a, B: Body> IntoFuture for Publish<'a, B> {
         let producer = self.producer;
         let stage = match self.prepare() {
             Err(error) => Stage::Failed(Some(error)),
-            Ok(envelope) if producer.outbox.has_room() => hand_over(producer, envelope),
-            Ok(envelope) => Stage::held_back(producer.clone(), envelope),
+            Ok(content) if producer.interceptors.is_empty() && producer.outbox.has_room() => {
+                match seal(producer, content) {
+                    Ok(envelope) => hand_over(producer, envelope),
+                    Err(error) => Stage::Failed(Some(error)),
+                }
+            }
+            Ok(content) => Stage::held_back(producer.clone(), content),
         };
         Publishing { stage }
     }
+}
+
+/// The last look at a message before it is on its way.
+#[inline]
+fn seal(producer: &Inner, content: Content) -> Result<Envelope> {
+    check_content(producer, &content)?;
+    tracing::debug!(exchange = %content.exchange, key = %content.routing_key, bytes = content.body.len(), "publish");
+    Ok(Envelope::new(producer.next_id(), content))
 }
 
 /// Gives the message to the driver, or to the list of those that wait for one.
@@ -431,9 +442,19 @@ struct Tracked {
 }
 
 impl Stage {
+    /// Interceptors, or publishes without a confirm, come before it.
     #[cold]
-    fn held_back(producer: Arc<Inner>, envelope: Envelope) -> Self {
+    fn held_back(producer: Arc<Inner>, mut content: Content) -> Self {
         Stage::HeldBack(Box::pin(async move {
+            for interceptor in producer.interceptors.iter() {
+                if let Err(error) = interceptor.on_publish(&mut content).await {
+                    return Stage::Failed(Some(error));
+                }
+            }
+            let envelope = match seal(&producer, content) {
+                Ok(envelope) => envelope,
+                Err(error) => return Stage::Failed(Some(error)),
+            };
             let limit = producer.deadline();
             match timeout(limit, producer.outbox.room()).await {
                 Ok(()) => hand_over(&producer, envelope),

@@ -116,6 +116,11 @@ impl Content {
         &self.body
     }
 
+    /// Replaces the body; interceptors that encrypt or sign do.
+    pub fn set_body(&mut self, body: impl Into<Bytes>) {
+        self.body = body.into();
+    }
+
     /// The user's headers.
     pub fn headers(&self) -> &FieldTable {
         &self.headers
