@@ -50,7 +50,7 @@ pub use config::{Config, from_config};
 pub use kombu_core::declare::{
     Binding, DeclareMode, DeliveryMode, Exchange, ExchangeKind, Overflow, Queue, QueueType,
 };
-pub use kombu_core::driver::QueueInfo;
+pub use kombu_core::driver::{Credentials, QueueInfo};
 pub use kombu_core::field::{FieldTable, FieldValue, Timestamp};
 pub use kombu_core::layers::Faults;
 pub use kombu_core::message::Content;
@@ -58,7 +58,7 @@ pub use kombu_core::{
     Acker, Body, Connection, ConnectionBuilder, Consumer, Deadlines, Delivery, DrainReport, Error,
     ErrorKind, Event, Events, Health, Interceptor, Message, Name, OpenConsumer, OpenProducer,
     Producer, Publish, Published, Publishing, QueueDeletion, Queues, Receipt, Registry, Result,
-    RetryPolicy, Sending, Settling,
+    RetryPolicy, Sending, Settling, UndecodablePolicy,
 };
 pub use kombu_core::{declare, driver, field, serializers, virt};
 #[cfg(feature = "memory")]

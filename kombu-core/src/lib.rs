@@ -23,7 +23,7 @@ mod options;
 pub use client::{
     Acker, Body, Connection, ConnectionBuilder, Consumer, Delivery, DrainReport, Interceptor,
     Message, OpenConsumer, OpenProducer, Producer, Publish, Published, Publishing, QueueDeletion,
-    Queues, Receipt, Registry, Sending, Settling,
+    Queues, Receipt, Registry, Sending, Settling, UndecodablePolicy,
 };
 pub use declare::{
     Binding, DeclareMode, DeliveryMode, Difference, Exchange, ExchangeKind, Overflow, Queue,

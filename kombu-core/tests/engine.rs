@@ -503,3 +503,116 @@ mod interceptors {
         assert_eq!(connection.queue_info("lost").await.unwrap().ready, 1);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_tells_that_it_was_lost() {
+    let faults = Faults::default();
+    let connection = builder("lost", &faults).await.unwrap();
+    let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    producer.publish(&1).routing_key("q").await.unwrap();
+    let delivery = consumer.try_next().await.unwrap().unwrap();
+    let still_ours = tokio::time::timeout(Duration::from_secs(60), delivery.lost()).await;
+    assert!(still_ours.is_err());
+    faults.cut();
+    delivery.lost().await;
+    assert_eq!(
+        delivery.ack().await.unwrap_err().kind(),
+        ErrorKind::SettleLost
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_are_asked_for_at_each_attempt() {
+    use kombu::Credentials;
+    let faults = Faults::default();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let connection = builder("provider", &faults)
+        .credentials(move || {
+            let number = count.fetch_add(1, Ordering::Relaxed);
+            async move { Ok(Credentials::new("user", format!("secret-{number}"))) }
+        })
+        .await
+        .unwrap();
+    let mut events = connection.events();
+    for sessions in 2..5 {
+        faults.cut();
+        until_restored(&mut events).await;
+        assert_eq!(asked.load(Ordering::Relaxed), sessions);
+    }
+    assert!(!format!("{connection:?}").contains("secret"));
+    assert!(!format!("{:?}", Credentials::new("user", "secret")).contains("secret"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_becomes_of_an_undecodable_delivery_is_the_consumers_to_say() {
+    use kombu::UndecodablePolicy;
+    let connection = kombu::connect("memory://").await.unwrap();
+    let queue = Queue::new("q");
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("q")
+        .await
+        .unwrap();
+    for (policy, ready_after) in [
+        (UndecodablePolicy::Reject, 0),
+        (UndecodablePolicy::Release, 1),
+        (UndecodablePolicy::Hold, 0),
+    ] {
+        let mut consumer = connection
+            .consumer(&queue)
+            .prefetch(5)
+            .on_undecodable(policy)
+            .await
+            .unwrap();
+        producer.publish_text("not a number").await.unwrap();
+        let delivery = consumer.try_next().await.unwrap().unwrap();
+        drop(delivery.take::<u32>().unwrap_err());
+        if policy == UndecodablePolicy::Release {
+            let again = consumer.try_next().await.unwrap().unwrap();
+            assert!(again.redelivered());
+        }
+        let info = connection.queue_info("q").await.unwrap();
+        let held = u64::from(policy == UndecodablePolicy::Hold);
+        assert_eq!(
+            (info.ready, info.unsettled),
+            (ready_after, Some(held)),
+            "{policy:?}"
+        );
+        drop(consumer);
+        connection.purge("q").await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn publishes_wait_for_room_when_too_many_are_unconfirmed_and_end_with_backpressure() {
+    let faults = Faults::default();
+    let connection = builder("room", &faults).await.unwrap();
+    connection.declare_queue(&Queue::new("q")).await.unwrap();
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("q")
+        .await
+        .unwrap();
+    faults.delay_publishes(Duration::from_secs(20));
+    let mut receipts = Vec::new();
+    for number in 0..1024 {
+        receipts.push(producer.publish(&number).into_future());
+    }
+    let begin = tokio::time::Instant::now();
+    let published = producer.publish(&1024).await.unwrap();
+    assert!(published.routed);
+    // The first ones had to be confirmed before it could be sent.
+    assert_eq!(begin.elapsed().as_secs(), 40);
+    for receipt in receipts {
+        receipt.await.unwrap();
+    }
+    faults.delay_publishes(Duration::from_secs(3600));
+    let receipts: Vec<_> = (0..1024)
+        .map(|number| producer.publish(&number).into_future())
+        .collect();
+    let error = producer.publish(&1024).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Backpressure);
+    drop(receipts);
+}

@@ -1,11 +1,11 @@
 use std::fmt;
-use std::future::IntoFuture;
+use std::future::{Future, IntoFuture};
 use std::sync::Arc;
 
 use kombu_serializers as serializers;
 
 use crate::declare::DeclareMode;
-use crate::driver::{self, BoxFuture, Layer, Target, Transport};
+use crate::driver::{self, BoxFuture, Credentials, Layer, Target, Transport};
 use crate::engine::{self, Attempt, Deadlines, RetryPolicy};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -35,6 +35,7 @@ pub struct ConnectionBuilder {
     serializers: serializers::Registry,
     max_message_size: Option<usize>,
     interceptors: Vec<Arc<dyn Interceptor>>,
+    credentials: Option<Provider>,
 }
 
 impl ConnectionBuilder {
@@ -48,6 +49,7 @@ impl ConnectionBuilder {
             declare_mode: DeclareMode::Ensure,
             layers: Vec::new(),
             interceptors: Vec::new(),
+            credentials: None,
             serializers: serializers::Registry::default(),
             max_message_size: None,
         }
@@ -82,6 +84,16 @@ impl ConnectionBuilder {
     /// otherwise. Default: [`DeclareMode::Ensure`], declare it.
     pub fn declare(mut self, mode: DeclareMode) -> Self {
         self.declare_mode = mode;
+        self
+    }
+
+    /// Asks for credentials at each attempt to connect, in place of those in the URL: rotated ones are found.
+    pub fn credentials<F, A>(mut self, provider: F) -> Self
+    where
+        F: Fn() -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Credentials>> + Send + 'static,
+    {
+        self.credentials = Some(Box::new(move || Box::pin(provider())));
         self
     }
 
@@ -128,6 +140,7 @@ impl ConnectionBuilder {
         let attempt = Places {
             places,
             layers: self.layers,
+            credentials: self.credentials,
         };
         let (engine, session) = engine::start(attempt, self.retry, self.deadlines).await?;
         Ok(Connection::new(
@@ -146,7 +159,10 @@ impl ConnectionBuilder {
 struct Places {
     places: Vec<(Arc<dyn Transport>, Target)>,
     layers: Vec<Arc<dyn Layer>>,
+    credentials: Option<Provider>,
 }
+
+type Provider = Box<dyn Fn() -> BoxFuture<'static, Result<Credentials>> + Send + Sync>;
 
 impl Attempt for Places {
     fn places(&self) -> usize {
@@ -159,6 +175,14 @@ impl Attempt for Places {
             for layer in &self.layers {
                 layer.before_connect().await?;
             }
+            let asked;
+            let target = match &self.credentials {
+                Some(provider) => {
+                    asked = target.with_credentials(&provider().await?)?;
+                    &asked
+                }
+                None => target,
+            };
             let mut connection = transport.connect(target).await?;
             tracing::info!(transport = transport.name(), %target, "connected");
             for layer in &self.layers {

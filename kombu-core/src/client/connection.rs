@@ -12,6 +12,7 @@ use crate::engine::{self, Events, Health, Session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 
+use super::delivery::UndecodablePolicy;
 use super::delivery::{Link, LinkQueue};
 use super::drain::Open;
 use super::intercept::Interceptors;
@@ -223,9 +224,10 @@ impl Connection {
     /// [`ErrorKind::NotFound`] if there is no such queue.
     pub async fn get(&self, queue: impl Into<Name>) -> Result<Option<Delivery>> {
         let queue = &queue.into();
-        let taken = self
+        let (session, taken) = self
             .control("get", |session| async move {
-                session.driver.get(queue, false).await
+                let taken = session.driver.get(queue, false).await?;
+                Ok((session, taken))
             })
             .await?;
         let Some((raw, settler)) = taken else {
@@ -244,6 +246,8 @@ impl Connection {
             stopping: AtomicBool::new(false),
             receiving: AtomicBool::new(false),
             interceptors: self.inner.interceptors.clone(),
+            undecodable: UndecodablePolicy::default(),
+            session,
             connection: self.clone(),
         };
         let link = Arc::new(link);

@@ -19,7 +19,7 @@ use crate::name::Name;
 use super::connection::named;
 use super::delivery::{Held, Link, LinkQueue};
 use super::intercept::{Interceptors, chain};
-use super::{Connection, Delivery, Interceptor};
+use super::{Connection, Delivery, Interceptor, UndecodablePolicy};
 
 /// Deliveries that may be unsettled at once unless the consumer says otherwise.
 const DEFAULT_PREFETCH: u32 = 64;
@@ -34,6 +34,7 @@ pub struct OpenConsumer {
     accept: Accept,
     declare_mode: Option<DeclareMode>,
     interceptors: Vec<Arc<dyn Interceptor>>,
+    undecodable: UndecodablePolicy,
 }
 
 impl OpenConsumer {
@@ -46,6 +47,7 @@ impl OpenConsumer {
             accept: Accept::all(),
             declare_mode: None,
             interceptors: Vec::new(),
+            undecodable: UndecodablePolicy::default(),
         }
     }
 
@@ -81,6 +83,12 @@ impl OpenConsumer {
         self
     }
 
+    /// What becomes of deliveries that can't be decoded and are dropped without being settled.
+    pub fn on_undecodable(mut self, policy: UndecodablePolicy) -> Self {
+        self.undecodable = policy;
+        self
+    }
+
     /// Adds an interceptor for what this consumer receives, behind those of the connection.
     pub fn intercept(mut self, interceptor: impl Interceptor) -> Self {
         self.interceptors.push(Arc::new(interceptor));
@@ -112,6 +120,7 @@ impl OpenConsumer {
                 .map(|queue| queue.get_dead_letter_exchange().is_some())
                 .collect(),
             accept: self.accept,
+            undecodable: self.undecodable,
             interceptors: chain(&self.connection.inner().interceptors, self.interceptors),
             connection: self.connection,
         });
@@ -132,6 +141,7 @@ struct Plan {
     dead_letters: Vec<bool>,
     accept: Accept,
     interceptors: Interceptors,
+    undecodable: UndecodablePolicy,
     connection: Connection,
 }
 
@@ -223,6 +233,8 @@ impl Plan {
             stopping: AtomicBool::new(false),
             receiving: AtomicBool::new(true),
             interceptors: self.interceptors.clone(),
+            undecodable: self.undecodable,
+            session: session.clone(),
             connection: self.connection.clone(),
         };
         let link = Arc::new(link);

@@ -12,12 +12,29 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::driver::{Feature, Outcome, RawDelivery, Settle, Settlement, Tag};
+use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Content, Envelope};
 use crate::name::Name;
 
 use super::intercept::Interceptors;
 use super::{Connection, Settling, check};
+
+/// What becomes of a delivery that could not be decoded and is dropped without being settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum UndecodablePolicy {
+    /// Rejected if its queue has a dead-letter exchange, else held until the consumer closes. As
+    /// [`Delivery::take`] says.
+    #[default]
+    DeadLetterOrHold,
+    /// Held until the consumer closes, whatever its queue has.
+    Hold,
+    /// Rejected, which discards it where the queue has no dead-letter exchange.
+    Reject,
+    /// Released: it comes again at once, to this consumer or another one.
+    Release,
+}
 
 /// What the deliveries of one consumer have in common; one reference count for each of them.
 pub(super) struct Link {
@@ -34,6 +51,9 @@ pub(super) struct Link {
     /// The consumer refers to this link, besides its deliveries.
     pub(super) receiving: AtomicBool,
     pub(super) interceptors: Interceptors,
+    pub(super) undecodable: UndecodablePolicy,
+    /// The session that all of this belongs to.
+    pub(super) session: Arc<Session>,
     /// Keeps the session: what was delivered can be settled while somebody holds it.
     pub(super) connection: Connection,
 }
@@ -180,6 +200,14 @@ impl Delivery {
     /// Which counted try this is: 1 for the first. Retries count, releases don't, where the broker can tell.
     pub fn attempt(&self) -> u32 {
         self.acker.failures.saturating_add(1)
+    }
+
+    /// Resolves when the delivery is no longer ours, because its session has ended: the message goes to another
+    /// consumer, and settling it fails with [`ErrorKind::SettleLost`].
+    ///
+    /// A handler that waits for it beside its work can stop early. Cancel safe.
+    pub async fn lost(&self) {
+        self.acker.link.session.driver.closed().await;
     }
 
     /// Decodes the body with the codec of its content type, borrowing from it where `T` allows.
@@ -427,12 +455,19 @@ impl Acker {
             .queues
             .get(usize::from(self.queue))
             .is_some_and(|queue| queue.dead_letters);
+        let policy = self.link.undecodable;
+        let rejects = match policy {
+            UndecodablePolicy::DeadLetterOrHold => dead_letters,
+            UndecodablePolicy::Reject => true,
+            UndecodablePolicy::Hold | UndecodablePolicy::Release => false,
+        };
+        let holds = policy != UndecodablePolicy::Release;
         let outcome = match &self.link.held {
-            _ if undecodable && dead_letters => {
-                tracing::warn!(%queue, "an undecodable delivery was dropped: dead-lettered");
+            _ if undecodable && rejects => {
+                tracing::warn!(%queue, dead_letters, "an undecodable delivery was dropped: rejected");
                 Outcome::Reject
             }
-            Some(held) if undecodable => {
+            Some(held) if undecodable && holds => {
                 tracing::warn!(%queue, "an undecodable delivery was dropped, and its queue has no dead-letter exchange: held until the consumer closes");
                 held.tags.lock().push(self.tag());
                 held.task.wake();

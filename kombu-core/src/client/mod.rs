@@ -19,7 +19,7 @@ mod unconfirmed;
 pub use builder::ConnectionBuilder;
 pub use connection::{Connection, QueueDeletion};
 pub use consumer::{Consumer, OpenConsumer};
-pub use delivery::{Acker, Delivery, Message};
+pub use delivery::{Acker, Delivery, Message, UndecodablePolicy};
 pub use drain::DrainReport;
 pub use intercept::Interceptor;
 pub use producer::{OpenProducer, Producer};

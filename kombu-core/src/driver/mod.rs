@@ -35,4 +35,4 @@ pub use publisher::{Confirm, Confirmation, Publisher};
 pub use subscription::{
     Outcome, RawDelivery, Settle, Settlement, SubscribeOptions, Subscription, Tag,
 };
-pub use transport::{Target, Transport};
+pub use transport::{Credentials, Target, Transport};

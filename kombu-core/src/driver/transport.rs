@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::options;
 
 use super::{Capabilities, Connection};
@@ -20,6 +20,24 @@ impl Target {
     /// A target from a parsed URL.
     pub fn new(url: Url) -> Self {
         Target { url }
+    }
+
+    /// The same place, with these credentials in place of those of the URL.
+    pub fn with_credentials(&self, credentials: &Credentials) -> Result<Self> {
+        let mut url = self.url.clone();
+        let set = url
+            .set_username(&credentials.user)
+            .and_then(|()| url.set_password(Some(&credentials.password)));
+        match set {
+            Ok(()) => Ok(Target::new(url)),
+            Err(()) => Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "a `{}` URL without a host takes no credentials",
+                    url.scheme()
+                ),
+            )),
+        }
     }
 
     /// The URL, secrets included. Never print it.
@@ -56,6 +74,34 @@ impl fmt::Display for Target {
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Target({self})")
+    }
+}
+
+/// Who connects.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user's name.
+    pub user: String,
+    /// The password, or a token in its place.
+    pub password: String,
+}
+
+impl Credentials {
+    /// Credentials of this user.
+    pub fn new(user: impl Into<String>, password: impl Into<String>) -> Self {
+        Credentials {
+            user: user.into(),
+            password: password.into(),
+        }
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("user", &self.user)
+            .field("password", &format_args!("**"))
+            .finish()
     }
 }
 
