@@ -40,7 +40,4 @@ pub trait Publisher: Send + Sync {
     /// it to recognise repeats and returned messages. A mandatory envelope that no queue matches is
     /// answered with [`Confirmation::Returned`], every other one with [`Confirmation::Acked`].
     fn publish(&self, envelope: &Envelope) -> Op<Result<Confirm>>;
-
-    /// Publishes all of `envelopes`, in order, and answers for each of them, in the same order.
-    fn publish_batch(&self, envelopes: &[Envelope]) -> Op<Vec<Result<Confirmation>>>;
 }

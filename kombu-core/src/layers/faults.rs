@@ -353,23 +353,6 @@ impl Publisher for FaultyPublisher {
             }
         })
     }
-
-    fn publish_batch(&self, envelopes: &[Envelope]) -> Op<Vec<Result<Confirmation>>> {
-        let started: Vec<_> = envelopes
-            .iter()
-            .map(|envelope| self.publish(envelope))
-            .collect();
-        Op::pending(async move {
-            let mut results = Vec::with_capacity(started.len());
-            for sent in started {
-                results.push(match sent.await {
-                    Ok(confirm) => confirm.await,
-                    Err(error) => Err(error),
-                });
-            }
-            results
-        })
-    }
 }
 
 struct FaultySubscription {

@@ -113,30 +113,6 @@ impl<S: QueueStore> Publisher for VirtualPublisher<S> {
     fn publish(&self, envelope: &Envelope) -> Op<Result<Confirm>> {
         Op::ready(Ok(self.push(envelope)))
     }
-
-    fn publish_batch(&self, envelopes: &[Envelope]) -> Op<Vec<Result<Confirmation>>> {
-        let mut confirms: Vec<Confirm> = envelopes
-            .iter()
-            .map(|envelope| self.push(envelope))
-            .collect();
-        if confirms
-            .iter()
-            .any(|confirm| matches!(confirm, Op::Pending(_)))
-        {
-            return Op::pending(async move {
-                let mut results = Vec::with_capacity(confirms.len());
-                for confirm in confirms {
-                    results.push(confirm.await);
-                }
-                results
-            });
-        }
-        let ready = confirms.drain(..).filter_map(|confirm| match confirm {
-            Op::Ready(result) => result,
-            Op::Pending(_) => None,
-        });
-        Op::ready(ready.collect())
-    }
 }
 
 #[inline]
