@@ -43,10 +43,15 @@
 //! | `memory` | yes | `memory://`, a broker within the process |
 //! | `json`, `msgpack`, `yaml`, `raw` | yes | serializers; `json` and `yaml` also read configuration files |
 //! | `toml` | no | configuration files in TOML |
+//! | `signal` | no | draining on Ctrl-C and `SIGTERM` |
 
 mod config;
+#[cfg(feature = "signal")]
+mod signal;
 
 pub use config::{Config, from_config};
+#[cfg(feature = "signal")]
+pub use signal::{drain_on_signal, shutdown_signal};
 pub use kombu_core::declare::{
     Binding, DeclareMode, DeliveryMode, Exchange, ExchangeKind, Overflow, Queue, QueueType,
 };
