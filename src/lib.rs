@@ -50,8 +50,6 @@ mod config;
 mod signal;
 
 pub use config::{Config, from_config};
-#[cfg(feature = "signal")]
-pub use signal::{drain_on_signal, shutdown_signal};
 pub use kombu_core::declare::{
     Binding, DeclareMode, DeliveryMode, Exchange, ExchangeKind, Overflow, Queue, QueueType,
 };
@@ -68,6 +66,8 @@ pub use kombu_core::{
 pub use kombu_core::{declare, driver, field, serializers, virt};
 #[cfg(feature = "memory")]
 pub use kombu_memory as memory;
+#[cfg(feature = "signal")]
+pub use signal::{drain_on_signal, shutdown_signal};
 
 /// What most programs need: `use kombu::prelude::*`.
 pub mod prelude {

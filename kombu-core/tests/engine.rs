@@ -616,3 +616,29 @@ async fn publishes_wait_for_room_when_too_many_are_unconfirmed_and_end_with_back
     assert_eq!(error.kind(), ErrorKind::Backpressure);
     drop(receipts);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_receive_of_no_length_takes_what_is_there_and_waits_for_nothing() {
+    let connection = kombu::connect("memory://").await.unwrap();
+    let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    let begin = tokio::time::Instant::now();
+    assert!(consumer.receive(Duration::ZERO).await.unwrap().is_none());
+    producer.publish(&1).routing_key("q").await.unwrap();
+    let delivery = consumer.receive(Duration::ZERO).await.unwrap().unwrap();
+    delivery.ack().await.unwrap();
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn verifying_asks_for_the_name_only() {
+    let connection = kombu::connect("memory://").await.unwrap();
+    connection.declare_queue(&Queue::new("q")).await.unwrap();
+    let limited = Queue::new("q").max_length(10);
+    assert_eq!(
+        connection.declare_queue(&limited).await.unwrap_err().kind(),
+        ErrorKind::Unsupported
+    );
+    let info = connection.declare_queue(&limited.passive()).await.unwrap();
+    assert_eq!(info.name, "q");
+}

@@ -322,11 +322,16 @@ impl Connection {
             match step {
                 Step::Exchange(exchange, mode) => {
                     exchange.check_as(*mode)?;
-                    check::exchange(exchange, &self.inner.capabilities)?;
+                    if *mode == DeclareMode::Ensure {
+                        check::exchange(exchange, &self.inner.capabilities)?;
+                    }
                 }
                 Step::Queue(queue, mode) => {
                     queue.check_as(*mode)?;
-                    check::queue(queue, &self.inner.capabilities)?;
+                    // Verifying asks for the name only.
+                    if *mode == DeclareMode::Ensure {
+                        check::queue(queue, &self.inner.capabilities)?;
+                    }
                 }
                 Step::Bind(_, binding) => binding.check()?,
             }

@@ -321,14 +321,28 @@ impl Consumer {
     ///
     /// [`ErrorKind::Closed`] once the consumer has ended, and what ended it before that.
     pub async fn receive(&mut self, timeout: Duration) -> Result<Option<Delivery>> {
-        match tokio::time::timeout(timeout, self.next()).await {
+        let next = if timeout.is_zero() {
+            // A timer, even one of no length, waits for its next tick.
+            poll_fn(|context| {
+                Poll::Ready(match self.poll_delivery(context) {
+                    Poll::Ready(next) => Ok(next),
+                    Poll::Pending => Err(()),
+                })
+            })
+            .await
+        } else {
+            tokio::time::timeout(timeout, self.next())
+                .await
+                .map_err(drop)
+        };
+        match next {
             Ok(Some(delivery)) => delivery.map(Some),
             Ok(None) => Err(Error::new(
                 ErrorKind::Closed,
                 "the consumer has ended; open another one",
             )
             .during("receive")),
-            Err(_) => Ok(None),
+            Err(()) => Ok(None),
         }
     }
 
