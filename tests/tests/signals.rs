@@ -1,8 +1,11 @@
 //! Signals end a program in an orderly way, and a second one at once. Tested in a process of its own.
 #![cfg(unix)]
 
+use std::future::{Future, poll_fn};
 use std::io::{BufRead, BufReader, Lines};
+use std::pin::pin;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::task::Poll;
 use std::time::Duration;
 
 use kombu::{Exchange, Queue};
@@ -33,13 +36,15 @@ fn program() {
                 _ => std::future::pending().await,
             }
         });
-        let drain = tokio::spawn(async move {
-            kombu::drain_on_signal(&connection, Duration::from_secs(3600)).await
-        });
-        // The handler is installed before the task first waits.
-        tokio::task::yield_now().await;
+        let mut drain = pin!(kombu::drain_on_signal(
+            &connection,
+            Duration::from_secs(3600)
+        ));
+        // The handler is installed when it is first polled.
+        let waits = poll_fn(|context| Poll::Ready(drain.as_mut().poll(context).is_pending()));
+        assert!(waits.await);
         println!("ready");
-        let report = drain.await.unwrap().unwrap();
+        let report = drain.await.unwrap();
         println!("settled {} unsettled {}", report.settled, report.unsettled);
         worker.abort();
     });

@@ -1,7 +1,7 @@
 use std::fmt;
-use std::future::{IntoFuture, poll_fn};
+use std::future::{Future, IntoFuture, poll_fn};
 use std::ops::Deref;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -322,9 +322,12 @@ impl Consumer {
     /// [`ErrorKind::Closed`] once the consumer has ended, and what ended it before that.
     pub async fn receive(&mut self, timeout: Duration) -> Result<Option<Delivery>> {
         let next = if timeout.is_zero() {
-            // A timer, even one of no length, waits for its next tick.
+            // A timer, even one of no length, waits for its next tick; and a budget that is used up is no
+            // reason to say that nothing is there.
+            tokio::task::coop::consume_budget().await;
+            let mut next = pin!(tokio::task::coop::unconstrained(self.next()));
             poll_fn(|context| {
-                Poll::Ready(match self.poll_delivery(context) {
+                Poll::Ready(match next.as_mut().poll(context) {
                     Poll::Ready(next) => Ok(next),
                     Poll::Pending => Err(()),
                 })

@@ -491,7 +491,7 @@ impl Drop for Acker {
             self.abandon();
         }
         if self.link.stopping.load(Ordering::Relaxed) {
-            self.link.connection.inner().open.has_changed();
+            self.link.connection.inner().open.count_settled();
         }
     }
 }

@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -30,7 +31,8 @@ pub struct DrainReport {
 pub(super) struct Open {
     links: Mutex<Vec<Weak<Link>>>,
     producers: Mutex<Vec<Weak<producer::Inner>>>,
-    /// A delivery was settled, or a consumer ended, while the connection is drained.
+    /// Deliveries that were settled or dropped while the connection was drained.
+    settled: AtomicUsize,
     changed: Notify,
 }
 
@@ -47,7 +49,9 @@ impl Open {
         producers.push(Arc::downgrade(producer));
     }
 
-    pub(super) fn has_changed(&self) {
+    /// A delivery was settled or dropped while the connection is drained.
+    pub(super) fn count_settled(&self) {
+        self.settled.fetch_add(1, Ordering::Relaxed);
         self.changed.notify_waiters();
     }
 
@@ -97,7 +101,7 @@ impl Connection {
             link.stop();
         }
         drop(links);
-        let (held, under_way) = (open.deliveries(), open.publishes());
+        let under_way = open.publishes();
         let settled = async {
             loop {
                 let changed = open.changed.notified();
@@ -120,7 +124,7 @@ impl Connection {
         let (unsettled, unconfirmed) = (open.deliveries(), open.publishes());
         self.close().await?;
         Ok(DrainReport {
-            settled: held.saturating_sub(unsettled),
+            settled: open.settled.load(Ordering::Relaxed),
             unsettled,
             confirmed: under_way.saturating_sub(unconfirmed),
             unconfirmed,
