@@ -48,6 +48,8 @@
 // A library of tests: it says no by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[cfg(feature = "awkward")]
+pub mod awkward;
 pub mod cases;
 pub mod expect;
 mod harness;
