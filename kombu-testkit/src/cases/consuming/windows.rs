@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::StreamExt;
 use kombu_core::Queue;
+use tokio::sync::Barrier;
 
 use super::numbers;
 use crate::Broker;
@@ -62,16 +63,16 @@ pub async fn the_prefetch_holds_while_many_tasks_settle(broker: &Broker) {
         .unwrap();
     publish(&connection, "jobs", numbers(0..200)).await;
     let (running, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    // Nobody settles until the window is full, however slowly the deliveries come.
+    let full = Arc::new(Barrier::new(4));
     let mut tasks = Vec::new();
     for _ in 0..200 {
         let delivery = collect_one(&mut consumer).await;
         let now = running.fetch_add(1, Ordering::SeqCst) + 1;
         most.fetch_max(now, Ordering::SeqCst);
-        let running = running.clone();
+        let (running, full) = (running.clone(), full.clone());
         tasks.push(tokio::spawn(async move {
-            for _ in 0..3 {
-                tokio::task::yield_now().await;
-            }
+            full.wait().await;
             // Counted down first: settling makes room at once.
             running.fetch_sub(1, Ordering::SeqCst);
             delivery.ack().await.unwrap();
