@@ -115,6 +115,10 @@ impl<S: QueueStore> Settle for VirtualSettler<S> {
         let Some(source) = self.sources.get(usize::from(tag.queue)) else {
             return Settlement::done(Err(unknown_tag()));
         };
+        // Known here, and at once: a store would say so too, but an answer from afar comes after "queued".
+        if self.shared.check_open().is_err() {
+            return Settlement::done(Err(unknown_tag()));
+        }
         let held = if source.dead_letters() {
             source.held.lock().remove(&tag.id)
         } else {
