@@ -1,6 +1,8 @@
 //! What every transport does, on every transport.
 
+use kombu_testkit::awkward::AwkwardHarness;
 use kombu_testkit::conformance;
 use kombu_tests::MemoryHarness;
 
 conformance!(memory, MemoryHarness::new());
+conformance!(awkward, AwkwardHarness::new());
