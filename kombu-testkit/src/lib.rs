@@ -56,7 +56,7 @@ mod harness;
 mod run;
 
 pub use harness::{Broker, Harness};
-pub use run::{Case, DEADLINE, all_cases, run, run_isolation};
+pub use run::{Case, DEADLINE, Failure, all_cases, failures, run, run_isolation};
 
 include!(concat!(env!("OUT_DIR"), "/each_case.rs"));
 

@@ -1,6 +1,7 @@
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -11,7 +12,6 @@ use crate::{Broker, Harness, cases};
 
 /// How long a case may take; a correct transport needs a small part of it.
 pub const DEADLINE: Duration = Duration::from_secs(30);
-const LATE: &str = "after 30 s";
 
 /// Beyond all deadlines that [`judge`] keeps.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -51,8 +51,57 @@ pub fn run(harness: impl Harness + 'static, name: &'static str) {
         panic!("there is no case `{name}`");
     };
     on_a_thread(name, PATIENCE, async move || {
-        judge(&harness, name, case.behaviour).await;
+        judge(&harness, name, DEADLINE, case.behaviour).await;
     });
+}
+
+/// A case that failed, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The name of the case.
+    pub case: &'static str,
+    /// What it panicked with.
+    pub reason: String,
+}
+
+/// Runs every case, several at once, and answers which ones failed, in the order of their names.
+///
+/// A case that isn't over within `deadline` has failed. [`DEADLINE`] is what the tests of
+/// [`conformance!`](crate::conformance) have; a shorter one serves where many cases are expected to hang.
+pub fn failures(harness: impl Harness, deadline: Duration) -> Vec<Failure> {
+    const AT_ONCE: usize = 8;
+    let next = AtomicUsize::new(0);
+    let run = || {
+        let mut failures = Vec::new();
+        while let Some(case) = all_cases().get(next.fetch_add(1, Ordering::Relaxed)) {
+            let judged = || block_on(judge(&harness, case.name, deadline, case.behaviour));
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(judged)) {
+                failures.push(Failure {
+                    case: case.name,
+                    reason: reason(&*panic),
+                });
+            }
+        }
+        failures
+    };
+    let mut failures = Vec::new();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(run)).collect();
+        for thread in threads {
+            match thread.join() {
+                Ok(found) => failures.extend(found),
+                Err(panic) => resume_unwind(panic),
+            }
+        }
+    });
+    failures.sort_unstable_by_key(|failure: &Failure| failure.case);
+    failures
+}
+
+fn reason(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic without words").to_owned()
 }
 
 /// Checks that the brokers of a harness are apart from each other: every case relies on it.
@@ -63,7 +112,7 @@ pub fn run(harness: impl Harness + 'static, name: &'static str) {
 pub fn run_isolation(harness: impl Harness + 'static) {
     on_a_thread("isolation", PATIENCE, async move || {
         let other = harness.broker().await;
-        judge(&harness, "isolation", async |one: &Broker| {
+        judge(&harness, "isolation", DEADLINE, async |one: &Broker| {
             cases::share_nothing(one, &other).await;
         })
         .await;
@@ -76,13 +125,7 @@ fn on_a_thread(name: &'static str, patience: Duration, case: impl AsyncFnOnce() 
     let (running, over) = mpsc::channel::<()>();
     let thread = thread::spawn(move || {
         let _running = running;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        match runtime {
-            Ok(runtime) => runtime.block_on(case()),
-            Err(problem) => panic!("no runtime for `{name}`: {problem}"),
-        }
+        block_on(case());
     });
     if over.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
         panic!("`{name}` blocks its thread");
@@ -92,30 +135,46 @@ fn on_a_thread(name: &'static str, patience: Duration, case: impl AsyncFnOnce() 
     }
 }
 
-/// Runs a behaviour within the deadline, and cleans up whether it passed or not.
-async fn judge(harness: &impl Harness, name: &str, behaviour: impl AsyncFnOnce(&Broker)) {
-    let Some(broker) = within_deadline(harness.broker()).await else {
-        panic!("{}: there is no broker for `{name}` {LATE}", harness.name());
-    };
-    let judged = within_deadline(behaviour(&broker));
-    let outcome = AssertUnwindSafe(judged).catch_unwind().await;
-    let cleaned_up = within_deadline(harness.clean_up(broker)).await;
-    match outcome {
-        Ok(Some(())) => {}
-        Ok(None) => panic!("{}: `{name}` is not over {LATE}", harness.name()),
-        Err(panic) => resume_unwind(panic),
-    }
-    if cleaned_up.is_none() {
-        panic!("{}: `{name}` is not cleaned up {LATE}", harness.name());
+fn block_on(case: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(case),
+        Err(problem) => panic!("no runtime for a case: {problem}"),
     }
 }
 
-async fn within_deadline<T>(future: impl Future<Output = T>) -> Option<T> {
+/// Runs a behaviour within the deadline, and cleans up whether it passed or not.
+async fn judge(
+    harness: &impl Harness,
+    name: &str,
+    deadline: Duration,
+    behaviour: impl AsyncFnOnce(&Broker),
+) {
+    let late = format!("after {} s", deadline.as_secs_f32());
+    let Some(broker) = within(deadline, harness.broker()).await else {
+        panic!("{}: there is no broker for `{name}` {late}", harness.name());
+    };
+    let judged = within(deadline, behaviour(&broker));
+    let outcome = AssertUnwindSafe(judged).catch_unwind().await;
+    let cleaned_up = within(deadline, harness.clean_up(broker)).await;
+    match outcome {
+        Ok(Some(())) => {}
+        Ok(None) => panic!("{}: `{name}` is not over {late}", harness.name()),
+        Err(panic) => resume_unwind(panic),
+    }
+    if cleaned_up.is_none() {
+        panic!("{}: `{name}` is not cleaned up {late}", harness.name());
+    }
+}
+
+async fn within<T>(deadline: Duration, future: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         // The clock first: a timeout of tokio polls the future once more when the time is over, and one that
         // nobody had woken would be ready then.
         biased;
-        () = tokio::time::sleep(DEADLINE) => None,
+        () = tokio::time::sleep(deadline) => None,
         value = future => Some(value),
     }
 }
@@ -165,7 +224,7 @@ mod tests {
     }
 
     async fn failure(harness: &Recording, behaviour: impl AsyncFnOnce(&Broker)) -> String {
-        let judged = judge(harness, "case", behaviour);
+        let judged = judge(harness, "case", DEADLINE, behaviour);
         text(AssertUnwindSafe(judged).catch_unwind().await.unwrap_err())
     }
 
@@ -240,6 +299,21 @@ mod tests {
             // Until the test is over.
             let _ = blocked.recv();
         });
+    }
+
+    #[test]
+    fn failures_are_told_with_their_cases_and_reasons() {
+        // No transport answers to the URL of this harness, so every case that connects fails.
+        let failures = failures(Recording::default(), DEADLINE);
+        let acking = failures.iter().find(|failure| {
+            failure.case == "settling::acking::an_acked_message_does_not_come_again"
+        });
+        let reason = &acking.unwrap().reason;
+        assert!(
+            reason.starts_with("no connection to the broker of this case"),
+            "{reason}"
+        );
+        assert!(failures.is_sorted_by(|one, next| one.case < next.case));
     }
 
     #[test]
