@@ -10,6 +10,8 @@
 //! - The [`Table`] of declarations has a **version** that grows with every change, on whichever connection it
 //!   is made. [`QueueStore::push`] names the version that it was routed with; if a newer one exists that was
 //!   complete before the push began, the store stores nothing and answers [`Answer::Stale`].
+//! - What one session calls takes effect in the order of the calls, whether the answers are waited for or not;
+//!   the answers may come in any order.
 //! - A push reaches **all** of its queues or none.
 //! - A message is either in a queue or held by a reader; there is no moment when only a client has it.
 //! - What a reader took stays with its session until it is finished, or the session ends; then it goes back
@@ -18,6 +20,7 @@
 mod connection;
 mod dead_letter;
 mod declarations;
+mod lane;
 mod matching;
 mod publisher;
 mod settler;

@@ -1,5 +1,5 @@
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -8,7 +8,8 @@ use crate::error::Result;
 use crate::message::Envelope;
 use crate::name::Name;
 
-use super::shared::{Reach, Route, Sender, Shared};
+use super::lane::{Lane, Progress, Publishing, Stage};
+use super::shared::{Route, Sender, Shared};
 use super::store::{Answer, QueueStore};
 
 /// How many routes a publisher remembers. Beyond it, it starts over: a publisher with that many keys gains
@@ -17,94 +18,128 @@ const MAX_ROUTES: usize = 1024;
 
 pub(super) struct VirtualPublisher<S: QueueStore> {
     shared: Arc<Shared<S>>,
-    routes: Mutex<Routes<S::Queue>>,
+    inner: Arc<Inner<S::Queue>>,
+    /// For the answers of a store that has none at once.
+    lane: OnceLock<Lane>,
 }
+
+struct Inner<Q>(Mutex<State<Q>>);
 
 /// Routes by exchange and key. An outdated one is found out by the store, which answers
 /// [`Answer::Stale`].
-struct Routes<Q> {
+struct State<Q> {
     /// Most publishers use one key over and over: it is compared, not hashed.
     last: Option<(Name, Name, Arc<Route<Q>>)>,
     by_key: HashMap<(Name, Name), Arc<Route<Q>>>,
+    progress: Progress,
+}
+
+impl<Q> State<Q> {
+    fn forget_routes(&mut self) {
+        self.last = None;
+        self.by_key.clear();
+    }
+}
+
+impl<Q: Clone + Send + Sync + 'static> Publishing for Inner<Q> {
+    fn with_progress<T>(&self, change: impl FnOnce(&mut Progress) -> T) -> T {
+        change(&mut self.0.lock().progress)
+    }
+
+    fn forget_routes(&self) {
+        self.0.lock().forget_routes();
+    }
 }
 
 impl<S: QueueStore> VirtualPublisher<S> {
     pub(super) fn new(shared: Arc<Shared<S>>) -> Self {
         VirtualPublisher {
             shared,
-            routes: Mutex::new(Routes {
+            inner: Arc::new(Inner(Mutex::new(State {
                 last: None,
                 by_key: HashMap::new(),
-            }),
+                progress: Progress::default(),
+            }))),
+            lane: OnceLock::new(),
         }
     }
 
-    /// Routes the envelope and writes it to its queues.
-    ///
-    /// The lock is held for both: it saves counting references to the route, and what one producer publishes
-    /// from several threads takes turns at the queue anyway.
+    /// Routes the envelope and writes it to its queues, unless others have to be written before.
     #[inline]
-    fn write(&self, envelope: &Envelope) -> (Op<Result<Answer>>, Reach) {
+    fn write(&self, state: &mut State<S::Queue>, envelope: &Envelope) -> (Stage, u64) {
         let (exchange, key) = (envelope.exchange(), envelope.routing_key());
-        let store = &self.shared.store;
-        let mut routes = self.routes.lock();
-        if let Some((last_exchange, last_key, route)) = &routes.last
+        if let Some((last_exchange, last_key, route)) = &state.last
             && last_key == key
             && last_exchange == exchange
         {
-            return (write(store, route, envelope), route.reach);
+            return self.write_to(&state.progress, route, envelope);
         }
         let known = (exchange.clone(), key.clone());
-        let route = match routes.by_key.get(&known) {
+        let route = match state.by_key.get(&known) {
             Some(route) => route.clone(),
             None => {
                 let route = Arc::new(self.shared.route(Sender::Publisher, envelope));
                 if !route.by_key {
-                    return (write(store, &route, envelope), route.reach);
+                    return self.write_to(&state.progress, &route, envelope);
                 }
-                if routes.by_key.len() >= MAX_ROUTES {
-                    routes.by_key.clear();
+                if state.by_key.len() >= MAX_ROUTES {
+                    state.by_key.clear();
                 }
-                routes.by_key.insert(known.clone(), route.clone());
+                state.by_key.insert(known.clone(), route.clone());
                 route
             }
         };
-        let written = (write(store, &route, envelope), route.reach);
-        routes.last = Some((known.0, known.1, route));
+        let written = self.write_to(&state.progress, &route, envelope);
+        state.last = Some((known.0, known.1, route));
         written
     }
 
-    fn forget_routes(&self) {
-        let mut routes = self.routes.lock();
-        routes.last = None;
-        routes.by_key.clear();
+    #[inline]
+    fn write_to(
+        &self,
+        progress: &Progress,
+        route: &Route<S::Queue>,
+        envelope: &Envelope,
+    ) -> (Stage, u64) {
+        let stage = if progress.admits(route.version) {
+            Stage::Written(write(&self.shared.store, route, envelope), route.reach)
+        } else {
+            Stage::Waiting
+        };
+        (stage, route.version)
     }
 
+    /// Publishes in the order of the calls.
+    ///
+    /// The lock is held throughout: it saves counting references to the route, and what one producer publishes
+    /// from several threads takes turns at the queue anyway.
     #[inline]
     fn push(&self, envelope: &Envelope) -> Confirm {
         if let Err(error) = self.shared.check_open() {
             return Op::ready(Err(error));
         }
-        let (answer, reach) = self.write(envelope);
-        match answer {
-            Op::Ready(Some(Ok(Answer::Done))) => {
-                Op::ready(confirmation(reach.result(envelope), envelope))
+        let mut state = self.inner.0.lock();
+        let (stage, version) = self.write(&mut state, envelope);
+        let stage = match stage {
+            Stage::Written(Op::Ready(Some(Ok(Answer::Done))), reach) => {
+                return Op::ready(confirmation(reach.result(envelope), envelope));
             }
-            Op::Ready(Some(Err(error))) => Op::ready(Err(error)),
-            Op::Ready(_) => {
-                self.forget_routes();
-                Op::start(again(self.shared.clone(), envelope.clone()))
+            Stage::Written(Op::Ready(Some(Err(error))), _) => return Op::ready(Err(error)),
+            Stage::Written(Op::Ready(_), _) if state.progress.admits_any() => {
+                state.forget_routes();
+                match Op::start(again(self.shared.clone(), envelope.clone())) {
+                    answered @ Op::Ready(_) => return answered,
+                    pending => Stage::Routing(pending),
+                }
             }
-            Op::Pending(answer) => {
-                let (shared, envelope) = (self.shared.clone(), envelope.clone());
-                Op::pending(async move {
-                    match answer.await? {
-                        Answer::Done => confirmation(reach.result(&envelope), &envelope),
-                        Answer::Stale => again(shared, envelope).await,
-                    }
-                })
-            }
-        }
+            // Behind others that have no answer yet, it is routed again in its turn.
+            Stage::Written(Op::Ready(_), _) => Stage::Waiting,
+            stage => stage,
+        };
+        let lane = self
+            .lane
+            .get_or_init(|| Lane::open(self.shared.clone(), self.inner.clone()));
+        lane.follow(&mut state.progress, version, envelope.clone(), stage)
     }
 }
 
@@ -116,7 +151,7 @@ impl<S: QueueStore> Publisher for VirtualPublisher<S> {
 }
 
 #[inline]
-fn write<S: QueueStore>(
+pub(super) fn write<S: QueueStore>(
     store: &S,
     route: &Route<S::Queue>,
     envelope: &Envelope,
@@ -136,7 +171,7 @@ async fn again<S: QueueStore>(shared: Arc<Shared<S>>, envelope: Envelope) -> Res
 }
 
 #[inline]
-fn confirmation(routed: Result<bool>, envelope: &Envelope) -> Result<Confirmation> {
+pub(super) fn confirmation(routed: Result<bool>, envelope: &Envelope) -> Result<Confirmation> {
     Ok(match routed? {
         false if envelope.mandatory() => Confirmation::Returned { code: 312 },
         routed => Confirmation::Acked { routed },

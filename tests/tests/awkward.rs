@@ -1,0 +1,182 @@
+//! What only a broker that answers late brings out.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kombu::{Binding, Connection, Exchange, Queue, Registry};
+use kombu_testkit::awkward::Awkward;
+use kombu_testkit::expect::{drain, texts};
+
+fn url() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("awkward://late-{number}")
+}
+
+async fn connect(awkward: &Awkward, url: &str) -> Connection {
+    Connection::builder(Registry::new().with(awkward.clone()))
+        .url(url)
+        .await
+        .unwrap()
+}
+
+/// A queue `jobs`, bound to a topic exchange `media` for everything.
+fn jobs(media: &Exchange) -> Queue {
+    Queue::new("jobs").bind(media, "#")
+}
+
+#[tokio::test]
+async fn sends_keep_their_order_while_the_table_changes() {
+    let (awkward, url) = (Awkward::default(), url());
+    let (publishing, changing) = (connect(&awkward, &url).await, connect(&awkward, &url).await);
+    let media = Exchange::topic("media");
+    publishing.declare_queue(&jobs(&media)).await.unwrap();
+    let producer = publishing.producer(&media).await.unwrap();
+    let mut receipts = Vec::new();
+    let mut number = 0;
+    for round in 0..20 {
+        // From afar: what is sent now is routed with an older table, and refused.
+        let other = Queue::new(format!("other-{round}")).bind(&media, "never");
+        changing.declare_queue(&other).await.unwrap();
+        // The newer table is on its way here, ahead of those refusals.
+        let looking = publishing.queue_info("jobs");
+        let sending = async {
+            for _ in 0..3 {
+                let publish = producer.publish_text(number.to_string()).routing_key("old");
+                receipts.push(publish.send().await.unwrap());
+                number += 1;
+            }
+        };
+        let (looked, ()) = tokio::join!(biased; looking, sending);
+        looked.unwrap();
+        // What is sent next is routed with it.
+        for _ in 0..3 {
+            let key = format!("new.{number}");
+            let publish = producer.publish_text(number.to_string()).routing_key(key);
+            receipts.push(publish.send().await.unwrap());
+            number += 1;
+        }
+    }
+    for receipt in receipts {
+        assert!(receipt.await.unwrap().routed);
+    }
+    let stored = texts(&drain(&changing, "jobs").await);
+    assert!(
+        stored
+            .iter()
+            .eq(&(0..number).map(|n| n.to_string()).collect::<Vec<_>>()),
+        "{stored:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_publish_whose_receipt_is_dropped_is_routed_again_all_the_same() {
+    let (awkward, url) = (Awkward::default(), url());
+    let (publishing, changing) = (connect(&awkward, &url).await, connect(&awkward, &url).await);
+    let media = Exchange::topic("media");
+    let producer = publishing.producer(&media).await.unwrap();
+    producer.publish_text("nowhere").await.unwrap();
+    let mut consumer = changing.consumer(&jobs(&media)).await.unwrap();
+    // Its route is of an older table, and nobody waits for it.
+    drop(producer.publish_text("work").send().await.unwrap());
+    let delivery = consumer.try_next().await.unwrap().unwrap();
+    assert_eq!(delivery.body(), "work");
+    delivery.ack().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cancelled_consumer_has_given_everything_back_when_that_is_answered() {
+    let (awkward, url) = (Awkward::default(), url());
+    let (consuming, other) = (connect(&awkward, &url).await, connect(&awkward, &url).await);
+    let queue = Queue::new("jobs");
+    other.declare_queue(&queue).await.unwrap();
+    let producer = other
+        .producer(Exchange::default())
+        .routing_key("jobs")
+        .await
+        .unwrap();
+    for number in 0..20 {
+        producer.publish(&number).await.unwrap();
+    }
+    for _ in 0..10 {
+        let mut consumer = consuming.consumer(&queue).await.unwrap();
+        let held = consumer.try_next().await.unwrap().unwrap();
+        consumer.cancel().await.unwrap();
+        // Another session asks the broker on a line of its own.
+        let info = other.queue_info("jobs").await.unwrap();
+        assert_eq!(
+            (info.ready, info.unsettled, info.consumers),
+            (19, Some(1), 0)
+        );
+        held.release().confirmed().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_asked_for_again_and_stored_once() {
+    let (awkward, url) = (Awkward::default(), url());
+    let connection = connect(&awkward, &url).await;
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("jobs")
+        .await
+        .unwrap();
+    awkward.lose_replies(1);
+    let mut receipts = Vec::new();
+    for number in 0..30 {
+        let publish = producer.publish_text(number.to_string());
+        receipts.push(publish.send().await.unwrap());
+    }
+    let mut resent = Vec::new();
+    for receipt in receipts {
+        resent.push(receipt.await.unwrap().resent);
+    }
+    assert!(resent[0], "the first answer was lost");
+    let stored = texts(&drain(&connection, "jobs").await);
+    assert!(
+        stored
+            .iter()
+            .eq(&(0..30).map(|n| n.to_string()).collect::<Vec<_>>())
+    );
+}
+
+#[tokio::test]
+async fn what_a_cut_session_held_comes_to_the_next_one() {
+    let (awkward, url) = (Awkward::default(), url());
+    let connection = connect(&awkward, &url).await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("jobs")
+        .await
+        .unwrap();
+    producer.publish_text("work").await.unwrap();
+    let held = consumer.try_next().await.unwrap().unwrap();
+    awkward.cut();
+    let again = consumer.try_next().await.unwrap().unwrap();
+    assert_eq!(again.body(), "work");
+    assert!(again.redelivered());
+    held.ack().confirmed().await.unwrap_err();
+    again.ack().confirmed().await.unwrap();
+    let info = connection.queue_info("jobs").await.unwrap();
+    assert_eq!((info.ready, info.unsettled), (0, Some(0)));
+}
+
+/// Unlike all others here, this binding goes the other way: what is published after it must not come.
+#[tokio::test]
+async fn a_send_after_an_unbind_does_not_overtake_it() {
+    let (awkward, url) = (Awkward::default(), url());
+    let (publishing, changing) = (connect(&awkward, &url).await, connect(&awkward, &url).await);
+    let media = Exchange::topic("media");
+    changing.declare_queue(&jobs(&media)).await.unwrap();
+    let producer = publishing.producer(&media).await.unwrap();
+    let before = producer.publish_text("before").send().await.unwrap();
+    assert!(before.await.unwrap().routed);
+    changing
+        .unbind_queue("jobs", &Binding::new(&media, "#"))
+        .await
+        .unwrap();
+    let after = producer.publish_text("after").send().await.unwrap();
+    assert!(!after.await.unwrap().routed);
+    assert_eq!(texts(&drain(&changing, "jobs").await), ["before"]);
+}
