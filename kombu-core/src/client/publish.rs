@@ -471,7 +471,15 @@ impl Stage {
 }
 
 impl Tracked {
-    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<Error> {
+    /// Whether an answer can't come any more, or not in time.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Error> {
+        let engine = &self.producer.connection.inner().engine;
+        if self.entry.is_waiting() && engine.has_ended() {
+            // It was lost with the last session, after the others were told of the end.
+            let reason = engine.end_reason();
+            self.producer.outbox.forget(&self.entry);
+            return Poll::Ready(reason.with_maybe_stored());
+        }
         let limit = self.producer.deadline();
         let deadline = self
             .deadline
@@ -514,7 +522,7 @@ impl Publishing {
                     if tracked.entry.poll_sent(context).is_ready() {
                         return Poll::Ready(Ok(()));
                     }
-                    return tracked.poll_deadline(context).map(Err);
+                    return tracked.poll_end(context).map(Err);
                 }
             }
         }
@@ -532,7 +540,7 @@ impl Publishing {
                     let resent = tracked.entry.was_resent();
                     Poll::Ready(published(answer, &tracked.envelope, resent))
                 }
-                Poll::Pending => tracked.poll_deadline(context).map(Err),
+                Poll::Pending => tracked.poll_end(context).map(Err),
             },
             Stage::Failed(_) | Stage::HeldBack(_) => Poll::Pending,
         }

@@ -298,7 +298,8 @@ impl Entry {
         }
     }
 
-    fn is_waiting(&self) -> bool {
+    /// Whether it is for the next session to send this.
+    pub(super) fn is_waiting(&self) -> bool {
         matches!(&*self.stage.lock(), Stage::Waiting)
     }
 
