@@ -1,8 +1,11 @@
 //! What only a broker that answers late brings out.
 
+// Its helpers say no as its tests do.
+#![allow(clippy::unwrap_used)]
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kombu::{Binding, Connection, Exchange, Queue, Registry};
+use kombu::{Binding, Connection, ErrorKind, Exchange, Queue, Registry};
 use kombu_testkit::awkward::Awkward;
 use kombu_testkit::expect::{drain, texts};
 
@@ -81,6 +84,48 @@ async fn a_publish_whose_receipt_is_dropped_is_routed_again_all_the_same() {
     let delivery = consumer.try_next().await.unwrap().unwrap();
     assert_eq!(delivery.body(), "work");
     delivery.ack().await.unwrap();
+}
+
+#[tokio::test]
+async fn closing_brings_home_what_has_to_be_routed_again() {
+    let (awkward, url) = (Awkward::default(), url());
+    let (publishing, changing) = (connect(&awkward, &url).await, connect(&awkward, &url).await);
+    let media = Exchange::topic("media");
+    let producer = publishing.producer(&media).await.unwrap();
+    changing.declare_queue(&jobs(&media)).await.unwrap();
+    let mut receipts = Vec::new();
+    for number in 0..20 {
+        let publish = producer.publish_text(number.to_string());
+        receipts.push(publish.send().await.unwrap());
+    }
+    publishing.close().await.unwrap();
+    for receipt in receipts {
+        assert!(receipt.await.unwrap().routed);
+    }
+    let stored = texts(&drain(&changing, "jobs").await);
+    assert!(
+        stored
+            .iter()
+            .eq(&(0..20).map(|n| n.to_string()).collect::<Vec<_>>())
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_is_lost_while_closing_is_not_waited_for() {
+    let (awkward, url) = (Awkward::default(), url());
+    let connection = connect(&awkward, &url).await;
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("jobs")
+        .await
+        .unwrap();
+    awkward.lose_replies(1);
+    let receipt = producer.publish_text("work").send().await.unwrap();
+    connection.close().await.unwrap();
+    let error = receipt.await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed);
+    assert!(error.may_have_been_stored());
 }
 
 #[tokio::test]

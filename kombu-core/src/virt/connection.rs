@@ -210,6 +210,7 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
 
     async fn close(&self) -> Result<()> {
         if self.shared.end() {
+            self.shared.flush().await;
             self.shared.store.close().await?;
         }
         Ok(())

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::message::Envelope;
 
 use super::publisher::{confirmation, write};
-use super::shared::{Reach, Sender, Shared, session_ended};
+use super::shared::{OnItsWay, Reach, Sender, Shared, UnderWay, session_ended};
 use super::store::{Answer, QueueStore};
 
 /// What a publish waits for.
@@ -32,6 +32,7 @@ pub(super) struct Call {
     pub(super) envelope: Envelope,
     pub(super) stage: Stage,
     answer: oneshot::Sender<Result<Confirmation>>,
+    _on_its_way: OnItsWay,
 }
 
 /// How far the publishes that have no answer are.
@@ -62,6 +63,7 @@ impl Progress {
 /// The way to the task that takes the answers.
 pub(super) struct Lane {
     calls: mpsc::UnboundedSender<Call>,
+    under_way: UnderWay,
 }
 
 /// What the lane has to know of its publisher.
@@ -77,13 +79,14 @@ impl Lane {
     ) -> Self {
         let (calls, receiver) = mpsc::unbounded_channel();
         let runtime = shared.runtime.clone();
+        let under_way = shared.under_way.clone();
         let task = Task {
             shared,
             publishing,
             calls: receiver,
         };
         runtime.spawn(task.run());
-        Lane { calls }
+        Lane { calls, under_way }
     }
 
     /// Puts a publish behind those that are there. Called under the lock of `progress`, in the order of the
@@ -105,6 +108,7 @@ impl Lane {
             envelope,
             stage,
             answer,
+            _on_its_way: self.under_way.one(),
         };
         // Its task ends with the runtime only; the answer says so.
         drop(self.calls.send(call));

@@ -133,9 +133,11 @@ impl<S: QueueStore> Settle for VirtualSettler<S> {
                     // Nobody may ever poll the answer, so it can't be what keeps the move going.
                     Op::Pending(answer) => {
                         let (sender, receiver) = oneshot::channel();
+                        let on_its_way = self.shared.under_way.one();
                         self.shared.runtime.spawn(async move {
                             // The receiver is gone if nobody waits; the move is done all the same.
                             let _ = sender.send(answer.await);
+                            drop(on_its_way);
                         });
                         Settlement::queued(Box::pin(async move { done(receiver.await.ok()) }))
                     }

@@ -1,10 +1,11 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::Weak;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::declare::Exchange;
 use crate::driver::Op;
@@ -15,6 +16,9 @@ use super::store::{Answer, QueueStore};
 use super::table::{Table, missing_exchange};
 use super::window::Window;
 
+/// How long the end of a session waits for the broker's answers.
+const FLUSH: Duration = Duration::from_secs(5);
+
 /// What the parts of one virtual connection have in common.
 pub(super) struct Shared<S: QueueStore> {
     pub(super) store: S,
@@ -24,6 +28,46 @@ pub(super) struct Shared<S: QueueStore> {
     /// Tells whoever waits for the end.
     end: watch::Sender<bool>,
     windows: Mutex<Vec<Weak<Window>>>,
+    pub(super) under_way: UnderWay,
+}
+
+/// What was called and has no answer yet, though nobody may wait for it.
+#[derive(Clone, Default)]
+pub(super) struct UnderWay(Arc<Counted>);
+
+#[derive(Default)]
+struct Counted {
+    count: AtomicUsize,
+    none: Notify,
+}
+
+/// One of those; it is over when this is dropped.
+pub(super) struct OnItsWay(Arc<Counted>);
+
+impl UnderWay {
+    pub(super) fn one(&self) -> OnItsWay {
+        self.0.count.fetch_add(1, Ordering::Relaxed);
+        OnItsWay(self.0.clone())
+    }
+
+    /// Resolves when there is none.
+    async fn none(&self) {
+        loop {
+            let none = self.0.none.notified();
+            if self.0.count.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            none.await;
+        }
+    }
+}
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::Release) == 1 {
+            self.0.none.notify_waiters();
+        }
+    }
 }
 
 pub(super) fn session_ended() -> Error {
@@ -85,6 +129,7 @@ impl<S: QueueStore> Shared<S> {
             closed: AtomicBool::new(false),
             end: watch::Sender::new(false),
             windows: Mutex::default(),
+            under_way: UnderWay::default(),
         }
     }
 
@@ -107,6 +152,16 @@ impl<S: QueueStore> Shared<S> {
             }
         }
         true
+    }
+
+    /// Waits for what is under way, unless the session is lost: then no answer comes any more.
+    pub(super) async fn flush(&self) {
+        tokio::select! {
+            biased;
+            () = self.under_way.none() => {}
+            _ = self.store.closed() => {}
+            () = tokio::time::sleep(FLUSH) => {}
+        }
     }
 
     /// Resolves when the session has ended on this side.
