@@ -225,3 +225,33 @@ async fn a_send_after_an_unbind_does_not_overtake_it() {
     assert!(!after.await.unwrap().routed);
     assert_eq!(texts(&drain(&changing, "jobs").await), ["before"]);
 }
+
+#[tokio::test]
+async fn one_window_is_asked_for_once_however_many_queues_there_are() {
+    let (awkward, url) = (Awkward::default(), url());
+    let (consuming, other) = (connect(&awkward, &url).await, connect(&awkward, &url).await);
+    let queues = ["a", "b", "c"].map(Queue::new);
+    let producer = other.producer(Exchange::default()).await.unwrap();
+    for queue in &queues {
+        other.declare_queue(queue).await.unwrap();
+    }
+    for _ in 0..2 {
+        for queue in &queues {
+            let publish = producer.publish_text(queue.name().as_str());
+            publish.routing_key(queue.name().clone()).await.unwrap();
+        }
+    }
+    let mut consumer = consuming.consumer(&queues).prefetch(1).await.unwrap();
+    for left in (0..6).rev() {
+        let delivery = consumer.try_next().await.unwrap().unwrap();
+        // It isn't polled now, and holds no more than the window has.
+        let mut counts = (0, 0);
+        for queue in &queues {
+            let info = other.queue_info(queue.name()).await.unwrap();
+            counts.0 += info.ready;
+            counts.1 += info.unsettled.unwrap();
+        }
+        assert_eq!(counts, (left, 1));
+        delivery.ack().confirmed().await.unwrap();
+    }
+}

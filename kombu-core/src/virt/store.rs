@@ -103,6 +103,15 @@ pub trait Reader: Send + Unpin + 'static {
         batch: &mut Batch<'_>,
     ) -> Poll<Result<()>>;
 
+    /// How many messages this reader has asked the broker for and doesn't have yet, at most.
+    ///
+    /// Several readers share a window: what one of them asked for isn't there for the others until its answer
+    /// says that there are fewer, which wakes the task. A reader that takes at once never waits for any.
+    #[inline]
+    fn asked_for(&self) -> usize {
+        0
+    }
+
     /// What finishes the messages that this reader takes.
     fn holder(&self) -> Self::Holder;
 }

@@ -46,9 +46,31 @@ impl<S: QueueStore> VirtualSubscription<S> {
     /// Asks every queue once, in turn, until the window is used up. If it was used up before, they are asked
     /// whether they are still there.
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Result<()> {
+        loop {
+            let before = self.asked_for();
+            self.poll_each(context)?;
+            // Room that was kept for an answer, and isn't needed, is there for who was asked before it.
+            if !self.buffer.is_empty() || self.asked_for() >= before {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What is on its way from all queues, at most.
+    #[inline]
+    fn asked_for(&self) -> usize {
+        match &*self.readers {
+            // Alone, it has the whole window.
+            [_] => 0,
+            readers => readers.iter().flatten().map(Reader::asked_for).sum(),
+        }
+    }
+
+    fn poll_each(&mut self, context: &mut Context<'_>) -> Result<()> {
         let queues = self.readers.len();
+        let mut all_asked_for = self.asked_for();
         for step in 0..queues {
-            let room = self.window.room().min(MAX_BATCH);
+            let mut room = self.window.room().min(MAX_BATCH);
             if room == 0 && !self.buffer.is_empty() {
                 break;
             }
@@ -56,12 +78,23 @@ impl<S: QueueStore> VirtualSubscription<S> {
             let Some(reader) = &mut self.readers[index] else {
                 continue;
             };
+            if queues > 1 {
+                all_asked_for = all_asked_for.saturating_sub(reader.asked_for());
+                room = self
+                    .window
+                    .room()
+                    .saturating_sub(all_asked_for)
+                    .min(MAX_BATCH);
+            }
             let before = self.buffer.len();
             let mut batch = Batch {
                 queue: index as u16,
                 taken: &mut self.buffer,
             };
             let answer = reader.poll_take(context, room, &mut batch);
+            if queues > 1 {
+                all_asked_for += reader.asked_for();
+            }
             for delivery in self.buffer.range(before..) {
                 self.settler.hold(delivery);
             }

@@ -174,6 +174,10 @@ impl Reader for AwkwardReader {
         }
     }
 
+    fn asked_for(&self) -> usize {
+        self.asked.as_ref().map_or(0, |(count, _)| *count)
+    }
+
     fn holder(&self) -> Holder {
         self.holder.clone()
     }
