@@ -142,9 +142,17 @@ async fn a_cancelled_consumer_has_given_everything_back_when_that_is_answered() 
     for number in 0..20 {
         producer.publish(&number).await.unwrap();
     }
+    let busy = consuming
+        .producer(Exchange::fanout("nowhere"))
+        .await
+        .unwrap();
     for _ in 0..10 {
         let mut consumer = consuming.consumer(&queue).await.unwrap();
         let held = consumer.try_next().await.unwrap().unwrap();
+        // The line of this session is busy, so that a cancel takes its time.
+        for _ in 0..100 {
+            drop(busy.publish_text("").send().await.unwrap());
+        }
         consumer.cancel().await.unwrap();
         // Another session asks the broker on a line of its own.
         let info = other.queue_info("jobs").await.unwrap();

@@ -112,6 +112,16 @@ pub trait Reader: Send + Unpin + 'static {
         0
     }
 
+    /// Ends the consumer, as dropping does, and answers when the broker knows: then nothing is on its way here
+    /// any more, and what was and isn't handed over is back.
+    fn close(self) -> Op<Result<()>>
+    where
+        Self: Sized,
+    {
+        drop(self);
+        Op::ready(Ok(()))
+    }
+
     /// What finishes the messages that this reader takes.
     fn holder(&self) -> Self::Holder;
 }

@@ -114,12 +114,16 @@ impl<S: QueueStore> VirtualSubscription<S> {
         Ok(())
     }
 
-    fn release_buffer(&mut self) {
+    /// Answers those releases that the store hasn't done yet.
+    fn release_buffer(&mut self) -> Vec<Op<Result<()>>> {
+        let mut releasing = Vec::new();
         // The last one first, so that each goes back in front of its successor.
         while let Some(delivery) = self.buffer.pop_back() {
             // A session that is gone has given back everything already.
-            drop(self.settler.settle(tag(&delivery), Outcome::Release));
+            let settlement = self.settler.settle(tag(&delivery), Outcome::Release);
+            releasing.extend(settlement.confirmed);
         }
+        releasing
     }
 }
 
@@ -171,9 +175,33 @@ impl<S: QueueStore> Subscription for VirtualSubscription<S> {
         self.window.set_limit(window);
     }
 
-    fn cancel(self: Box<Self>) -> Op<Result<()>> {
-        drop(self);
-        Op::ready(Ok(()))
+    fn cancel(mut self: Box<Self>) -> Op<Result<()>> {
+        // Readers first: what is released must not come back here.
+        let closing: Vec<_> = self
+            .readers
+            .drain(..)
+            .flatten()
+            .map(Reader::close)
+            .filter(|closing| matches!(closing, Op::Pending(_)))
+            .collect();
+        let releasing = self.release_buffer();
+        if closing.is_empty() && releasing.is_empty() {
+            return Op::ready(Ok(()));
+        }
+        Op::pending(async move {
+            for answer in closing.into_iter().chain(releasing) {
+                match answer.await {
+                    // With its session, everything is back.
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            ErrorKind::ConnectionLost | ErrorKind::SettleLost
+                        ) => {}
+                    answer => answer?,
+                }
+            }
+            Ok(())
+        })
     }
 }
 
@@ -181,6 +209,6 @@ impl<S: QueueStore> Drop for VirtualSubscription<S> {
     fn drop(&mut self) {
         // Readers first: what is released must not come back here.
         self.readers.clear();
-        self.release_buffer();
+        drop(self.release_buffer());
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
+use kombu_core::driver::Op;
 use kombu_core::virt::{Batch, Reader};
 use kombu_core::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
@@ -176,6 +177,19 @@ impl Reader for AwkwardReader {
 
     fn asked_for(&self) -> usize {
         self.asked.as_ref().map_or(0, |(count, _)| *count)
+    }
+
+    fn close(mut self) -> Op<Result<()>> {
+        let asked = self.asked.take();
+        let line = self.line.clone();
+        drop(self);
+        Op::pending(async move {
+            if let Some((_, answer)) = asked {
+                // What comes now is sent back.
+                drop(answer.await);
+            }
+            line.ask(|_| ()).await
+        })
     }
 
     fn holder(&self) -> Holder {
