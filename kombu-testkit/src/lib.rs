@@ -43,7 +43,8 @@
 //! the [`Unsupported`](kombu_core::ErrorKind::Unsupported) error instead; none passes by skipping. A case that
 //! hangs fails after [`DEADLINE`].
 //!
-//! [`expect`] has what the cases wait for and compare with; other tests can use it too.
+//! [`expect`] has what the cases wait for and compare with; other tests can use it too. [`history`] writes down what
+//! happens while connections are cut, and finds what must not.
 
 // A library of tests: it says no by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -53,6 +54,7 @@ pub mod awkward;
 pub mod cases;
 pub mod expect;
 mod harness;
+pub mod history;
 mod run;
 
 pub use harness::{Broker, Harness};

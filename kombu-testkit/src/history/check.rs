@@ -1,0 +1,646 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::{Answer, Event, Outcome, Record};
+
+/// Something that must not happen, whatever befalls connections and brokers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// A publish was answered, and the message was neither acked or rejected, nor is it in a queue.
+    Lost {
+        /// The message.
+        message: u64,
+    },
+    /// A message was acked more than once, although it was sent once and no ack was lost.
+    Duplicated {
+        /// The message.
+        message: u64,
+        /// How many acks of it count.
+        acks: usize,
+    },
+    /// Nobody received anything although a message was ready.
+    Stalled {
+        /// The first message that was ready.
+        message: u64,
+        /// From when on, in microseconds.
+        from: u64,
+        /// Until when.
+        until: u64,
+    },
+    /// A consumer first got a message of a producer after one that was published later.
+    OutOfOrder {
+        /// The message.
+        message: u64,
+        /// The one that overtook it.
+        after: u64,
+        /// Who got them.
+        consumer: u32,
+    },
+    /// A message came of which it was said that the broker certainly doesn't have it, or that nobody published.
+    Contradicted {
+        /// The message.
+        message: u64,
+    },
+}
+
+impl Flaw {
+    /// The message that it is about.
+    pub fn message(&self) -> u64 {
+        match self {
+            Flaw::Lost { message }
+            | Flaw::Duplicated { message, .. }
+            | Flaw::Stalled { message, .. }
+            | Flaw::OutOfOrder { message, .. }
+            | Flaw::Contradicted { message } => *message,
+        }
+    }
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Flaw::Lost { message } => write!(f, "message {message} is lost"),
+            Flaw::Duplicated { message, acks } => {
+                write!(f, "message {message} was sent once and acked {acks} times")
+            }
+            Flaw::Stalled {
+                message,
+                from,
+                until,
+            } => write!(
+                f,
+                "nothing was received from {from} to {until} µs, and message {message} was ready"
+            ),
+            Flaw::OutOfOrder {
+                message,
+                after,
+                consumer,
+            } => write!(
+                f,
+                "consumer {consumer} got message {message} after message {after}, which was published later"
+            ),
+            Flaw::Contradicted { message } => write!(
+                f,
+                "message {message} came, and the broker was said not to have it"
+            ),
+        }
+    }
+}
+
+/// What became of one message.
+#[derive(Default)]
+struct Fate {
+    /// Where it stands among the messages of all producers.
+    published_as: Option<(u32, usize)>,
+    answered: Option<Published>,
+    /// When its acks were answered, and whether a later fault may undo them.
+    acks: Vec<(u64, bool)>,
+    /// Nobody knows what came of a settle that takes it out of the queue.
+    maybe_gone: bool,
+    rejected: bool,
+    received: bool,
+    left: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Published {
+    Stored { resent: bool },
+    Unrouted,
+    Failed { may_have_been_stored: bool },
+}
+
+impl Fate {
+    /// Whether there can be more than one of it.
+    fn may_be_copied(&self) -> bool {
+        match self.answered {
+            Some(Published::Stored { resent }) => resent,
+            Some(Published::Failed {
+                may_have_been_stored,
+            }) => may_have_been_stored,
+            Some(Published::Unrouted) => false,
+            // Nobody waited for the answer.
+            None => true,
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        !self.acks.is_empty() || self.rejected || self.maybe_gone
+    }
+}
+
+pub(super) fn flaws(records: &[Record], patience: Duration) -> Vec<Flaw> {
+    let fates = fates(records);
+    let mut flaws = Vec::new();
+    let last_fault = records
+        .iter()
+        .filter(|record| matches!(record.event, Event::Fault { .. }))
+        .map(|record| record.at)
+        .max();
+    let mut messages: Vec<_> = fates.iter().collect();
+    messages.sort_unstable_by_key(|(message, _)| **message);
+    for (&message, fate) in messages {
+        let stored = matches!(fate.answered, Some(Published::Stored { .. }));
+        // An ack that was only queued takes the message out, or brings it back.
+        if stored && !fate.is_gone() && !fate.left {
+            flaws.push(Flaw::Lost { message });
+        }
+        let counted = fate.acks.iter().filter(|(at, queued)| {
+            let undone = *queued && last_fault.is_some_and(|fault| fault >= *at);
+            !undone
+        });
+        let acks = counted.count();
+        if acks > 1 && !fate.may_be_copied() {
+            flaws.push(Flaw::Duplicated { message, acks });
+        }
+        let denied = matches!(
+            fate.answered,
+            Some(Published::Unrouted)
+                | Some(Published::Failed {
+                    may_have_been_stored: false
+                })
+        );
+        if (fate.received || fate.left) && (denied || fate.published_as.is_none()) {
+            flaws.push(Flaw::Contradicted { message });
+        }
+    }
+    flaws.extend(overtaken(records, &fates));
+    flaws.extend(stalls(records, patience));
+    flaws
+}
+
+fn fates(records: &[Record]) -> HashMap<u64, Fate> {
+    let mut fates: HashMap<u64, Fate> = HashMap::new();
+    for (index, record) in records.iter().enumerate() {
+        match &record.event {
+            Event::Publishing { producer, message } => {
+                fates.entry(*message).or_default().published_as = Some((*producer, index));
+            }
+            Event::Published {
+                message,
+                routed,
+                resent,
+            } => {
+                fates.entry(*message).or_default().answered = Some(match routed {
+                    true => Published::Stored { resent: *resent },
+                    false => Published::Unrouted,
+                });
+            }
+            Event::PublishFailed {
+                message,
+                may_have_been_stored,
+                ..
+            } => {
+                fates.entry(*message).or_default().answered = Some(Published::Failed {
+                    may_have_been_stored: *may_have_been_stored,
+                });
+            }
+            Event::Received { message, .. } => fates.entry(*message).or_default().received = true,
+            Event::Settled {
+                message,
+                outcome,
+                answer,
+                ..
+            } => {
+                let fate = fates.entry(*message).or_default();
+                match (outcome, answer) {
+                    (_, Answer::Lost) | (Outcome::Release | Outcome::Retry, _) => {}
+                    (_, Answer::Failed(_)) => fate.maybe_gone = true,
+                    (Outcome::Ack, answer) => {
+                        fate.acks.push((record.at, *answer == Answer::Queued));
+                    }
+                    (Outcome::Reject, _) => fate.rejected = true,
+                }
+            }
+            Event::Left { messages, .. } => {
+                for message in messages {
+                    fates.entry(*message).or_default().left = true;
+                }
+            }
+            Event::Fault { .. } => {}
+        }
+    }
+    fates
+}
+
+/// Each consumer gets from each queue what a producer published in that order, as far as it comes for the first
+/// time and was sent once.
+fn overtaken(records: &[Record], fates: &HashMap<u64, Fate>) -> Vec<Flaw> {
+    let mut latest: HashMap<(u32, u32, &str), (usize, u64)> = HashMap::new();
+    let mut flaws = Vec::new();
+    for record in records {
+        let Event::Received {
+            consumer,
+            queue,
+            message,
+            redelivered: false,
+            ..
+        } = &record.event
+        else {
+            continue;
+        };
+        let Some(fate) = fates.get(message) else {
+            continue;
+        };
+        let Some((producer, place)) = fate.published_as else {
+            continue;
+        };
+        if fate.may_be_copied() {
+            continue;
+        }
+        let before = latest
+            .entry((producer, *consumer, queue))
+            .or_insert((place, *message));
+        if place < before.0 {
+            flaws.push(Flaw::OutOfOrder {
+                message: *message,
+                after: before.1,
+                consumer: *consumer,
+            });
+        } else {
+            *before = (place, *message);
+        }
+    }
+    flaws
+}
+
+/// Times without a delivery that are longer than `patience`, and in which a message was ready all along. They end
+/// with the consuming: at the first record of what was left.
+fn stalls(records: &[Record], patience: Duration) -> Vec<Flaw> {
+    let patience = patience.as_micros() as u64;
+    let mut flaws = Vec::new();
+    // Messages that are in a queue, with the time since when they are.
+    let mut ready: HashMap<u64, u64> = HashMap::new();
+    // Who got a message last.
+    let mut holders: HashMap<u64, u32> = HashMap::new();
+    let mut quiet_since = 0;
+    for (index, record) in records.iter().enumerate() {
+        let ends = index + 1 == records.len() || matches!(record.event, Event::Left { .. });
+        let receives = matches!(record.event, Event::Received { .. });
+        if (receives || ends) && record.at.saturating_sub(quiet_since) > patience {
+            let waiting = ready
+                .iter()
+                .map(|(message, since)| ((*since).max(quiet_since), *message))
+                .min();
+            if let Some((from, message)) = waiting
+                && record.at.saturating_sub(from) > patience
+            {
+                let until = record.at;
+                flaws.push(Flaw::Stalled {
+                    message,
+                    from,
+                    until,
+                });
+            }
+        }
+        if matches!(record.event, Event::Left { .. }) {
+            break;
+        }
+        match &record.event {
+            Event::Published {
+                message,
+                routed: true,
+                ..
+            } if !holders.contains_key(message) => {
+                // A consumer wasn't faster than the answer.
+                ready.insert(*message, record.at);
+            }
+            Event::Received {
+                message, consumer, ..
+            } => {
+                ready.remove(message);
+                holders.insert(*message, *consumer);
+                quiet_since = record.at;
+            }
+            Event::Settled {
+                consumer,
+                message,
+                outcome,
+                answer,
+            } => {
+                let goes_back = match (outcome, answer) {
+                    (_, Answer::Lost) => true,
+                    (_, Answer::Failed(_)) => false,
+                    (Outcome::Release | Outcome::Retry, _) => true,
+                    (Outcome::Ack | Outcome::Reject, _) => false,
+                };
+                // Somebody else may have got it before the answer was known.
+                if goes_back && holders.get(message) == Some(consumer) {
+                    ready.insert(*message, record.at);
+                }
+            }
+            _ => {}
+        }
+    }
+    flaws
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::History;
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn second(at: u64) -> u64 {
+        at * 1_000_000
+    }
+
+    fn history(events: impl IntoIterator<Item = (u64, Event)>) -> History {
+        let records = events.into_iter().map(|(at, event)| Record {
+            at: second(at),
+            event,
+        });
+        History::from_iter(records)
+    }
+
+    fn publishing(message: u64) -> Event {
+        Event::Publishing {
+            producer: 0,
+            message,
+        }
+    }
+
+    fn published(message: u64, resent: bool) -> Event {
+        Event::Published {
+            message,
+            routed: true,
+            resent,
+        }
+    }
+
+    fn failed(message: u64, may_have_been_stored: bool) -> Event {
+        Event::PublishFailed {
+            message,
+            error: "publish: no answer".into(),
+            may_have_been_stored,
+        }
+    }
+
+    fn received(consumer: u32, message: u64, redelivered: bool) -> Event {
+        Event::Received {
+            consumer,
+            queue: "jobs".into(),
+            message,
+            redelivered,
+            attempt: 1,
+        }
+    }
+
+    fn settled(consumer: u32, message: u64, outcome: Outcome, answer: Answer) -> Event {
+        Event::Settled {
+            consumer,
+            message,
+            outcome,
+            answer,
+        }
+    }
+
+    fn acked(consumer: u32, message: u64) -> Event {
+        settled(consumer, message, Outcome::Ack, Answer::Confirmed)
+    }
+
+    fn cut() -> Event {
+        Event::Fault { what: "cut".into() }
+    }
+
+    fn left(messages: &[u64]) -> Event {
+        Event::Left {
+            queue: "jobs".into(),
+            messages: messages.to_vec(),
+        }
+    }
+
+    fn flaws(events: impl IntoIterator<Item = Event>) -> Vec<Flaw> {
+        history(events.into_iter().map(|event| (0, event))).flaws(PATIENCE)
+    }
+
+    #[test]
+    fn a_sound_history_has_no_flaw() {
+        let found = flaws([
+            publishing(1),
+            publishing(2),
+            publishing(3),
+            received(0, 1, false),
+            published(1, false),
+            published(2, true),
+            failed(3, false),
+            settled(0, 1, Outcome::Retry, Answer::Confirmed),
+            received(1, 1, true),
+            acked(1, 1),
+            received(0, 2, false),
+            acked(0, 2),
+            received(0, 2, false),
+            acked(0, 2),
+            left(&[]),
+        ]);
+        assert_eq!(found, []);
+    }
+
+    #[test]
+    fn a_message_that_was_answered_and_is_nowhere_is_lost() {
+        let begin = [publishing(1), published(1, false)];
+        let lost = [Flaw::Lost { message: 1 }];
+        assert_eq!(flaws(begin.clone()), lost);
+        let held = [received(0, 1, false)];
+        assert_eq!(flaws([&begin[..], &held].concat()), lost);
+        for settle in [
+            settled(0, 1, Outcome::Release, Answer::Confirmed),
+            settled(0, 1, Outcome::Retry, Answer::Confirmed),
+            settled(0, 1, Outcome::Ack, Answer::Lost),
+            settled(0, 1, Outcome::Reject, Answer::Lost),
+        ] {
+            let events = [&begin[..], &held, &[settle]].concat();
+            assert_eq!(flaws(events.clone()), lost);
+            // What the queue has at the end isn't.
+            assert_eq!(flaws([&events[..], &[left(&[1])]].concat()), []);
+        }
+    }
+
+    #[test]
+    fn a_message_that_was_rejected_or_whose_ack_nobody_knows_of_is_not_lost() {
+        for settle in [
+            settled(0, 1, Outcome::Reject, Answer::Confirmed),
+            settled(0, 1, Outcome::Ack, Answer::Failed("no answer".into())),
+            settled(0, 1, Outcome::Ack, Answer::Queued),
+        ] {
+            let events = [
+                publishing(1),
+                published(1, false),
+                received(0, 1, false),
+                settle,
+            ];
+            assert_eq!(flaws(events), []);
+        }
+    }
+
+    #[test]
+    fn a_publish_that_failed_or_was_not_answered_may_be_nowhere() {
+        assert_eq!(flaws([publishing(1), failed(1, true), publishing(2)]), []);
+    }
+
+    fn twice(answer: Event, first_ack: Event, between: Option<Event>) -> Vec<Flaw> {
+        let mut events = vec![publishing(1), answer, received(0, 1, false), first_ack];
+        events.extend(between);
+        events.extend([received(1, 1, true), acked(1, 1)]);
+        flaws(events)
+    }
+
+    #[test]
+    fn two_acks_of_a_message_that_was_sent_once_are_a_flaw() {
+        let duplicated = [Flaw::Duplicated {
+            message: 1,
+            acks: 2,
+        }];
+        let once = published(1, false);
+        assert_eq!(twice(once.clone(), acked(0, 1), None), duplicated);
+        // A confirmed ack can't be undone by a cut, and one that was only queued can't without one.
+        assert_eq!(twice(once.clone(), acked(0, 1), Some(cut())), duplicated);
+        let queued = settled(0, 1, Outcome::Ack, Answer::Queued);
+        assert_eq!(twice(once, queued, None), duplicated);
+    }
+
+    #[test]
+    fn two_acks_are_fine_after_a_resend_or_a_lost_ack() {
+        assert_eq!(twice(published(1, true), acked(0, 1), None), []);
+        assert_eq!(twice(failed(1, true), acked(0, 1), None), []);
+        let once = published(1, false);
+        let lost = settled(0, 1, Outcome::Ack, Answer::Lost);
+        assert_eq!(twice(once.clone(), lost, None), []);
+        let queued = settled(0, 1, Outcome::Ack, Answer::Queued);
+        assert_eq!(twice(once, queued, Some(cut())), []);
+    }
+
+    #[test]
+    fn nothing_received_while_a_message_is_ready_is_a_stall() {
+        let found = history([
+            (0, publishing(1)),
+            (1, published(1, false)),
+            (20, received(0, 1, false)),
+            (20, acked(0, 1)),
+        ])
+        .flaws(PATIENCE);
+        let stalled = [Flaw::Stalled {
+            message: 1,
+            from: second(1),
+            until: second(20),
+        }];
+        assert_eq!(found, stalled);
+        // Also if it never comes.
+        let never = history([
+            (0, publishing(1)),
+            (1, published(1, false)),
+            (20, left(&[1])),
+        ]);
+        assert_eq!(never.flaws(PATIENCE), stalled);
+        // And if it went back before.
+        let again = history([
+            (0, publishing(1)),
+            (0, published(1, false)),
+            (0, received(0, 1, false)),
+            (1, settled(0, 1, Outcome::Release, Answer::Confirmed)),
+            (20, received(0, 1, true)),
+            (20, acked(0, 1)),
+        ]);
+        assert_eq!(again.flaws(PATIENCE), stalled);
+    }
+
+    #[test]
+    fn nothing_received_while_no_message_is_ready_is_no_stall() {
+        let idle = history([
+            (0, publishing(1)),
+            (0, published(1, false)),
+            (1, received(0, 1, false)),
+            (1, publishing(2)),
+            (30, published(2, false)),
+            (35, received(0, 2, false)),
+            (35, acked(0, 2)),
+            (36, acked(0, 1)),
+            (90, left(&[])),
+        ]);
+        assert_eq!(idle.flaws(PATIENCE), []);
+    }
+
+    #[test]
+    fn a_message_after_one_that_was_published_later_is_out_of_order() {
+        let begin = |redelivered, resent| {
+            [
+                publishing(1),
+                publishing(2),
+                published(1, resent),
+                published(2, false),
+                received(0, 2, false),
+                acked(0, 2),
+                received(0, 1, redelivered),
+                acked(0, 1),
+            ]
+        };
+        let overtaken = Flaw::OutOfOrder {
+            message: 1,
+            after: 2,
+            consumer: 0,
+        };
+        assert_eq!(flaws(begin(false, false)), [overtaken]);
+        assert_eq!(flaws(begin(true, false)), []);
+        assert_eq!(flaws(begin(false, true)), []);
+    }
+
+    #[test]
+    fn consumers_and_producers_have_orders_of_their_own() {
+        let mut events = vec![publishing(1), published(1, false)];
+        let other = Event::Publishing {
+            producer: 1,
+            message: 2,
+        };
+        events.extend([
+            other,
+            published(2, false),
+            publishing(3),
+            published(3, false),
+        ]);
+        for (consumer, message) in [(0, 2), (0, 1), (1, 3)] {
+            events.extend([received(consumer, message, false), acked(consumer, message)]);
+        }
+        assert_eq!(flaws(events), []);
+    }
+
+    #[test]
+    fn a_message_that_the_broker_was_said_not_to_have_is_a_contradiction() {
+        let contradicted = [Flaw::Contradicted { message: 1 }];
+        let refused = [publishing(1), failed(1, false), received(0, 1, false)];
+        assert_eq!(flaws(refused), contradicted);
+        assert_eq!(flaws([received(0, 1, false)]), contradicted);
+        let unrouted = Event::Published {
+            message: 1,
+            routed: false,
+            resent: false,
+        };
+        assert_eq!(flaws([publishing(1), unrouted, left(&[1])]), contradicted);
+    }
+
+    #[test]
+    fn histories_are_lines_of_json() {
+        let history = history([
+            (0, publishing(1)),
+            (1, failed(1, true)),
+            (2, received(0, 1, true)),
+            (3, settled(0, 1, Outcome::Ack, Answer::Failed("why".into()))),
+            (4, cut()),
+            (5, left(&[1, 2])),
+        ]);
+        let lines = history.to_lines();
+        assert_eq!(
+            lines.lines().next(),
+            Some(r#"{"at":0,"event":"publishing","producer":0,"message":1}"#)
+        );
+        assert_eq!(lines.lines().count(), 6);
+        assert_eq!(History::from_lines(&lines).unwrap(), history);
+        assert!(History::from_lines("{}").is_err());
+    }
+
+    #[test]
+    #[should_panic(expected = "message 1 is lost")]
+    fn a_flaw_fails_the_test_that_asserts_there_is_none() {
+        history([(0, publishing(1)), (0, published(1, false))]).assert_sound(PATIENCE);
+    }
+}
