@@ -589,6 +589,11 @@ async fn what_becomes_of_an_undecodable_delivery_is_the_consumers_to_say() {
 async fn publishes_wait_for_room_when_too_many_are_unconfirmed_and_end_with_backpressure() {
     let faults = Faults::default();
     let connection = builder("room", &faults).await.unwrap();
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_resend_does_not_say_that_the_message_is_not_there() {
+    let faults = Faults::default();
+    let connection = builder("refused-resend", &faults).await.unwrap();
     connection.declare_queue(&Queue::new("q")).await.unwrap();
     let producer = connection
         .producer(Exchange::default())
@@ -641,4 +646,14 @@ async fn verifying_asks_for_the_name_only() {
     );
     let info = connection.declare_queue(&limited.passive()).await.unwrap();
     assert_eq!(info.name, "q");
+
+    faults.lose_replies(1);
+    faults.nack_publishes(1);
+    let error = producer.publish(&1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Nacked);
+    assert!(error.may_have_been_stored());
+    assert_eq!(connection.purge("q").await.unwrap(), 1);
+    faults.nack_publishes(1);
+    let error = producer.publish(&2).await.unwrap_err();
+    assert!(!error.may_have_been_stored());
 }

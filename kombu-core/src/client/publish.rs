@@ -538,7 +538,13 @@ impl Publishing {
             Stage::Tracked(tracked) => match tracked.entry.poll_answer(context) {
                 Poll::Ready(answer) => {
                     let resent = tracked.entry.was_resent();
-                    Poll::Ready(published(answer, &tracked.envelope, resent))
+                    // The broker refused it the second time; the first one may be there all the same.
+                    let unsure = |error: Error| match resent {
+                        true => error.with_maybe_stored(),
+                        false => error,
+                    };
+                    let published = published(answer, &tracked.envelope, resent);
+                    Poll::Ready(published.map_err(unsure))
                 }
                 Poll::Pending => tracked.poll_end(context).map(Err),
             },
