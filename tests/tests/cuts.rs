@@ -157,7 +157,11 @@ async fn cut(lines: &[(Connection, Faults)], recorder: &Recorder, rng: &mut Rng)
         let pause = Duration::from_micros(rng.u64(0..200_000));
         tokio::time::sleep(pause).await;
         let number = rng.usize(..lines.len());
-        let faults = &lines[number].1;
+        let (connection, faults) = &lines[number];
+        if !connection.health().connected {
+            // Refusals would pile up faster than attempts use them.
+            continue;
+        }
         let count = rng.usize(1..4);
         let fault = match rng.u32(..100) {
             0..40 => {
