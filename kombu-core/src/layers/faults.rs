@@ -55,13 +55,21 @@ struct Commands {
     sessions: Mutex<Vec<Arc<Line>>>,
     refusals: Mutex<VecDeque<ErrorKind>>,
     publishes: Mutex<VecDeque<PublishFault>>,
+    controls: Mutex<VecDeque<ControlFault>>,
     silence: watch::Sender<bool>,
+    replies_withheld: watch::Sender<bool>,
     delay: Mutex<Duration>,
 }
 
 #[derive(Clone, Copy)]
 enum PublishFault {
     Nack,
+    LoseRequest,
+    LoseReply,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ControlFault {
     LoseRequest,
     LoseReply,
 }
@@ -98,6 +106,30 @@ impl Faults {
     /// Cuts the line at each of the next `count` publishes when the broker has the message, before it answers.
     pub fn lose_replies(&self, count: usize) {
         self.next_publishes(count, PublishFault::LoseReply);
+    }
+
+    /// Cuts the line at each of the next `count` operations that are neither publishes nor settles, before the
+    /// broker has the request.
+    pub fn lose_control_requests(&self, count: usize) {
+        self.next_controls(count, ControlFault::LoseRequest);
+    }
+
+    /// The same when the broker has done what was asked, before it answers.
+    pub fn lose_control_replies(&self, count: usize) {
+        self.next_controls(count, ControlFault::LoseReply);
+    }
+
+    fn next_controls(&self, count: usize, fault: ControlFault) {
+        self.0
+            .controls
+            .lock()
+            .extend(std::iter::repeat_n(fault, count));
+    }
+
+    /// Withholds the broker's replies to operations that are neither publishes nor settles, until told otherwise.
+    /// Requests go through.
+    pub fn withhold_replies(&self, withheld: bool) {
+        self.0.replies_withheld.send_replace(withheld);
     }
 
     fn next_publishes(&self, count: usize, fault: PublishFault) {
@@ -153,6 +185,12 @@ impl Commands {
         // The sender lives as long as `self`.
         drop(self.silence.subscribe().wait_for(|silent| !silent).await);
     }
+
+    async fn answering(&self) {
+        let mut withheld = self.replies_withheld.subscribe();
+        drop(withheld.wait_for(|withheld| !withheld).await);
+        self.audible().await;
+    }
 }
 
 impl Line {
@@ -185,8 +223,17 @@ impl Faulty {
     async fn through<T>(&self, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
         let work = async {
             self.commands.audible().await;
+            let fault = self.commands.controls.lock().pop_front();
+            if fault == Some(ControlFault::LoseRequest) {
+                self.line.cut.send_replace(true);
+                return Err(lost());
+            }
             let answer = work.await;
-            self.commands.audible().await;
+            if fault == Some(ControlFault::LoseReply) {
+                self.line.cut.send_replace(true);
+                return Err(lost());
+            }
+            self.commands.answering().await;
             answer
         };
         tokio::select! {
