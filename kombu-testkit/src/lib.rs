@@ -55,9 +55,11 @@ pub mod cases;
 pub mod expect;
 mod harness;
 pub mod history;
+mod poll;
 mod run;
 
 pub use harness::{Broker, Harness};
+pub use poll::poll_then_drop;
 pub use run::{Case, DEADLINE, Failure, all_cases, failures, run, run_isolation};
 
 include!(concat!(env!("OUT_DIR"), "/each_case.rs"));

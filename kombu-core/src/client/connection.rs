@@ -16,6 +16,7 @@ use super::delivery::UndecodablePolicy;
 use super::delivery::{Link, LinkQueue};
 use super::drain::Open;
 use super::intercept::Interceptors;
+use super::getting::Getting;
 use super::recorded::Recorded;
 use super::topology::{self, Step};
 use super::{ConnectionBuilder, Delivery, OpenConsumer, OpenProducer, Queues, Registry, check};
@@ -226,7 +227,7 @@ impl Connection {
         let queue = &queue.into();
         let (session, taken) = self
             .control("get", |session| async move {
-                let taken = session.driver.get(queue, false).await?;
+                let taken = Getting::new(session.clone(), queue.clone()).await?;
                 Ok((session, taken))
             })
             .await?;

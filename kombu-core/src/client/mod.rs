@@ -6,6 +6,7 @@ mod connection;
 mod consumer;
 mod delivery;
 mod drain;
+mod getting;
 mod intercept;
 mod producer;
 mod publish;
