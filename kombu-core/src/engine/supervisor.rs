@@ -82,6 +82,31 @@ pub(crate) async fn start(
     Ok((shared, session))
 }
 
+impl<A> Drop for Supervisor<A> {
+    /// Its runtime was shut down: nobody would ever make the next session, and whoever waits for it would wait
+    /// for ever.
+    fn drop(&mut self) {
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        let abandoned = shared.state.send_if_modified(|state| {
+            let goes_on = !matches!(state, State::Ended { .. });
+            if goes_on {
+                *state = State::Ended {
+                    kind: ErrorKind::ConnectionLost,
+                    reason: "the runtime that the connection was made in is gone; connect again"
+                        .to_owned(),
+                };
+            }
+            goes_on
+        });
+        if abandoned {
+            shared.health.lock().connected = false;
+            shared.tell_end();
+        }
+    }
+}
+
 fn too_late(limit: Duration, last: Option<Error>) -> Error {
     let reason = match &last {
         Some(error) => format!("no connection within {limit:?}; the last attempt: {error}"),
@@ -163,11 +188,18 @@ impl<A: Attempt> Supervisor<A> {
             let error = match self.try_once().await? {
                 Ok(session) => {
                     let shared = self.shared.upgrade()?;
-                    if shared.has_ended() {
+                    let wanted = shared.state.send_if_modified(|state| {
+                        // It may be closed at this very moment, by another thread.
+                        let wanted = matches!(state, State::Connecting);
+                        if wanted {
+                            *state = State::Up(session.clone());
+                        }
+                        wanted
+                    });
+                    if !wanted {
                         drop(session.driver.close().await);
                         return None;
                     }
-                    shared.state.send_replace(State::Up(session.clone()));
                     {
                         let mut health = shared.health.lock();
                         health.connected = true;
