@@ -2,6 +2,9 @@
 //!
 //! The seed of a run is printed; `KOMBU_TEST_SEED` runs it again.
 
+// A test says no by panicking, in its helpers too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::time::Duration;
 
 use fastrand::Rng;

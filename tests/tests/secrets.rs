@@ -1,0 +1,117 @@
+//! A password in a URL stays there. This test is alone in its program: whether an event is written down is
+//! remembered for all threads.
+
+// A test says no by panicking, in its helpers too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fmt::{Debug, Write};
+use std::sync::{Arc, Mutex};
+
+use kombu::{Connection, ErrorKind, Exchange, Faults, Queue};
+use tracing::field::{Field, Visit};
+use tracing::span;
+
+/// Writes down every span and event, with all of their fields.
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<String>>);
+
+impl Captured {
+    fn write(&self, name: &str, record: impl FnOnce(&mut dyn Visit)) {
+        struct Fields<'a>(&'a mut String);
+        impl Visit for Fields<'_> {
+            fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+                let _ = write!(self.0, " {field}={value:?}");
+            }
+        }
+        let mut text = self.0.lock().unwrap();
+        text.push_str(name);
+        record(&mut Fields(&mut text));
+        text.push('\n');
+    }
+}
+
+impl tracing::Subscriber for Captured {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, attributes: &span::Attributes<'_>) -> span::Id {
+        self.write(attributes.metadata().name(), |fields| {
+            attributes.record(fields)
+        });
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, values: &span::Record<'_>) {
+        self.write("record", |fields| values.record(fields));
+    }
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        self.write(event.metadata().target(), |fields| event.record(fields));
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_output_tells_the_password_of_the_url() {
+    const SECRET: &str = "Xk7-tell-nobody";
+    let captured = Captured::default();
+    let _guard = tracing::subscriber::set_default(captured.clone());
+    let url = format!("memory://user:{SECRET}@phases-secret/host?max_message_size=100000");
+    let faults = Faults::default();
+    let connection = Connection::builder(kombu::registry())
+        .url(&url)
+        .layer(faults.clone())
+        .await
+        .unwrap();
+    let mut events = connection.events();
+    let mut shown = Vec::new();
+    let mut consumer = connection
+        .consumer(&Queue::new("jobs"))
+        .prefetch(2)
+        .await
+        .unwrap();
+    let producer = connection.producer(Exchange::default()).routing_key("jobs");
+    let producer = producer.await.unwrap();
+    faults.refuse_connects([ErrorKind::ConnectionLost, ErrorKind::Credentials]);
+    faults.lose_replies(1);
+    producer.publish(&1).await.unwrap();
+    drop(consumer.try_next().await.unwrap());
+    shown.push(format!("{consumer:?} {producer:?} {connection:?}"));
+    while !shown.iter().any(|shown| shown.contains("Restored")) {
+        shown.push(format!("{:?}", events.next().await.unwrap()));
+    }
+    shown.push(format!("{:?}", connection.health()));
+    shown.push(connection.get("nowhere").await.unwrap_err().to_string());
+    connection.close().await.unwrap();
+    shown.push(format!("{:?}", connection.get("jobs").await.unwrap_err()));
+    for wrong in [
+        format!("nothing://user:{SECRET}@host/"),
+        format!("memory://user:{SECRET}@host/?max_mesage_size=1"),
+        format!("memory://user:{SECRET}@host:99999/"),
+    ] {
+        let builder = Connection::builder(kombu::registry()).url(wrong);
+        shown.push(format!("{builder:?}"));
+        let error = builder.await.unwrap_err();
+        shown.push(format!("{error} {error:?}"));
+    }
+    let captured = captured.0.lock().unwrap().clone();
+    for said in [
+        "connected",
+        "connection lost",
+        "connection restored",
+        "released",
+    ] {
+        assert!(captured.contains(said), "`{said}` isn't in:\n{captured}");
+    }
+    shown.push(captured);
+    for text in shown {
+        assert!(!text.contains(SECRET), "{text}");
+    }
+    kombu::memory::remove("phases-secret");
+}
