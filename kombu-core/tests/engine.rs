@@ -1,6 +1,5 @@
 //! Sessions that end and come back, seen by those who hold the handles.
 
-use std::future::IntoFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -656,4 +655,26 @@ async fn verifying_asks_for_the_name_only() {
     faults.nack_publishes(1);
     let error = producer.publish(&2).await.unwrap_err();
     assert!(!error.may_have_been_stored());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publish_that_an_ended_session_still_sits_on_goes_to_the_next_one() {
+    let faults = Faults::default();
+    let connection = builder("sitting", &faults).await.unwrap();
+    let mut events = connection.events();
+    connection.declare_queue(&Queue::new("q")).await.unwrap();
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("q")
+        .await
+        .unwrap();
+    faults.delay_publishes(Duration::from_secs(25));
+    let receipt = producer.publish(&1).into_future();
+    faults.delay_publishes(Duration::ZERO);
+    faults.silence(true);
+    while !matches!(events.next().await, Some(Event::Lost { .. })) {}
+    faults.silence(false);
+    until_restored(&mut events).await;
+    assert!(receipt.await.unwrap().resent);
+    assert_eq!(connection.purge("q").await.unwrap(), 1);
 }

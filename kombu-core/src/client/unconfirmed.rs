@@ -166,7 +166,8 @@ impl Outbox {
         let entries = self.entries.lock().clone();
         for entry in &entries {
             entry.advance();
-            if entry.is_waiting() {
+            // Also what the old session's driver still sits on: nothing of it reaches the broker any more.
+            if !entry.is_answered() {
                 entry.send_again(&*publisher);
             }
         }
