@@ -121,7 +121,7 @@ async fn cut_at_random(seed: u64) -> History {
             ));
             let prefetch = rng.u32(1..20);
             let consumer = connection
-                .consumer(&QUEUES.map(Queue::new))
+                .consumer(QUEUES.map(Queue::new))
                 .prefetch(prefetch)
                 .await
                 .unwrap();

@@ -90,7 +90,7 @@ async fn through_cuts<T: Debug>(
 
 #[tokio::test(start_paused = true)]
 async fn declarations_bindings_and_deletions_survive_a_cut_in_each_phase() {
-    let other = Queue::new("second").bind(&Exchange::topic("media"), "second.#");
+    let other = Queue::new("second").bind(Exchange::topic("media"), "second.#");
     through_cuts(
         "declare",
         async |connection| connection.declare_queue(&other).await,
@@ -102,7 +102,7 @@ async fn declarations_bindings_and_deletions_survive_a_cut_in_each_phase() {
         },
     )
     .await;
-    let binding = Binding::new(&Exchange::topic("media"), "bound.#");
+    let binding = Binding::new(Exchange::topic("media"), "bound.#");
     through_cuts(
         "bind",
         async |connection| connection.bind_queue("jobs", &binding).await,
@@ -119,7 +119,7 @@ async fn declarations_bindings_and_deletions_survive_a_cut_in_each_phase() {
         },
     )
     .await;
-    let binding = Binding::new(&Exchange::topic("media"), "job.#");
+    let binding = Binding::new(Exchange::topic("media"), "job.#");
     through_cuts(
         "unbind",
         async |connection| connection.unbind_queue("jobs", &binding).await,
@@ -223,7 +223,7 @@ async fn handles_that_are_used_after_close_answer_that_it_is_closed() {
         "declare",
         in_time("declare", connection.declare_queue(&queue)).await,
     );
-    let binding = Binding::new(&Exchange::topic("amq.topic"), "a");
+    let binding = Binding::new(Exchange::topic("amq.topic"), "a");
     closed(
         "bind",
         in_time("bind", connection.bind_queue("jobs", &binding)).await,
