@@ -1,5 +1,6 @@
 //! Sessions that end and come back, seen by those who hold the handles.
 
+use std::future::IntoFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -588,11 +589,6 @@ async fn what_becomes_of_an_undecodable_delivery_is_the_consumers_to_say() {
 async fn publishes_wait_for_room_when_too_many_are_unconfirmed_and_end_with_backpressure() {
     let faults = Faults::default();
     let connection = builder("room", &faults).await.unwrap();
-
-#[tokio::test(start_paused = true)]
-async fn a_refused_resend_does_not_say_that_the_message_is_not_there() {
-    let faults = Faults::default();
-    let connection = builder("refused-resend", &faults).await.unwrap();
     connection.declare_queue(&Queue::new("q")).await.unwrap();
     let producer = connection
         .producer(Exchange::default())
@@ -645,7 +641,18 @@ async fn verifying_asks_for_the_name_only() {
     );
     let info = connection.declare_queue(&limited.passive()).await.unwrap();
     assert_eq!(info.name, "q");
+}
 
+#[tokio::test(start_paused = true)]
+async fn a_refused_resend_does_not_say_that_the_message_is_not_there() {
+    let faults = Faults::default();
+    let connection = builder("refused-resend", &faults).await.unwrap();
+    connection.declare_queue(&Queue::new("q")).await.unwrap();
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("q")
+        .await
+        .unwrap();
     faults.lose_replies(1);
     faults.nack_publishes(1);
     let error = producer.publish(&1).await.unwrap_err();
