@@ -2,9 +2,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use kombu_core::driver::DeleteQueue;
 use kombu_core::virt::{Applied, Change, Table};
-use kombu_core::{Error, ErrorKind, Name, Result};
+use kombu_core::{Name, Result};
 use parking_lot::{Mutex, RwLock};
 use url::Url;
 
@@ -46,14 +45,15 @@ impl Broker {
         if table.version() != base {
             return Ok(Applied::Stale);
         }
+        // First, because it is the only one that can be refused.
+        let mut messages = 0;
         for change in changes {
             if let Change::DeleteQueue(name, options) = change
                 && let Some(queue) = self.queue(name)
             {
-                check_deletable(&queue, *options)?;
+                messages += queue.delete(*options)?;
             }
         }
-        let mut messages = 0;
         for change in changes {
             match change {
                 Change::PutQueue(queue) => {
@@ -61,8 +61,7 @@ impl Broker {
                     self.queues.write().insert(queue.name().clone(), queue);
                 }
                 Change::DeleteQueue(name, _) => {
-                    let queue = self.queues.write().remove(name);
-                    messages += queue.map_or(0, |queue| queue.delete());
+                    self.queues.write().remove(name);
                 }
                 _ => {}
             }
@@ -73,21 +72,6 @@ impl Broker {
         self.version.store(version, Ordering::Release);
         Ok(Applied::Done { version, messages })
     }
-}
-
-fn check_deletable(queue: &MemoryQueue, options: DeleteQueue) -> Result<()> {
-    let (ready, consumers) = (queue.ready(), queue.consumers());
-    let problem = if options.if_unused && consumers > 0 {
-        format!("has {consumers} consumers; cancel them, or delete it without `if_unused`")
-    } else if options.if_empty && ready > 0 {
-        format!("has {ready} messages; purge it, or delete it without `if_empty`")
-    } else {
-        return Ok(());
-    };
-    Err(Error::new(
-        ErrorKind::PreconditionFailed,
-        format!("queue `{}` {problem}", queue.name()),
-    ))
 }
 
 /// Where a broker is found: name and virtual host for one that a URL named, the fragment for a fresh one.

@@ -4,7 +4,7 @@ use std::task::Waker;
 use kombu_core::{Error, ErrorKind, Result};
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::queue::{Entry, MemoryQueue, Taken};
+use crate::queue::{Entry, MemoryQueue, Taken, Woken};
 
 /// What one reader took from its queue and has not finished.
 pub(crate) struct Holding {
@@ -42,9 +42,17 @@ impl Holding {
     }
 
     /// Counts a consumer, under this number.
-    pub(crate) fn start_reading(&self, reader: u64) {
+    pub(crate) fn start_reading(&self, reader: u64) -> Result<()> {
+        let mut held = self.held.lock();
+        if held.ended {
+            return Err(Error::new(
+                ErrorKind::ConnectionLost,
+                "the session has ended",
+            ));
+        }
         self.queue.add_consumer();
-        self.held.lock().reader = Some(reader);
+        held.reader = Some(reader);
+        Ok(())
     }
 
     /// The consumer, if there is one, counts no longer.
@@ -92,15 +100,19 @@ impl Holding {
 
     /// Ends the hold on one message and puts it somewhere else. As in [`take`](Self::take), the lock is held
     /// for both.
-    pub(crate) fn remove(&self, id: u64, put: impl FnOnce(Entry)) -> Result<()> {
+    pub(crate) fn remove<W: IntoIterator<Item = Woken>>(
+        &self,
+        id: u64,
+        put: impl FnOnce(Entry) -> W,
+    ) -> Result<()> {
         let mut held = self.held.lock();
-        match held.remove(id) {
-            Some(entry) => {
-                put(entry);
-                Ok(())
-            }
-            None => Err(lost(&self.queue)),
-        }
+        let Some(entry) = held.remove(id) else {
+            return Err(lost(&self.queue));
+        };
+        let woken = put(entry);
+        drop(held);
+        woken.into_iter().for_each(Woken::wake);
+        Ok(())
     }
 
     /// Ends the consumer, gives everything back, the latest first, and takes nothing any more.
@@ -112,10 +124,15 @@ impl Holding {
         let slots = std::mem::take(&mut held.slots);
         let mut entries: Vec<Entry> = slots.into_iter().filter_map(|slot| slot.entry).collect();
         entries.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.position));
-        for mut entry in entries {
-            entry.redelivered = true;
-            self.queue.give_back(entry);
-        }
+        let woken: Vec<Woken> = entries
+            .into_iter()
+            .map(|mut entry| {
+                entry.redelivered = true;
+                self.queue.give_back(entry)
+            })
+            .collect();
+        drop(held);
+        woken.into_iter().for_each(Woken::wake);
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -1,13 +1,12 @@
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
-use kombu_core::Name;
-use kombu_core::driver::QueueInfo;
+use kombu_core::driver::{DeleteQueue, QueueInfo};
 use kombu_core::message::Envelope;
-use parking_lot::{Mutex, MutexGuard};
+use kombu_core::{Error, ErrorKind, Name, Result};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::held::Holding;
@@ -24,7 +23,6 @@ pub(crate) struct Entry {
 pub(crate) struct MemoryQueue {
     name: Name,
     ready: Mutex<Ready>,
-    consumers: AtomicU64,
     /// What was taken from here. Counted only when somebody asks: a counter in this place would be written
     /// by consumers and keep the lock above from its publishers.
     holdings: Mutex<Vec<Weak<Holding>>>,
@@ -41,6 +39,7 @@ struct Ready {
     waiting: Waiting,
     /// Readers without room. They are woken only when the queue is deleted.
     full: Waiting,
+    consumers: u64,
     deleted: bool,
 }
 
@@ -55,6 +54,27 @@ enum Delayed {
 /// Readers by number, each once.
 #[derive(Default)]
 struct Waiting(Vec<(u64, Waker)>);
+
+/// Readers that have something to look at. Whoever is woken may come back here at once, so it is done without any
+/// lock.
+#[derive(Default)]
+#[must_use = "they wait until they are woken"]
+pub(crate) struct Woken {
+    one: Option<Waker>,
+    more: Vec<(u64, Waker)>,
+}
+
+impl Woken {
+    #[inline]
+    pub(crate) fn wake(self) {
+        if let Some(waker) = self.one {
+            waker.wake();
+        }
+        for (_, waker) in self.more {
+            waker.wake();
+        }
+    }
+}
 
 /// What a reader found.
 pub(crate) enum Taken {
@@ -77,9 +97,9 @@ impl MemoryQueue {
                 next_delayed: 0,
                 waiting: Waiting::default(),
                 full: Waiting::default(),
+                consumers: 0,
                 deleted: false,
             }),
-            consumers: AtomicU64::new(0),
             holdings: Mutex::default(),
         }
     }
@@ -95,7 +115,7 @@ impl MemoryQueue {
     }
 
     pub(crate) fn consumers(&self) -> u64 {
-        self.consumers.load(Ordering::Relaxed)
+        self.ready.lock().consumers
     }
 
     pub(crate) fn info(&self) -> QueueInfo {
@@ -115,37 +135,38 @@ impl MemoryQueue {
         )
     }
 
-    pub(crate) fn push(&self, envelope: &Envelope) {
+    #[inline]
+    pub(crate) fn push(&self, envelope: &Envelope) -> Woken {
         let mut ready = self.ready.lock();
         if ready.deleted {
-            return;
+            return Woken::default();
         }
         match envelope.delay() {
             None => ready.append(envelope.clone()),
             Some(delay) => ready.delay(delay, Delayed::New(envelope.clone())),
         }
         // Also for a delayed one: whoever waits has to wait for it too.
-        Ready::wake(ready);
+        ready.waiting.take()
     }
 
     /// Puts a message back where it was, visible after the delay.
-    pub(crate) fn give_back_after(&self, entry: Entry, delay: Duration) {
+    pub(crate) fn give_back_after(&self, entry: Entry, delay: Duration) -> Woken {
         let mut ready = self.ready.lock();
         if ready.deleted {
-            return;
+            return Woken::default();
         }
         ready.delay(delay, Delayed::Again(entry));
-        Ready::wake(ready);
+        ready.waiting.take()
     }
 
     /// Puts a message back where it was.
-    pub(crate) fn give_back(&self, entry: Entry) {
+    pub(crate) fn give_back(&self, entry: Entry) -> Woken {
         let mut ready = self.ready.lock();
         if ready.deleted {
-            return;
+            return Woken::default();
         }
         ready.put_back(entry);
-        Ready::wake(ready);
+        ready.waiting.take()
     }
 
     /// Takes note of who takes from here.
@@ -193,26 +214,46 @@ impl MemoryQueue {
         purged.len() as u64
     }
 
-    /// Drops the messages and ends the readers; answers how many were ready.
-    pub(crate) fn delete(&self) -> u64 {
+    /// Drops the messages and ends the readers, if the conditions hold; answers how many were ready.
+    ///
+    /// Conditions and deletion are one step: nothing can be pushed, and nobody start to consume, in between.
+    pub(crate) fn delete(&self, options: DeleteQueue) -> Result<u64> {
         let mut ready = self.ready.lock();
+        ready.show_due();
+        let (messages, consumers) = (ready.entries.len(), ready.consumers);
+        let problem = if options.if_unused && consumers > 0 {
+            Some(format!(
+                "has {consumers} consumers; cancel them, or delete it without `if_unused`"
+            ))
+        } else if options.if_empty && messages > 0 {
+            Some(format!(
+                "has {messages} messages; purge it, or delete it without `if_empty`"
+            ))
+        } else {
+            None
+        };
+        if let Some(problem) = problem {
+            return Err(Error::new(
+                ErrorKind::PreconditionFailed,
+                format!("queue `{}` {problem}", self.name),
+            ));
+        }
         ready.deleted = true;
         ready.delayed.clear();
         let entries = std::mem::take(&mut ready.entries);
-        for (_, waker) in ready.full.0.drain(..) {
-            waker.wake();
-        }
-        Ready::wake(ready);
-        entries.len() as u64
+        let woken = [ready.waiting.take(), ready.full.take()];
+        drop(ready);
+        woken.into_iter().for_each(Woken::wake);
+        Ok(entries.len() as u64)
     }
 
     pub(crate) fn add_consumer(&self) {
-        self.consumers.fetch_add(1, Ordering::Relaxed);
+        self.ready.lock().consumers += 1;
     }
 
     pub(crate) fn remove_consumer(&self, reader: u64) {
-        self.consumers.fetch_sub(1, Ordering::Relaxed);
         let mut ready = self.ready.lock();
+        ready.consumers -= 1;
         ready.waiting.remove(reader);
         ready.full.remove(reader);
     }
@@ -223,6 +264,21 @@ impl Waiting {
         match self.0.iter_mut().find(|(waiting, _)| *waiting == reader) {
             Some((_, registered)) => registered.clone_from(waker),
             None => self.0.push((reader, waker.clone())),
+        }
+    }
+
+    /// Takes everybody out, to be woken when no lock is held.
+    #[inline]
+    fn take(&mut self) -> Woken {
+        if self.0.len() <= 1 {
+            return Woken {
+                one: self.0.pop().map(|(_, waker)| waker),
+                more: Vec::new(),
+            };
+        }
+        Woken {
+            one: None,
+            more: std::mem::take(&mut self.0),
         }
     }
 
@@ -279,23 +335,6 @@ impl Ready {
                 Delayed::New(envelope) => self.append(envelope),
                 Delayed::Again(entry) => self.put_back(entry),
             }
-        }
-    }
-
-    /// Wakes who waits for a message. Where one waits, the queue is unlocked first: it would meet the lock at
-    /// once.
-    #[inline]
-    fn wake(mut ready: MutexGuard<'_, Self>) {
-        if ready.waiting.0.len() <= 1 {
-            let waiting = ready.waiting.0.pop();
-            drop(ready);
-            if let Some((_, waker)) = waiting {
-                waker.wake();
-            }
-            return;
-        }
-        for (_, waker) in ready.waiting.0.drain(..) {
-            waker.wake();
         }
     }
 }

@@ -26,7 +26,14 @@ pub(crate) struct MemoryStore {
 /// What the readers of one session hold: it goes back when the session ends.
 #[derive(Default)]
 struct Session {
-    holdings: Mutex<Vec<Arc<Holding>>>,
+    holdings: Mutex<Holdings>,
+}
+
+#[derive(Default)]
+struct Holdings {
+    open: Vec<Arc<Holding>>,
+    /// Whoever opens one now would never be told.
+    ended: bool,
 }
 
 impl Session {
@@ -34,16 +41,27 @@ impl Session {
         let holding = Arc::new(Holding::new(queue.clone()));
         queue.add_holding(&holding);
         let mut holdings = self.holdings.lock();
-        // Readers that are gone and hold nothing. Doubling keeps this from being a scan per reader.
-        if holdings.len() == holdings.capacity() {
-            holdings.retain(|holding| Arc::strong_count(holding) > 1 || !holding.is_empty());
+        if holdings.ended {
+            drop(holdings);
+            holding.end();
+            return holding;
         }
-        holdings.push(holding.clone());
+        let open = &mut holdings.open;
+        // Readers that are gone and hold nothing. Doubling keeps this from being a scan per reader.
+        if open.len() == open.capacity() {
+            open.retain(|holding| Arc::strong_count(holding) > 1 || !holding.is_empty());
+        }
+        open.push(holding.clone());
         holding
     }
 
     fn end(&self) {
-        for holding in std::mem::take(&mut *self.holdings.lock()) {
+        let open = {
+            let mut holdings = self.holdings.lock();
+            holdings.ended = true;
+            std::mem::take(&mut holdings.open)
+        };
+        for holding in open {
             holding.end();
         }
     }
@@ -104,7 +122,7 @@ impl QueueStore for MemoryStore {
             return Op::ready(Ok(Answer::Stale));
         }
         for queue in targets {
-            queue.push(envelope);
+            queue.push(envelope).wake();
         }
         Op::ready(Ok(Answer::Done))
     }
@@ -113,7 +131,7 @@ impl QueueStore for MemoryStore {
         static READERS: AtomicU64 = AtomicU64::new(0);
         let number = READERS.fetch_add(1, Ordering::Relaxed);
         let holding = self.session.open(queue);
-        holding.start_reading(number);
+        holding.start_reading(number)?;
         Ok(MemoryReader {
             number,
             holding,
@@ -182,15 +200,15 @@ impl MemoryStore {
             Finish::Forget => holding.forget(id)?,
             Finish::Release => holding.remove(id, |mut entry| {
                 entry.redelivered = true;
-                queue.give_back(entry);
+                [queue.give_back(entry)]
             })?,
             Finish::Retry { delay } => holding.remove(id, |mut entry| {
                 entry.redelivered = true;
                 entry.failures = entry.failures.saturating_add(1);
-                match delay {
+                [match delay {
                     None => queue.give_back(entry),
                     Some(delay) => queue.give_back_after(entry, delay),
-                }
+                }]
             })?,
             Finish::Move {
                 targets,
@@ -201,9 +219,8 @@ impl MemoryStore {
                     return Ok(Answer::Stale);
                 }
                 holding.remove(id, |_| {
-                    for target in targets {
-                        target.push(envelope);
-                    }
+                    let woken: Vec<_> = targets.iter().map(|to| to.push(envelope)).collect();
+                    woken
                 })?;
             }
             _ => {
