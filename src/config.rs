@@ -3,10 +3,12 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::{Binding, Connection, DeclareMode, Error, ErrorKind, Exchange, Queue, Result};
+use crate::{Binding, Connection, Error, ErrorKind, Exchange, Queue, Result};
 
 /// The environment variable that replaces the URL of the default connection.
 const URL_VARIABLE: &str = "KOMBU_URL";
+/// Each exchange is written out wherever it is bound to, so a small file could ask for a very large one.
+const MAX_EXCHANGES: usize = 10_000;
 /// The connection that is meant when none is named.
 const DEFAULT: &str = "default";
 
@@ -72,7 +74,15 @@ pub fn from_config(path: impl AsRef<Path>) -> Result<Config> {
         .map_err(|problem| in_file(config_error(problem.to_string())))?;
     let extension = path.extension().and_then(|extension| extension.to_str());
     let file = parse(&text, extension.unwrap_or_default()).map_err(in_file)?;
-    Config::new(file, std::env::var(URL_VARIABLE).ok()).map_err(in_file)
+    let environment = match std::env::var(URL_VARIABLE) {
+        Ok(url) => Some(url),
+        Err(std::env::VarError::NotPresent) => None,
+        // Falling back to the file would connect to another broker than was asked for.
+        Err(std::env::VarError::NotUnicode(_)) => {
+            return Err(config_error(format!("{URL_VARIABLE} isn't valid UTF-8")));
+        }
+    };
+    Config::new(file, environment).map_err(in_file)
 }
 
 #[derive(Deserialize)]
@@ -99,8 +109,10 @@ struct Url(String);
 
 impl std::fmt::Debug for Url {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let scheme = self.0.split("://").next().unwrap_or_default();
-        write!(f, "{scheme}://…")
+        match self.0.split_once("://") {
+            Some((scheme, _)) => write!(f, "{scheme}://…"),
+            None => f.write_str("…"),
+        }
     }
 }
 
@@ -198,8 +210,9 @@ impl Config {
                 (key, exchange)
             })
             .collect();
+        let mut count = 0;
         for key in declared.keys() {
-            let exchange = resolve_exchange(key, &declared, &mut Vec::new())?;
+            let exchange = resolve_exchange(key, &declared, &mut Vec::new(), &mut count)?;
             config.exchanges.insert(key.clone(), exchange);
         }
         for (key, queue) in file.queues {
@@ -288,8 +301,9 @@ fn resolve_bindings(
         .iter()
         .map(|binding| {
             let source = binding.exchange();
-            let is_reference = source.declare_mode() == Some(DeclareMode::Never);
-            if !is_reference || source.name().starts_with("amq.") {
+            // What a plain name in the file is read as.
+            let reference = Exchange::direct(source.name()).no_declare();
+            if *source != reference || source.name().starts_with("amq.") {
                 return Ok(binding.clone());
             }
             Ok(binding.clone().with_exchange(find(source.name())?))
@@ -301,6 +315,7 @@ fn resolve_exchange(
     key: &str,
     declared: &BTreeMap<String, Exchange>,
     path: &mut Vec<String>,
+    count: &mut usize,
 ) -> Result<Exchange> {
     let Some(exchange) = declared.get(key) else {
         return Err(missing("exchange", key, declared.keys()));
@@ -312,9 +327,16 @@ fn resolve_exchange(
             path.join(", ")
         )));
     }
+    *count += 1;
+    if *count > MAX_EXCHANGES {
+        return Err(config_error(format!(
+            "its exchanges are bound to each other in more than {MAX_EXCHANGES} ways; bind some of them at run time \
+             with `connection.bind_exchange`"
+        )));
+    }
     path.push(key.to_owned());
     let bindings = resolve_bindings(exchange.bindings(), |name| {
-        resolve_exchange(name, declared, path)
+        resolve_exchange(name, declared, path, count)
     })
     .map_err(|error| error.with_context(&format!("exchange `{key}`")))?;
     path.pop();

@@ -28,7 +28,7 @@
 //!         let (video, delivery) = delivery.take::<Video>()?; // codec by content type
 //!         println!("{} {}", video.name, video.size);
 //!         delivery.ack().await?; // takes self: settling twice doesn't compile
-//! #       break;
+//!         break; // a service goes on
 //!     }
 //!     conn.close().await // flushes queued acks and confirms
 //! }
@@ -53,7 +53,7 @@ pub use config::{Config, from_config};
 pub use kombu_core::declare::{
     Binding, DeclareMode, DeliveryMode, Exchange, ExchangeKind, Overflow, Queue, QueueType,
 };
-pub use kombu_core::driver::{Credentials, QueueInfo};
+pub use kombu_core::driver::{Capabilities, Credentials, Feature, QueueInfo};
 pub use kombu_core::field::{FieldTable, FieldValue, Timestamp};
 pub use kombu_core::layers::Faults;
 pub use kombu_core::message::Content;

@@ -85,6 +85,10 @@ impl Accept {
         codecs.check(&names)
     }
 
+    pub(crate) fn is_all(&self) -> bool {
+        self.0.is_none()
+    }
+
     fn entries(&self) -> &[String] {
         self.0.as_deref().unwrap_or_default()
     }

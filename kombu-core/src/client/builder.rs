@@ -13,6 +13,8 @@ use super::{Connection, Interceptor, Registry};
 
 /// A connection to be: awaiting it connects.
 ///
+/// It takes a tokio runtime with its timer enabled, as `#[tokio::main]` makes it.
+///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> kombu::Result<()> {
@@ -123,6 +125,13 @@ impl ConnectionBuilder {
     }
 
     async fn connect(self) -> Result<Connection> {
+        if let Err(problem) = tokio::runtime::Handle::try_current() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "kombu needs a tokio runtime; connect within `#[tokio::main]` or `Runtime::block_on`",
+            )
+            .with_source(problem));
+        }
         if self.urls.is_empty() {
             return Err(Error::new(
                 ErrorKind::Config,

@@ -224,7 +224,7 @@ impl Connection {
     ///
     /// [`ErrorKind::NotFound`] if there is no such queue.
     pub async fn get(&self, queue: impl Into<Name>) -> Result<Option<Delivery>> {
-        let queue = &queue.into();
+        let queue = &checked(queue, "get")?;
         let (session, taken) = self
             .control("get", |session| async move {
                 let taken = Getting::new(session.clone(), queue.clone()).await?;
@@ -308,6 +308,14 @@ impl Connection {
         .map_err(|error| error.during("declare queue"))
     }
 
+    /// Declares several queues: what can't be is refused before the first one is there.
+    pub(super) async fn ensure_queues(&self, queues: &[Queue], mode: DeclareMode) -> Result<()> {
+        let steps = queues
+            .iter()
+            .flat_map(|queue| topology::of_queue(queue, mode));
+        self.declare(steps.collect()).await.map(drop)
+    }
+
     /// Declares a queue with what it is bound to; `None` if its mode is [`DeclareMode::Never`].
     pub(super) async fn ensure_queue(
         &self,
@@ -383,7 +391,9 @@ impl Connection {
         let result = if name.is_empty() || name.starts_with("amq.") {
             Err(Error::new(
                 ErrorKind::AccessRefused,
-                format!("exchange `{name}` belongs to the broker and can't be deleted"),
+                format!(
+                    "exchange `{name}` belongs to the broker and can't be deleted; delete your own ones"
+                ),
             ))
         } else {
             let name = &name;
@@ -414,7 +424,7 @@ impl Connection {
     ///
     /// [`ErrorKind::NotFound`].
     pub async fn purge(&self, queue: impl Into<Name>) -> Result<u64> {
-        let queue = &queue.into();
+        let queue = &checked(queue, "purge")?;
         self.control("purge", |session| async move {
             session.driver.purge_queue(queue).await
         })
@@ -427,7 +437,7 @@ impl Connection {
     ///
     /// [`ErrorKind::NotFound`].
     pub async fn queue_info(&self, queue: impl Into<Name>) -> Result<QueueInfo> {
-        let queue = &queue.into();
+        let queue = &checked(queue, "queue info")?;
         self.control("queue info", |session| async move {
             session.driver.queue_info(queue).await
         })
@@ -483,6 +493,11 @@ impl Connection {
     }
 
     async fn unbind(&self, destination: Destination, binding: &Binding) -> Result<()> {
+        binding
+            .get_routing_key()
+            .check_length("routing key")
+            .and_then(|()| check_destination(&destination))
+            .map_err(|error| error.during("unbind"))?;
         let from = &destination;
         self.control("unbind", |session| async move {
             session.driver.unbind(from, binding).await
@@ -506,7 +521,18 @@ impl Connection {
     }
 }
 
+/// A name that is short enough to be sent.
+fn checked(name: impl Into<Name>, operation: &'static str) -> Result<Name> {
+    let name = name.into();
+    match name.check_length("name") {
+        Ok(()) => Ok(name),
+        Err(error) => Err(error.during(operation)),
+    }
+}
+
 fn check_destination(destination: &Destination) -> Result<()> {
+    let (Destination::Queue(name) | Destination::Exchange(name)) = destination;
+    name.check_length("name")?;
     match destination {
         Destination::Exchange(name) if name.is_empty() => Err(Error::new(
             ErrorKind::AccessRefused,
@@ -562,7 +588,7 @@ impl IntoFuture for QueueDeletion {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let (name, options) = (&self.name, self.options);
+            let (name, options) = (&checked(&self.name, "delete queue")?, self.options);
             let messages = self
                 .connection
                 .control("delete queue", |session| async move {

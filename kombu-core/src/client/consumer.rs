@@ -106,9 +106,7 @@ impl OpenConsumer {
         let queues: Vec<Queue> = self.queues.iter().map(named).collect();
         let inherited = self.connection.inner().declare_mode;
         let mode = self.declare_mode.unwrap_or(inherited);
-        for queue in &queues {
-            self.connection.ensure_queue(queue, mode).await?;
-        }
+        self.connection.ensure_queues(&queues, mode).await?;
         let no_ack = self
             .no_ack
             .unwrap_or_else(|| queues.iter().all(Queue::is_no_ack));
@@ -117,7 +115,10 @@ impl OpenConsumer {
             names: queues.iter().map(|queue| queue.name().clone()).collect(),
             dead_letters: queues
                 .iter()
-                .map(|queue| queue.get_dead_letter_exchange().is_some())
+                .map(|queue| {
+                    let mode = queue.declare_mode().unwrap_or(mode);
+                    mode == DeclareMode::Ensure && queue.get_dead_letter_exchange().is_some()
+                })
                 .collect(),
             accept: self.accept,
             undecodable: self.undecodable,

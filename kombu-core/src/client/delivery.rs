@@ -60,19 +60,36 @@ pub(super) struct Link {
 
 pub(super) struct LinkQueue {
     pub(super) name: Name,
-    /// Whether a reject moves the message instead of discarding it.
+    /// Whether a reject moves the message instead of discarding it, as far as that is known: this
+    /// connection has to have declared the queue, and not just verified its name.
     pub(super) dead_letters: bool,
 }
 
 /// Deliveries that can't be decoded and have nowhere to go.
 pub(super) struct Held {
     pub(super) window: AtomicU32,
-    tags: Mutex<Vec<Tag>>,
+    tags: Mutex<HeldTags>,
     /// The consumer's task: it has to notice when held deliveries fill the window.
     pub(super) task: AtomicWaker,
 }
 
+#[derive(Default)]
+struct HeldTags {
+    tags: Vec<Tag>,
+    /// The consumer has closed: nothing is held any more.
+    closed: bool,
+}
+
 impl Held {
+    /// Holds a delivery until the consumer closes; false if it has.
+    fn hold(&self, tag: Tag) -> bool {
+        let mut held = self.tags.lock();
+        if !held.closed {
+            held.tags.push(tag);
+        }
+        !held.closed
+    }
+
     pub(super) fn new(window: u32) -> Self {
         Held {
             window: AtomicU32::new(window),
@@ -84,7 +101,7 @@ impl Held {
     /// How many are held, if they fill the window.
     pub(super) fn fills_window(&self) -> Option<usize> {
         let window = self.window.load(Ordering::Relaxed) as usize;
-        let held = self.tags.lock().len();
+        let held = self.tags.lock().tags.len();
         (window != 0 && held >= window).then_some(held)
     }
 }
@@ -107,7 +124,11 @@ impl Link {
     /// Gives back what was held because it couldn't be decoded, the latest first.
     pub(super) fn release_held(&self) {
         let Some(held) = &self.held else { return };
-        let mut tags = mem::take(&mut *held.tags.lock());
+        let mut tags = {
+            let mut held = held.tags.lock();
+            held.closed = true;
+            mem::take(&mut held.tags)
+        };
         while let Some(tag) = tags.pop() {
             // A session that is gone has given back everything already.
             drop(self.settler.settle(tag, Outcome::Release));
@@ -467,9 +488,8 @@ impl Acker {
                 tracing::warn!(%queue, dead_letters, "an undecodable delivery was dropped: rejected");
                 Outcome::Reject
             }
-            Some(held) if undecodable && holds => {
-                tracing::warn!(%queue, "an undecodable delivery was dropped, and its queue has no dead-letter exchange: held until the consumer closes");
-                held.tags.lock().push(self.tag());
+            Some(held) if undecodable && holds && held.hold(self.tag()) => {
+                tracing::warn!(%queue, "an undecodable delivery was dropped: held until the consumer closes");
                 held.task.wake();
                 return;
             }

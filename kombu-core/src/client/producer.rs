@@ -89,8 +89,9 @@ impl OpenProducer {
     async fn open(self) -> Result<Producer> {
         let inner = self.connection.inner();
         let codec = match &self.serializer {
-            Some(name) => inner.serializers.by_name(name)?,
-            None => inner.serializers.by_name("json")?,
+            Some(name) => Some(inner.serializers.by_name(name)?),
+            // Bytes and text need none; a value without one is an error when it is published.
+            None => inner.serializers.by_name("json").ok(),
         };
         if self.exchange.is_default() {
             // Always there; but a wrong declaration of it is still one.
@@ -108,9 +109,6 @@ impl OpenProducer {
                 Ok((session, publisher))
             })
             .await?;
-        let mandatory = self
-            .mandatory
-            .unwrap_or_else(|| is_mandatory_by_default(&self.exchange));
         let inner = Arc::new(Inner {
             outbox: Outbox::new(publisher),
             codec,
@@ -119,7 +117,8 @@ impl OpenProducer {
             delivery_mode: self
                 .delivery_mode
                 .unwrap_or_else(|| self.exchange.get_delivery_mode()),
-            mandatory,
+            mandatory: self.mandatory,
+            mandatory_by_default: is_mandatory_by_default(&self.exchange),
             id: fastrand::u64(..),
             sequence: AtomicU64::new(0),
             closed: AtomicBool::new(false),
@@ -176,11 +175,14 @@ pub struct Producer {
 
 pub(super) struct Inner {
     pub(super) outbox: Outbox,
-    pub(super) codec: Codec,
+    /// Missing only where neither the user named one nor `json` is built in.
+    pub(super) codec: Option<Codec>,
     pub(super) exchange: Name,
     pub(super) routing_key: Name,
     pub(super) delivery_mode: DeliveryMode,
-    pub(super) mandatory: bool,
+    /// What the user asked for, whatever the exchange.
+    pub(super) mandatory: Option<bool>,
+    pub(super) mandatory_by_default: bool,
     pub(super) connection: Connection,
     pub(super) interceptors: Interceptors,
     id: u64,
@@ -333,7 +335,7 @@ impl fmt::Debug for Producer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Producer")
             .field("exchange", &self.inner.exchange)
-            .field("serializer", &self.inner.codec.name())
+            .field("serializer", &self.inner.codec)
             .finish_non_exhaustive()
     }
 }

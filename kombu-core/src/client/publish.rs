@@ -36,7 +36,7 @@ mod body {
     #[allow(unreachable_pub)] // sealed: named in signatures, implemented only here
     pub trait Body {
         #[doc(hidden)]
-        fn encode(self, codec: &Codec) -> Result<Encoded>;
+        fn encode(self, codec: Option<&Codec>) -> Result<Encoded>;
     }
 }
 
@@ -57,7 +57,14 @@ pub struct Text(pub(super) String);
 
 impl<T: Serialize + ?Sized> Body for Value<'_, T> {
     #[inline]
-    fn encode(self, codec: &Codec) -> Result<Encoded> {
+    fn encode(self, codec: Option<&Codec>) -> Result<Encoded> {
+        let Some(codec) = codec else {
+            return Err(Error::new(
+                ErrorKind::UnknownSerializer,
+                "the default serializer `json` isn't built in; name another one, or enable kombu's cargo \
+                 feature `json`",
+            ));
+        };
         Ok(Encoded {
             body: codec.encode(self.0)?,
             content_type: codec.content_type().into(),
@@ -68,7 +75,7 @@ impl<T: Serialize + ?Sized> Body for Value<'_, T> {
 
 impl Body for Raw {
     #[inline]
-    fn encode(self, _: &Codec) -> Result<Encoded> {
+    fn encode(self, _: Option<&Codec>) -> Result<Encoded> {
         Ok(Encoded {
             body: self.0,
             content_type: Name::from_static("application/data"),
@@ -78,7 +85,7 @@ impl Body for Raw {
 }
 
 impl Body for Text {
-    fn encode(self, _: &Codec) -> Result<Encoded> {
+    fn encode(self, _: Option<&Codec>) -> Result<Encoded> {
         Ok(Encoded {
             body: self.0.into(),
             content_type: Name::from_static("text/plain"),
@@ -101,6 +108,7 @@ pub struct Publish<'a, B> {
     body: B,
     content: Content,
     codec: Option<Codec>,
+    mandatory: Option<bool>,
     failure: Option<Error>,
 }
 
@@ -123,12 +131,13 @@ impl<'a, B: Body> Publish<'a, B> {
             Bytes::new(),
         );
         content.delivery_mode = producer.delivery_mode;
-        content.mandatory = producer.mandatory;
+        content.mandatory = producer.mandatory_by_default;
         Publish {
             producer,
             body,
             content,
             codec: None,
+            mandatory: producer.mandatory,
             failure: None,
         }
     }
@@ -141,7 +150,7 @@ impl<'a, B: Body> Publish<'a, B> {
     }
 
     /// Another exchange than the producer's. It isn't declared. Whether an unroutable message is an error
-    /// follows its kind again.
+    /// follows its kind, unless you say it here or on the producer.
     pub fn exchange(mut self, exchange: &Exchange) -> Self {
         self.content.exchange = exchange.name().clone();
         self.content.mandatory = is_mandatory_by_default(exchange);
@@ -192,13 +201,13 @@ impl<'a, B: Body> Publish<'a, B> {
 
     /// Fails with [`ErrorKind::Unroutable`] if no queue matches.
     pub fn mandatory(mut self) -> Self {
-        self.content.mandatory = true;
+        self.mandatory = Some(true);
         self
     }
 
     /// Answers [`Published::routed`] `false` instead of failing if no queue matches.
     pub fn allow_unroutable(mut self) -> Self {
-        self.content.mandatory = false;
+        self.mandatory = Some(false);
         self
     }
 
@@ -278,13 +287,17 @@ impl<'a, B: Body> Publish<'a, B> {
             body,
             mut content,
             codec,
+            mandatory,
             failure,
         } = self;
         if let Some(error) = failure {
             return Err(error);
         }
         producer.check_open()?;
-        let encoded = body.encode(codec.as_ref().unwrap_or(&producer.codec))?;
+        if let Some(mandatory) = mandatory {
+            content.mandatory = mandatory;
+        }
+        let encoded = body.encode(codec.as_ref().or(producer.codec.as_ref()))?;
         content.body = encoded.body;
         if content.content_type.is_empty() {
             content.content_type = encoded.content_type;

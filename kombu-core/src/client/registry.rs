@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use url::Url;
 
-use crate::driver::{Target, Transport};
+use crate::driver::{Capabilities, Target, Transport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::nearest;
 
@@ -42,6 +42,13 @@ impl Registry {
             self.absent.insert(scheme, feature);
         }
         self
+    }
+
+    /// What the transport of a scheme can do, as far as that is known without a broker.
+    pub fn capabilities(&self, scheme: &str) -> Option<Capabilities> {
+        self.transports
+            .get(scheme)
+            .map(|transport| transport.capabilities())
     }
 
     /// All schemes, in alphabetical order.

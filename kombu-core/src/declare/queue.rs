@@ -125,7 +125,7 @@ impl Queue {
         })
     }
 
-    /// A queue that gets its name from the broker when it is declared; the same as `Queue::new("")`.
+    /// A queue that gets a fresh name when it is declared; the same as `Queue::new("")`.
     ///
     /// ```
     /// use kombu_core::declare::Queue;

@@ -17,6 +17,7 @@ use super::shared::{Shared, session_ended};
 use super::store::{Applied, Finish, QueueStore, Reader};
 use super::subscription::VirtualSubscription;
 use super::table::{Change, Table, missing_queue};
+use super::window::Window;
 
 /// A [`driver::Connection`] made of a [`QueueStore`].
 pub struct VirtualConnection<S: QueueStore> {
@@ -29,7 +30,13 @@ impl<S: QueueStore> VirtualConnection<S> {
     /// Call it within a tokio runtime; work that outlives its caller runs there.
     pub async fn open(store: S) -> Result<Arc<dyn driver::Connection>> {
         let table = store.load().await?;
-        let runtime = tokio::runtime::Handle::current();
+        let runtime = tokio::runtime::Handle::try_current().map_err(|problem| {
+            Error::new(
+                ErrorKind::Config,
+                "kombu needs a tokio runtime; connect within `#[tokio::main]` or `Runtime::block_on`",
+            )
+            .with_source(problem)
+        })?;
         Ok(Arc::new(VirtualConnection {
             shared: Arc::new(Shared::new(store, table, runtime)),
         }))
@@ -186,7 +193,8 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
                 .finish(&holder, delivery.id, Finish::Forget)
                 .await?;
         }
-        let window = self.shared.window(0);
+        // Not in the list of windows: nobody waits at this one.
+        let window = Arc::new(Window::new(0));
         let sources = vec![Source::new(declaration, holder)];
         let settler = Arc::new(VirtualSettler::new(self.shared.clone(), sources, window));
         settler.hold(&delivery);

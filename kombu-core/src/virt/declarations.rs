@@ -34,7 +34,8 @@ pub(super) fn queue(table: &Table, queue: &Queue, mode: DeclareMode) -> Result<V
             Some(difference) if difference.attribute() == "exclusive" => Err(Error::new(
                 ErrorKind::ResourceLocked,
                 format!(
-                    "queue `{}` is there with another declaration: {difference}",
+                    "queue `{}` is there with another declaration: {difference}; declare it as it is, or \
+                     choose another name",
                     queue.name()
                 ),
             )),

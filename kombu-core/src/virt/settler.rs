@@ -8,6 +8,7 @@ use crate::declare::Queue;
 use crate::driver::{Op, Outcome, RawDelivery, Settle, Settlement, Tag};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Envelope;
+use crate::name::Name;
 
 use super::dead_letter;
 use super::shared::{Sender, Shared};
@@ -97,17 +98,32 @@ impl<S: QueueStore> VirtualSettler<S> {
                 });
         let shared = self.shared.clone();
         let holder = source.holder.clone();
+        let queue = source.declaration.name().clone();
         Op::start(async move {
             match moving.await {
                 Ok(true) => Ok(Answer::Done),
-                Ok(false) => shared.store.finish(&holder, id, Finish::Forget).await,
+                Ok(false) => discard(&shared, &holder, id, &queue).await,
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    shared.store.finish(&holder, id, Finish::Forget).await
+                    discard(&shared, &holder, id, &queue).await
                 }
-                Err(error) => Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, %queue, "a rejected message could not be moved");
+                    Err(error)
+                }
             }
         })
     }
+}
+
+/// As RabbitMQ does where a dead-letter exchange is missing or leads nowhere.
+async fn discard<S: QueueStore>(
+    shared: &Shared<S>,
+    holder: &S::Holder,
+    id: u64,
+    queue: &Name,
+) -> Result<Answer> {
+    tracing::warn!(%queue, "a rejected message is discarded: its dead-letter exchange leads to no queue");
+    shared.store.finish(holder, id, Finish::Forget).await
 }
 
 impl<S: QueueStore> Settle for VirtualSettler<S> {

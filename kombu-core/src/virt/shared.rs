@@ -112,7 +112,7 @@ impl Reach {
             Reach::Internal => Err(Error::new(
                 ErrorKind::AccessRefused,
                 format!(
-                    "exchange `{}` is internal: it takes messages from other exchanges only",
+                    "exchange `{}` is internal: it takes messages from other exchanges only; publish to one that is bound to it",
                     envelope.exchange()
                 ),
             )),
@@ -179,6 +179,11 @@ impl<S: QueueStore> Shared<S> {
         let mut windows = self.windows.lock();
         windows.retain(|window| window.strong_count() > 0);
         windows.push(Arc::downgrade(&window));
+        drop(windows);
+        // Whoever ended the session before this one was in the list didn't see it.
+        if self.closed.load(Ordering::Acquire) {
+            window.end();
+        }
         window
     }
 

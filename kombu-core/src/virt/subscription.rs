@@ -153,7 +153,11 @@ impl<S: QueueStore> Stream for VirtualSubscription<S> {
         };
         if this.no_ack {
             // Forgotten as it is handed out, not as it is fetched: a consumer that is dropped loses nothing.
-            drop(this.settler.settle(tag(&delivery), Outcome::Ack));
+            let settled = this.settler.settle(tag(&delivery), Outcome::Ack);
+            if settled.queued.is_err() {
+                // The session has ended, and the message went back with it.
+                return Poll::Ready(None);
+            }
         }
         Poll::Ready(Some(Ok(delivery)))
     }
