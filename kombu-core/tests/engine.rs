@@ -1,5 +1,7 @@
 //! Sessions that end and come back, seen by those who hold the handles.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::future::IntoFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,7 @@
 //! What must not be lost, discarded or ignored when things don't fit together.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 

@@ -1,5 +1,7 @@
 //! The suite finds a broker that breaks one promise, and finds nothing on the same broker without the flaw.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::time::Duration;
 
 use kombu_testkit::awkward::{AwkwardHarness, Flaw};

@@ -1,4 +1,6 @@
 //! Signals end a program in an orderly way, and a second one at once. Tested in a process of its own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg(unix)]
 
 use std::future::{Future, poll_fn};

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crate::error::Error;
 
+type Observer = Arc<dyn Fn(&Error, Duration) + Send + Sync>;
+
 /// How connecting is tried again.
 #[derive(Clone)]
 #[non_exhaustive]
@@ -14,7 +16,7 @@ pub struct RetryPolicy {
     pub longest_pause: Duration,
     /// Failed attempts in a row after which a lost connection is given up. Default: none, it is tried for ever.
     pub max_attempts: Option<u32>,
-    observer: Option<Arc<dyn Fn(&Error, Duration) + Send + Sync>>,
+    observer: Option<Observer>,
 }
 
 impl Default for RetryPolicy {
