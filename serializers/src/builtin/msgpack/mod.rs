@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::NESTING;
 
+/// A body of at most this length isn't looked at for enums: a level takes two bytes, so it can't hold more of them
+/// than any thread's stack does.
+const SMALL: usize = 512;
+
 #[inline]
 pub(crate) fn encode<T: Serialize + ?Sized>(
     value: &T,
@@ -19,7 +23,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
 #[inline]
 pub(crate) fn decode<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, DecodeError> {
     // The deserializer counts sequences and maps but not the enums around them.
-    if nesting::may_be_too_deep(body) && nesting::is_too_deep(body) {
+    if body.len() > SMALL && nesting::may_be_too_deep(body) && nesting::is_too_deep(body) {
         return Err(DecodeError::DepthLimitExceeded);
     }
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(body);
@@ -80,6 +84,18 @@ mod tests {
             decode::<Chain>(&links(100_000)),
             Err(DecodeError::DepthLimitExceeded)
         ));
+    }
+
+    #[test]
+    fn the_deepest_chain_in_a_small_body_is_read_on_a_small_stack() {
+        // Variants by number: two bytes a level.
+        let mut body = b"\x81\x01".repeat(SMALL / 2 - 1);
+        body.push(0);
+        let read = std::thread::Builder::new()
+            .stack_size(512 * 1024)
+            .spawn(move || decode::<Chain>(&body).is_ok())
+            .unwrap();
+        read.join().unwrap();
     }
 
     #[test]
