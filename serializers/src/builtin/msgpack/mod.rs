@@ -20,7 +20,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
     value.serialize(&mut rmp_serde::Serializer::new(out).with_struct_map())
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn decode<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, DecodeError> {
     // The deserializer counts sequences and maps but not the enums around them.
     if body.len() > SMALL && nesting::may_be_too_deep(body) && nesting::is_too_deep(body) {
@@ -28,17 +28,12 @@ pub(crate) fn decode<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, Dec
     }
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(body);
     deserializer.set_max_depth(NESTING + 1);
-    let decoded = T::deserialize(&mut deserializer);
+    let value = T::deserialize(&mut deserializer)?;
     // It doesn't say how far it got either, so it is asked for one more value.
-    if decoded.is_ok()
-        && !matches!(
-            u8::deserialize(&mut deserializer),
-            Err(DecodeError::InvalidMarkerRead(_))
-        )
-    {
-        return Err(trailing());
+    match u8::deserialize(&mut deserializer) {
+        Err(DecodeError::InvalidMarkerRead(_)) => Ok(value),
+        _ => Err(trailing()),
     }
-    decoded
 }
 
 #[cold]
