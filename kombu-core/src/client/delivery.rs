@@ -263,10 +263,11 @@ impl Delivery {
     ///
     /// Those of [`decode`](Delivery::decode). The error carries the delivery, raw body included
     /// ([`Error::into_delivery`]). If the error is dropped instead, the message is rejected into the queue's
-    /// dead-letter exchange if it has one. If it has none, the message is held until the consumer closes and
-    /// goes back then: so neither is it lost, nor does it come again at once and for ever. Held deliveries
+    /// dead-letter exchange, if this consumer declared the queue with one. If not, the message is held until the
+    /// consumer closes and goes back then: so neither is it lost, nor does it come again at once and for ever. Held deliveries
     /// count against the consumer's window, and the consumer ends with [`ErrorKind::Undecodable`] when they
-    /// fill it. After a single [`get`](super::Connection::get), the message is released.
+    /// fill it. After a single [`get`](super::Connection::get), and when the consumer has closed before, the message is
+    /// released. [`on_undecodable`](super::OpenConsumer::on_undecodable) says otherwise.
     pub fn take<T: DeserializeOwned>(self) -> Result<(T, Delivery)> {
         match self.decode::<T>() {
             Ok(value) => Ok((value, self)),
