@@ -207,3 +207,25 @@ fn what_a_transport_can_do_is_known_without_a_connection() {
     assert!(capabilities.has(Feature::DeadLetter));
     assert!(kombu::registry().capabilities("nowhere").is_none());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_producer_that_is_opened_while_the_session_is_lost_publishes_on_the_next_one() {
+    let faults = kombu::Faults::default();
+    let connection = Connection::builder(kombu::registry())
+        .url("memory://opened-during-a-cut")
+        .layer(faults.clone())
+        .await
+        .unwrap();
+    connection.declare_queue(&Queue::new("q")).await.unwrap();
+    for number in 0..200 {
+        let cutting = tokio::spawn({
+            let faults = faults.clone();
+            async move { faults.cut() }
+        });
+        let producer = connection.producer(Exchange::default()).await.unwrap();
+        let publish = producer.publish(&number).routing_key("q");
+        assert!(publish.await.unwrap().routed);
+        cutting.await.unwrap();
+    }
+    assert!(connection.purge("q").await.unwrap() >= 200);
+}

@@ -129,7 +129,16 @@ impl OpenProducer {
         let restore: Weak<Inner> = Arc::downgrade(&inner);
         inner.connection.inner().engine.register(restore);
         // A session that began in between did not know of this producer yet.
-        inner.catch_up(&session).await?;
+        let limit = inner.connection.inner().engine.deadlines.declare;
+        match tokio::time::timeout(limit, inner.catch_up(&session)).await {
+            Ok(caught_up) => caught_up?,
+            Err(_) => {
+                return Err(Error::new(
+                    ErrorKind::Timeout,
+                    format!("no session within {limit:?}: waiting for a connection"),
+                ));
+            }
+        }
         Ok(Producer { inner })
     }
 }
@@ -199,12 +208,22 @@ impl Inner {
     }
 
     /// Moves on to the present session if that isn't the one that the publisher is of.
+    ///
+    /// Without a session it waits for the next one: its supervisor may have looked before this producer was
+    /// known.
     async fn catch_up(&self, opened_on: &Arc<Session>) -> Result<()> {
         let engine = &self.connection.inner().engine;
-        match engine.session_now() {
-            Some(now) if !Arc::ptr_eq(&now, opened_on) => self.restore(&now).await,
-            // If there is none now, the next one will restore this producer.
-            _ => Ok(()),
+        let mut session = engine.session().await?;
+        if Arc::ptr_eq(&session, opened_on) {
+            return Ok(());
+        }
+        loop {
+            match self.restore(&session).await {
+                Err(error) if error.kind() == ErrorKind::ConnectionLost => {
+                    session = engine.session_after(&session).await?;
+                }
+                restored => return restored,
+            }
         }
     }
 

@@ -97,14 +97,6 @@ impl Shared {
         self.session().await
     }
 
-    /// The session if there is one now.
-    pub(crate) fn session_now(&self) -> Option<Arc<Session>> {
-        match &*self.state.borrow() {
-            State::Up(session) => Some(session.clone()),
-            _ => None,
-        }
-    }
-
     /// Whether the connection was closed or given up.
     pub(crate) fn has_ended(&self) -> bool {
         matches!(&*self.state.borrow(), State::Ended { .. })
