@@ -472,3 +472,36 @@ fn kombu_url_replaces_no_other_connection() {
     // The file is wrong, and stays wrong.
     assert!(!output.status.success());
 }
+
+#[test]
+fn a_small_file_that_asks_for_very_many_exchanges_is_refused() {
+    use std::fmt::Write;
+    let mut text = "exchanges:\n  e0: {type: topic}\n".to_owned();
+    for number in 1..24 {
+        let before = number - 1;
+        writeln!(
+            text,
+            "  e{number}: {{type: topic, bindings: [{{exchange: e{before}, routing_key: a}}, {{exchange: e{before}, routing_key: b}}]}}"
+        )
+        .unwrap();
+    }
+    refused("many.yaml", &text, &["10000", "bind_exchange"]);
+}
+
+#[test]
+fn an_exchange_that_is_written_out_and_not_declared_is_no_reference() {
+    let text = "queues: {q: {bindings: [{exchange: {name: theirs, type: topic, declare: never}, routing_key: a}]}}";
+    let config = read("theirs.yaml", text).unwrap();
+    let queue = config.queue("q").unwrap();
+    assert_eq!(
+        queue.bindings()[0].exchange(),
+        &kombu::Exchange::topic("theirs").no_declare()
+    );
+}
+
+#[test]
+fn a_url_without_a_scheme_is_not_shown_either() {
+    let text = "connections: {default: {url: 'guest:hunter2@host'}}";
+    let shown = format!("{:?}", read("schemeless.yaml", text).unwrap());
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
