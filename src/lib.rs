@@ -53,7 +53,7 @@ pub use config::{Config, from_config};
 pub use kombu_core::declare::{
     Binding, DeclareMode, DeliveryMode, Exchange, ExchangeKind, Overflow, Queue, QueueType,
 };
-pub use kombu_core::driver::{Capabilities, Credentials, Feature, QueueInfo};
+pub use kombu_core::driver::{Capabilities, Credentials, Feature, QueueInfo, Support};
 pub use kombu_core::field::{FieldTable, FieldValue, Timestamp};
 pub use kombu_core::layers::Faults;
 pub use kombu_core::message::Content;

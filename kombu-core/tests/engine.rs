@@ -687,3 +687,115 @@ async fn a_publish_that_an_ended_session_still_sits_on_goes_to_the_next_one() {
     assert!(receipt.await.unwrap().resent);
     assert_eq!(connection.purge("q").await.unwrap(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_blocks_holds_back_publishes_and_nothing_else() {
+    let faults = Faults::default();
+    let connection = builder("blocked", &faults).await.unwrap();
+    let mut events = connection.events();
+    let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("q")
+        .await
+        .unwrap();
+    producer.publish(&1).await.unwrap();
+    let held = consumer.try_next().await.unwrap().unwrap();
+
+    faults.block("low on memory");
+    let reason = "low on memory".to_owned();
+    assert_eq!(
+        events.next().await,
+        Some(Event::Blocked {
+            reason: reason.clone()
+        })
+    );
+    assert_eq!(connection.health().blocked, Some(reason));
+    let refused = producer.publish(&2).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Backpressure);
+    assert!(refused.to_string().contains("low on memory"), "{refused}");
+    held.ack().confirmed().await.unwrap();
+    connection
+        .declare_queue(&Queue::new("other"))
+        .await
+        .unwrap();
+
+    let waiting = tokio::spawn(producer.publish(&3).into_future());
+    faults.unblock();
+    assert_eq!(events.next().await, Some(Event::Unblocked));
+    waiting.await.unwrap().unwrap();
+    assert_eq!(connection.health().blocked, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_begins_while_the_broker_blocks_knows_it() {
+    let faults = Faults::default();
+    let connection = builder("still-blocked", &faults).await.unwrap();
+    let mut events = connection.events();
+    faults.block("the disk is full");
+    assert!(matches!(events.next().await, Some(Event::Blocked { .. })));
+    faults.cut();
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        seen.push(events.next().await.unwrap());
+    }
+    assert!(matches!(
+        seen[..],
+        [
+            Event::Lost { .. },
+            Event::Restored { .. },
+            Event::Blocked { .. }
+        ]
+    ));
+    assert!(connection.health().blocked.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_holds_back_deliveries_and_settles_too() {
+    let faults = Faults::default();
+    let connection = builder("silence-both-ways", &faults).await.unwrap();
+    let other = kombu::connect("memory://engine-silence-both-ways")
+        .await
+        .unwrap();
+    let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
+    let producer = other
+        .producer(Exchange::default())
+        .routing_key("q")
+        .await
+        .unwrap();
+    producer.publish(&1).await.unwrap();
+    let held = consumer.try_next().await.unwrap().unwrap();
+    faults.silence(true);
+    producer.publish(&2).await.unwrap();
+    let ack = held.ack();
+    let while_silent = consumer.receive(Duration::from_secs(1)).await.unwrap();
+    assert!(while_silent.is_none());
+    let info = other.queue_info("q").await.unwrap();
+    assert_ne!(info.unsettled, Some(0), "the ack went through: {info:?}");
+
+    faults.silence(false);
+    ack.confirmed().await.unwrap();
+    assert_eq!(next(&mut consumer).await, 2);
+    let info = other.queue_info("q").await.unwrap();
+    assert_eq!((info.ready, info.unsettled), (0, Some(0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn delayed_publishes_go_on_without_being_awaited_and_keep_their_order() {
+    let faults = Faults::default();
+    let connection = builder("delayed", &faults).await.unwrap();
+    let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("q")
+        .await
+        .unwrap();
+    faults.delay_publishes(Duration::from_millis(400));
+    let first = producer.publish(&1).into_future();
+    faults.delay_publishes(Duration::ZERO);
+    let second = producer.publish(&2).into_future();
+    assert_eq!(next(&mut consumer).await, 1);
+    assert_eq!(next(&mut consumer).await, 2);
+    first.await.unwrap();
+    second.await.unwrap();
+}

@@ -25,11 +25,11 @@ pub struct MemoryOptions {
 
 /// What the memory transport does, beyond what every transport does.
 pub(crate) const CAPABILITIES: Capabilities = Capabilities::basic()
-    .with(Feature::AlternateExchange)
-    .with(Feature::ExchangeBinding)
-    .with(Feature::DeadLetter)
-    .with(Feature::DelayedPublish)
-    .with(Feature::DelayedRetry);
+    .native(Feature::AlternateExchange)
+    .native(Feature::ExchangeBinding)
+    .native(Feature::DeadLetter)
+    .native(Feature::DelayedPublish)
+    .native(Feature::DelayedRetry);
 
 #[async_trait]
 impl Transport for Memory {

@@ -57,6 +57,7 @@ mod harness;
 pub mod history;
 mod poll;
 mod run;
+pub mod table;
 
 pub use harness::{Broker, Harness};
 pub use poll::poll_then_drop;

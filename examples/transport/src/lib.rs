@@ -71,9 +71,9 @@ struct Options {
 /// The three features that need nothing but a store: `virt` does them. Every other one is refused with a
 /// typed error before it comes here.
 const CAPABILITIES: Capabilities = Capabilities::basic()
-    .with(Feature::AlternateExchange)
-    .with(Feature::ExchangeBinding)
-    .with(Feature::DeadLetter);
+    .emulated(Feature::AlternateExchange)
+    .emulated(Feature::ExchangeBinding)
+    .emulated(Feature::DeadLetter);
 
 #[async_trait]
 impl Transport for Shelf {

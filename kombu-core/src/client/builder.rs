@@ -5,9 +5,10 @@ use std::sync::Arc;
 use kombu_serializers as serializers;
 
 use crate::declare::DeclareMode;
-use crate::driver::{self, BoxFuture, Credentials, Layer, Target, Transport};
+use crate::driver::{self, BoxFuture, Credentials, Layer, Layered, Target, Transport};
 use crate::engine::{self, Attempt, Deadlines, RetryPolicy};
 use crate::error::{Error, ErrorKind, Result};
+use crate::layers::Capable;
 
 use super::{Connection, Interceptor, Registry};
 
@@ -192,11 +193,12 @@ impl Attempt for Places {
                 }
                 None => target,
             };
-            let mut connection = transport.connect(target).await?;
+            let mut connection: Arc<dyn driver::Connection> = transport.connect(target).await?;
             tracing::info!(transport = transport.name(), %target, "connected");
             for layer in &self.layers {
-                connection = layer.wrap(connection);
+                connection = Arc::new(Layered::new(&**layer, connection));
             }
+            connection = Arc::new(Layered::new(&Capable, connection));
             Ok(connection)
         })
     }

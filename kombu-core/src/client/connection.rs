@@ -10,6 +10,7 @@ use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{BoxFuture, Capabilities, DeleteQueue, Destination, QueueInfo, Target};
 use crate::engine::{self, Events, Health, Session};
 use crate::error::{Error, ErrorKind, Result};
+use crate::layers;
 use crate::name::Name;
 
 use super::delivery::UndecodablePolicy;
@@ -19,7 +20,7 @@ use super::getting::Getting;
 use super::intercept::Interceptors;
 use super::recorded::Recorded;
 use super::topology::{self, Step};
-use super::{ConnectionBuilder, Delivery, OpenConsumer, OpenProducer, Queues, Registry, check};
+use super::{ConnectionBuilder, Delivery, OpenConsumer, OpenProducer, Queues, Registry};
 
 /// A connection to a broker; a clone is another handle to the same one.
 ///
@@ -329,21 +330,11 @@ impl Connection {
         // All checks come first: a topology that can't be is refused before its first part is there.
         for step in &steps {
             match step {
-                Step::Exchange(exchange, mode) => {
-                    exchange.check_as(*mode)?;
-                    if *mode == DeclareMode::Ensure {
-                        check::exchange(exchange, &self.inner.capabilities)?;
-                    }
-                }
-                Step::Queue(queue, mode) => {
-                    queue.check_as(*mode)?;
-                    // Verifying asks for the name only.
-                    if *mode == DeclareMode::Ensure {
-                        check::queue(queue, &self.inner.capabilities)?;
-                    }
-                }
+                Step::Exchange(exchange, mode) => exchange.check_as(*mode)?,
+                Step::Queue(queue, mode) => queue.check_as(*mode)?,
                 Step::Bind(_, binding) => binding.check()?,
             }
+            layers::check(&step.operation(), &self.inner.capabilities)?;
         }
         let mut info = None;
         for step in &steps {

@@ -11,14 +11,14 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::driver::{Feature, Outcome, RawDelivery, Settle, Settlement, Tag};
+use crate::driver::{Outcome, RawDelivery, Settle, Settlement, Tag};
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Content, Envelope};
 use crate::name::Name;
 
 use super::intercept::Interceptors;
-use super::{Connection, Settling, check};
+use super::{Connection, Settling};
 
 /// What becomes of a delivery that could not be decoded and is dropped without being settled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -419,12 +419,6 @@ impl Acker {
 
     /// As [`Delivery::retry_after`].
     pub fn retry_after(self, delay: Duration) -> Settling {
-        let capabilities = self.link.connection.capabilities();
-        if !capabilities.has(Feature::DelayedRetry) {
-            let error = check::unsupported("the retry", Feature::DelayedRetry);
-            drop(self.settle(Outcome::Release));
-            return Settling::new(Settlement::done(Err(error)));
-        }
         self.settle(Outcome::Retry { delay: Some(delay) })
     }
 

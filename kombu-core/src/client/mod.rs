@@ -1,7 +1,6 @@
 //! What users hold: connection, producer, consumer, delivery, receipt.
 
 mod builder;
-mod check;
 mod connection;
 mod consumer;
 mod delivery;

@@ -11,13 +11,12 @@ use serde::Serialize;
 use tokio::time::{Sleep, timeout};
 
 use crate::declare::{DeliveryMode, Exchange};
-use crate::driver::{BoxFuture, Confirmation, Feature};
+use crate::driver::{BoxFuture, Confirmation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::field::{FieldValue, Timestamp};
 use crate::message::{Content, Envelope};
 use crate::name::Name;
 
-use super::check;
 use super::producer::{Inner, is_mandatory_by_default};
 use super::unconfirmed::{Entry, Handed};
 
@@ -350,14 +349,6 @@ fn check_content(producer: &Inner, content: &Content) -> Result<()> {
                     name.check_length(what)?;
                 }
             }
-            for (asked, feature) in [
-                (rare.expiration.is_some(), Feature::MessageTtl),
-                (rare.delay.is_some(), Feature::DelayedPublish),
-            ] {
-                if asked && !connection.capabilities.has(feature) {
-                    return Err(check::unsupported("the message", feature));
-                }
-            }
             Ok(())
         }
     }
@@ -502,10 +493,18 @@ impl Tracked {
         }
         let (phase, maybe_stored) = self.entry.phase();
         self.producer.outbox.forget(&self.entry);
-        let error = Error::new(
-            ErrorKind::Timeout,
-            format!("no answer within {limit:?}: {phase}"),
-        );
+        let error = match engine.blocked() {
+            None => Error::new(
+                ErrorKind::Timeout,
+                format!("no answer within {limit:?}: {phase}"),
+            ),
+            Some(reason) => Error::new(
+                ErrorKind::Backpressure,
+                format!(
+                    "no answer within {limit:?}: {phase}; the broker takes no publishes: {reason}"
+                ),
+            ),
+        };
         Poll::Ready(if maybe_stored {
             error.with_maybe_stored()
         } else {

@@ -3,13 +3,23 @@
 use std::collections::HashSet;
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
-use crate::driver::Destination;
+use crate::driver::{Destination, Operation};
 
 #[derive(Debug)]
 pub(super) enum Step<'a> {
     Exchange(&'a Exchange, DeclareMode),
     Queue(&'a Queue, DeclareMode),
     Bind(Destination, &'a Binding),
+}
+
+impl Step<'_> {
+    pub(super) fn operation(&self) -> Operation<'_> {
+        match self {
+            Step::Exchange(exchange, mode) => Operation::DeclareExchange(exchange, *mode),
+            Step::Queue(queue, mode) => Operation::DeclareQueue(queue, *mode),
+            Step::Bind(destination, binding) => Operation::Bind(destination, binding),
+        }
+    }
 }
 
 /// The steps for one exchange, with the exchanges that it is bound to.

@@ -1,6 +1,8 @@
+use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_core::Stream;
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::error::{Error, Result};
@@ -65,6 +67,23 @@ impl DeleteQueue {
     }
 }
 
+/// What a broker tells by itself about a session.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Notice {
+    /// It takes no publishes for the time being, for example because it is short of memory. Settles and
+    /// everything else go on.
+    Blocked {
+        /// Why, in the broker's words.
+        reason: String,
+    },
+    /// It takes publishes again.
+    Unblocked,
+}
+
+/// What a broker tells, in order.
+pub type Notices = Pin<Box<dyn Stream<Item = Notice> + Send>>;
+
 /// One session with a broker. It never comes back once it has ended.
 ///
 /// Declarations arrive checked: names are short enough and not reserved, the capabilities cover them, and a
@@ -121,6 +140,11 @@ pub trait Connection: Send + Sync {
 
     /// Resolves when the session has ended, whoever ended it, with the reason.
     fn closed(&self) -> BoxFuture<'static, Error>;
+
+    /// What the broker tells by itself from now on. The default says nothing, as a broker that never blocks.
+    fn notices(&self) -> Notices {
+        Box::pin(futures_util::stream::pending())
+    }
 
     /// Asks the broker for a sign of life. It is called every few seconds.
     async fn ping(&self) -> Result<()>;

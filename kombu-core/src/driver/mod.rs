@@ -27,9 +27,10 @@ mod publisher;
 mod subscription;
 mod transport;
 
-pub use capabilities::{Capabilities, Feature};
-pub use connection::{Connection, DeleteQueue, Destination, QueueInfo};
-pub use layer::Layer;
+pub use capabilities::{Capabilities, Feature, Support};
+pub use connection::{Connection, DeleteQueue, Destination, Notice, Notices, QueueInfo};
+pub(crate) use layer::Layered;
+pub use layer::{Layer, Operation, SessionLayer};
 pub use op::{BoxFuture, Op};
 pub use publisher::{Confirm, Confirmation, Publisher};
 pub use subscription::{

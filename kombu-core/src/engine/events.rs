@@ -37,6 +37,14 @@ pub enum Event {
         /// Failed attempts before it.
         attempts: u32,
     },
+    /// The broker takes no publishes for the time being; those that are made wait until their deadline, and everything
+    /// else goes on.
+    Blocked {
+        /// Why, in the broker's words.
+        reason: String,
+    },
+    /// The broker takes publishes again.
+    Unblocked,
     /// What was declared could not be declared again as it was.
     TopologyMismatch {
         /// What the broker said.
@@ -117,6 +125,8 @@ pub struct Health {
     pub connected: bool,
     /// How many sessions there were, the present one included.
     pub sessions: u64,
+    /// Why the broker takes no publishes at present, in its words.
+    pub blocked: Option<String>,
     /// What ended the last session, or kept the next one from coming.
     pub last_error: Option<String>,
 }

@@ -3,7 +3,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 
-use crate::driver::{self, BoxFuture};
+use crate::driver::{self, BoxFuture, Notice};
 use crate::error::{Error, ErrorKind, Result};
 
 use super::{Deadlines, Event, Health, RetryPolicy};
@@ -57,6 +57,7 @@ impl Shared {
             health: Mutex::new(Health {
                 connected: false,
                 sessions: 0,
+                blocked: None,
                 last_error: None,
             }),
             policy,
@@ -159,6 +160,27 @@ impl Shared {
 
     pub(crate) fn health(&self) -> Health {
         self.health.lock().clone()
+    }
+
+    /// Why the broker takes no publishes at present.
+    pub(crate) fn blocked(&self) -> Option<String> {
+        self.health.lock().blocked.clone()
+    }
+
+    /// Takes note of what the broker told by itself.
+    pub(super) fn note(&self, notice: Notice) {
+        let (blocked, event) = match notice {
+            Notice::Blocked { reason } => {
+                tracing::warn!(%reason, "the broker takes no publishes");
+                (Some(reason.clone()), Event::Blocked { reason })
+            }
+            Notice::Unblocked => {
+                tracing::info!("the broker takes publishes again");
+                (None, Event::Unblocked)
+            }
+        };
+        self.health.lock().blocked = blocked;
+        self.tell(event);
     }
 
     /// Tells whoever listens. Nobody has to.

@@ -1,6 +1,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -139,6 +140,7 @@ impl<A: Attempt> Supervisor<A> {
             let mut gone = self.gone.clone();
             let reason = tokio::select! {
                 reason = watch_over(&session, self.deadlines()) => reason,
+                () = listen_to(&session, &self.shared) => return,
                 _ = gone.changed() => return,
             };
             // Whatever is left of the old session must not reach the broker beside the next one.
@@ -160,6 +162,8 @@ impl<A: Attempt> Supervisor<A> {
             {
                 let mut health = shared.health.lock();
                 health.connected = false;
+                // A broker that still blocks says so to the next session.
+                health.blocked = None;
                 health.last_error = Some(reason.to_string());
             }
             shared.tell(Event::Lost {
@@ -295,6 +299,18 @@ impl<A: Attempt> Supervisor<A> {
             _ = gone.changed() => None,
         }
     }
+}
+
+/// Takes note of what the broker tells. Ends only when nobody holds the connection any more.
+async fn listen_to(session: &Session, shared: &Weak<Shared>) {
+    let mut notices = session.driver.notices();
+    while let Some(notice) = notices.next().await {
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        shared.note(notice);
+    }
+    std::future::pending().await
 }
 
 /// Resolves when the session has ended: its driver says so, or the broker gives no sign of life.

@@ -1,24 +1,23 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_core::Stream;
+use futures_util::stream;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
-use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{
-    BoxFuture, Capabilities, Confirm, Confirmation, Connection, DeleteQueue, Destination, Layer,
-    Op, Outcome, Publisher, QueueInfo, RawDelivery, Settle, Settlement, SubscribeOptions,
-    Subscription, Tag,
+    BoxFuture, Confirm, Confirmation, Connection, Layer, Notice, Notices, Op, Operation, Outcome,
+    Publisher, RawDelivery, SessionLayer, Settle, Settlement, Subscription, Tag,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Envelope;
-use crate::name::Name;
 
 /// Faults on command, on any transport: what a test of your own error paths needs.
 ///
@@ -52,12 +51,13 @@ pub struct Faults(Arc<Commands>);
 
 #[derive(Default)]
 struct Commands {
-    sessions: Mutex<Vec<Arc<Line>>>,
+    lines: Mutex<Vec<Weak<Line>>>,
     refusals: Mutex<VecDeque<ErrorKind>>,
     publishes: Mutex<VecDeque<PublishFault>>,
     controls: Mutex<VecDeque<ControlFault>>,
     silence: watch::Sender<bool>,
     replies_withheld: watch::Sender<bool>,
+    blocked: watch::Sender<Option<String>>,
     delay: Mutex<Duration>,
 }
 
@@ -74,17 +74,12 @@ enum ControlFault {
     LoseReply,
 }
 
-/// The line to the broker of one session.
-#[derive(Default)]
-struct Line {
-    cut: watch::Sender<bool>,
-}
-
 impl Faults {
     /// Cuts every line to the broker: sessions are lost, and what they held goes back.
     pub fn cut(&self) {
-        for line in self.0.sessions.lock().drain(..) {
-            line.cut.send_replace(true);
+        let lines = std::mem::take(&mut *self.0.lines.lock());
+        for line in lines.iter().filter_map(Weak::upgrade) {
+            line.cut();
         }
     }
 
@@ -139,31 +134,50 @@ impl Faults {
             .extend(std::iter::repeat_n(fault, count));
     }
 
-    /// Delays every publish from now on; zero ends it.
+    /// Delays every publish from now on; zero ends it. The order stays: what comes later waits for what came before.
     pub fn delay_publishes(&self, delay: Duration) {
         *self.0.delay.lock() = delay;
     }
 
-    /// Lets nothing through in either direction, as a network that drops every packet, until told otherwise.
+    /// Lets nothing through in either direction, as a network that drops every packet, until told otherwise. Then
+    /// what waited goes on its way.
     pub fn silence(&self, silent: bool) {
         self.0.silence.send_replace(silent);
+        if !silent {
+            let lines = self.0.lines.lock().clone();
+            for line in lines.iter().filter_map(Weak::upgrade) {
+                line.settle_waiting();
+            }
+        }
+    }
+
+    /// Takes no publishes and says why, as a broker does that is short of memory, until
+    /// [`unblock`](Faults::unblock). Everything else goes on.
+    pub fn block(&self, reason: impl Into<String>) {
+        self.0.blocked.send_replace(Some(reason.into()));
+    }
+
+    /// Takes publishes again, those that waited first.
+    pub fn unblock(&self) {
+        self.0.blocked.send_replace(None);
     }
 }
 
 impl fmt::Debug for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Faults")
-            .field("sessions", &self.0.sessions.lock().len())
+            .field("lines", &self.0.lines.lock().len())
             .finish_non_exhaustive()
     }
 }
 
 impl Layer for Faults {
-    fn wrap(&self, connection: Arc<dyn Connection>) -> Arc<dyn Connection> {
+    fn session(&self, _: &dyn Connection) -> Arc<dyn SessionLayer> {
         let line = Arc::new(Line::default());
-        self.0.sessions.lock().push(line.clone());
-        Arc::new(Faulty {
-            inner: connection,
+        let mut lines = self.0.lines.lock();
+        lines.retain(|line| line.strong_count() > 0);
+        lines.push(Arc::downgrade(&line));
+        Arc::new(Session {
             commands: self.0.clone(),
             line,
         })
@@ -180,9 +194,13 @@ impl Layer for Faults {
     }
 }
 
+// The senders live as long as `self`.
 impl Commands {
+    fn is_silent(&self) -> bool {
+        *self.silence.borrow()
+    }
+
     async fn audible(&self) {
-        // The sender lives as long as `self`.
         drop(self.silence.subscribe().wait_for(|silent| !silent).await);
     }
 
@@ -191,6 +209,37 @@ impl Commands {
         drop(withheld.wait_for(|withheld| !withheld).await);
         self.audible().await;
     }
+
+    /// Whether publishes go through at once.
+    fn takes_publishes(&self) -> bool {
+        self.delay.lock().is_zero() && !self.is_silent() && self.blocked.borrow().is_none()
+    }
+
+    async fn taking_publishes(&self) {
+        loop {
+            let mut blocked = self.blocked.subscribe();
+            drop(blocked.wait_for(Option::is_none).await);
+            self.audible().await;
+            if self.blocked.borrow().is_none() {
+                return;
+            }
+        }
+    }
+}
+
+/// The line to the broker of one session.
+#[derive(Default)]
+struct Line {
+    cut: watch::Sender<bool>,
+    /// Settles on their way while the line is silent.
+    settles: Mutex<VecDeque<WaitingSettle>>,
+}
+
+struct WaitingSettle {
+    settler: Arc<dyn Settle>,
+    tag: Tag,
+    outcome: Outcome,
+    answer: oneshot::Sender<Settlement>,
 }
 
 impl Line {
@@ -198,12 +247,22 @@ impl Line {
         *self.cut.borrow()
     }
 
-    fn check(&self) -> Result<()> {
-        if self.is_cut() { Err(lost()) } else { Ok(()) }
+    fn cut(&self) {
+        self.cut.send_replace(true);
+        self.settles.lock().clear();
     }
 
     async fn until_cut(&self) {
         drop(self.cut.subscribe().wait_for(|cut| *cut).await);
+    }
+
+    fn settle_waiting(&self) {
+        let waiting = std::mem::take(&mut *self.settles.lock());
+        for settle in waiting {
+            let settlement = settle.settler.settle(settle.tag, settle.outcome);
+            // Nobody has to wait for it.
+            drop(settle.answer.send(settlement));
+        }
     }
 }
 
@@ -211,201 +270,213 @@ fn lost() -> Error {
     Error::new(ErrorKind::ConnectionLost, "cut by an injected fault")
 }
 
+fn settle_lost() -> Error {
+    Error::new(
+        ErrorKind::SettleLost,
+        "the session that delivered this message is gone; the message goes to another consumer",
+    )
+}
+
 /// A session whose line can be cut.
-struct Faulty {
-    inner: Arc<dyn Connection>,
+#[derive(Clone)]
+struct Session {
     commands: Arc<Commands>,
     line: Arc<Line>,
 }
 
-impl Faulty {
-    /// Does what `work` does, unless the line is cut or silent.
-    async fn through<T>(&self, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
+impl SessionLayer for Session {
+    fn control<'a>(
+        &'a self,
+        _: Operation<'a>,
+        next: BoxFuture<'a, Result<()>>,
+    ) -> BoxFuture<'a, Result<()>> {
         let work = async {
             self.commands.audible().await;
             let fault = self.commands.controls.lock().pop_front();
             if fault == Some(ControlFault::LoseRequest) {
-                self.line.cut.send_replace(true);
+                self.line.cut();
                 return Err(lost());
             }
-            let answer = work.await;
+            let answer = next.await;
             if fault == Some(ControlFault::LoseReply) {
-                self.line.cut.send_replace(true);
+                self.line.cut();
                 return Err(lost());
             }
             self.commands.answering().await;
             answer
         };
-        tokio::select! {
-            biased;
-            () = self.line.until_cut() => Err(lost()),
-            answer = work => answer,
-        }
-    }
-}
-
-#[async_trait]
-impl Connection for Faulty {
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
-
-    async fn declare_exchange(&self, exchange: &Exchange, mode: DeclareMode) -> Result<()> {
-        self.through(self.inner.declare_exchange(exchange, mode))
-            .await
-    }
-
-    async fn delete_exchange(&self, name: &Name, if_unused: bool) -> Result<()> {
-        self.through(self.inner.delete_exchange(name, if_unused))
-            .await
-    }
-
-    async fn declare_queue(&self, queue: &Queue, mode: DeclareMode) -> Result<QueueInfo> {
-        self.through(self.inner.declare_queue(queue, mode)).await
-    }
-
-    async fn delete_queue(&self, name: &Name, options: DeleteQueue) -> Result<u64> {
-        self.through(self.inner.delete_queue(name, options)).await
-    }
-
-    async fn purge_queue(&self, name: &Name) -> Result<u64> {
-        self.through(self.inner.purge_queue(name)).await
-    }
-
-    async fn bind(&self, destination: &Destination, binding: &Binding) -> Result<()> {
-        self.through(self.inner.bind(destination, binding)).await
-    }
-
-    async fn unbind(&self, destination: &Destination, binding: &Binding) -> Result<()> {
-        self.through(self.inner.unbind(destination, binding)).await
-    }
-
-    async fn queue_info(&self, name: &Name) -> Result<QueueInfo> {
-        self.through(self.inner.queue_info(name)).await
-    }
-
-    async fn open_publisher(&self) -> Result<Arc<dyn Publisher>> {
-        let publisher = self.through(self.inner.open_publisher()).await?;
-        Ok(Arc::new(FaultyPublisher {
-            inner: publisher,
-            commands: self.commands.clone(),
-            line: self.line.clone(),
-        }))
-    }
-
-    async fn open_subscription(
-        &self,
-        queues: &[Name],
-        options: &SubscribeOptions,
-    ) -> Result<Box<dyn Subscription>> {
-        let subscription = self
-            .through(self.inner.open_subscription(queues, options))
-            .await?;
-        let settler = Arc::new(FaultySettler {
-            inner: subscription.settler(),
-            line: self.line.clone(),
-        });
-        Ok(Box::new(FaultySubscription {
-            inner: subscription,
-            settler,
-            line: self.line.clone(),
-        }))
-    }
-
-    async fn get(
-        &self,
-        queue: &Name,
-        no_ack: bool,
-    ) -> Result<Option<(RawDelivery, Arc<dyn Settle>)>> {
-        let taken = self.through(self.inner.get(queue, no_ack)).await?;
-        Ok(taken.map(|(delivery, settler)| {
-            let settler: Arc<dyn Settle> = Arc::new(FaultySettler {
-                inner: settler,
-                line: self.line.clone(),
-            });
-            (delivery, settler)
-        }))
-    }
-
-    fn closed(&self) -> BoxFuture<'static, Error> {
-        let (inner, line) = (self.inner.closed(), self.line.clone());
         Box::pin(async move {
             tokio::select! {
-                () = line.until_cut() => lost(),
-                error = inner => error,
+                biased;
+                () = self.line.until_cut() => Err(lost()),
+                answer = work => answer,
             }
         })
     }
 
-    async fn ping(&self) -> Result<()> {
-        self.through(self.inner.ping()).await
+    fn publisher(&self, next: Arc<dyn Publisher>) -> Arc<dyn Publisher> {
+        Arc::new(FaultyPublisher(Arc::new(Publishing {
+            next,
+            session: self.clone(),
+            waiting: Mutex::default(),
+        })))
     }
 
-    async fn close(&self) -> Result<()> {
-        // The broker notices a cut line by itself, and a silent one in the end: either way the session is over.
-        self.inner.close().await
+    fn subscription(&self, next: Box<dyn Subscription>) -> Box<dyn Subscription> {
+        Box::new(FaultySubscription {
+            settler: self.settler(next.settler()),
+            next,
+            session: self.clone(),
+            audible: None,
+        })
+    }
+
+    fn settler(&self, next: Arc<dyn Settle>) -> Arc<dyn Settle> {
+        Arc::new(FaultySettler {
+            next,
+            session: self.clone(),
+        })
+    }
+
+    fn closed(&self) -> BoxFuture<'static, Error> {
+        let line = self.line.clone();
+        Box::pin(async move {
+            line.until_cut().await;
+            lost()
+        })
+    }
+
+    fn notices(&self, next: Notices) -> Notices {
+        let mut blocked = self.commands.blocked.subscribe();
+        if blocked.borrow().is_some() {
+            blocked.mark_changed();
+        }
+        let own = stream::unfold(blocked, |mut blocked| async {
+            blocked.changed().await.ok()?;
+            let notice = match &*blocked.borrow_and_update() {
+                Some(reason) => Notice::Blocked {
+                    reason: reason.clone(),
+                },
+                None => Notice::Unblocked,
+            };
+            Some((notice, blocked))
+        });
+        Box::pin(stream::select(next, own))
     }
 }
 
-struct FaultyPublisher {
-    inner: Arc<dyn Publisher>,
-    commands: Arc<Commands>,
-    line: Arc<Line>,
+struct FaultyPublisher(Arc<Publishing>);
+
+struct Publishing {
+    next: Arc<dyn Publisher>,
+    session: Session,
+    waiting: Mutex<Waiting>,
+}
+
+/// Publishes that wait for their turn. The client bounds how many there are.
+#[derive(Default)]
+struct Waiting {
+    calls: VecDeque<Call>,
+    /// A task takes them one after the other.
+    running: bool,
+}
+
+struct Call {
+    envelope: Envelope,
+    fault: Option<PublishFault>,
+    due: Instant,
+    answer: oneshot::Sender<Result<Confirm>>,
 }
 
 impl Publisher for FaultyPublisher {
     fn publish(&self, envelope: &Envelope) -> Op<Result<Confirm>> {
-        if let Err(error) = self.line.check() {
-            return Op::ready(Err(error));
+        let publishing = &self.0;
+        let Session { commands, line } = &publishing.session;
+        if line.is_cut() {
+            return Op::ready(Err(lost()));
         }
-        let fault = self.commands.publishes.lock().pop_front();
+        let fault = commands.publishes.lock().pop_front();
+        let mut waiting = publishing.waiting.lock();
+        if !waiting.running && commands.takes_publishes() {
+            return publishing.carry_out(fault, envelope);
+        }
+        let (answer, receiver) = oneshot::channel();
+        waiting.calls.push_back(Call {
+            envelope: envelope.clone(),
+            fault,
+            due: Instant::now() + *commands.delay.lock(),
+            answer,
+        });
+        if !waiting.running {
+            let Ok(runtime) = Handle::try_current() else {
+                return Op::ready(Err(lost()));
+            };
+            waiting.running = true;
+            runtime.spawn(publishing.clone().take_turns());
+        }
+        Op::pending(async move { receiver.await.unwrap_or_else(|_| Err(lost())) })
+    }
+}
+
+impl Publishing {
+    fn carry_out(&self, fault: Option<PublishFault>, envelope: &Envelope) -> Op<Result<Confirm>> {
+        let line = &self.session.line;
         match fault {
+            None => self.next.publish(envelope),
             Some(PublishFault::Nack) => {
                 let reason = "refused by an injected fault".to_owned();
-                return Op::ready(Ok(Op::ready(Ok(Confirmation::Nacked { reason }))));
+                Op::ready(Ok(Op::ready(Ok(Confirmation::Nacked { reason }))))
             }
             Some(PublishFault::LoseRequest) => {
-                self.line.cut.send_replace(true);
-                return Op::ready(Err(lost()));
+                line.cut();
+                Op::ready(Err(lost()))
             }
             Some(PublishFault::LoseReply) => {
-                let unheard = self.inner.publish(envelope);
-                self.line.cut.send_replace(true);
-                return Op::pending(async move {
+                let unheard = self.next.publish(envelope);
+                line.cut();
+                Op::pending(async move {
                     // The broker gets on with it, whatever we hear.
                     if let Ok(confirm) = unheard.await {
                         drop(confirm.await);
                     }
                     Err(lost())
-                });
+                })
             }
-            None => {}
         }
-        let delay = *self.commands.delay.lock();
-        if delay.is_zero() && !*self.commands.silence.borrow() {
-            return self.inner.publish(envelope);
-        }
-        let (inner, envelope) = (self.inner.clone(), envelope.clone());
-        let (commands, line) = (self.commands.clone(), self.line.clone());
-        Op::pending(async move {
-            let later = async {
-                tokio::time::sleep(delay).await;
-                commands.audible().await;
-                inner.publish(&envelope).await
-            };
-            tokio::select! {
-                biased;
-                () = line.until_cut() => Err(lost()),
-                answer = later => answer,
+    }
+
+    async fn take_turns(self: Arc<Self>) {
+        let commands = &self.session.commands;
+        let turns = async {
+            loop {
+                let call = {
+                    let mut waiting = self.waiting.lock();
+                    let Some(call) = waiting.calls.pop_front() else {
+                        waiting.running = false;
+                        return;
+                    };
+                    call
+                };
+                tokio::time::sleep_until(call.due).await;
+                commands.taking_publishes().await;
+                let answer = self.carry_out(call.fault, &call.envelope).await;
+                drop(call.answer.send(answer));
             }
-        })
+        };
+        tokio::select! {
+            biased;
+            () = self.session.line.until_cut() => self.waiting.lock().calls.clear(),
+            () = turns => {}
+        }
     }
 }
 
 struct FaultySubscription {
-    inner: Box<dyn Subscription>,
-    settler: Arc<FaultySettler>,
-    line: Arc<Line>,
+    next: Box<dyn Subscription>,
+    settler: Arc<dyn Settle>,
+    session: Session,
+    /// Resolves when the line is no longer silent, or is cut.
+    audible: Option<BoxFuture<'static, ()>>,
 }
 
 impl Stream for FaultySubscription {
@@ -415,11 +486,30 @@ impl Stream for FaultySubscription {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<RawDelivery>>> {
-        if self.line.is_cut() {
-            return Poll::Ready(None);
+        let this = &mut *self;
+        loop {
+            if this.session.line.is_cut() {
+                return Poll::Ready(None);
+            }
+            if let Some(audible) = &mut this.audible {
+                if audible.as_mut().poll(context).is_pending() {
+                    return Poll::Pending;
+                }
+                this.audible = None;
+            } else if this.session.commands.is_silent() {
+                let Session { commands, line } = this.session.clone();
+                this.audible = Some(Box::pin(async move {
+                    tokio::select! {
+                        biased;
+                        () = line.until_cut() => {}
+                        () = commands.audible() => {}
+                    }
+                }));
+            } else {
+                // The end of the inner session wakes the task after a cut.
+                return Pin::new(&mut this.next).poll_next(context);
+            }
         }
-        // The end of the inner session wakes the task after a cut.
-        Pin::new(&mut self.inner).poll_next(context)
     }
 }
 
@@ -429,27 +519,42 @@ impl Subscription for FaultySubscription {
     }
 
     fn set_window(&self, window: u32) {
-        self.inner.set_window(window);
+        self.next.set_window(window);
     }
 
     fn cancel(self: Box<Self>) -> Op<Result<()>> {
-        self.inner.cancel()
+        self.next.cancel()
     }
 }
 
 struct FaultySettler {
-    inner: Arc<dyn Settle>,
-    line: Arc<Line>,
+    next: Arc<dyn Settle>,
+    session: Session,
 }
 
 impl Settle for FaultySettler {
     fn settle(&self, tag: Tag, outcome: Outcome) -> Settlement {
-        if self.line.is_cut() {
-            return Settlement::done(Err(Error::new(
-                ErrorKind::SettleLost,
-                "the session that delivered this message is gone; the message goes to another consumer",
-            )));
+        let Session { commands, line } = &self.session;
+        if line.is_cut() {
+            return Settlement::done(Err(settle_lost()));
         }
-        self.inner.settle(tag, outcome)
+        if !commands.is_silent() {
+            return self.next.settle(tag, outcome);
+        }
+        let (answer, receiver) = oneshot::channel();
+        line.settles.lock().push_back(WaitingSettle {
+            settler: self.next.clone(),
+            tag,
+            outcome,
+            answer,
+        });
+        Settlement::queued(Box::pin(async move {
+            let settlement = receiver.await.map_err(|_| settle_lost())?;
+            settlement.queued?;
+            match settlement.confirmed {
+                Some(confirmed) => confirmed.await,
+                None => Ok(()),
+            }
+        }))
     }
 }

@@ -40,11 +40,11 @@ pub struct Awkward {
 }
 
 pub(crate) const CAPABILITIES: Capabilities = Capabilities::basic()
-    .with(Feature::AlternateExchange)
-    .with(Feature::ExchangeBinding)
-    .with(Feature::DeadLetter)
-    .with(Feature::DelayedPublish)
-    .with(Feature::DelayedRetry);
+    .native(Feature::AlternateExchange)
+    .native(Feature::ExchangeBinding)
+    .native(Feature::DeadLetter)
+    .native(Feature::DelayedPublish)
+    .native(Feature::DelayedRetry);
 
 impl Awkward {
     /// One that breaks a promise.

@@ -25,7 +25,11 @@ pub async fn a_full_queue_refuses_what_comes(broker: &Broker) {
     let jobs = Queue::new("jobs")
         .max_length(2)
         .overflow(Overflow::RejectPublish);
-    if !has_queue(&connection, Feature::MaxLength, &jobs).await {
+    let feature = match connection.capabilities().has(Feature::MaxLength) {
+        true => Feature::RejectPublish,
+        false => Feature::MaxLength,
+    };
+    if !has_queue(&connection, feature, &jobs).await {
         return;
     }
     publish(&connection, "jobs", ["0", "1"]).await;
@@ -45,7 +49,7 @@ pub async fn a_full_queue_refuses_what_comes(broker: &Broker) {
 pub async fn a_queue_can_be_limited_by_bytes(broker: &Broker) {
     let connection = broker.connect().await;
     let jobs = Queue::new("jobs").max_length_bytes(10);
-    if !has_queue(&connection, Feature::MaxLength, &jobs).await {
+    if !has_queue(&connection, Feature::MaxLengthBytes, &jobs).await {
         return;
     }
     publish(&connection, "jobs", ["aaaa", "bbbb", "cccc"]).await;
