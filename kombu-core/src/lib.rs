@@ -21,9 +21,9 @@ mod name;
 mod options;
 
 pub use client::{
-    Acker, Body, Connection, ConnectionBuilder, Consumer, Delivery, DrainReport, Interceptor,
-    Message, OpenConsumer, OpenProducer, Producer, Publish, Published, Publishing, QueueDeletion,
-    Queues, Receipt, Registry, Sending, Settling, UndecodablePolicy,
+    Acker, Body, CarryTrace, Connection, ConnectionBuilder, Consumer, Delivery, DrainReport,
+    Interceptor, Message, OpenConsumer, OpenProducer, Producer, Publish, Published, Publishing,
+    QueueDeletion, Queues, Receipt, Registry, Sending, Settling, TraceContext, UndecodablePolicy,
 };
 pub use declare::{
     Binding, DeclareMode, DeliveryMode, Difference, Exchange, ExchangeKind, Overflow, Queue,

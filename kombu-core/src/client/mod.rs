@@ -14,6 +14,7 @@ mod recorded;
 mod registry;
 mod settling;
 mod topology;
+mod trace;
 mod unconfirmed;
 
 pub use builder::ConnectionBuilder;
@@ -27,3 +28,4 @@ pub use publish::{Body, Publish, Published, Publishing, Receipt, Sending};
 pub use queues::Queues;
 pub use registry::Registry;
 pub use settling::Settling;
+pub use trace::{CarryTrace, TraceContext};
