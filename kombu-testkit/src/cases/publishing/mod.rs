@@ -9,6 +9,7 @@ pub mod limits;
 pub mod overrides;
 pub mod properties;
 pub mod receipts;
+pub mod trace_contexts;
 
 /// A producer that reaches the queue `inbox` when nothing else is said.
 async fn to_inbox(connection: &Connection) -> Producer {

@@ -4,7 +4,9 @@ use std::time::SystemTime;
 
 use kombu_core::driver::Feature;
 use kombu_core::message::Content;
-use kombu_core::{Binding, Connection, Exchange, FieldTable, FieldValue, Queue, Timestamp};
+use kombu_core::{
+    Binding, Connection, Exchange, FieldTable, FieldValue, Queue, Timestamp, TraceContext,
+};
 
 use crate::Broker;
 use crate::cases::publish;
@@ -151,6 +153,33 @@ pub async fn a_dead_letter_is_otherwise_unchanged(broker: &Broker) {
         dead.headers().get("tenant").and_then(FieldValue::as_i64),
         Some(7)
     );
+    dead.ack().await.unwrap();
+}
+
+/// What becomes of it there belongs to the trace that it came from.
+pub async fn a_dead_letter_keeps_its_trace_context(broker: &Broker) {
+    let connection = broker.connect().await;
+    let jobs = Queue::new("jobs")
+        .dead_letter_exchange("")
+        .dead_letter_routing_key("dead");
+    if !declared(&connection, &jobs).await {
+        return;
+    }
+    connection.declare_queue(&Queue::new("dead")).await.unwrap();
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let tracestate = "rojo=00f067aa0ba902b7, congo=t61rcWkgMzE";
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    let publish = producer.publish_text("bad");
+    let publish = publish.header("traceparent", traceparent);
+    publish.header("tracestate", tracestate).await.unwrap();
+    reject(&connection, "jobs").await;
+    let dead = connection.get("dead").await.unwrap().unwrap();
+    assert_eq!(deaths(&dead).len(), 1);
+    assert_eq!(text(dead.headers(), "traceparent"), Some(traceparent));
+    assert_eq!(text(dead.headers(), "tracestate"), Some(tracestate));
+    let context = TraceContext::parse(traceparent, Some(tracestate));
+    assert_eq!(dead.trace_context(), context);
     dead.ack().await.unwrap();
 }
 
