@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::task::Waker;
 
+use kombu_core::virt::{Death, ReaderOptions};
 use kombu_core::{Error, ErrorKind, Result};
 use parking_lot::{Mutex, MutexGuard};
 
@@ -24,9 +25,16 @@ pub(crate) struct Held {
     ended: bool,
 }
 
+/// An entry in somebody's hands.
+struct HeldEntry {
+    entry: Entry,
+    /// It died, and is on its way to the dead-letter exchange.
+    death: Option<Death>,
+}
+
 struct Slot {
     uses: u32,
-    entry: Option<Entry>,
+    entry: Option<HeldEntry>,
 }
 
 impl Holding {
@@ -42,7 +50,7 @@ impl Holding {
     }
 
     /// Counts a consumer, under this number.
-    pub(crate) fn start_reading(&self, reader: u64) -> Result<()> {
+    pub(crate) fn start_reading(&self, reader: u64, options: ReaderOptions) -> Result<()> {
         let mut held = self.held.lock();
         if held.ended {
             return Err(Error::new(
@@ -50,17 +58,28 @@ impl Holding {
                 "the session has ended",
             ));
         }
-        self.queue.add_consumer();
+        self.queue.add_consumer(reader, options)?;
         held.reader = Some(reader);
         Ok(())
     }
 
-    /// The consumer, if there is one, counts no longer.
-    pub(crate) fn stop_reading(&self) {
+    /// The consumer, if there is one, counts no longer. Whether the queue goes with it.
+    #[must_use]
+    pub(crate) fn stop_reading(&self) -> bool {
         let reader = self.held.lock().reader.take();
-        if let Some(reader) = reader {
-            self.queue.remove_consumer(reader);
+        reader.is_some_and(|reader| self.queue.remove_consumer(reader))
+    }
+
+    /// Holds a message that died; `None` if the session is over.
+    pub(crate) fn hold_dead(&self, entry: Entry, death: Death) -> Option<u64> {
+        let mut held = self.held.lock();
+        if held.ended {
+            self.queue.bury(entry, death);
+            return None;
         }
+        let mut number = None;
+        held.insert(entry, Some(death), &mut |_, id| number = Some(id));
+        number
     }
 
     /// Moves messages from the queue to here, and tells the number of each. The lock is held for both, so
@@ -75,11 +94,11 @@ impl Holding {
     ) -> Taken {
         let mut held = self.held.lock();
         if held.ended {
-            return Taken::Nothing(None);
+            return Taken::Nothing(None, Woken::default());
         }
         let taken = self.queue.take(max, scratch, waiting);
         for entry in scratch.drain(..) {
-            held.insert(entry, &mut tell);
+            held.insert(entry, None, &mut tell);
         }
         taken
     }
@@ -109,30 +128,35 @@ impl Holding {
         let Some(entry) = held.remove(id) else {
             return Err(lost(&self.queue));
         };
-        let woken = put(entry);
+        let woken = put(entry.entry);
         drop(held);
         woken.into_iter().for_each(Woken::wake);
         Ok(())
     }
 
-    /// Ends the consumer, gives everything back, the latest first, and takes nothing any more.
-    pub(crate) fn end(&self) {
-        self.stop_reading();
+    /// Ends the consumer, gives everything back, the latest first, and takes nothing any more. Whether the queue goes
+    /// with its consumer.
+    #[must_use]
+    pub(crate) fn end(&self) -> bool {
+        let goes = self.stop_reading();
         let mut held = self.held.lock();
         held.ended = true;
         held.free.clear();
         let slots = std::mem::take(&mut held.slots);
-        let mut entries: Vec<Entry> = slots.into_iter().filter_map(|slot| slot.entry).collect();
-        entries.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.position));
-        let woken: Vec<Woken> = entries
-            .into_iter()
-            .map(|mut entry| {
+        let mut entries: Vec<_> = slots.into_iter().filter_map(|slot| slot.entry).collect();
+        entries.sort_unstable_by_key(|held| std::cmp::Reverse(held.entry.position));
+        let mut woken = Vec::new();
+        for HeldEntry { mut entry, death } in entries {
+            if let Some(death) = death {
+                self.queue.bury(entry, death);
+            } else {
                 entry.redelivered = true;
-                self.queue.give_back(entry)
-            })
-            .collect();
+                woken.push(self.queue.give_back(entry));
+            }
+        }
         drop(held);
         woken.into_iter().for_each(Woken::wake);
+        goes
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -145,7 +169,7 @@ impl Held {
         self.slots.len() - self.free.len()
     }
 
-    fn insert(&mut self, entry: Entry, tell: &mut impl FnMut(&Entry, u64)) {
+    fn insert(&mut self, entry: Entry, death: Option<Death>, tell: &mut impl FnMut(&Entry, u64)) {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 uses: 0,
@@ -156,10 +180,10 @@ impl Held {
         let slot = &mut self.slots[index as usize];
         slot.uses = slot.uses.wrapping_add(1);
         tell(&entry, u64::from(slot.uses) << 32 | u64::from(index));
-        slot.entry = Some(entry);
+        slot.entry = Some(HeldEntry { entry, death });
     }
 
-    fn remove(&mut self, id: u64) -> Option<Entry> {
+    fn remove(&mut self, id: u64) -> Option<HeldEntry> {
         let index = id as u32;
         let slot = self.slots.get_mut(index as usize)?;
         if u64::from(slot.uses) != id >> 32 {

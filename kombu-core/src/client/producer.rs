@@ -119,7 +119,7 @@ impl OpenProducer {
                 .unwrap_or_else(|| self.exchange.get_delivery_mode()),
             mandatory: self.mandatory,
             mandatory_by_default: is_mandatory_by_default(&self.exchange),
-            id: fastrand::u64(..),
+            id: inner.next_producer(),
             sequence: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             interceptors: chain(&inner.interceptors, self.interceptors),
