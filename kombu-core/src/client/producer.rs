@@ -15,8 +15,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::message::PublishId;
 use crate::name::Name;
 
+use super::body::{Body, Raw, Text, Value};
 use super::intercept::{Interceptors, chain};
-use super::publish::{Body, Publish, Published, Publishing, Raw, Text, Value};
+use super::publish::Publish;
+use super::publishing::{Published, Publishing};
 use super::unconfirmed::Outbox;
 use super::{Connection, Interceptor};
 
