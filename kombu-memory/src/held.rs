@@ -25,16 +25,9 @@ pub(crate) struct Held {
     ended: bool,
 }
 
-/// An entry in somebody's hands.
-struct HeldEntry {
-    entry: Entry,
-    /// It died, and is on its way to the dead-letter exchange.
-    death: Option<Death>,
-}
-
 struct Slot {
     uses: u32,
-    entry: Option<HeldEntry>,
+    entry: Option<Entry>,
 }
 
 impl Holding {
@@ -78,7 +71,7 @@ impl Holding {
             return None;
         }
         let mut number = None;
-        held.insert(entry, Some(death), &mut |_, id| number = Some(id));
+        held.insert(entry, &mut |_, id| number = Some(id));
         number
     }
 
@@ -98,7 +91,7 @@ impl Holding {
         }
         let taken = self.queue.take(max, scratch, waiting);
         for entry in scratch.drain(..) {
-            held.insert(entry, None, &mut tell);
+            held.insert(entry, &mut tell);
         }
         taken
     }
@@ -128,7 +121,7 @@ impl Holding {
         let Some(entry) = held.remove(id) else {
             return Err(lost(&self.queue));
         };
-        let woken = put(entry.entry);
+        let woken = put(entry);
         drop(held);
         woken.into_iter().for_each(Woken::wake);
         Ok(())
@@ -144,10 +137,10 @@ impl Holding {
         held.free.clear();
         let slots = std::mem::take(&mut held.slots);
         let mut entries: Vec<_> = slots.into_iter().filter_map(|slot| slot.entry).collect();
-        entries.sort_unstable_by_key(|held| std::cmp::Reverse(held.entry.position));
+        entries.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.position));
         let mut woken = Vec::new();
-        for HeldEntry { mut entry, death } in entries {
-            if let Some(death) = death {
+        for mut entry in entries {
+            if let Some(death) = entry.death {
                 self.queue.bury(entry, death);
             } else {
                 entry.redelivered = true;
@@ -169,7 +162,7 @@ impl Held {
         self.slots.len() - self.free.len()
     }
 
-    fn insert(&mut self, entry: Entry, death: Option<Death>, tell: &mut impl FnMut(&Entry, u64)) {
+    fn insert(&mut self, entry: Entry, tell: &mut impl FnMut(&Entry, u64)) {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 uses: 0,
@@ -180,10 +173,10 @@ impl Held {
         let slot = &mut self.slots[index as usize];
         slot.uses = slot.uses.wrapping_add(1);
         tell(&entry, u64::from(slot.uses) << 32 | u64::from(index));
-        slot.entry = Some(HeldEntry { entry, death });
+        slot.entry = Some(entry);
     }
 
-    fn remove(&mut self, id: u64) -> Option<HeldEntry> {
+    fn remove(&mut self, id: u64) -> Option<Entry> {
         let index = id as u32;
         let slot = self.slots.get_mut(index as usize)?;
         if u64::from(slot.uses) != id >> 32 {

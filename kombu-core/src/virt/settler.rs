@@ -81,6 +81,12 @@ impl<S: QueueStore> VirtualSettler<S> {
         }
     }
 
+    /// Whether the deliveries of a queue have to be [held](Self::hold).
+    #[inline]
+    pub(super) fn looks_at(&self, queue: u16) -> bool {
+        self.with_source(queue, Source::dead_letters) == Some(true)
+    }
+
     /// Takes note of a delivery before it is handed out. Whether it must not be, because it was handed out as often as
     /// its queue allows.
     #[inline]

@@ -107,7 +107,12 @@ impl<S: QueueStore> VirtualSubscription<S> {
                 all_asked_for += reader.asked_for();
             }
             self.window.take((self.buffer.len() - before) as u32);
-            let mut next = before;
+            let mut next =
+                match self.options.no_local.is_some() || self.settler.looks_at(index as u16) {
+                    true => before,
+                    // Nothing to look for.
+                    false => self.buffer.len(),
+                };
             while next < self.buffer.len() {
                 let goes_on = self.is_to_be_handed_out(next);
                 ended_some |= !goes_on;
@@ -133,7 +138,8 @@ impl<S: QueueStore> VirtualSubscription<S> {
     fn is_to_be_handed_out(&mut self, index: usize) -> bool {
         let delivery = &self.buffer[index];
         let worn_out = self.settler.hold(delivery);
-        let own = self.options.no_local == Some(delivery.envelope.publish_id().origin());
+        let origin = self.options.no_local;
+        let own = origin.is_some_and(|origin| origin == delivery.envelope.publish_id().origin());
         if !worn_out && !own {
             return true;
         }

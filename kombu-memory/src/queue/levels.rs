@@ -7,18 +7,18 @@ pub(super) struct Levels {
     /// The lowest priority first. A queue without priorities has one level.
     levels: Vec<VecDeque<Entry>>,
     len: usize,
-    /// Of the bodies.
-    bytes: u64,
+    /// Of the bodies; `None` where nobody asks. Whoever takes would have to look at each of them.
+    bytes: Option<u64>,
 }
 
 impl Levels {
-    pub(super) fn new(max_priority: u8) -> Self {
+    pub(super) fn new(max_priority: u8, counts_bytes: bool) -> Self {
         let mut levels = Vec::new();
         levels.resize_with(usize::from(max_priority) + 1, VecDeque::new);
         Levels {
             levels,
             len: 0,
-            bytes: 0,
+            bytes: counts_bytes.then_some(0),
         }
     }
 
@@ -27,8 +27,26 @@ impl Levels {
         self.len
     }
 
+    /// Of the bodies; 0 where they aren't counted.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes.unwrap_or(0)
+    }
+
+    #[inline]
+    fn count_in(&mut self, entry: &Entry) {
+        self.len += 1;
+        if let Some(bytes) = &mut self.bytes {
+            *bytes += entry.envelope.body().len() as u64;
+        }
+    }
+
+    #[inline]
+    fn count_out(&mut self, gone: &[Entry]) {
+        self.len -= gone.len();
+        if let Some(bytes) = &mut self.bytes {
+            let of = gone.iter().map(|entry| entry.envelope.body().len() as u64);
+            *bytes -= of.sum::<u64>();
+        }
     }
 
     /// The level of a message: what it asks for, as far as the queue has it.
@@ -44,15 +62,13 @@ impl Levels {
 
     #[inline]
     pub(super) fn push_back(&mut self, entry: Entry) {
-        self.len += 1;
-        self.bytes += entry.envelope.body().len() as u64;
+        self.count_in(&entry);
         self.of(&entry).push_back(entry);
     }
 
     /// Puts a message back where it was.
     pub(super) fn put_back(&mut self, entry: Entry) {
-        self.len += 1;
-        self.bytes += entry.envelope.body().len() as u64;
+        self.count_in(&entry);
         let level = self.of(&entry);
         let index = match level.front() {
             Some(front) if front.position < entry.position => {
@@ -66,8 +82,7 @@ impl Levels {
     pub(super) fn pop_front(&mut self) -> Option<Entry> {
         let mut levels = self.levels.iter_mut().rev();
         let entry = levels.find_map(VecDeque::pop_front)?;
-        self.len -= 1;
-        self.bytes -= entry.envelope.body().len() as u64;
+        self.count_out(std::slice::from_ref(&entry));
         Some(entry)
     }
 
@@ -83,10 +98,7 @@ impl Levels {
             let count = room.min(level.len());
             taken.extend(level.drain(..count));
         }
-        let gone = &taken[before..];
-        self.len -= gone.len();
-        let bytes = gone.iter().map(|entry| entry.envelope.body().len() as u64);
-        self.bytes -= bytes.sum::<u64>();
+        self.count_out(&taken[before..]);
     }
 
     /// Takes the messages at the front of each level for which `is_gone` holds.
@@ -94,14 +106,10 @@ impl Levels {
         let mut gone = Vec::new();
         for level in self.levels.iter_mut().rev() {
             while level.front().is_some_and(&is_gone) {
-                let Some(entry) = level.pop_front() else {
-                    break;
-                };
-                self.len -= 1;
-                self.bytes -= entry.envelope.body().len() as u64;
-                gone.push(entry);
+                gone.extend(level.pop_front());
             }
         }
+        self.count_out(&gone);
         gone
     }
 

@@ -29,12 +29,26 @@ pub(crate) struct Entry {
     pub(crate) envelope: Envelope,
     /// Where it stands; it keeps its place when it comes back.
     pub(crate) position: u64,
-    /// When its time is over.
-    expires: Option<Instant>,
+    /// Few messages have one, and entries are moved about.
+    lifetime: Option<Box<Lifetime>>,
     pub(crate) failures: u32,
     pub(crate) redelivered: bool,
-    /// Its time was over at once, but a consumer was waiting for it.
+    /// It died, and is on its way to the dead-letter exchange.
+    pub(crate) death: Option<Death>,
+}
+
+struct Lifetime {
+    ends: Instant,
+    /// It was over at once, but a consumer was waiting for the message.
     promised: bool,
+}
+
+impl Entry {
+    /// When its time is over.
+    fn ends(&self) -> Option<Instant> {
+        let lifetime = self.lifetime.as_ref()?;
+        (!lifetime.promised).then_some(lifetime.ends)
+    }
 }
 
 /// What a queue tells its broker.
@@ -120,7 +134,10 @@ impl MemoryQueue {
             dead_letters: declaration.get_dead_letter_exchange().is_some(),
         };
         let ready = Ready {
-            messages: Levels::new(declaration.get_max_priority().unwrap_or(0)),
+            messages: Levels::new(
+                declaration.get_max_priority().unwrap_or(0),
+                declaration.get_max_length_bytes().is_some(),
+            ),
             next_position: 0,
             delayed: BTreeMap::new(),
             next_delayed: 0,
@@ -374,7 +391,8 @@ impl MemoryQueue {
     }
 
     /// A dead message goes back to the dead.
-    pub(crate) fn bury(&self, entry: Entry, death: Death) {
+    pub(crate) fn bury(&self, mut entry: Entry, death: Death) {
+        entry.death = Some(death);
         if let Some(queue) = self.myself.upgrade() {
             self.surroundings.dead.add(Corpse {
                 queue,
@@ -391,13 +409,19 @@ impl MemoryQueue {
         };
         let position = ready.next_position;
         ready.next_position += 1;
+        let lifetime = ttl.map(|ttl| {
+            Box::new(Lifetime {
+                ends: Instant::now() + ttl,
+                promised: ttl.is_zero() && ready.readers.any_has_room(),
+            })
+        });
         ready.messages.push_back(Entry {
             envelope,
             position,
-            expires: ttl.map(|ttl| Instant::now() + ttl),
+            lifetime,
             failures: 0,
             redelivered: false,
-            promised: ttl.is_some_and(|ttl| ttl.is_zero()) && ready.readers.any_has_room(),
+            death: None,
         });
         if ttl.is_some() {
             ready.may_expire = true;
@@ -407,7 +431,7 @@ impl MemoryQueue {
     }
 
     fn put_back(&self, ready: &mut Ready, entry: Entry) {
-        ready.may_expire |= entry.expires.is_some();
+        ready.may_expire |= entry.lifetime.is_some();
         ready.messages.put_back(entry);
         if ready.may_expire {
             self.schedule(ready);
@@ -438,11 +462,7 @@ impl MemoryQueue {
 
     /// Only what is at the head of the queue expires, as in RabbitMQ.
     fn bury_expired(&self, ready: &mut Ready, now: Instant) {
-        let is_over = |entry: &Entry| {
-            entry
-                .expires
-                .is_some_and(|end| end <= now && !entry.promised)
-        };
+        let is_over = |entry: &Entry| entry.ends().is_some_and(|end| end <= now);
         for expired in ready.messages.take_while(is_over) {
             self.die(expired, Death::Expired);
         }
@@ -457,9 +477,10 @@ impl MemoryQueue {
 
     /// Has the broker look at this queue when something is over.
     fn schedule(&self, ready: &mut Ready) {
-        let heads = ready.messages.fronts().filter(|entry| !entry.promised);
-        let next = heads
-            .filter_map(|entry| entry.expires)
+        let next = ready
+            .messages
+            .fronts()
+            .filter_map(Entry::ends)
             .chain(ready.unused_until(&self.limits))
             .min();
         let Some(next) = next else { return };
