@@ -639,7 +639,7 @@ async fn verifying_asks_for_the_name_only() {
     let limited = Queue::new("q").max_length(10);
     assert_eq!(
         connection.declare_queue(&limited).await.unwrap_err().kind(),
-        ErrorKind::Unsupported
+        ErrorKind::PreconditionFailed
     );
     let info = connection.declare_queue(&limited.passive()).await.unwrap();
     assert_eq!(info.name, "q");

@@ -2,12 +2,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
+use kombu_core::driver::DeleteQueue;
 use kombu_core::virt::{Applied, Change, Table};
 use kombu_core::{Name, Result};
 use parking_lot::{Mutex, RwLock};
 use url::Url;
 
-use crate::queue::MemoryQueue;
+use crate::queue::{MemoryQueue, Surroundings};
 
 /// One broker: its declarations and its queues.
 pub(crate) struct Broker {
@@ -15,6 +16,8 @@ pub(crate) struct Broker {
     version: AtomicU64,
     table: Mutex<Table>,
     queues: RwLock<HashMap<Name, Arc<MemoryQueue>>>,
+    surroundings: Arc<Surroundings>,
+    sessions: AtomicU64,
 }
 
 impl Broker {
@@ -24,6 +27,8 @@ impl Broker {
             version: AtomicU64::new(table.version()),
             table: Mutex::new(table),
             queues: RwLock::default(),
+            surroundings: Arc::default(),
+            sessions: AtomicU64::new(0),
         }
     }
 
@@ -40,11 +45,58 @@ impl Broker {
         self.queues.read().get(name).cloned()
     }
 
+    pub(crate) fn next_session(&self) -> u64 {
+        self.sessions.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn surroundings(&self) -> &Arc<Surroundings> {
+        &self.surroundings
+    }
+
+    /// Does what is due: expired messages die, and queues that nobody used go.
+    pub(crate) fn catch_up(&self) {
+        while let Some(queue) = self.surroundings.schedule.take_due() {
+            if let Some(queue) = queue.upgrade()
+                && queue.look_at()
+            {
+                self.remove_unused(&queue);
+            }
+        }
+    }
+
+    /// Deletes a queue that has no consumers any more.
+    pub(crate) fn remove_unused(&self, queue: &Arc<MemoryQueue>) {
+        let mut table = self.table.lock();
+        let is_there = |there: Arc<MemoryQueue>| Arc::ptr_eq(&there, queue);
+        if !self.queue(queue.name()).is_some_and(is_there) {
+            return;
+        }
+        let changes = table.removal_of_queue(queue.name(), DeleteQueue::new(true, false));
+        // Somebody may have begun to consume from it in between: then it stays.
+        drop(self.change(&mut table, &changes));
+    }
+
+    /// Deletes the exclusive queues of a session.
+    pub(crate) fn remove_owned(&self, session: u64) {
+        let mut table = self.table.lock();
+        for queue in table.owned_by(session) {
+            let changes = table.removal_of_queue(&queue, DeleteQueue::default());
+            drop(self.change(&mut table, &changes));
+        }
+    }
+
     pub(crate) fn apply(&self, base: u64, changes: &[Change]) -> Result<Applied> {
         let mut table = self.table.lock();
         if table.version() != base {
             return Ok(Applied::Stale);
         }
+        let messages = self.change(&mut table, changes)?;
+        let version = table.version();
+        Ok(Applied::Done { version, messages })
+    }
+
+    /// Makes all of `changes`; answers how many messages went with the queues.
+    fn change(&self, table: &mut Table, changes: &[Change]) -> Result<u64> {
         // First, because it is the only one that can be refused.
         let mut messages = 0;
         for change in changes {
@@ -56,8 +108,8 @@ impl Broker {
         }
         for change in changes {
             match change {
-                Change::PutQueue(queue) => {
-                    let queue = Arc::new(MemoryQueue::new(queue.name().clone()));
+                Change::PutQueue(queue, _) => {
+                    let queue = MemoryQueue::new(queue.clone(), self.surroundings.clone());
                     self.queues.write().insert(queue.name().clone(), queue);
                 }
                 Change::DeleteQueue(name, _) => {
@@ -67,10 +119,10 @@ impl Broker {
             }
             table.apply(change);
         }
-        let version = base + 1;
+        let version = table.version() + 1;
         table.set_version(version);
         self.version.store(version, Ordering::Release);
-        Ok(Applied::Done { version, messages })
+        Ok(messages)
     }
 }
 

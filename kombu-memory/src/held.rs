@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::task::Waker;
 
+use kombu_core::virt::{Death, ReaderOptions};
 use kombu_core::{Error, ErrorKind, Result};
 use parking_lot::{Mutex, MutexGuard};
 
@@ -42,7 +43,7 @@ impl Holding {
     }
 
     /// Counts a consumer, under this number.
-    pub(crate) fn start_reading(&self, reader: u64) -> Result<()> {
+    pub(crate) fn start_reading(&self, reader: u64, options: ReaderOptions) -> Result<()> {
         let mut held = self.held.lock();
         if held.ended {
             return Err(Error::new(
@@ -50,17 +51,28 @@ impl Holding {
                 "the session has ended",
             ));
         }
-        self.queue.add_consumer();
+        self.queue.add_consumer(reader, options)?;
         held.reader = Some(reader);
         Ok(())
     }
 
-    /// The consumer, if there is one, counts no longer.
-    pub(crate) fn stop_reading(&self) {
+    /// The consumer, if there is one, counts no longer. Whether the queue goes with it.
+    #[must_use]
+    pub(crate) fn stop_reading(&self) -> bool {
         let reader = self.held.lock().reader.take();
-        if let Some(reader) = reader {
-            self.queue.remove_consumer(reader);
+        reader.is_some_and(|reader| self.queue.remove_consumer(reader))
+    }
+
+    /// Holds a message that died; `None` if the session is over.
+    pub(crate) fn hold_dead(&self, entry: Entry, death: Death) -> Option<u64> {
+        let mut held = self.held.lock();
+        if held.ended {
+            self.queue.bury(entry, death);
+            return None;
         }
+        let mut number = None;
+        held.insert(entry, &mut |_, id| number = Some(id));
+        number
     }
 
     /// Moves messages from the queue to here, and tells the number of each. The lock is held for both, so
@@ -75,7 +87,7 @@ impl Holding {
     ) -> Taken {
         let mut held = self.held.lock();
         if held.ended {
-            return Taken::Nothing(None);
+            return Taken::Nothing(None, Woken::default());
         }
         let taken = self.queue.take(max, scratch, waiting);
         for entry in scratch.drain(..) {
@@ -115,24 +127,29 @@ impl Holding {
         Ok(())
     }
 
-    /// Ends the consumer, gives everything back, the latest first, and takes nothing any more.
-    pub(crate) fn end(&self) {
-        self.stop_reading();
+    /// Ends the consumer, gives everything back, the latest first, and takes nothing any more. Whether the queue goes
+    /// with its consumer.
+    #[must_use]
+    pub(crate) fn end(&self) -> bool {
+        let goes = self.stop_reading();
         let mut held = self.held.lock();
         held.ended = true;
         held.free.clear();
         let slots = std::mem::take(&mut held.slots);
-        let mut entries: Vec<Entry> = slots.into_iter().filter_map(|slot| slot.entry).collect();
+        let mut entries: Vec<_> = slots.into_iter().filter_map(|slot| slot.entry).collect();
         entries.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.position));
-        let woken: Vec<Woken> = entries
-            .into_iter()
-            .map(|mut entry| {
+        let mut woken = Vec::new();
+        for mut entry in entries {
+            if let Some(death) = entry.death {
+                self.queue.bury(entry, death);
+            } else {
                 entry.redelivered = true;
-                self.queue.give_back(entry)
-            })
-            .collect();
+                woken.push(self.queue.give_back(entry));
+            }
+        }
         drop(held);
         woken.into_iter().for_each(Woken::wake);
+        goes
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -24,8 +24,10 @@
 //! ```
 
 mod broker;
+mod dead;
 mod held;
 mod queue;
+mod schedule;
 mod store;
 mod transport;
 

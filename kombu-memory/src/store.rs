@@ -6,26 +6,29 @@ use std::task::{Context, Poll};
 
 use kombu_core::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
-use kombu_core::virt::{Answer, Applied, Batch, Change, Finish, QueueStore, Reader, Table};
+use kombu_core::virt::{
+    Answer, Applied, Batch, Change, Dead, Finish, QueueStore, Reader, ReaderOptions, Table,
+};
 use kombu_core::{Error, ErrorKind, Name, Result};
 use parking_lot::Mutex;
 use tokio::time::Sleep;
 
 use crate::broker::Broker;
+use crate::dead::Corpse;
 use crate::held::Holding;
-use crate::queue::{Entry, MemoryQueue, Taken};
+use crate::queue::{Entry, Full, MemoryQueue, Taken};
 use crate::transport::{CAPABILITIES, MemoryOptions};
 
 /// One session with a broker.
 pub(crate) struct MemoryStore {
-    broker: Arc<Broker>,
     options: MemoryOptions,
     session: Arc<Session>,
 }
 
 /// What the readers of one session hold: it goes back when the session ends.
-#[derive(Default)]
 struct Session {
+    broker: Arc<Broker>,
+    number: u64,
     holdings: Mutex<Holdings>,
 }
 
@@ -40,10 +43,14 @@ impl Session {
     fn open(&self, queue: &Arc<MemoryQueue>) -> Arc<Holding> {
         let holding = Arc::new(Holding::new(queue.clone()));
         queue.add_holding(&holding);
+        self.keep(holding)
+    }
+
+    fn keep(&self, holding: Arc<Holding>) -> Arc<Holding> {
         let mut holdings = self.holdings.lock();
         if holdings.ended {
             drop(holdings);
-            holding.end();
+            self.end_one(&holding);
             return holding;
         }
         let open = &mut holdings.open;
@@ -62,17 +69,34 @@ impl Session {
             std::mem::take(&mut holdings.open)
         };
         for holding in open {
-            holding.end();
+            self.end_one(&holding);
+        }
+        self.broker.remove_owned(self.number);
+    }
+
+    fn end_one(&self, holding: &Holding) {
+        if holding.end() {
+            self.broker.remove_unused(holding.queue());
+        }
+    }
+
+    fn stop_reading(&self, holding: &Holding) {
+        if holding.stop_reading() {
+            self.broker.remove_unused(holding.queue());
         }
     }
 }
 
 impl MemoryStore {
     pub(crate) fn new(broker: Arc<Broker>, options: MemoryOptions) -> Self {
+        let number = broker.next_session();
         MemoryStore {
-            broker,
             options,
-            session: Arc::default(),
+            session: Arc::new(Session {
+                broker,
+                number,
+                holdings: Mutex::default(),
+            }),
         }
     }
 }
@@ -95,20 +119,24 @@ impl QueueStore for MemoryStore {
         }
     }
 
+    fn session(&self) -> u64 {
+        self.session.number
+    }
+
     fn load(&self) -> Op<Result<Table>> {
-        Op::ready(Ok(self.broker.table()))
+        Op::ready(Ok(self.session.broker.table()))
     }
 
     fn is_current(&self, version: u64) -> Op<Result<bool>> {
-        Op::ready(Ok(self.broker.version() == version))
+        Op::ready(Ok(self.session.broker.version() == version))
     }
 
     async fn apply(&self, base: u64, changes: &[Change]) -> Result<Applied> {
-        self.broker.apply(base, changes)
+        self.session.broker.apply(base, changes)
     }
 
     fn queue(&self, name: &Name) -> Option<Arc<MemoryQueue>> {
-        self.broker.queue(name)
+        self.session.broker.queue(name)
     }
 
     #[inline]
@@ -118,22 +146,24 @@ impl QueueStore for MemoryStore {
         version: u64,
         envelope: &Envelope,
     ) -> Op<Result<Answer>> {
-        if self.broker.version() != version {
+        if self.session.broker.version() != version {
             return Op::ready(Ok(Answer::Stale));
         }
-        for queue in targets {
-            queue.push(envelope).wake();
-        }
-        Op::ready(Ok(Answer::Done))
+        Op::ready(Ok(push(targets, envelope)))
     }
 
-    async fn open_reader(&self, queue: &Arc<MemoryQueue>) -> Result<MemoryReader> {
+    async fn open_reader(
+        &self,
+        queue: &Arc<MemoryQueue>,
+        options: ReaderOptions,
+    ) -> Result<MemoryReader> {
         static READERS: AtomicU64 = AtomicU64::new(0);
         let number = READERS.fetch_add(1, Ordering::Relaxed);
         let holding = self.session.open(queue);
-        holding.start_reading(number)?;
+        holding.start_reading(number, options)?;
         Ok(MemoryReader {
             number,
+            session: self.session.clone(),
             holding,
             scratch: Vec::new(),
             alarm: None,
@@ -144,9 +174,10 @@ impl QueueStore for MemoryStore {
         &self,
         queue: &Arc<MemoryQueue>,
     ) -> Result<Option<(RawDelivery, Arc<Holding>)>> {
+        queue.touch();
         let holding = self.session.open(queue);
         let mut delivery = None;
-        holding.take(1, &mut Vec::new(), None, |entry, id| {
+        let _ = holding.take(1, &mut Vec::new(), None, |entry, id| {
             delivery = Some(RawDelivery {
                 envelope: entry.envelope.clone(),
                 id,
@@ -168,7 +199,43 @@ impl QueueStore for MemoryStore {
         Op::ready(self.finish_now(holder, id, finish))
     }
 
+    fn take_dead(&self) -> Op<Result<Vec<Dead<Arc<Holding>>>>> {
+        self.session.broker.catch_up();
+        let dead = self.session.broker.surroundings().dead.take_all();
+        let dead = dead.into_iter().filter_map(|corpse| {
+            let Corpse {
+                queue,
+                entry,
+                death,
+            } = corpse;
+            // Not in the queue's list: it isn't unsettled there any more.
+            let holder = self.session.keep(Arc::new(Holding::new(queue.clone())));
+            let envelope = entry.envelope.clone();
+            let id = holder.hold_dead(entry, death)?;
+            Some(Dead {
+                queue: queue.declaration().clone(),
+                death,
+                envelope,
+                holder,
+                id,
+            })
+        });
+        Op::ready(Ok(dead.collect()))
+    }
+
+    fn dead_bell(&self) -> BoxFuture<'static, ()> {
+        let surroundings = self.session.broker.surroundings().clone();
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                () = surroundings.dead.until_any() => {}
+                () = surroundings.schedule.until_due() => {}
+            }
+        })
+    }
+
     async fn info(&self, queue: &Arc<MemoryQueue>) -> Result<QueueInfo> {
+        queue.touch();
         Ok(queue.info())
     }
 
@@ -215,13 +282,23 @@ impl MemoryStore {
                 version,
                 envelope,
             } => {
-                if self.broker.version() != version {
+                if self.session.broker.version() != version {
                     return Ok(Answer::Stale);
                 }
+                let mut refused = false;
                 holding.remove(id, |_| {
-                    let woken: Vec<_> = targets.iter().map(|to| to.push(envelope)).collect();
+                    let mut woken = Vec::with_capacity(targets.len());
+                    for target in targets {
+                        match target.push(envelope) {
+                            Ok(readers) => woken.push(readers),
+                            Err(Full) => refused = true,
+                        }
+                    }
                     woken
                 })?;
+                if refused {
+                    return Ok(Answer::Refused);
+                }
             }
             _ => {
                 return Err(Error::new(
@@ -234,9 +311,43 @@ impl MemoryStore {
     }
 }
 
+/// Pushes to all of `targets` that take it.
+#[inline]
+fn push(targets: &[Arc<MemoryQueue>], envelope: &Envelope) -> Answer {
+    if envelope.immediate() {
+        return push_to_ready(targets, envelope);
+    }
+    let mut answer = Answer::Done;
+    for queue in targets {
+        match queue.push(envelope) {
+            Ok(woken) => woken.wake(),
+            Err(Full) => answer = Answer::Refused,
+        }
+    }
+    answer
+}
+
+/// Pushes to those queues that have a consumer for it.
+fn push_to_ready(targets: &[Arc<MemoryQueue>], envelope: &Envelope) -> Answer {
+    let mut answer = Answer::NoConsumers;
+    for queue in targets.iter().filter(|queue| queue.has_ready_consumer()) {
+        match queue.push(envelope) {
+            Ok(woken) => {
+                woken.wake();
+                if answer == Answer::NoConsumers {
+                    answer = Answer::Done;
+                }
+            }
+            Err(Full) => answer = Answer::Refused,
+        }
+    }
+    answer
+}
+
 /// Takes messages from one queue for one consumer.
 pub(crate) struct MemoryReader {
     number: u64,
+    session: Arc<Session>,
     holding: Arc<Holding>,
     /// Between the queue and the holding, so that publishers wait for a copy and not for our book-keeping.
     scratch: Vec<Entry>,
@@ -277,9 +388,15 @@ impl Reader for MemoryReader {
                     );
                 });
             let due = match taken {
-                Taken::Messages => return Poll::Ready(Ok(())),
+                Taken::Messages(others) => {
+                    others.wake();
+                    return Poll::Ready(Ok(()));
+                }
                 Taken::Deleted => return Poll::Ready(Err(deleted(self.holding.queue()))),
-                Taken::Nothing(due) => due.filter(|_| max > 0),
+                Taken::Nothing(due, others) => {
+                    others.wake();
+                    due.filter(|_| max > 0)
+                }
             };
             let Some(due) = due else {
                 self.alarm = None;
@@ -305,6 +422,6 @@ impl Reader for MemoryReader {
 
 impl Drop for MemoryReader {
     fn drop(&mut self) {
-        self.holding.stop_reading();
+        self.session.stop_reading(&self.holding);
     }
 }

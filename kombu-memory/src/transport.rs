@@ -24,12 +24,15 @@ pub struct MemoryOptions {
 }
 
 /// What the memory transport does, beyond what every transport does.
-pub(crate) const CAPABILITIES: Capabilities = Capabilities::basic()
-    .native(Feature::AlternateExchange)
-    .native(Feature::ExchangeBinding)
-    .native(Feature::DeadLetter)
-    .native(Feature::DelayedPublish)
-    .native(Feature::DelayedRetry);
+pub(crate) const CAPABILITIES: Capabilities = {
+    let mut all = Capabilities::basic();
+    let mut index = 0;
+    while index < Feature::ALL.len() {
+        all = all.native(Feature::ALL[index]);
+        index += 1;
+    }
+    all.without(Feature::CustomExchangeKind)
+};
 
 #[async_trait]
 impl Transport for Memory {

@@ -7,24 +7,7 @@ use kombu_testkit::expect::assert_unsupported;
 use kombu_testkit::table;
 
 /// Not there yet: each goes as soon as it is.
-const PENDING: &[Feature] = &[
-    Feature::CustomExchangeKind,
-    Feature::AutoDelete,
-    Feature::ExclusiveQueue,
-    Feature::QueueExpiry,
-    Feature::QueueMessageTtl,
-    Feature::MessageTtl,
-    Feature::MaxLength,
-    Feature::MaxLengthBytes,
-    Feature::RejectPublish,
-    Feature::Priority,
-    Feature::MaxDeliveries,
-    Feature::SingleActiveConsumer,
-    Feature::ExclusiveConsumer,
-    Feature::ConsumerPriority,
-    Feature::NoLocal,
-    Feature::Immediate,
-];
+const PENDING: &[Feature] = &[Feature::CustomExchangeKind];
 
 #[tokio::test]
 async fn memory_is_capable_of_what_the_table_says_with_a_connection_and_without() {

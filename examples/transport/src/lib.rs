@@ -45,7 +45,8 @@ use kombu_core::driver::{
 };
 use kombu_core::message::Envelope;
 use kombu_core::virt::{
-    Answer, Applied, Batch, Change, Finish, QueueStore, Reader, Table, VirtualConnection,
+    Answer, Applied, Batch, Change, Finish, QueueStore, Reader, ReaderOptions, Table,
+    VirtualConnection,
 };
 use kombu_core::{Error, ErrorKind, Name, Result};
 use parking_lot::Mutex;
@@ -173,6 +174,10 @@ impl QueueStore for Session {
         }
     }
 
+    fn session(&self) -> u64 {
+        self.number
+    }
+
     // An `Op` that is ready answers at once. A store that asks a server returns `Op::pending`.
     fn load(&self) -> Op<Result<Table>> {
         Op::ready(Ok(self.broker.with(|state| state.table.clone())))
@@ -207,7 +212,8 @@ impl QueueStore for Session {
         })))
     }
 
-    async fn open_reader(&self, queue: &u64) -> Result<ShelfReader> {
+    /// The options are for features that shelves don't claim: nobody asks for them here.
+    async fn open_reader(&self, queue: &u64, _: ReaderOptions) -> Result<ShelfReader> {
         self.broker.with(|state| {
             let holder = self.holder(state, *queue)?;
             let seat = Seat {
@@ -420,7 +426,7 @@ impl State {
         let mut messages = 0;
         for change in changes {
             match change {
-                Change::PutQueue(queue) => self.add_queue(queue.name()),
+                Change::PutQueue(queue, _) => self.add_queue(queue.name()),
                 Change::DeleteQueue(name, _) => messages += self.delete_queue(name),
                 // Exchanges and bindings are nothing but entries of the table.
                 _ => {}

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use kombu_serializers::{self as serializers, Accept};
 use tokio::time::timeout;
@@ -43,7 +43,18 @@ pub(super) struct Inner {
     pub(super) declare_mode: DeclareMode,
     pub(super) open: Open,
     pub(super) interceptors: Interceptors,
+    /// Random: tells what this connection publishes from what others do.
+    pub(super) origin: u32,
+    producers: AtomicU32,
     target: Target,
+}
+
+impl Inner {
+    /// Names another producer: the origin, and a number.
+    pub(super) fn next_producer(&self) -> u64 {
+        let number = self.producers.fetch_add(1, Ordering::Relaxed);
+        u64::from(self.origin) << 32 | u64::from(number)
+    }
 }
 
 impl Connection {
@@ -77,6 +88,8 @@ impl Connection {
                 declare_mode,
                 open: Open::default(),
                 interceptors,
+                origin: fastrand::u32(..),
+                producers: AtomicU32::new(0),
                 target,
             }),
         }

@@ -1,5 +1,6 @@
 //! What users hold: connection, producer, consumer, delivery, receipt.
 
+mod body;
 mod builder;
 mod connection;
 mod consumer;
@@ -9,6 +10,7 @@ mod getting;
 mod intercept;
 mod producer;
 mod publish;
+mod publishing;
 mod queues;
 mod recorded;
 mod registry;
@@ -17,6 +19,7 @@ mod topology;
 mod trace;
 mod unconfirmed;
 
+pub use body::Body;
 pub use builder::ConnectionBuilder;
 pub use connection::{Connection, QueueDeletion};
 pub use consumer::{Consumer, OpenConsumer};
@@ -24,7 +27,8 @@ pub use delivery::{Acker, Delivery, Message, UndecodablePolicy};
 pub use drain::DrainReport;
 pub use intercept::Interceptor;
 pub use producer::{OpenProducer, Producer};
-pub use publish::{Body, Publish, Published, Publishing, Receipt, Sending};
+pub use publish::Publish;
+pub use publishing::{Published, Publishing, Receipt, Sending};
 pub use queues::Queues;
 pub use registry::Registry;
 pub use settling::Settling;

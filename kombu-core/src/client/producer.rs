@@ -15,8 +15,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::message::PublishId;
 use crate::name::Name;
 
+use super::body::{Body, Raw, Text, Value};
 use super::intercept::{Interceptors, chain};
-use super::publish::{Body, Publish, Published, Publishing, Raw, Text, Value};
+use super::publish::Publish;
+use super::publishing::{Published, Publishing};
 use super::unconfirmed::Outbox;
 use super::{Connection, Interceptor};
 
@@ -119,7 +121,7 @@ impl OpenProducer {
                 .unwrap_or_else(|| self.exchange.get_delivery_mode()),
             mandatory: self.mandatory,
             mandatory_by_default: is_mandatory_by_default(&self.exchange),
-            id: fastrand::u64(..),
+            id: inner.next_producer(),
             sequence: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             interceptors: chain(&inner.interceptors, self.interceptors),

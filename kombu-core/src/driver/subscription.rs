@@ -6,6 +6,7 @@ use futures_core::Stream;
 
 use crate::error::Result;
 use crate::message::Envelope;
+use crate::name::Name;
 
 use super::{BoxFuture, Op};
 
@@ -17,6 +18,13 @@ pub struct SubscribeOptions {
     pub window: u32,
     /// The broker forgets a message when it hands it out; nothing is settled.
     pub no_ack: bool,
+    /// Nobody else may consume from the queues meanwhile.
+    pub exclusive: bool,
+    /// Consumers with a higher number are served first while they have room. Default: 0.
+    pub priority: i32,
+    /// The origin ([`PublishId::origin`](crate::message::PublishId::origin)) whose messages aren't delivered but
+    /// dropped: the consumer's own connection.
+    pub no_local: Option<u32>,
 }
 
 impl SubscribeOptions {
@@ -25,6 +33,9 @@ impl SubscribeOptions {
         SubscribeOptions {
             window,
             no_ack: false,
+            exclusive: false,
+            priority: 0,
+            no_local: None,
         }
     }
 
@@ -34,12 +45,34 @@ impl SubscribeOptions {
         self.no_ack = no_ack;
         self
     }
+
+    /// Sets whether anybody else may consume from the queues.
+    #[must_use]
+    pub fn exclusive(mut self, exclusive: bool) -> Self {
+        self.exclusive = exclusive;
+        self
+    }
+
+    /// Sets the consumer's priority.
+    #[must_use]
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Sets whose messages aren't delivered.
+    #[must_use]
+    pub fn no_local(mut self, origin: Option<u32>) -> Self {
+        self.no_local = origin;
+        self
+    }
 }
 
 /// Names a delivery within the subscription that it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tag {
-    /// The queue's index in the list that the subscription was opened with.
+    /// The queue's index: its place in the list that the subscription was opened with, or what
+    /// [`Subscription::add`] answered.
     pub queue: u16,
     /// The driver's number for the delivery; never reused within a subscription.
     pub id: u64,
@@ -54,7 +87,7 @@ pub struct RawDelivery {
     pub id: u64,
     /// How often the message was handed out and counted before: 0 at the first delivery.
     pub failures: u32,
-    /// The queue's index in the list that the subscription was opened with.
+    /// The queue's index, as in [`Tag`].
     pub queue: u16,
     /// Whether the message was handed out before.
     pub redelivered: bool,
@@ -136,6 +169,17 @@ pub trait Subscription: Stream<Item = Result<RawDelivery>> + Send + Unpin {
 
     /// Changes the window; a smaller one takes effect as deliveries are settled. 0 means no limit.
     fn set_window(&self, window: u32);
+
+    /// Stops or goes on receiving. While it is paused, the consumer stays one, but is given nothing, and what was
+    /// fetched and not handed out goes back.
+    fn pause(&mut self, paused: bool);
+
+    /// Takes in another queue, under the same window, and answers its index. Indices are never used again.
+    fn add(&mut self, queue: &Name) -> BoxFuture<'_, Result<u16>>;
+
+    /// Leaves a queue: what was fetched from it and not handed out goes back. The answer is there when the broker
+    /// sends nothing more from it.
+    fn remove(&mut self, queue: u16) -> Op<Result<()>>;
 
     /// Ends the subscription: what was fetched and not handed out goes back, and the broker sends no more.
     fn cancel(self: Box<Self>) -> Op<Result<()>>;

@@ -13,6 +13,7 @@ use crate::driver::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Content, Envelope};
+use crate::name::Name;
 
 /// The outermost layer of every connection: what comes through is something that the transport can do.
 pub(crate) struct Capable;
@@ -38,7 +39,11 @@ impl Check {
 }
 
 /// What a message can ask for.
-const OF_MESSAGES: &[Feature] = &[Feature::MessageTtl, Feature::DelayedPublish];
+const OF_MESSAGES: &[Feature] = &[
+    Feature::MessageTtl,
+    Feature::DelayedPublish,
+    Feature::Immediate,
+];
 /// What a settle can ask for.
 const OF_SETTLES: &[Feature] = &[Feature::DelayedRetry];
 
@@ -94,6 +99,15 @@ pub(crate) fn check(operation: &Operation<'_>, capabilities: &Capabilities) -> R
         Operation::Bind(Destination::Exchange(name), _) => {
             let needed = [(true, Feature::ExchangeBinding)];
             refuse(|| format!("exchange `{name}`"), needed, capabilities)
+        }
+        Operation::OpenSubscription(queues, options) => {
+            let needed = [
+                (options.exclusive, Feature::ExclusiveConsumer),
+                (options.priority != 0, Feature::ConsumerPriority),
+                (options.no_local.is_some(), Feature::NoLocal),
+            ];
+            let who = || format!("the consumer of {queues:?}");
+            refuse(who, needed, capabilities)
         }
         _ => Ok(()),
     }
@@ -171,6 +185,7 @@ fn message(content: &Content, capabilities: &Capabilities) -> Result<()> {
     let needed = [
         (content.expiration().is_some(), Feature::MessageTtl),
         (content.delay().is_some(), Feature::DelayedPublish),
+        (content.immediate(), Feature::Immediate),
     ];
     refuse(|| "the message".to_owned(), needed, capabilities)
 }
@@ -234,6 +249,18 @@ impl Subscription for CheckedSubscription {
 
     fn set_window(&self, window: u32) {
         self.next.set_window(window);
+    }
+
+    fn pause(&mut self, paused: bool) {
+        self.next.pause(paused);
+    }
+
+    fn add(&mut self, queue: &Name) -> BoxFuture<'_, Result<u16>> {
+        self.next.add(queue)
+    }
+
+    fn remove(&mut self, queue: u16) -> Op<Result<()>> {
+        self.next.remove(queue)
     }
 
     fn cancel(self: Box<Self>) -> Op<Result<()>> {

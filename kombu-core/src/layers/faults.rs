@@ -18,6 +18,7 @@ use crate::driver::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Envelope;
+use crate::name::Name;
 
 /// Faults on command, on any transport: what a test of your own error paths needs.
 ///
@@ -520,6 +521,18 @@ impl Subscription for FaultySubscription {
 
     fn set_window(&self, window: u32) {
         self.next.set_window(window);
+    }
+
+    fn pause(&mut self, paused: bool) {
+        self.next.pause(paused);
+    }
+
+    fn add(&mut self, queue: &Name) -> BoxFuture<'_, Result<u16>> {
+        self.next.add(queue)
+    }
+
+    fn remove(&mut self, queue: u16) -> Op<Result<()>> {
+        self.next.remove(queue)
     }
 
     fn cancel(self: Box<Self>) -> Op<Result<()>> {

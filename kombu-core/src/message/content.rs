@@ -58,6 +58,7 @@ pub(crate) struct Rare {
     pub(crate) user_id: Option<Name>,
     pub(crate) app_id: Option<Name>,
     pub(crate) cluster_id: Option<Name>,
+    pub(crate) immediate: bool,
 }
 
 macro_rules! text_properties {
@@ -174,6 +175,11 @@ impl Content {
     /// Sets the priority; drivers use it to rebuild a message.
     pub fn set_priority(&mut self, priority: u8) {
         self.rare_mut().priority = Some(priority);
+    }
+
+    /// Whether the message comes back to its publisher unless a consumer is ready for it.
+    pub fn immediate(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.immediate)
     }
 
     /// How long the message may wait in a queue, in whole milliseconds on the wire.

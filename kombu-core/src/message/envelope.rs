@@ -9,10 +9,17 @@ use super::{Content, pool};
 /// [`message_id`](Content::message_id) is only the user's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PublishId {
-    /// Random, one per producer.
+    /// One per producer: its [origin](PublishId::origin), which is random, and its number there.
     pub producer: u64,
     /// Counts the publishes of that producer.
     pub sequence: u64,
+}
+
+impl PublishId {
+    /// What all producers of one connection have in common, over all of its sessions.
+    pub fn origin(self) -> u32 {
+        (self.producer >> 32) as u32
+    }
 }
 
 /// What drivers carry: a message and its publish id in one reference-counted allocation.

@@ -4,19 +4,20 @@ use async_trait::async_trait;
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{
-    self, BoxFuture, Capabilities, DeleteQueue, Destination, Publisher, QueueInfo, RawDelivery,
-    Settle, SubscribeOptions, Subscription,
+    self, BoxFuture, Capabilities, DeleteQueue, Destination, Outcome, Publisher, QueueInfo,
+    RawDelivery, Settle, SubscribeOptions, Subscription,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 
 use super::declarations;
+use super::dying;
 use super::publisher::VirtualPublisher;
-use super::settler::{Source, VirtualSettler};
+use super::settler::VirtualSettler;
 use super::shared::{Shared, session_ended};
-use super::store::{Applied, Finish, QueueStore, Reader};
-use super::subscription::VirtualSubscription;
-use super::table::{Change, Table, missing_queue};
+use super::store::{Applied, Death, QueueStore};
+use super::subscription::{VirtualSubscription, tag};
+use super::table::{Change, Table};
 use super::window::Window;
 
 /// A [`driver::Connection`] made of a [`QueueStore`].
@@ -37,15 +38,16 @@ impl<S: QueueStore> VirtualConnection<S> {
             )
             .with_source(problem)
         })?;
-        Ok(Arc::new(VirtualConnection {
-            shared: Arc::new(Shared::new(store, table, runtime)),
-        }))
+        let shared = Arc::new(Shared::new(store, table, runtime));
+        dying::watch(&shared);
+        Ok(Arc::new(VirtualConnection { shared }))
     }
 
     /// Lets `plan` look at the newest table and makes the changes that it asks for, until nobody else
     /// changed the table in between. Answers how many messages went with deleted queues.
     async fn change(&self, plan: impl Fn(&Table) -> Result<Vec<Change>> + Send) -> Result<u64> {
         self.shared.check_open()?;
+        dying::bury(&self.shared).await?;
         loop {
             self.shared.refresh().await?;
             let (base, changes) = {
@@ -70,24 +72,10 @@ impl<S: QueueStore> VirtualConnection<S> {
         }
     }
 
-    /// Looks at the newest table.
-    async fn look<T>(&self, question: impl Fn(&Table) -> Result<T> + Send) -> Result<T> {
-        self.shared.check_open()?;
-        self.shared.refresh().await?;
-        question(&self.shared.table.read())
-    }
-
     async fn queue(&self, name: &Name) -> Result<(S::Queue, Arc<Queue>)> {
-        let declaration = self
-            .look(|table| {
-                table
-                    .queue(name)
-                    .cloned()
-                    .ok_or_else(|| missing_queue(name))
-            })
-            .await?;
-        let queue = self.shared.store.queue(name);
-        Ok((queue.ok_or_else(|| missing_queue(name))?, declaration))
+        self.shared.check_open()?;
+        dying::bury(&self.shared).await?;
+        self.shared.find_queue(name).await
     }
 }
 
@@ -110,13 +98,15 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
     }
 
     async fn declare_queue(&self, queue: &Queue, mode: DeclareMode) -> Result<QueueInfo> {
-        self.change(|table| declarations::queue(table, queue, mode))
+        let session = self.shared.store.session();
+        self.change(|table| declarations::queue(table, queue, mode, session))
             .await?;
         self.queue_info(queue.name()).await
     }
 
     async fn delete_queue(&self, name: &Name, options: DeleteQueue) -> Result<u64> {
-        self.change(|table| Ok(declarations::delete_queue(table, name, options)))
+        let session = self.shared.store.session();
+        self.change(|table| declarations::delete_queue(table, name, options, session))
             .await
     }
 
@@ -127,14 +117,16 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
 
     async fn bind(&self, destination: &Destination, binding: &Binding) -> Result<()> {
         let record = declarations::record(destination, binding);
-        self.change(|table| declarations::bind(table, &record))
+        let session = self.shared.store.session();
+        self.change(|table| declarations::bind(table, &record, session))
             .await
             .map(drop)
     }
 
     async fn unbind(&self, destination: &Destination, binding: &Binding) -> Result<()> {
         let record = declarations::record(destination, binding);
-        self.change(|table| Ok(declarations::unbind(table, &record)))
+        let session = self.shared.store.session();
+        self.change(|table| declarations::unbind(table, &record, session))
             .await
             .map(drop)
     }
@@ -154,28 +146,14 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
         queues: &[Name],
         options: &SubscribeOptions,
     ) -> Result<Box<dyn Subscription>> {
-        if queues.len() > usize::from(u16::MAX) {
-            return Err(Error::new(
-                ErrorKind::Config,
-                format!("a consumer takes at most {} queues", u16::MAX),
-            ));
-        }
-        let mut readers = Vec::with_capacity(queues.len());
-        let mut sources = Vec::with_capacity(queues.len());
-        for name in queues {
-            let (queue, declaration) = self.queue(name).await?;
-            let reader = self.shared.store.open_reader(&queue).await?;
-            sources.push(Source::new(declaration, reader.holder()));
-            readers.push(reader);
-        }
+        self.shared.check_open()?;
+        dying::bury(&self.shared).await?;
         let window = self.shared.window(options.window);
-        let settler = VirtualSettler::new(self.shared.clone(), sources, window.clone());
-        Ok(Box::new(VirtualSubscription::new(
-            readers,
-            window,
-            Arc::new(settler),
-            options.no_ack,
-        )))
+        let mut subscription = VirtualSubscription::new(self.shared.clone(), window, *options);
+        for name in queues {
+            subscription.add(name).await?;
+        }
+        Ok(Box::new(subscription))
     }
 
     async fn get(
@@ -184,21 +162,22 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
         no_ack: bool,
     ) -> Result<Option<(RawDelivery, Arc<dyn Settle>)>> {
         let (queue, declaration) = self.queue(queue).await?;
-        let Some((delivery, holder)) = self.shared.store.take_one(&queue).await? else {
-            return Ok(None);
-        };
-        if no_ack {
-            self.shared
-                .store
-                .finish(&holder, delivery.id, Finish::Forget)
-                .await?;
+        loop {
+            let Some((delivery, holder)) = self.shared.store.take_one(&queue).await? else {
+                return Ok(None);
+            };
+            // Not in the list of windows: nobody waits at this one.
+            let settler = VirtualSettler::new(self.shared.clone(), Arc::new(Window::new(0)));
+            settler.add(declaration.clone(), holder);
+            if settler.hold(&delivery) {
+                settler.give_up(&delivery, Death::DeliveryLimit);
+                continue;
+            }
+            if no_ack {
+                settler.settle(tag(&delivery), Outcome::Ack).queued?;
+            }
+            return Ok(Some((delivery, Arc::new(settler))));
         }
-        // Not in the list of windows: nobody waits at this one.
-        let window = Arc::new(Window::new(0));
-        let sources = vec![Source::new(declaration, holder)];
-        let settler = Arc::new(VirtualSettler::new(self.shared.clone(), sources, window));
-        settler.hold(&delivery);
-        Ok(Some((delivery, settler)))
     }
 
     fn closed(&self) -> BoxFuture<'static, Error> {

@@ -5,15 +5,14 @@ use crate::field::{FieldTable, FieldValue, Timestamp};
 use crate::message::Envelope;
 use crate::name::Name;
 
-/// The message that a rejected one becomes on its way to the dead-letter exchange.
+use super::store::Death;
+
+/// The message that a dead one becomes on its way to the dead-letter exchange.
 ///
 /// RabbitMQ's rules: the queue's dead-letter routing key replaces the message's own one if it is set, the
-/// expiration is taken off, and `x-death` counts by queue and reason, the latest first.
-pub(super) fn rejected(envelope: &Envelope, queue: &Queue) -> Envelope {
-    dead(envelope, queue, "rejected")
-}
-
-fn dead(envelope: &Envelope, queue: &Queue, reason: &'static str) -> Envelope {
+/// expiration is taken off and kept in the entry, and `x-death` counts by queue and reason, the latest first.
+pub(super) fn letter(envelope: &Envelope, queue: &Queue, death: Death) -> Envelope {
+    let reason = death.as_str();
     let mut content = (**envelope).clone();
     let name = queue.name();
     let deaths = content.headers.remove("x-death");
@@ -49,6 +48,33 @@ fn dead(envelope: &Envelope, queue: &Queue, reason: &'static str) -> Envelope {
     Envelope::new(envelope.publish_id(), content)
 }
 
+/// Whether a message that died of `death` would go round in a circle if it came to `queue`.
+///
+/// RabbitMQ's rule: it was dead-lettered from there before, and nobody has rejected it since. What goes round
+/// because somebody rejects it isn't stopped.
+pub(super) fn is_cycle(letter: &Envelope, queue: &Name, death: Death) -> bool {
+    if death == Death::Rejected {
+        return false;
+    }
+    let deaths = letter.headers().get("x-death");
+    let Some(deaths) = deaths.and_then(FieldValue::as_array) else {
+        return false;
+    };
+    let field = |death: &FieldValue, name: &str, value: &str| {
+        death
+            .as_table()
+            .is_some_and(|death| death.get(name).and_then(FieldValue::as_str) == Some(value))
+    };
+    let before = deaths
+        .iter()
+        .position(|death| field(death, "queue", queue.as_str()));
+    before.is_some_and(|last| {
+        deaths[..=last]
+            .iter()
+            .all(|death| !field(death, "reason", Death::Rejected.as_str()))
+    })
+}
+
 /// Adds one death: the entry of this queue and reason counts on and moves to the front.
 fn count(
     mut deaths: Vec<FieldValue>,
@@ -75,20 +101,30 @@ fn count(
             // `is_same` accepts tables only.
             _ => FieldTable::default(),
         },
-        None => FieldTable::from_iter([
-            ("count", FieldValue::I64(1)),
-            ("exchange", FieldValue::from(envelope.exchange().clone())),
-            ("queue", FieldValue::from(queue.clone())),
-            ("reason", FieldValue::from(Name::from_static(reason))),
-            (
-                "routing-keys",
-                FieldValue::Array(vec![FieldValue::from(envelope.routing_key().clone())]),
-            ),
-            (
-                "time",
-                FieldValue::Timestamp(Timestamp::from(SystemTime::now())),
-            ),
-        ]),
+        None => {
+            let mut death = FieldTable::from_iter([
+                ("count", FieldValue::I64(1)),
+                ("exchange", FieldValue::from(envelope.exchange().clone())),
+                ("queue", FieldValue::from(queue.clone())),
+                ("reason", FieldValue::from(Name::from_static(reason))),
+                (
+                    "routing-keys",
+                    FieldValue::Array(vec![FieldValue::from(envelope.routing_key().clone())]),
+                ),
+                (
+                    "time",
+                    FieldValue::Timestamp(Timestamp::from(SystemTime::now())),
+                ),
+            ]);
+            if let Some(expiration) = envelope.expiration() {
+                let text = expiration.as_millis().to_string();
+                death.insert(
+                    Name::from_static("original-expiration"),
+                    FieldValue::from(Name::from(text)),
+                );
+            }
+            death
+        }
     };
     deaths.insert(0, FieldValue::Table(entry));
     deaths

@@ -23,11 +23,20 @@ pub(super) fn exchange(
     }
 }
 
-pub(super) fn queue(table: &Table, queue: &Queue, mode: DeclareMode) -> Result<Vec<Change>> {
+pub(super) fn queue(
+    table: &Table,
+    queue: &Queue,
+    mode: DeclareMode,
+    session: u64,
+) -> Result<Vec<Change>> {
+    check_access(table, queue.name(), session)?;
     match (table.queue(queue.name()), mode) {
         (_, DeclareMode::Never) | (Some(_), DeclareMode::Verify) => Ok(Vec::new()),
         (None, DeclareMode::Verify) => Err(missing_queue(queue.name())),
-        (None, DeclareMode::Ensure) => Ok(vec![Change::PutQueue(queue.clone())]),
+        (None, DeclareMode::Ensure) => {
+            let owner = queue.is_exclusive().then_some(session);
+            Ok(vec![Change::PutQueue(queue.clone(), owner)])
+        }
         (Some(existing), DeclareMode::Ensure) => match queue.difference(existing) {
             None => Ok(Vec::new()),
             // RabbitMQ tells another owner's exclusive queue, and one that isn't exclusive, apart like this.
@@ -41,6 +50,19 @@ pub(super) fn queue(table: &Table, queue: &Queue, mode: DeclareMode) -> Result<V
             )),
             Some(difference) => Err(conflict("queue", queue.name(), &difference)),
         },
+    }
+}
+
+/// Whether this session may do something with a queue other than publish to it.
+pub(super) fn check_access(table: &Table, queue: &Name, session: u64) -> Result<()> {
+    match table.owner(queue) {
+        Some(owner) if owner != session => Err(Error::new(
+            ErrorKind::ResourceLocked,
+            format!(
+                "queue `{queue}` is exclusive and belongs to another connection; use that one, or another name"
+            ),
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -66,14 +88,20 @@ pub(super) fn delete_exchange(table: &Table, name: &Name, if_unused: bool) -> Re
             ),
         ));
     }
-    Ok(vec![Change::DeleteExchange(name.clone())])
+    Ok(table.removal_of_exchange(name))
 }
 
-pub(super) fn delete_queue(table: &Table, name: &Name, options: DeleteQueue) -> Vec<Change> {
-    match table.queue(name) {
-        Some(_) => vec![Change::DeleteQueue(name.clone(), options)],
+pub(super) fn delete_queue(
+    table: &Table,
+    name: &Name,
+    options: DeleteQueue,
+    session: u64,
+) -> Result<Vec<Change>> {
+    check_access(table, name, session)?;
+    Ok(match table.queue(name) {
+        Some(_) => table.removal_of_queue(name, options),
         None => Vec::new(),
-    }
+    })
 }
 
 pub(super) fn record(destination: &Destination, binding: &Binding) -> BindingRecord {
@@ -85,7 +113,10 @@ pub(super) fn record(destination: &Destination, binding: &Binding) -> BindingRec
     }
 }
 
-pub(super) fn bind(table: &Table, record: &BindingRecord) -> Result<Vec<Change>> {
+pub(super) fn bind(table: &Table, record: &BindingRecord, session: u64) -> Result<Vec<Change>> {
+    if let Destination::Queue(name) = &record.destination {
+        check_access(table, name, session)?;
+    }
     if table.exchange(&record.source).is_none() {
         return Err(missing_exchange(&record.source));
     }
@@ -104,10 +135,13 @@ pub(super) fn bind(table: &Table, record: &BindingRecord) -> Result<Vec<Change>>
     Ok(vec![Change::Bind(record.clone())])
 }
 
-pub(super) fn unbind(table: &Table, record: &BindingRecord) -> Vec<Change> {
-    if table.is_bound(record) {
-        vec![Change::Unbind(record.clone())]
+pub(super) fn unbind(table: &Table, record: &BindingRecord, session: u64) -> Result<Vec<Change>> {
+    if let Destination::Queue(name) = &record.destination {
+        check_access(table, name, session)?;
+    }
+    Ok(if table.is_bound(record) {
+        table.removal_of_binding(record)
     } else {
         Vec::new()
-    }
+    })
 }

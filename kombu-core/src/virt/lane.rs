@@ -145,13 +145,13 @@ impl<S: QueueStore, P: Publishing> Task<S, P> {
             }
             Stage::Routing(confirm) => confirm.await,
             Stage::Written(answer, reach) => match answer.await {
-                Ok(Answer::Done) => confirmation(reach.result(&call.envelope), &call.envelope),
                 Ok(Answer::Stale) => {
                     self.publishing
                         .with_progress(|progress| progress.held = true);
                     refused.push_back(call);
                     return;
                 }
+                Ok(answer) => confirmation(reach.reached(answer, &call.envelope), &call.envelope),
                 Err(error) => Err(error),
             },
         };

@@ -20,8 +20,10 @@
 mod connection;
 mod dead_letter;
 mod declarations;
+mod dying;
 mod lane;
 mod matching;
+mod owners;
 mod publisher;
 mod settler;
 mod shared;
@@ -31,5 +33,5 @@ mod table;
 mod window;
 
 pub use connection::VirtualConnection;
-pub use store::{Answer, Applied, Batch, Finish, QueueStore, Reader};
+pub use store::{Answer, Applied, Batch, Dead, Death, Finish, QueueStore, Reader, ReaderOptions};
 pub use table::{BindingRecord, Change, Routed, Table};

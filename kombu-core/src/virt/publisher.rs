@@ -9,7 +9,7 @@ use crate::message::Envelope;
 use crate::name::Name;
 
 use super::lane::{Lane, Progress, Publishing, Stage};
-use super::shared::{Route, Sender, Shared};
+use super::shared::{Reached, Route, Sender, Shared};
 use super::store::{Answer, QueueStore};
 
 /// How many routes a publisher remembers. Beyond it, it starts over: a publisher with that many keys gains
@@ -121,10 +121,10 @@ impl<S: QueueStore> VirtualPublisher<S> {
         let mut state = self.inner.0.lock();
         let (stage, version) = self.write(&mut state, envelope);
         let stage = match stage {
-            Stage::Written(Op::Ready(Some(Ok(Answer::Done))), reach) => {
-                return Op::ready(confirmation(reach.result(envelope), envelope));
-            }
             Stage::Written(Op::Ready(Some(Err(error))), _) => return Op::ready(Err(error)),
+            Stage::Written(Op::Ready(Some(Ok(answer))), reach) if answer != Answer::Stale => {
+                return Op::ready(confirmation(reach.reached(answer, envelope), envelope));
+            }
             Stage::Written(Op::Ready(_), _) if state.progress.admits_any() => {
                 state.forget_routes();
                 match Op::start(again(self.shared.clone(), envelope.clone())) {
@@ -171,9 +171,14 @@ async fn again<S: QueueStore>(shared: Arc<Shared<S>>, envelope: Envelope) -> Res
 }
 
 #[inline]
-pub(super) fn confirmation(routed: Result<bool>, envelope: &Envelope) -> Result<Confirmation> {
-    Ok(match routed? {
-        false if envelope.mandatory() => Confirmation::Returned { code: 312 },
-        routed => Confirmation::Acked { routed },
+pub(super) fn confirmation(reached: Result<Reached>, envelope: &Envelope) -> Result<Confirmation> {
+    Ok(match reached? {
+        Reached::Queues => Confirmation::Acked { routed: true },
+        Reached::Nowhere if envelope.mandatory() => Confirmation::Returned { code: 312 },
+        Reached::Nowhere => Confirmation::Acked { routed: false },
+        Reached::NoConsumers => Confirmation::Returned { code: 313 },
+        Reached::Refused => Confirmation::Nacked {
+            reason: "a queue that it matches is full".to_owned(),
+        },
     })
 }

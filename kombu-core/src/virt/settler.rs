@@ -1,169 +1,174 @@
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 use crate::declare::Queue;
 use crate::driver::{Op, Outcome, RawDelivery, Settle, Settlement, Tag};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Envelope;
-use crate::name::Name;
 
-use super::dead_letter;
-use super::shared::{Sender, Shared};
-use super::store::{Answer, Finish, QueueStore};
+use super::dying::move_away;
+use super::shared::Shared;
+use super::store::{Answer, Death, Finish, QueueStore};
 use super::window::Window;
 
 /// Settles what one subscription hands out.
 pub(super) struct VirtualSettler<S: QueueStore> {
     shared: Arc<Shared<S>>,
-    sources: Vec<Source<S::Holder>>,
     window: Arc<Window>,
+    /// Most subscriptions have one queue: it is found without a lock.
+    first: OnceLock<Source<S::Holder>>,
+    more: RwLock<Vec<Arc<Source<S::Holder>>>>,
 }
 
 /// A queue that deliveries come from.
-pub(super) struct Source<H> {
+struct Source<H> {
     declaration: Arc<Queue>,
     holder: H,
-    /// What a reject has to move, by delivery. Kept only for queues with a dead-letter exchange.
-    held: Mutex<HashMap<u64, Envelope>>,
+    /// What may have to be moved, by delivery. Kept only for queues with a dead-letter exchange.
+    held: Mutex<HashMap<u64, Held>>,
+}
+
+struct Held {
+    envelope: Envelope,
+    failures: u32,
 }
 
 impl<H> Source<H> {
-    pub(super) fn new(declaration: Arc<Queue>, holder: H) -> Self {
-        Source {
-            declaration,
-            holder,
-            held: Mutex::default(),
-        }
-    }
-
     fn dead_letters(&self) -> bool {
         self.declaration.get_dead_letter_exchange().is_some()
+    }
+
+    /// Whether a message that failed this often was handed out often enough.
+    fn is_worn_out(&self, failures: u32) -> bool {
+        let limit = self.declaration.get_max_deliveries();
+        limit.is_some_and(|limit| failures >= limit)
     }
 }
 
 impl<S: QueueStore> VirtualSettler<S> {
-    pub(super) fn new(
-        shared: Arc<Shared<S>>,
-        sources: Vec<Source<S::Holder>>,
-        window: Arc<Window>,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared<S>>, window: Arc<Window>) -> Self {
         VirtualSettler {
             shared,
-            sources,
             window,
+            first: OnceLock::new(),
+            more: RwLock::default(),
         }
     }
 
-    /// Takes note of a delivery before it is handed out.
-    pub(super) fn hold(&self, delivery: &RawDelivery) {
-        let source = &self.sources[usize::from(delivery.queue)];
-        if source.dead_letters() {
-            source
-                .held
-                .lock()
-                .insert(delivery.id, delivery.envelope.clone());
+    /// Takes in a queue; its index follows the last one's.
+    pub(super) fn add(&self, declaration: Arc<Queue>, holder: S::Holder) {
+        let source = Source {
+            declaration,
+            holder,
+            held: Mutex::default(),
+        };
+        if let Err(source) = self.first.set(source) {
+            self.more.write().push(Arc::new(source));
         }
     }
 
-    /// Moves a rejected message to where its queue's dead-letter exchange leads; forgets it if that is
-    /// nowhere, as RabbitMQ does.
-    fn dead_letter(
+    #[inline]
+    fn with_source<T>(&self, index: u16, ask: impl FnOnce(&Source<S::Holder>) -> T) -> Option<T> {
+        match usize::from(index).checked_sub(1) {
+            None => self.first.get().map(ask),
+            Some(index) => {
+                let source = self.more.read().get(index).cloned();
+                source.as_deref().map(ask)
+            }
+        }
+    }
+
+    /// Whether the deliveries of a queue have to be [held](Self::hold).
+    #[inline]
+    pub(super) fn looks_at(&self, queue: u16) -> bool {
+        self.with_source(queue, Source::dead_letters) == Some(true)
+    }
+
+    /// Takes note of a delivery before it is handed out. Whether it must not be, because it was handed out as often as
+    /// its queue allows.
+    #[inline]
+    pub(super) fn hold(&self, delivery: &RawDelivery) -> bool {
+        let worn_out = self.with_source(delivery.queue, |source| {
+            if !source.dead_letters() {
+                return false;
+            }
+            let held = Held {
+                envelope: delivery.envelope.clone(),
+                failures: delivery.failures,
+            };
+            source.held.lock().insert(delivery.id, held);
+            source.is_worn_out(delivery.failures)
+        });
+        worn_out == Some(true)
+    }
+
+    /// Ends a delivery that is not handed out, as one that died.
+    pub(super) fn give_up(&self, delivery: &RawDelivery, death: Death) {
+        let tag = super::subscription::tag(delivery);
+        let given_up = self.with_source(tag.queue, |source| {
+            let held = source.held.lock().remove(&tag.id);
+            held.map(|held| self.die(source, tag.id, &held.envelope, death))
+        });
+        // A session that is gone has given it back.
+        drop(given_up);
+    }
+
+    fn die(
         &self,
         source: &Source<S::Holder>,
         id: u64,
         envelope: &Envelope,
-    ) -> Op<Result<Answer>> {
-        let dead = dead_letter::rejected(envelope, &source.declaration);
+        death: Death,
+    ) -> Settlement {
         let holder = source.holder.clone();
-        let moving =
-            self.shared
-                .clone()
-                .dispatch(Sender::DeadLetters, dead, move |store, route, dead| {
-                    if route.targets.is_empty() {
-                        return Shared::compare(store, route.version);
-                    }
-                    let (targets, version) = (&route.targets, route.version);
-                    store.finish(
-                        &holder,
-                        id,
-                        Finish::Move {
-                            targets,
-                            version,
-                            envelope: dead,
-                        },
-                    )
+        let answer = move_away(
+            &self.shared,
+            &source.declaration,
+            death,
+            envelope,
+            holder,
+            id,
+        );
+        self.window.give_back();
+        match answer {
+            Op::Ready(result) => Settlement::done(done(result)),
+            // Nobody may ever poll the answer, so it can't be what keeps the move going.
+            Op::Pending(answer) => {
+                let (sender, receiver) = oneshot::channel();
+                let on_its_way = self.shared.under_way.one();
+                self.shared.runtime.spawn(async move {
+                    // The receiver is gone if nobody waits; the move is done all the same.
+                    let _ = sender.send(answer.await);
+                    drop(on_its_way);
                 });
-        let shared = self.shared.clone();
-        let holder = source.holder.clone();
-        let queue = source.declaration.name().clone();
-        Op::start(async move {
-            match moving.await {
-                Ok(true) => Ok(Answer::Done),
-                Ok(false) => discard(&shared, &holder, id, &queue).await,
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    discard(&shared, &holder, id, &queue).await
-                }
-                Err(error) => {
-                    tracing::warn!(%error, %queue, "a rejected message could not be moved");
-                    Err(error)
-                }
+                Settlement::queued(Box::pin(async move { done(receiver.await.ok()) }))
             }
-        })
-    }
-}
-
-/// As RabbitMQ does where a dead-letter exchange is missing or leads nowhere.
-async fn discard<S: QueueStore>(
-    shared: &Shared<S>,
-    holder: &S::Holder,
-    id: u64,
-    queue: &Name,
-) -> Result<Answer> {
-    tracing::warn!(%queue, "a rejected message is discarded: its dead-letter exchange leads to no queue");
-    shared.store.finish(holder, id, Finish::Forget).await
-}
-
-impl<S: QueueStore> Settle for VirtualSettler<S> {
-    fn settle(&self, tag: Tag, outcome: Outcome) -> Settlement {
-        let Some(source) = self.sources.get(usize::from(tag.queue)) else {
-            return Settlement::done(Err(unknown_tag()));
-        };
-        // Known here, and at once: a store would say so too, but an answer from afar comes after "queued".
-        if self.shared.check_open().is_err() {
-            return Settlement::done(Err(unknown_tag()));
         }
+    }
+
+    fn settle_from(&self, source: &Source<S::Holder>, id: u64, outcome: Outcome) -> Settlement {
         let held = if source.dead_letters() {
-            source.held.lock().remove(&tag.id)
+            source.held.lock().remove(&id)
         } else {
             None
         };
         let finish = match (outcome, &held) {
-            (Outcome::Reject, Some(envelope)) => {
-                let answer = self.dead_letter(source, tag.id, envelope);
-                self.window.give_back();
-                return match answer {
-                    Op::Ready(result) => Settlement::done(done(result)),
-                    // Nobody may ever poll the answer, so it can't be what keeps the move going.
-                    Op::Pending(answer) => {
-                        let (sender, receiver) = oneshot::channel();
-                        let on_its_way = self.shared.under_way.one();
-                        self.shared.runtime.spawn(async move {
-                            // The receiver is gone if nobody waits; the move is done all the same.
-                            let _ = sender.send(answer.await);
-                            drop(on_its_way);
-                        });
-                        Settlement::queued(Box::pin(async move { done(receiver.await.ok()) }))
-                    }
-                };
+            (Outcome::Reject, Some(held)) => {
+                return self.die(source, id, &held.envelope, Death::Rejected);
+            }
+            (Outcome::Retry { .. }, Some(held))
+                if source.is_worn_out(held.failures.saturating_add(1)) =>
+            {
+                return self.die(source, id, &held.envelope, Death::DeliveryLimit);
             }
             (Outcome::Ack | Outcome::Reject, _) => Finish::Forget,
             (Outcome::Release, _) => Finish::Release,
             (Outcome::Retry { delay }, _) => Finish::Retry { delay },
         };
-        let answer = self.shared.store.finish(&source.holder, tag.id, finish);
+        let answer = self.shared.store.finish(&source.holder, id, finish);
         self.window.give_back();
         match answer {
             Op::Ready(result) => Settlement::done(done(result)),
@@ -171,6 +176,20 @@ impl<S: QueueStore> Settle for VirtualSettler<S> {
                 Settlement::queued(Box::pin(async move { done(Some(answer.await)) }))
             }
         }
+    }
+}
+
+impl<S: QueueStore> Settle for VirtualSettler<S> {
+    #[inline]
+    fn settle(&self, tag: Tag, outcome: Outcome) -> Settlement {
+        // Known here, and at once: a store would say so too, but an answer from afar comes after "queued".
+        if self.shared.check_open().is_err() {
+            return Settlement::done(Err(unknown_tag()));
+        }
+        self.with_source(tag.queue, |source| {
+            self.settle_from(source, tag.id, outcome)
+        })
+        .unwrap_or_else(|| Settlement::done(Err(unknown_tag())))
     }
 }
 

@@ -7,14 +7,16 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
-use crate::declare::Exchange;
+use crate::declare::{Exchange, Queue};
 use crate::driver::Op;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Envelope;
+use crate::name::Name;
 
-use super::store::{Answer, QueueStore};
-use super::table::{Table, missing_exchange};
+use super::store::{Answer, Death, QueueStore};
+use super::table::{Table, missing_exchange, missing_queue};
 use super::window::Window;
+use super::{dead_letter, declarations};
 
 /// How long the end of a session waits for the broker's answers.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -94,20 +96,35 @@ pub(super) enum Reach {
     Internal,
 }
 
+/// What became of a message that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reached {
+    Queues,
+    Nowhere,
+    /// A full queue refused it.
+    Refused,
+    /// It was immediate, and no consumer was ready.
+    NoConsumers,
+}
+
 /// Who sends: only publishers are kept out of internal exchanges.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sender {
     Publisher,
-    DeadLetters,
+    DeadLetters(Death),
 }
 
 impl Reach {
-    /// The result of having sent there: whether a queue has the message.
+    /// The result of having sent there, and of what the store answered.
     #[inline]
-    pub(super) fn result(self, envelope: &Envelope) -> Result<bool> {
+    pub(super) fn reached(self, answer: Answer, envelope: &Envelope) -> Result<Reached> {
         match self {
-            Reach::Queues => Ok(true),
-            Reach::Nowhere => Ok(false),
+            Reach::Queues => Ok(match answer {
+                Answer::Refused => Reached::Refused,
+                Answer::NoConsumers => Reached::NoConsumers,
+                Answer::Done | Answer::Stale => Reached::Queues,
+            }),
+            Reach::Nowhere => Ok(Reached::Nowhere),
             Reach::Missing => Err(missing_exchange(envelope.exchange())),
             Reach::Internal => Err(Error::new(
                 ErrorKind::AccessRefused,
@@ -187,6 +204,18 @@ impl<S: QueueStore> Shared<S> {
         window
     }
 
+    /// Looks a queue up that this session may use.
+    pub(super) async fn find_queue(&self, name: &Name) -> Result<(S::Queue, Arc<Queue>)> {
+        self.refresh().await?;
+        let declaration = {
+            let table = self.table.read();
+            declarations::check_access(&table, name, self.store.session())?;
+            table.queue(name).cloned()
+        };
+        let found = declaration.and_then(|queue| Some((self.store.queue(name)?, queue)));
+        found.ok_or_else(|| missing_queue(name))
+    }
+
     /// Loads the table again if the store has a newer one.
     pub(super) async fn refresh(&self) -> Result<()> {
         let version = self.table.read().version();
@@ -219,7 +248,11 @@ impl<S: QueueStore> Shared<S> {
             Err(_) => route.reach = Reach::Missing,
             Ok(routed) => {
                 route.by_key = routed.by_key;
-                let queues = routed.queues.iter();
+                let mut queues = routed.queues;
+                if let Sender::DeadLetters(death) = sender {
+                    queues.retain(|queue| !dead_letter::is_cycle(envelope, queue, death));
+                }
+                let queues = queues.iter();
                 route.targets = queues.filter_map(|name| self.store.queue(name)).collect();
                 if !route.targets.is_empty() {
                     route.reach = Reach::Queues;
@@ -239,7 +272,7 @@ impl<S: QueueStore> Shared<S> {
         sender: Sender,
         envelope: Envelope,
         write: F,
-    ) -> Result<bool>
+    ) -> Result<Reached>
     where
         F: Fn(&S, &Route<S::Queue>, &Envelope) -> Op<Result<Answer>> + Send,
     {
@@ -247,8 +280,8 @@ impl<S: QueueStore> Shared<S> {
             let route = self.route(sender, &envelope);
             let answer = write(&self.store, &route, &envelope);
             match answer.await? {
-                Answer::Done => return route.reach.result(&envelope),
                 Answer::Stale => self.refresh().await?,
+                answer => return route.reach.reached(answer, &envelope),
             }
         }
     }

@@ -1,9 +1,11 @@
 use std::collections::VecDeque;
 use std::future::Future;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery};
+use crate::declare::Queue;
+use crate::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery, SubscribeOptions};
 use crate::error::{Error, Result};
 use crate::message::Envelope;
 use crate::name::Name;
@@ -25,6 +27,10 @@ pub trait QueueStore: Send + Sync + 'static {
     /// What the broker can do.
     fn capabilities(&self) -> Capabilities;
 
+    /// The session's number, which no other session of this broker has or had: in the table, it says whose an
+    /// exclusive queue is.
+    fn session(&self) -> u64;
+
     /// All declarations, with their version.
     fn load(&self) -> Op<Result<Table>>;
 
@@ -42,7 +48,8 @@ pub trait QueueStore: Send + Sync + 'static {
 
     /// Stores the message in all of `targets`, or in none if the table has a newer version.
     ///
-    /// Pushes are stored in the order of the calls.
+    /// Pushes are stored in the order of the calls. A full queue that refuses what comes is left out, and so is,
+    /// for an immediate message, one without a consumer that has room.
     fn push(
         &self,
         targets: &[Self::Queue],
@@ -51,8 +58,14 @@ pub trait QueueStore: Send + Sync + 'static {
     ) -> Op<Result<Answer>>;
 
     /// Starts to take from a queue, as a consumer of it.
-    fn open_reader(&self, queue: &Self::Queue)
-    -> impl Future<Output = Result<Self::Reader>> + Send;
+    ///
+    /// [`ErrorKind::AccessRefused`](crate::ErrorKind::AccessRefused) if somebody consumes from it exclusively, or if
+    /// this one is to be exclusive and isn't the first.
+    fn open_reader(
+        &self,
+        queue: &Self::Queue,
+        options: ReaderOptions,
+    ) -> impl Future<Output = Result<Self::Reader>> + Send;
 
     /// Takes one message, if there is one, without becoming a consumer.
     fn take_one(
@@ -72,6 +85,20 @@ pub trait QueueStore: Send + Sync + 'static {
         finish: Finish<'_, Self::Queue>,
     ) -> Op<Result<Answer>>;
 
+    /// Takes messages that died in their queues, of whichever session, to be moved to where their queue's dead-letter
+    /// exchange leads. Only queues that have one keep their dead; what dies elsewhere is gone.
+    ///
+    /// Core calls it before it looks at a queue, and after [`dead_bell`](Self::dead_bell) rang. What is taken is held
+    /// as a delivery is. The default never has any.
+    fn take_dead(&self) -> Op<Result<Vec<Dead<Self::Holder>>>> {
+        Op::ready(Ok(Vec::new()))
+    }
+
+    /// Resolves when there may be something for [`take_dead`](Self::take_dead).
+    fn dead_bell(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+
     /// Counts of a queue.
     fn info(&self, queue: &Self::Queue) -> impl Future<Output = Result<QueueInfo>> + Send;
 
@@ -83,6 +110,66 @@ pub trait QueueStore: Send + Sync + 'static {
 
     /// Ends the session; what its readers hold goes back. A second call does nothing.
     fn close(&self) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// How a [`Reader`] is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReaderOptions {
+    /// Nobody else may consume from the queue meanwhile.
+    pub exclusive: bool,
+    /// Readers with a higher number are served first while they have room.
+    pub priority: i32,
+}
+
+impl ReaderOptions {
+    /// What a subscription asks of its readers.
+    pub(super) fn of(options: &SubscribeOptions) -> Self {
+        ReaderOptions {
+            exclusive: options.exclusive,
+            priority: options.priority,
+        }
+    }
+}
+
+/// Why a message left its queue without being consumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Death {
+    /// Its consumer gave it up.
+    Rejected,
+    /// Its time was over.
+    Expired,
+    /// The queue was full.
+    MaxLength,
+    /// It was handed out as often as its queue allows.
+    DeliveryLimit,
+}
+
+impl Death {
+    /// The reason as RabbitMQ writes it in `x-death`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Death::Rejected => "rejected",
+            Death::Expired => "expired",
+            Death::MaxLength => "maxlen",
+            Death::DeliveryLimit => "delivery_limit",
+        }
+    }
+}
+
+/// A message that died in its queue and is held by this session until it is finished.
+#[derive(Debug)]
+pub struct Dead<H> {
+    /// The queue's declaration.
+    pub queue: Arc<Queue>,
+    /// What it died of.
+    pub death: Death,
+    /// The message.
+    pub envelope: Envelope,
+    /// What finishes it.
+    pub holder: H,
+    /// Its number, as that of a delivery.
+    pub id: u64,
 }
 
 /// Takes messages from one queue. Dropping it ends the consumer and gives back nothing.
@@ -168,6 +255,10 @@ pub enum Answer {
     Done,
     /// The table has a newer version; nothing was done.
     Stale,
+    /// It is done, except in at least one queue that is full and refuses what comes.
+    Refused,
+    /// The message was immediate, and no queue had a consumer with room; nothing was done.
+    NoConsumers,
 }
 
 /// How the hold on a message ends.
@@ -183,7 +274,8 @@ pub enum Finish<'a, Q> {
         /// How long it stays invisible.
         delay: Option<Duration>,
     },
-    /// Into the targets (at least one), and gone from here, in one step.
+    /// Into the targets (at least one), and gone from here, in one step. A full target that refuses what comes
+    /// is left out.
     Move {
         /// The queues to push to.
         targets: &'a [Q],

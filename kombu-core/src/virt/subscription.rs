@@ -5,41 +5,48 @@ use std::task::{Context, Poll};
 
 use futures_core::Stream;
 
-use crate::driver::{Op, Outcome, RawDelivery, Settle, Subscription, Tag};
-use crate::error::{ErrorKind, Result};
+use crate::driver::{
+    BoxFuture, Op, Outcome, RawDelivery, Settle, SubscribeOptions, Subscription, Tag,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::Name;
 
 use super::settler::VirtualSettler;
-use super::store::{Batch, QueueStore, Reader};
+use super::shared::Shared;
+use super::store::{Batch, Death, QueueStore, Reader, ReaderOptions};
 use super::window::Window;
 
 /// The most messages that are taken at once: enough to share the locks, few enough not to hold them long.
 const MAX_BATCH: usize = 256;
 
 pub(super) struct VirtualSubscription<S: QueueStore> {
-    /// `None` once the queue was deleted.
+    shared: Arc<Shared<S>>,
+    options: SubscribeOptions,
+    /// `None` once the queue was deleted, or left.
     readers: Vec<Option<S::Reader>>,
     /// Whom to ask first, so that a busy queue can't starve the others.
     start: usize,
     buffer: VecDeque<RawDelivery>,
     window: Arc<Window>,
     settler: Arc<VirtualSettler<S>>,
-    no_ack: bool,
 }
 
 impl<S: QueueStore> VirtualSubscription<S> {
+    /// A subscription without queues; [`add`](Subscription::add) takes them in.
     pub(super) fn new(
-        readers: Vec<S::Reader>,
+        shared: Arc<Shared<S>>,
         window: Arc<Window>,
-        settler: Arc<VirtualSettler<S>>,
-        no_ack: bool,
+        options: SubscribeOptions,
     ) -> Self {
+        let settler = VirtualSettler::new(shared.clone(), window.clone());
         VirtualSubscription {
-            readers: readers.into_iter().map(Some).collect(),
+            shared,
+            options,
+            readers: Vec::new(),
             start: 0,
             buffer: VecDeque::new(),
             window,
-            settler,
-            no_ack,
+            settler: Arc::new(settler),
         }
     }
 
@@ -48,9 +55,11 @@ impl<S: QueueStore> VirtualSubscription<S> {
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Result<()> {
         loop {
             let before = self.asked_for();
-            self.poll_each(context)?;
-            // Room that was kept for an answer, and isn't needed, is there for who was asked before it.
-            if !self.buffer.is_empty() || self.asked_for() >= before {
+            let ended_some = self.poll_each(context)?;
+            // Whoever answered hasn't registered the task. And room that was kept for an answer, and isn't needed, is
+            // there for who was asked before it.
+            let again = ended_some || self.asked_for() < before;
+            if !self.buffer.is_empty() || !again {
                 return Ok(());
             }
         }
@@ -66,7 +75,9 @@ impl<S: QueueStore> VirtualSubscription<S> {
         }
     }
 
-    fn poll_each(&mut self, context: &mut Context<'_>) -> Result<()> {
+    /// Whether there were messages that are not to be handed out.
+    fn poll_each(&mut self, context: &mut Context<'_>) -> Result<bool> {
+        let mut ended_some = false;
         let queues = self.readers.len();
         let mut all_asked_for = self.asked_for();
         for step in 0..queues {
@@ -95,10 +106,18 @@ impl<S: QueueStore> VirtualSubscription<S> {
             if queues > 1 {
                 all_asked_for += reader.asked_for();
             }
-            for delivery in self.buffer.range(before..) {
-                self.settler.hold(delivery);
-            }
             self.window.take((self.buffer.len() - before) as u32);
+            let mut next =
+                match self.options.no_local.is_some() || self.settler.looks_at(index as u16) {
+                    true => before,
+                    // Nothing to look for.
+                    false => self.buffer.len(),
+                };
+            while next < self.buffer.len() {
+                let goes_on = self.is_to_be_handed_out(next);
+                ended_some |= !goes_on;
+                next += usize::from(goes_on);
+            }
             match answer {
                 Poll::Ready(Err(error)) if error.kind() == ErrorKind::ConsumerCancelled => {
                     self.readers[index] = None;
@@ -111,14 +130,41 @@ impl<S: QueueStore> VirtualSubscription<S> {
             }
         }
         self.start = (self.start + 1) % queues.max(1);
-        Ok(())
+        Ok(ended_some)
+    }
+
+    /// Takes note of a delivery in the buffer. One that is not for this consumer is ended here.
+    #[inline]
+    fn is_to_be_handed_out(&mut self, index: usize) -> bool {
+        let delivery = &self.buffer[index];
+        let worn_out = self.settler.hold(delivery);
+        let origin = self.options.no_local;
+        let own = origin.is_some_and(|origin| origin == delivery.envelope.publish_id().origin());
+        if !worn_out && !own {
+            return true;
+        }
+        let Some(delivery) = self.buffer.remove(index) else {
+            return true;
+        };
+        if worn_out {
+            self.settler.give_up(&delivery, Death::DeliveryLimit);
+        } else {
+            // Nobody else consumes here, so it would come back for ever.
+            drop(self.settler.settle(tag(&delivery), Outcome::Ack));
+        }
+        false
     }
 
     /// Answers those releases that the store hasn't done yet.
     fn release_buffer(&mut self) -> Vec<Op<Result<()>>> {
+        let buffered = std::mem::take(&mut self.buffer);
+        self.release(buffered)
+    }
+
+    fn release(&self, mut buffered: VecDeque<RawDelivery>) -> Vec<Op<Result<()>>> {
         let mut releasing = Vec::new();
         // The last one first, so that each goes back in front of its successor.
-        while let Some(delivery) = self.buffer.pop_back() {
+        while let Some(delivery) = buffered.pop_back() {
             // A session that is gone has given back everything already.
             let settlement = self.settler.settle(tag(&delivery), Outcome::Release);
             releasing.extend(settlement.confirmed);
@@ -141,6 +187,9 @@ impl<S: QueueStore> Stream for VirtualSubscription<S> {
             if this.window.has_ended() {
                 return Poll::Ready(None);
             }
+            if this.window.is_paused() {
+                return Poll::Pending;
+            }
             if let Err(error) = this.poll_fill(context) {
                 return Poll::Ready(Some(Err(error)));
             }
@@ -151,7 +200,7 @@ impl<S: QueueStore> Stream for VirtualSubscription<S> {
         let Some(delivery) = this.buffer.pop_front() else {
             return Poll::Pending;
         };
-        if this.no_ack {
+        if this.options.no_ack {
             // Forgotten as it is handed out, not as it is fetched: a consumer that is dropped loses nothing.
             let settled = this.settler.settle(tag(&delivery), Outcome::Ack);
             if settled.queued.is_err() {
@@ -163,7 +212,7 @@ impl<S: QueueStore> Stream for VirtualSubscription<S> {
     }
 }
 
-fn tag(delivery: &RawDelivery) -> Tag {
+pub(super) fn tag(delivery: &RawDelivery) -> Tag {
     Tag {
         queue: delivery.queue,
         id: delivery.id,
@@ -179,34 +228,78 @@ impl<S: QueueStore> Subscription for VirtualSubscription<S> {
         self.window.set_limit(window);
     }
 
-    fn cancel(mut self: Box<Self>) -> Op<Result<()>> {
-        // Readers first: what is released must not come back here.
-        let closing: Vec<_> = self
-            .readers
-            .drain(..)
-            .flatten()
-            .map(Reader::close)
-            .filter(|closing| matches!(closing, Op::Pending(_)))
-            .collect();
-        let releasing = self.release_buffer();
-        if closing.is_empty() && releasing.is_empty() {
-            return Op::ready(Ok(()));
+    fn pause(&mut self, paused: bool) {
+        self.window.pause(paused);
+        if paused {
+            drop(self.release_buffer());
         }
-        Op::pending(async move {
-            for answer in closing.into_iter().chain(releasing) {
-                match answer.await {
-                    // With its session, everything is back.
-                    Err(error)
-                        if matches!(
-                            error.kind(),
-                            ErrorKind::ConnectionLost | ErrorKind::SettleLost
-                        ) => {}
-                    answer => answer?,
-                }
-            }
-            Ok(())
+    }
+
+    fn add(&mut self, queue: &Name) -> BoxFuture<'_, Result<u16>> {
+        let queue = queue.clone();
+        Box::pin(async move {
+            let Ok(index) = u16::try_from(self.readers.len()) else {
+                return Err(Error::new(
+                    ErrorKind::Config,
+                    format!("a consumer takes at most {} queues in its life", u16::MAX),
+                ));
+            };
+            let (queue, declaration) = self.shared.find_queue(&queue).await?;
+            let options = ReaderOptions::of(&self.options);
+            let reader = self.shared.store.open_reader(&queue, options).await?;
+            self.settler.add(declaration, reader.holder());
+            self.readers.push(Some(reader));
+            Ok(index)
         })
     }
+
+    fn remove(&mut self, queue: u16) -> Op<Result<()>> {
+        let reader = self.readers.get_mut(usize::from(queue));
+        let Some(reader) = reader.and_then(Option::take) else {
+            return Op::ready(Ok(()));
+        };
+        // The reader first: what is released must not come back here.
+        let closing = reader.close();
+        let buffered = std::mem::take(&mut self.buffer);
+        let (gone, kept) = buffered
+            .into_iter()
+            .partition(|delivery| delivery.queue == queue);
+        self.buffer = kept;
+        let releasing = self.release(gone);
+        all_of([closing].into_iter().chain(releasing))
+    }
+
+    fn cancel(mut self: Box<Self>) -> Op<Result<()>> {
+        // Readers first: what is released must not come back here.
+        let readers = std::mem::take(&mut self.readers);
+        let closing: Vec<_> = readers.into_iter().flatten().map(Reader::close).collect();
+        let releasing = self.release_buffer();
+        all_of(closing.into_iter().chain(releasing))
+    }
+}
+
+/// Resolves when all of `answers` are there.
+fn all_of(answers: impl Iterator<Item = Op<Result<()>>>) -> Op<Result<()>> {
+    let pending: Vec<_> = answers
+        .filter(|answer| matches!(answer, Op::Pending(_)))
+        .collect();
+    if pending.is_empty() {
+        return Op::ready(Ok(()));
+    }
+    Op::pending(async move {
+        for answer in pending {
+            match answer.await {
+                // With its session, everything is back.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::ConnectionLost | ErrorKind::SettleLost
+                    ) => {}
+                answer => answer?,
+            }
+        }
+        Ok(())
+    })
 }
 
 impl<S: QueueStore> Drop for VirtualSubscription<S> {

@@ -9,6 +9,7 @@ use crate::message::Content;
 use crate::name::Name;
 
 use super::matching::Bindings;
+use super::owners::Owners;
 
 /// A binding as a store keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -31,8 +32,8 @@ pub enum Change {
     PutExchange(Exchange),
     /// An exchange and its bindings are gone.
     DeleteExchange(Name),
-    /// A queue is there.
-    PutQueue(Queue),
+    /// A queue is there. An exclusive one belongs to the session of this number.
+    PutQueue(Queue, Option<u64>),
     /// A queue, its messages and its bindings are gone, if the conditions hold.
     DeleteQueue(Name, DeleteQueue),
     /// A binding is there.
@@ -49,6 +50,7 @@ pub struct Table {
     version: u64,
     exchanges: HashMap<Name, Node>,
     queues: BTreeMap<Name, Arc<Queue>>,
+    owners: Owners,
 }
 
 #[derive(Clone, Debug)]
@@ -64,6 +66,7 @@ impl Table {
             version: 0,
             exchanges: HashMap::new(),
             queues: BTreeMap::new(),
+            owners: Owners::default(),
         };
         for exchange in [
             Exchange::direct("amq.direct"),
@@ -98,6 +101,58 @@ impl Table {
         self.queues.get(name)
     }
 
+    /// The session that an exclusive queue belongs to.
+    pub fn owner(&self, queue: &str) -> Option<u64> {
+        self.owners.get(queue)
+    }
+
+    /// The exclusive queues of a session.
+    pub fn owned_by(&self, session: u64) -> Vec<Name> {
+        self.owners.of(session)
+    }
+
+    /// What goes with a queue that goes: the queue itself, and exchanges that are deleted with their last binding.
+    pub fn removal_of_queue(&self, name: &Name, options: DeleteQueue) -> Vec<Change> {
+        let mut changes = vec![Change::DeleteQueue(name.clone(), options)];
+        self.add_unbound(&Destination::Queue(name.clone()), &mut changes);
+        changes
+    }
+
+    /// What goes with an exchange that goes: the exchange itself, and exchanges that are deleted with their last
+    /// binding.
+    pub fn removal_of_exchange(&self, name: &Name) -> Vec<Change> {
+        let mut changes = vec![Change::DeleteExchange(name.clone())];
+        self.add_unbound(&Destination::Exchange(name.clone()), &mut changes);
+        changes
+    }
+
+    /// What goes with a binding that goes: the binding itself, and an exchange that is deleted with its last binding.
+    pub fn removal_of_binding(&self, record: &BindingRecord) -> Vec<Change> {
+        let mut changes = vec![Change::Unbind(record.clone())];
+        if let Some(node) = self.exchanges.get(&record.source)
+            && node.exchange.is_auto_delete()
+            && node.bindings.len() == 1
+        {
+            changes.extend(self.removal_of_exchange(&record.source));
+        }
+        changes
+    }
+
+    /// Adds the deletion of every auto-delete exchange whose bindings all lead to `destination`.
+    fn add_unbound(&self, destination: &Destination, changes: &mut Vec<Change>) {
+        for node in self.exchanges.values() {
+            let name = node.exchange.name();
+            let deleted = Change::DeleteExchange(name.clone());
+            if node.exchange.is_auto_delete()
+                && !changes.contains(&deleted)
+                && node.bindings.all_lead_to(destination)
+            {
+                changes.push(deleted);
+                self.add_unbound(&Destination::Exchange(name.clone()), changes);
+            }
+        }
+    }
+
     /// Whether an equal binding is there.
     pub fn is_bound(&self, record: &BindingRecord) -> bool {
         self.exchanges
@@ -129,12 +184,14 @@ impl Table {
                 self.exchanges.remove(name);
                 self.forget(&Destination::Exchange(name.clone()));
             }
-            Change::PutQueue(queue) => {
+            Change::PutQueue(queue, owner) => {
+                self.owners.set(queue.name(), *owner);
                 self.queues
                     .insert(queue.name().clone(), Arc::new(queue.clone()));
             }
             Change::DeleteQueue(name, _) => {
                 self.queues.remove(name);
+                self.owners.set(name, None);
                 self.forget(&Destination::Queue(name.clone()));
             }
             Change::Bind(record) => {

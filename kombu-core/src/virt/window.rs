@@ -9,6 +9,7 @@ pub(super) struct Window {
     /// Taken and not settled, whether handed out or still buffered.
     outstanding: AtomicU32,
     ended: AtomicBool,
+    paused: AtomicBool,
     task: AtomicWaker,
 }
 
@@ -18,6 +19,7 @@ impl Window {
             limit: AtomicU32::new(limit),
             outstanding: AtomicU32::new(0),
             ended: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
             task: AtomicWaker::new(),
         }
     }
@@ -47,6 +49,15 @@ impl Window {
     pub(super) fn set_limit(&self, limit: u32) {
         self.limit.store(limit, Ordering::Relaxed);
         self.task.wake();
+    }
+
+    pub(super) fn pause(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
+        self.task.wake();
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
     }
 
     /// The session is over: wakes the subscription so that it ends.

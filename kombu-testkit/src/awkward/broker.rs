@@ -220,7 +220,7 @@ impl State {
         let mut messages = 0;
         for change in changes {
             match change {
-                Change::PutQueue(queue) => self.add_queue(queue.name()),
+                Change::PutQueue(queue, _) => self.add_queue(queue.name()),
                 Change::DeleteQueue(name, _) => messages += self.delete_queue(name),
                 // Exchanges and bindings are nothing but entries of the table.
                 _ => {}

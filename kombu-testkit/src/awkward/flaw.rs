@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kombu_core::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
-use kombu_core::virt::{Answer, Applied, Change, Finish, QueueStore, Table};
+use kombu_core::virt::{Answer, Applied, Change, Finish, QueueStore, ReaderOptions, Table};
 use kombu_core::{Error, Name, Result};
 
 /// The one promise that a broken broker breaks.
@@ -56,6 +56,10 @@ impl<S: QueueStore> QueueStore for Flawed<S> {
         self.store.capabilities()
     }
 
+    fn session(&self) -> u64 {
+        self.store.session()
+    }
+
     fn load(&self) -> Op<Result<Table>> {
         self.store.load()
     }
@@ -104,8 +108,8 @@ impl<S: QueueStore> QueueStore for Flawed<S> {
         }
     }
 
-    async fn open_reader(&self, queue: &S::Queue) -> Result<S::Reader> {
-        self.store.open_reader(queue).await
+    async fn open_reader(&self, queue: &S::Queue, options: ReaderOptions) -> Result<S::Reader> {
+        self.store.open_reader(queue, options).await
     }
 
     async fn take_one(&self, queue: &S::Queue) -> Result<Option<(RawDelivery, S::Holder)>> {

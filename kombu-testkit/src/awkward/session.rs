@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use kombu_core::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
-use kombu_core::virt::{Answer, Applied, Change, Finish, QueueStore, Table};
+use kombu_core::virt::{Answer, Applied, Change, Finish, QueueStore, ReaderOptions, Table};
 use kombu_core::{Name, Result};
 use parking_lot::Mutex;
 
@@ -72,6 +72,10 @@ impl QueueStore for Session {
         CAPABILITIES
     }
 
+    fn session(&self) -> u64 {
+        self.number
+    }
+
     fn load(&self) -> Op<Result<Table>> {
         let known = self.known.clone();
         let loading = self.line.ask(|state| state.load());
@@ -104,7 +108,7 @@ impl QueueStore for Session {
                 known.version = version;
                 for change in changes {
                     match change {
-                        Change::PutQueue(queue) => {
+                        Change::PutQueue(queue, _) => {
                             known.queues.insert(queue.name().clone());
                         }
                         Change::DeleteQueue(name, _) => {
@@ -130,7 +134,7 @@ impl QueueStore for Session {
         )
     }
 
-    async fn open_reader(&self, queue: &Name) -> Result<AwkwardReader> {
+    async fn open_reader(&self, queue: &Name, _: ReaderOptions) -> Result<AwkwardReader> {
         let holder = self.holder(queue);
         let bell = Arc::new(Bell::default());
         // Made before it is asked for: if nobody waits for the answer, its drop gives up the seat.

@@ -52,6 +52,19 @@ impl Bindings {
         self.records.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there are bindings, and all of them lead to `destination`.
+    pub(super) fn all_lead_to(&self, destination: &Destination) -> bool {
+        !self.is_empty()
+            && self
+                .records
+                .iter()
+                .all(|record| record.destination == *destination)
+    }
+
     pub(super) fn contains(&self, record: &BindingRecord) -> bool {
         self.records.contains(record)
     }

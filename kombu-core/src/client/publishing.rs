@@ -1,0 +1,312 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::time::{Sleep, timeout};
+
+use crate::driver::{BoxFuture, Confirmation};
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::{Content, Envelope};
+use crate::name::Name;
+
+use super::producer::Inner;
+use super::publish::seal;
+use super::unconfirmed::{Entry, Handed};
+
+/// What a broker answered to a publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Published {
+    /// The message id, if you set one.
+    pub message_id: Option<Name>,
+    /// Whether at least one queue has the message.
+    pub routed: bool,
+    /// Whether it was sent again after a lost session, so that it may be there twice.
+    pub resent: bool,
+}
+
+/// A publish under way, without a borrow of its producer.
+#[must_use = "only awaiting tells whether the broker has the message"]
+pub struct Publishing {
+    pub(super) stage: Stage,
+}
+
+pub(super) enum Stage {
+    /// It never came to the driver.
+    Failed(Option<Error>),
+    /// The driver answered at once, as one within the process does.
+    Answered(Option<Result<Confirmation>>, Envelope),
+    /// Too many are unconfirmed; resolves when this one had its turn.
+    HeldBack(BoxFuture<'static, Stage>),
+    /// The driver has it, or the next session will.
+    Tracked(Box<Tracked>),
+}
+
+/// A publish that wasn't answered at once.
+pub(super) struct Tracked {
+    producer: Arc<Inner>,
+    envelope: Envelope,
+    entry: Arc<Entry>,
+    /// Made when there is something to wait for.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// Gives the message to the driver, or to the list of those that wait for one.
+#[inline]
+pub(super) fn hand_over(producer: &Arc<Inner>, envelope: Envelope) -> Stage {
+    let engine = &producer.connection.inner().engine;
+    let handed = producer.outbox.hand_over(&envelope, || {
+        engine.has_ended().then(|| engine.end_reason())
+    });
+    match handed {
+        Handed::Answered(answer) => Stage::Answered(Some(answer), envelope),
+        Handed::Tracked(entry) => Stage::Tracked(Box::new(Tracked {
+            producer: producer.clone(),
+            envelope,
+            entry,
+            deadline: None,
+        })),
+    }
+}
+
+impl Stage {
+    /// Interceptors, or publishes without a confirm, come before it.
+    #[cold]
+    pub(super) fn held_back(producer: Arc<Inner>, mut content: Content) -> Self {
+        Stage::HeldBack(Box::pin(async move {
+            for interceptor in producer.interceptors.iter() {
+                if let Err(error) = interceptor.on_publish(&mut content).await {
+                    return Stage::Failed(Some(error));
+                }
+            }
+            let envelope = match seal(&producer, content) {
+                Ok(envelope) => envelope,
+                Err(error) => return Stage::Failed(Some(error)),
+            };
+            let limit = producer.deadline();
+            match timeout(limit, producer.outbox.room()).await {
+                Ok(()) => hand_over(&producer, envelope),
+                Err(_) => Stage::Failed(Some(Error::new(
+                    ErrorKind::Backpressure,
+                    format!(
+                        "no room within {limit:?}: the broker hasn't confirmed what was published before; \
+                         publish less at once, or look at what blocks the broker"
+                    ),
+                ))),
+            }
+        }))
+    }
+}
+
+impl Tracked {
+    /// Whether an answer can't come any more, or not in time.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Error> {
+        let engine = &self.producer.connection.inner().engine;
+        if self.entry.is_waiting() && engine.has_ended() {
+            // It was lost with the last session, after the others were told of the end.
+            let reason = engine.end_reason();
+            self.producer.outbox.forget(&self.entry);
+            return Poll::Ready(reason.with_maybe_stored());
+        }
+        let limit = self.producer.deadline();
+        let deadline = self
+            .deadline
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        if deadline.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        let (phase, maybe_stored) = self.entry.phase();
+        self.producer.outbox.forget(&self.entry);
+        let error = match engine.blocked() {
+            None => Error::new(
+                ErrorKind::Timeout,
+                format!("no answer within {limit:?}: {phase}"),
+            ),
+            Some(reason) => Error::new(
+                ErrorKind::Backpressure,
+                format!(
+                    "no answer within {limit:?}: {phase}; the broker takes no publishes: {reason}"
+                ),
+            ),
+        };
+        Poll::Ready(if maybe_stored {
+            error.with_maybe_stored()
+        } else {
+            error
+        })
+    }
+}
+
+impl Publishing {
+    /// Ready once the driver has the message, or has refused it.
+    #[inline]
+    fn poll_sent(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        loop {
+            match &mut self.stage {
+                Stage::Failed(error) => {
+                    return match error.take() {
+                        Some(error) => Poll::Ready(Err(error)),
+                        None => Poll::Pending,
+                    };
+                }
+                Stage::Answered(..) => return Poll::Ready(Ok(())),
+                Stage::HeldBack(turn) => match turn.as_mut().poll(context) {
+                    Poll::Ready(stage) => self.stage = stage,
+                    Poll::Pending => return Poll::Pending,
+                },
+                Stage::Tracked(tracked) => {
+                    if tracked.entry.poll_sent(context).is_ready() {
+                        return Poll::Ready(Ok(()));
+                    }
+                    return tracked.poll_end(context).map(Err);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn poll_confirmed(&mut self, context: &mut Context<'_>) -> Poll<Result<Published>> {
+        match &mut self.stage {
+            Stage::Answered(answer, envelope) => match answer.take() {
+                Some(answer) => Poll::Ready(published(answer, envelope, false)),
+                None => Poll::Pending,
+            },
+            Stage::Tracked(tracked) => match tracked.entry.poll_answer(context) {
+                Poll::Ready(answer) => {
+                    let resent = tracked.entry.was_resent();
+                    // The broker refused it the second time; the first one may be there all the same.
+                    let unsure = |error: Error| match resent {
+                        true => error.with_maybe_stored(),
+                        false => error,
+                    };
+                    let published = published(answer, &tracked.envelope, resent);
+                    Poll::Ready(published.map_err(unsure))
+                }
+                Poll::Pending => tracked.poll_end(context).map(Err),
+            },
+            Stage::Failed(_) | Stage::HeldBack(_) => Poll::Pending,
+        }
+    }
+}
+
+impl Future for Publishing {
+    type Output = Result<Published>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Published>> {
+        let this = self.get_mut();
+        // Where the broker answers at once, a loop of publishes would never let another task run.
+        let Poll::Ready(budget) = tokio::task::coop::poll_proceed(context) else {
+            return Poll::Pending;
+        };
+        let result = match this.poll_sent(context) {
+            Poll::Ready(Ok(())) => this.poll_confirmed(context),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        };
+        if result.is_ready() {
+            budget.made_progress();
+        }
+        result.map_err(|error| error.during("publish"))
+    }
+}
+
+/// The first half of a publish: resolves to a [`Receipt`] when the driver has room for the message.
+#[must_use = "nothing tells you the outcome unless you await it"]
+pub struct Sending(pub(super) Publishing);
+
+impl Future for Sending {
+    type Output = Result<Receipt>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Receipt>> {
+        let this = &mut self.get_mut().0;
+        let Poll::Ready(budget) = tokio::task::coop::poll_proceed(context) else {
+            return Poll::Pending;
+        };
+        let Poll::Ready(sent) = this.poll_sent(context) else {
+            return Poll::Pending;
+        };
+        budget.made_progress();
+        let stage = std::mem::replace(&mut this.stage, Stage::Failed(None));
+        let receipt = Receipt(Publishing { stage });
+        Poll::Ready(
+            sent.map(|()| receipt)
+                .map_err(|error| error.during("publish")),
+        )
+    }
+}
+
+/// The second half of a publish: resolves when the broker has the message.
+///
+/// It borrows nothing and can be kept, moved to another task, or put into a `FuturesUnordered`. Dropping it
+/// doesn't take the message back.
+#[must_use = "only awaiting the receipt tells whether the broker has the message"]
+pub struct Receipt(Publishing);
+
+impl Future for Receipt {
+    type Output = Result<Published>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Published>> {
+        Pin::new(&mut self.get_mut().0).poll(context)
+    }
+}
+
+macro_rules! opaque_debug {
+    ($($name:ident)*) => {$(
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
+opaque_debug!(Publishing Sending Receipt);
+
+/// Turns the driver's answer into the user's.
+#[inline]
+fn published(answer: Result<Confirmation>, envelope: &Envelope, resent: bool) -> Result<Published> {
+    match answer? {
+        Confirmation::Acked { routed } => Ok(Published {
+            message_id: envelope
+                .rare
+                .as_ref()
+                .and_then(|rare| rare.message_id.clone()),
+            routed,
+            resent,
+        }),
+        Confirmation::Nacked { reason } => Err(Error::new(
+            ErrorKind::Nacked,
+            format!(
+                "the broker refused a message for exchange `{}` with key `{}`: {reason}",
+                envelope.exchange(),
+                envelope.routing_key()
+            ),
+        )),
+        Confirmation::Returned { code } => Err(returned(code, envelope)),
+    }
+}
+
+#[cold]
+fn returned(code: u16, envelope: &Envelope) -> Error {
+    let (exchange, key) = (envelope.exchange(), envelope.routing_key());
+    let message = if exchange.is_empty() {
+        format!(
+            "no queue is named `{key}`; declare it first, or publish with `.allow_unroutable()`"
+        )
+    } else {
+        format!(
+            "no queue is bound to exchange `{exchange}` for key `{key}`; bind one, or publish with \
+             `.allow_unroutable()`"
+        )
+    };
+    let kind = match code {
+        313 => ErrorKind::NoConsumers,
+        _ => ErrorKind::Unroutable,
+    };
+    Error::new(kind, message).with_code(code)
+}

@@ -1,0 +1,524 @@
+mod levels;
+mod readers;
+mod waiting;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::task::Waker;
+use std::time::Duration;
+
+use kombu_core::declare::{Overflow, Queue};
+use kombu_core::driver::{DeleteQueue, QueueInfo};
+use kombu_core::message::Envelope;
+use kombu_core::virt::{Death, ReaderOptions};
+use kombu_core::{Error, ErrorKind, Name, Result};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::time::Instant;
+
+use crate::dead::{Corpse, DeadList};
+use crate::held::Holding;
+use crate::schedule::Schedule;
+
+use self::levels::Levels;
+use self::readers::Readers;
+use self::waiting::Waiting;
+pub(crate) use self::waiting::Woken;
+
+/// A message in a queue.
+pub(crate) struct Entry {
+    pub(crate) envelope: Envelope,
+    /// Where it stands; it keeps its place when it comes back.
+    pub(crate) position: u64,
+    /// Few messages have one, and entries are moved about.
+    lifetime: Option<Box<Lifetime>>,
+    pub(crate) failures: u32,
+    pub(crate) redelivered: bool,
+    /// It died, and is on its way to the dead-letter exchange.
+    pub(crate) death: Option<Death>,
+}
+
+struct Lifetime {
+    ends: Instant,
+    /// It was over at once, but a consumer was waiting for the message.
+    promised: bool,
+}
+
+impl Entry {
+    /// When its time is over.
+    fn ends(&self) -> Option<Instant> {
+        let lifetime = self.lifetime.as_ref()?;
+        (!lifetime.promised).then_some(lifetime.ends)
+    }
+}
+
+/// What a queue tells its broker.
+#[derive(Default)]
+pub(crate) struct Surroundings {
+    pub(crate) schedule: Schedule,
+    pub(crate) dead: DeadList,
+}
+
+pub(crate) struct MemoryQueue {
+    declaration: Arc<Queue>,
+    limits: Limits,
+    surroundings: Arc<Surroundings>,
+    myself: Weak<MemoryQueue>,
+    ready: Mutex<Ready>,
+    /// What was taken from here. Counted only when somebody asks: a counter in this place would be written
+    /// by consumers and keep the lock above from its publishers.
+    holdings: Mutex<Vec<Weak<Holding>>>,
+}
+
+/// What the declaration asks for, for the hot path.
+struct Limits {
+    message_ttl: Option<Duration>,
+    expires: Option<Duration>,
+    max_length: u64,
+    max_bytes: u64,
+    has_length: bool,
+    rejects: bool,
+    dead_letters: bool,
+}
+
+struct Ready {
+    messages: Levels,
+    next_position: u64,
+    /// Not visible yet, by when they will be.
+    delayed: BTreeMap<(Instant, u64), Delayed>,
+    next_delayed: u64,
+    /// Readers that found nothing. All are woken: a woken one may have no room in its window any more.
+    waiting: Waiting,
+    /// Readers without room. They are woken only when the queue is deleted.
+    full: Waiting,
+    readers: Readers,
+    /// Messages may be there whose time is over, or will be.
+    may_expire: bool,
+    /// When the broker looks at this queue next.
+    scheduled: Option<Instant>,
+    /// Since when nobody has used it.
+    unused_since: Instant,
+    deleted: bool,
+}
+
+/// A message that becomes visible later.
+enum Delayed {
+    /// For the first time: it goes to the back then.
+    New(Envelope),
+    /// Again: it goes to where it was.
+    Again(Entry),
+}
+
+/// What a reader found.
+pub(crate) enum Taken {
+    /// At least one message. Others may have something to look at now.
+    Messages(Woken),
+    /// Nothing; the waker is registered. The earliest delayed message is due then.
+    Nothing(Option<Instant>, Woken),
+    /// The queue was deleted.
+    Deleted,
+}
+
+/// The queue is full and refuses what comes.
+pub(crate) struct Full;
+
+impl MemoryQueue {
+    pub(crate) fn new(declaration: Queue, surroundings: Arc<Surroundings>) -> Arc<Self> {
+        let limits = Limits {
+            message_ttl: declaration.get_message_ttl(),
+            expires: declaration.get_expires(),
+            max_length: declaration.get_max_length().unwrap_or(u64::MAX),
+            max_bytes: declaration.get_max_length_bytes().unwrap_or(u64::MAX),
+            has_length: declaration.get_max_length().is_some()
+                || declaration.get_max_length_bytes().is_some(),
+            rejects: declaration.get_overflow() == Some(Overflow::RejectPublish),
+            dead_letters: declaration.get_dead_letter_exchange().is_some(),
+        };
+        let ready = Ready {
+            messages: Levels::new(
+                declaration.get_max_priority().unwrap_or(0),
+                declaration.get_max_length_bytes().is_some(),
+            ),
+            next_position: 0,
+            delayed: BTreeMap::new(),
+            next_delayed: 0,
+            waiting: Waiting::default(),
+            full: Waiting::default(),
+            readers: Readers::new(declaration.is_single_active_consumer()),
+            may_expire: false,
+            scheduled: None,
+            unused_since: Instant::now(),
+            deleted: false,
+        };
+        let queue = Arc::new_cyclic(|myself| MemoryQueue {
+            declaration: Arc::new(declaration),
+            limits,
+            surroundings,
+            myself: myself.clone(),
+            ready: Mutex::new(ready),
+            holdings: Mutex::default(),
+        });
+        queue.schedule(&mut queue.ready.lock());
+        queue
+    }
+
+    pub(crate) fn name(&self) -> &Name {
+        self.declaration.name()
+    }
+
+    pub(crate) fn declaration(&self) -> &Arc<Queue> {
+        &self.declaration
+    }
+
+    /// Everything as it is now: delayed messages that are due are there, and expired ones are not.
+    fn now(&self) -> MutexGuard<'_, Ready> {
+        let mut ready = self.ready.lock();
+        self.catch_up(&mut ready);
+        ready
+    }
+
+    /// The clock is read only if something depends on it.
+    #[inline]
+    fn catch_up(&self, ready: &mut Ready) {
+        if !ready.delayed.is_empty() {
+            self.show_due(ready, Instant::now());
+        }
+        if ready.may_expire {
+            self.bury_expired(ready, Instant::now());
+        }
+    }
+
+    pub(crate) fn info(&self) -> QueueInfo {
+        let holdings: Vec<_> = {
+            let mut holdings = self.holdings.lock();
+            holdings.retain(|holding| holding.strong_count() > 0);
+            holdings.iter().filter_map(Weak::upgrade).collect()
+        };
+        // All holdings are locked before the queue, so that a batch is never counted in neither place.
+        let held: Vec<_> = holdings.iter().map(|holding| holding.lock()).collect();
+        let unsettled = held.iter().map(|held| held.len() as u64).sum();
+        let ready = self.now();
+        QueueInfo::new(
+            self.name().clone(),
+            ready.messages.len() as u64,
+            Some(unsettled),
+            ready.readers.len() as u64,
+        )
+    }
+
+    /// Somebody declares the queue again, asks about it, or gets from it: it isn't unused.
+    pub(crate) fn touch(&self) {
+        if self.limits.expires.is_some() {
+            self.ready.lock().unused_since = Instant::now();
+        }
+    }
+
+    #[inline]
+    pub(crate) fn push(&self, envelope: &Envelope) -> std::result::Result<Woken, Full> {
+        let mut ready = self.ready.lock();
+        if ready.deleted {
+            return Ok(Woken::default());
+        }
+        if self.limits.has_length {
+            self.catch_up(&mut ready);
+            if self.limits.rejects && self.would_overflow(&ready, envelope) {
+                return Err(Full);
+            }
+        }
+        match envelope.delay() {
+            None => self.append(&mut ready, envelope.clone()),
+            Some(delay) => ready.delay(delay, Delayed::New(envelope.clone())),
+        }
+        // Also for a delayed one: whoever waits has to wait for it too.
+        Ok(ready.waiting.take())
+    }
+
+    /// Whether a consumer would be given a message at once.
+    pub(crate) fn has_ready_consumer(&self) -> bool {
+        let ready = self.now();
+        !ready.deleted && ready.messages.len() == 0 && ready.readers.any_has_room()
+    }
+
+    /// Puts a message back where it was, visible after the delay.
+    pub(crate) fn give_back_after(&self, entry: Entry, delay: Duration) -> Woken {
+        let mut ready = self.ready.lock();
+        if ready.deleted {
+            return Woken::default();
+        }
+        ready.delay(delay, Delayed::Again(entry));
+        ready.waiting.take()
+    }
+
+    /// Puts a message back where it was.
+    pub(crate) fn give_back(&self, entry: Entry) -> Woken {
+        let mut ready = self.ready.lock();
+        if ready.deleted {
+            return Woken::default();
+        }
+        self.put_back(&mut ready, entry);
+        ready.waiting.take()
+    }
+
+    /// Takes note of who takes from here.
+    pub(crate) fn add_holding(&self, holding: &Arc<Holding>) {
+        let mut holdings = self.holdings.lock();
+        if holdings.len() == holdings.capacity() {
+            holdings.retain(|holding| holding.strong_count() > 0);
+        }
+        holdings.push(Arc::downgrade(holding));
+    }
+
+    /// Takes up to `max` messages from the front, or leaves `waker` under the reader's number. With a `max` of 0,
+    /// it is woken only when the queue is deleted.
+    #[inline]
+    pub(crate) fn take(
+        &self,
+        max: usize,
+        taken: &mut Vec<Entry>,
+        waiting: Option<(u64, &Waker)>,
+    ) -> Taken {
+        let mut ready = self.ready.lock();
+        if ready.deleted {
+            return Taken::Deleted;
+        }
+        self.catch_up(&mut ready);
+        let mut count = max.min(ready.messages.len());
+        let mut woken = Woken::default();
+        if let Some((reader, _)) = waiting {
+            let had_room = max > 0;
+            if ready.readers.are_selective() {
+                ready.readers.set_room(reader, had_room);
+                if !ready.readers.admits(reader) {
+                    count = 0;
+                }
+                ready.readers.set_room(reader, max > count);
+                if max <= count && ready.messages.len() > count {
+                    woken = ready.waiting.take();
+                }
+            } else {
+                ready.readers.set_room(reader, max > count);
+            }
+        }
+        if count == 0 {
+            if let Some((reader, waker)) = waiting {
+                let list = match max {
+                    0 => &mut ready.full,
+                    _ => &mut ready.waiting,
+                };
+                list.insert(reader, waker);
+            }
+            return Taken::Nothing(ready.next_due(), woken);
+        }
+        ready.messages.take(count, taken);
+        Taken::Messages(woken)
+    }
+
+    pub(crate) fn purge(&self) -> u64 {
+        let purged = self.now().messages.clear();
+        purged.len() as u64
+    }
+
+    /// Drops the messages and ends the readers, if the conditions hold; answers how many were ready.
+    ///
+    /// Conditions and deletion are one step: nothing can be pushed, and nobody start to consume, in between.
+    pub(crate) fn delete(&self, options: DeleteQueue) -> Result<u64> {
+        let mut ready = self.now();
+        let (messages, consumers) = (ready.messages.len(), ready.readers.len());
+        let problem = if options.if_unused && consumers > 0 {
+            Some(format!(
+                "has {consumers} consumers; cancel them, or delete it without `if_unused`"
+            ))
+        } else if options.if_empty && messages > 0 {
+            Some(format!(
+                "has {messages} messages; purge it, or delete it without `if_empty`"
+            ))
+        } else {
+            None
+        };
+        if let Some(problem) = problem {
+            return Err(Error::new(
+                ErrorKind::PreconditionFailed,
+                format!("queue `{}` {problem}", self.name()),
+            ));
+        }
+        ready.deleted = true;
+        ready.delayed.clear();
+        let entries = ready.messages.clear();
+        let woken = [ready.waiting.take(), ready.full.take()];
+        drop(ready);
+        woken.into_iter().for_each(Woken::wake);
+        Ok(entries.len() as u64)
+    }
+
+    pub(crate) fn add_consumer(&self, number: u64, options: ReaderOptions) -> Result<()> {
+        let mut ready = self.ready.lock();
+        ready.readers.add(number, options, self.name())
+    }
+
+    /// Whether it was the last one of a queue that goes with it.
+    #[must_use]
+    pub(crate) fn remove_consumer(&self, reader: u64) -> bool {
+        let mut ready = self.ready.lock();
+        ready.readers.remove(reader);
+        ready.waiting.remove(reader);
+        ready.full.remove(reader);
+        // What this one was served first may be somebody else's now.
+        let woken = ready.waiting.take();
+        let last = ready.readers.is_empty();
+        if last {
+            ready.unused_since = Instant::now();
+            self.schedule(&mut ready);
+        }
+        drop(ready);
+        woken.wake();
+        last && self.declaration.is_auto_delete()
+    }
+
+    /// The time that this queue was scheduled for has come. Whether it has been unused for so long that it goes.
+    pub(crate) fn look_at(&self) -> bool {
+        let mut ready = self.ready.lock();
+        ready.scheduled = None;
+        if ready.deleted {
+            return false;
+        }
+        self.catch_up(&mut ready);
+        let unused = ready
+            .unused_until(&self.limits)
+            .is_some_and(|end| end <= Instant::now());
+        if !unused {
+            self.schedule(&mut ready);
+        }
+        unused
+    }
+
+    /// A dead message goes back to the dead.
+    pub(crate) fn bury(&self, mut entry: Entry, death: Death) {
+        entry.death = Some(death);
+        if let Some(queue) = self.myself.upgrade() {
+            self.surroundings.dead.add(Corpse {
+                queue,
+                entry,
+                death,
+            });
+        }
+    }
+
+    fn append(&self, ready: &mut Ready, envelope: Envelope) {
+        let ttl = match (self.limits.message_ttl, envelope.expiration()) {
+            (Some(queue), Some(own)) => Some(queue.min(own)),
+            (queue, own) => queue.or(own),
+        };
+        let position = ready.next_position;
+        ready.next_position += 1;
+        let lifetime = ttl.map(|ttl| {
+            Box::new(Lifetime {
+                ends: Instant::now() + ttl,
+                promised: ttl.is_zero() && ready.readers.any_has_room(),
+            })
+        });
+        ready.messages.push_back(Entry {
+            envelope,
+            position,
+            lifetime,
+            failures: 0,
+            redelivered: false,
+            death: None,
+        });
+        if ttl.is_some() {
+            ready.may_expire = true;
+            self.schedule(ready);
+        }
+        self.drop_heads(ready);
+    }
+
+    fn put_back(&self, ready: &mut Ready, entry: Entry) {
+        ready.may_expire |= entry.lifetime.is_some();
+        ready.messages.put_back(entry);
+        if ready.may_expire {
+            self.schedule(ready);
+        }
+        self.drop_heads(ready);
+    }
+
+    fn would_overflow(&self, ready: &Ready, envelope: &Envelope) -> bool {
+        let bytes = envelope.body().len() as u64;
+        ready.messages.len() as u64 >= self.limits.max_length
+            || ready.messages.bytes() + bytes > self.limits.max_bytes
+    }
+
+    #[inline]
+    fn drop_heads(&self, ready: &mut Ready) {
+        if !self.limits.has_length || self.limits.rejects {
+            return;
+        }
+        while ready.messages.len() as u64 > self.limits.max_length
+            || ready.messages.bytes() > self.limits.max_bytes
+        {
+            let Some(head) = ready.messages.pop_front() else {
+                return;
+            };
+            self.die(head, Death::MaxLength);
+        }
+    }
+
+    /// Only what is at the head of the queue expires, as in RabbitMQ.
+    fn bury_expired(&self, ready: &mut Ready, now: Instant) {
+        let is_over = |entry: &Entry| entry.ends().is_some_and(|end| end <= now);
+        for expired in ready.messages.take_while(is_over) {
+            self.die(expired, Death::Expired);
+        }
+        ready.may_expire = ready.messages.len() > 0;
+    }
+
+    fn die(&self, entry: Entry, death: Death) {
+        if self.limits.dead_letters {
+            self.bury(entry, death);
+        }
+    }
+
+    /// Has the broker look at this queue when something is over.
+    fn schedule(&self, ready: &mut Ready) {
+        let next = ready
+            .messages
+            .fronts()
+            .filter_map(Entry::ends)
+            .chain(ready.unused_until(&self.limits))
+            .min();
+        let Some(next) = next else { return };
+        if ready.scheduled.is_none_or(|scheduled| next < scheduled) {
+            ready.scheduled = Some(next);
+            self.surroundings.schedule.add(next, self.myself.clone());
+        }
+    }
+
+    /// Makes visible what is due.
+    fn show_due(&self, ready: &mut Ready, now: Instant) {
+        while let Some(first) = ready.delayed.first_entry() {
+            if first.key().0 > now {
+                return;
+            }
+            match first.remove() {
+                Delayed::New(envelope) => self.append(ready, envelope),
+                Delayed::Again(entry) => self.put_back(ready, entry),
+            }
+        }
+    }
+}
+
+impl Ready {
+    fn delay(&mut self, delay: Duration, delayed: Delayed) {
+        let number = self.next_delayed;
+        self.next_delayed += 1;
+        self.delayed
+            .insert((Instant::now() + delay, number), delayed);
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.delayed.first_key_value().map(|((due, _), _)| *due)
+    }
+
+    /// When the queue goes, unless somebody uses it before.
+    fn unused_until(&self, limits: &Limits) -> Option<Instant> {
+        let expires = limits.expires.filter(|_| self.readers.is_empty())?;
+        Some(self.unused_since + expires)
+    }
+}

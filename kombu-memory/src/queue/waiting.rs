@@ -1,0 +1,54 @@
+use std::task::Waker;
+
+/// Readers by number, each once.
+#[derive(Default)]
+pub(super) struct Waiting(Vec<(u64, Waker)>);
+
+/// Readers that have something to look at. Whoever is woken may come back here at once, so it is done without any
+/// lock.
+#[derive(Default)]
+#[must_use = "they wait until they are woken"]
+pub(crate) struct Woken {
+    one: Option<Waker>,
+    more: Vec<(u64, Waker)>,
+}
+
+impl Woken {
+    #[inline]
+    pub(crate) fn wake(self) {
+        if let Some(waker) = self.one {
+            waker.wake();
+        }
+        for (_, waker) in self.more {
+            waker.wake();
+        }
+    }
+}
+
+impl Waiting {
+    pub(super) fn insert(&mut self, reader: u64, waker: &Waker) {
+        match self.0.iter_mut().find(|(waiting, _)| *waiting == reader) {
+            Some((_, registered)) => registered.clone_from(waker),
+            None => self.0.push((reader, waker.clone())),
+        }
+    }
+
+    /// Takes everybody out, to be woken when no lock is held.
+    #[inline]
+    pub(super) fn take(&mut self) -> Woken {
+        if self.0.len() <= 1 {
+            return Woken {
+                one: self.0.pop().map(|(_, waker)| waker),
+                more: Vec::new(),
+            };
+        }
+        Woken {
+            one: None,
+            more: std::mem::take(&mut self.0),
+        }
+    }
+
+    pub(super) fn remove(&mut self, reader: u64) {
+        self.0.retain(|(waiting, _)| *waiting != reader);
+    }
+}
