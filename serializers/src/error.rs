@@ -3,11 +3,11 @@
 use std::error::Error;
 use std::fmt;
 
-/// Any error, boxed: what an [`Encoder`](crate::Encoder) or a [`Decoder`](crate::Decoder) may
-/// return.
+/// Any error, boxed: what an [`Encoder`](crate::Encoder), a [`Decoder`](crate::Decoder) or a
+/// [`ByteStage`](crate::ByteStage) may return.
 pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
 
-/// Why a codec could not be chosen, built or used.
+/// Why a codec or a stage could not be chosen, built or used.
 ///
 /// It is one pointer wide. The text names the codec, the content type and a way out; what the
 /// format itself had to say is the [`source`](Error::source).
@@ -35,18 +35,20 @@ pub enum SerializerErrorKind {
     UnknownSerializer,
     /// No codec has this content type.
     UnknownContentType,
+    /// No byte stage has this name or content type.
+    UnknownStage,
     /// There may be a codec, but the accept list leaves this content type out.
     ContentRefused,
-    /// The value can't be written in this format.
+    /// The value can't be written in this format, or its body can't be encoded by a stage.
     Encode,
-    /// The body isn't what its content type says, is beyond a limit, or doesn't fit the type asked
-    /// for.
+    /// The body isn't what its content type or its stage says, is beyond a limit, or doesn't fit the type
+    /// asked for.
     Decode,
     /// The codec was registered without an encoder.
     CannotEncode,
     /// The codec was registered without a decoder.
     CannotDecode,
-    /// A codec that is being built makes no sense.
+    /// A codec or a stage that is being built makes no sense.
     Config,
 }
 
