@@ -44,6 +44,8 @@ pub enum SerializerErrorKind {
     /// The body isn't what its content type or its stage says, is beyond a limit, or doesn't fit the type
     /// asked for.
     Decode,
+    /// A stage makes more of the body than the receiver allows.
+    TooLarge,
     /// The codec was registered without an encoder.
     CannotEncode,
     /// The codec was registered without a decoder.

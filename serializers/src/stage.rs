@@ -205,8 +205,8 @@ impl Stage {
     ///
     /// # Errors
     ///
-    /// [`Decode`](SerializerErrorKind::Decode) if it is longer, cut off, followed by anything, or not
-    /// what the stage makes.
+    /// [`TooLarge`](SerializerErrorKind::TooLarge) if it is longer, [`Decode`](SerializerErrorKind::Decode)
+    /// if it is cut off, followed by anything, or not what the stage makes.
     pub fn decode(&self, body: &[u8], limit: usize) -> Result<Bytes, SerializerError> {
         let decoded = self.0.bytes.decode(body, limit);
         match decoded {
@@ -218,17 +218,17 @@ impl Stage {
 
     #[cold]
     fn not_decoded(&self, limit: usize, cause: BoxError) -> SerializerError {
-        let message = if cause.is::<Beyond>() {
-            format!(
-                "{self} makes more than {limit} bytes of the body, which is the limit: \
+        if cause.is::<Beyond>() {
+            let message = format!(
+                "the stage {self} makes more than {limit} bytes of the body, which is the limit: \
                  raise it if you expect that, or have less sent at once"
-            )
-        } else {
-            format!(
-                "the body can't be decoded by the stage {self}: the source says what is wrong with it; \
-                 the body itself is still there as bytes"
-            )
-        };
+            );
+            return SerializerError::new(SerializerErrorKind::TooLarge, message);
+        }
+        let message = format!(
+            "the body can't be decoded by the stage {self}: the source says what is wrong with it; \
+             the body itself is still there as bytes"
+        );
         SerializerError::new(SerializerErrorKind::Decode, message).because(cause)
     }
 
