@@ -1,7 +1,12 @@
 //! The one error of this crate.
 
 use std::error::Error;
-use std::fmt;
+use std::fmt::{self, Write};
+
+/// Characters of an error that are kept.
+const LONGEST_ERROR: usize = 400;
+/// Stands where the rest was.
+const CUT: char = '…';
 
 /// Any error, boxed: what an [`Encoder`](crate::Encoder), a [`Decoder`](crate::Decoder) or a
 /// [`ByteStage`](crate::ByteStage) may return.
@@ -78,9 +83,40 @@ impl SerializerError {
 
     #[cold]
     pub(crate) fn because(mut self, source: impl Into<BoxError>) -> Self {
-        self.0.source = Some(source.into());
+        let source = source.into();
+        // Some formats quote the value that didn't fit, which may be the whole body.
+        let kept = beginning(&source);
+        self.0.source = Some(match kept.ends_with(CUT) {
+            true => kept.into(),
+            false => source,
+        });
         self
     }
+}
+
+/// As much of an error as is worth keeping; the rest is not even formatted.
+pub(crate) fn beginning(error: &impl fmt::Display) -> String {
+    struct Cut {
+        text: String,
+        left: usize,
+    }
+    impl Write for Cut {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            for character in text.chars() {
+                self.left = self.left.checked_sub(1).ok_or(fmt::Error)?;
+                self.text.push(character);
+            }
+            Ok(())
+        }
+    }
+    let mut cut = Cut {
+        text: String::new(),
+        left: LONGEST_ERROR,
+    };
+    if write!(cut, "{error}").is_err() {
+        cut.text.push(CUT);
+    }
+    cut.text
 }
 
 impl fmt::Display for SerializerError {
@@ -127,5 +163,15 @@ mod tests {
         assert_eq!(error.to_string(), "no");
         assert_eq!(error.source().unwrap().to_string(), "the cause");
         assert!(format!("{error:?}").contains("the cause"));
+    }
+
+    #[test]
+    fn a_long_cause_is_cut() {
+        let error = SerializerError::new(SerializerErrorKind::Decode, "no".into())
+            .because("é".repeat(1_000_000));
+        assert_eq!(
+            error.source().unwrap().to_string(),
+            format!("{}…", "é".repeat(400))
+        );
     }
 }

@@ -82,7 +82,7 @@ impl OpenProducer {
     ///
     /// let delivery = connection.get("logs").await?.expect("a log");
     /// assert!(delivery.body().len() < 200); // what was on the wire
-    /// assert_eq!(delivery.decode::<&str>()?, log);
+    /// assert_eq!(delivery.decode::<String>()?, log);
     /// delivery.ack().await?;
     /// # }
     /// # Ok(())

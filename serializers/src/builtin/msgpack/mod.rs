@@ -7,6 +7,7 @@ use rmp_serde::encode::Error as EncodeError;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::NESTING;
+use nesting::Fault;
 
 /// A body of at most this length isn't looked at for enums: a level takes two bytes, so it can't hold more of them
 /// than any thread's stack does.
@@ -22,9 +23,13 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
 
 #[inline(always)]
 pub(crate) fn decode<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, DecodeError> {
-    // The deserializer counts sequences and maps but not the enums around them.
-    if body.len() > SMALL && nesting::may_be_too_deep(body) && nesting::is_too_deep(body) {
-        return Err(DecodeError::DepthLimitExceeded);
+    // The deserializer counts sequences and maps but not the enums around them, and believes what they claim to hold.
+    if (body.len() > SMALL && nesting::may_be_too_deep(body)) || nesting::may_claim_too_much(body) {
+        match nesting::fault(body) {
+            Some(Fault::TooDeep) => return Err(DecodeError::DepthLimitExceeded),
+            Some(Fault::ClaimsTooMuch) => return Err(cut_off()),
+            None => {}
+        }
     }
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(body);
     deserializer.set_max_depth(NESTING + 1);
@@ -34,6 +39,11 @@ pub(crate) fn decode<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, Dec
         Err(DecodeError::InvalidMarkerRead(_)) => Ok(value),
         _ => Err(trailing()),
     }
+}
+
+#[cold]
+fn cut_off() -> DecodeError {
+    DecodeError::Uncategorized("it claims to hold more than it has".into())
 }
 
 #[cold]
