@@ -42,6 +42,7 @@
 //! |---|---|---|
 //! | `memory` | yes | `memory://`, a broker within the process |
 //! | `json`, `msgpack`, `yaml`, `raw` | yes | serializers; `json` and `yaml` also read configuration files |
+//! | `zlib`, `bzip2`, `zstd` | no | compression, see [`OpenProducer::compression`]; `zstd` compiles C |
 //! | `toml` | no | configuration files in TOML |
 //! | `signal` | no | draining on Ctrl-C and `SIGTERM` |
 

@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::layers;
 use crate::name::Name;
 
+use super::builder::Sizes;
 use super::delivery::UndecodablePolicy;
 use super::delivery::{Link, LinkQueue};
 use super::drain::Open;
@@ -40,6 +41,7 @@ pub(super) struct Inner {
     pub(super) serializers: serializers::Registry,
     pub(super) capabilities: Capabilities,
     pub(super) max_message_size: usize,
+    pub(super) max_decompressed_size: usize,
     pub(super) declare_mode: DeclareMode,
     pub(super) open: Open,
     pub(super) interceptors: Interceptors,
@@ -68,7 +70,7 @@ impl Connection {
         session: &Session,
         target: Target,
         serializers: serializers::Registry,
-        max_message_size: Option<usize>,
+        sizes: Sizes,
         declare_mode: DeclareMode,
         interceptors: Interceptors,
     ) -> Self {
@@ -77,7 +79,9 @@ impl Connection {
         // Before any producer: what they publish to has to be there first.
         let weak = Arc::downgrade(&recorded);
         engine.register(weak);
-        let limit = max_message_size.unwrap_or(Capabilities::DEFAULT_MAX_MESSAGE_SIZE);
+        let limit = sizes
+            .message
+            .unwrap_or(Capabilities::DEFAULT_MAX_MESSAGE_SIZE);
         Connection {
             inner: Arc::new(Inner {
                 engine,
@@ -85,6 +89,7 @@ impl Connection {
                 serializers,
                 capabilities,
                 max_message_size: limit.min(capabilities.max_message_size()),
+                max_decompressed_size: sizes.decompressed,
                 declare_mode,
                 open: Open::default(),
                 interceptors,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use kombu_serializers::{self as serializers, Accept};
 use parking_lot::Mutex;
@@ -18,6 +19,7 @@ use crate::message::{Content, Envelope};
 use crate::name::Name;
 
 use super::intercept::Interceptors;
+use super::plain::Plain;
 use super::{Connection, Settling};
 
 /// What becomes of a delivery that could not be decoded and is dropped without being settled.
@@ -142,13 +144,23 @@ impl Link {
             .map_or(NOWHERE, |queue| &queue.name)
     }
 
-    fn decode<'de, T: Deserialize<'de>>(&self, content: &'de Content) -> Result<T> {
+    fn decode<'de, T: Deserialize<'de>>(
+        &self,
+        content: &'de Content,
+        plain: &'de Plain,
+    ) -> Result<T> {
         let codec = self.serializers.decoder_for(
             content.content_type(),
             content.content_encoding(),
             &self.accept,
         )?;
-        Ok(codec.decode(content.body())?)
+        Ok(codec.decode(self.plain_body(content, plain)?)?)
+    }
+
+    #[inline]
+    fn plain_body<'a>(&self, content: &'a Content, plain: &'a Plain) -> Result<&'a Bytes> {
+        let limit = self.connection.inner().max_decompressed_size;
+        plain.of(content, &self.serializers, limit)
     }
 }
 
@@ -170,6 +182,7 @@ impl Link {
 /// It is never acked. If its body could not be decoded, see [`take`](Delivery::take).
 pub struct Delivery {
     envelope: Envelope,
+    plain: Plain,
     acker: Acker,
 }
 
@@ -179,6 +192,7 @@ impl Delivery {
         let settled = link.no_ack;
         Delivery {
             envelope: raw.envelope,
+            plain: Plain::default(),
             acker: Acker {
                 link,
                 id: raw.id,
@@ -231,7 +245,8 @@ impl Delivery {
         self.acker.link.session.driver.closed().await;
     }
 
-    /// Decodes the body with the codec of its content type, borrowing from it where `T` allows.
+    /// Decodes the body with the codec of its content type, borrowing from it where `T` allows. A compressed one
+    /// is decompressed first, and kept beside it.
     ///
     /// A borrowed value ends the delivery's freedom to be settled; [`split`](Delivery::split) separates the
     /// two. Write the type: `decode::<T>()`.
@@ -239,22 +254,44 @@ impl Delivery {
     /// # Errors
     ///
     /// [`ErrorKind::Undecodable`]; [`ErrorKind::ContentRefused`] if the content type isn't on the accept list;
-    /// [`ErrorKind::UnknownSerializer`] if nothing is registered for it. Nothing is decoded in the last two
-    /// cases. The delivery is then marked, and dropping it unsettled does what [`take`](Delivery::take)
+    /// [`ErrorKind::UnknownSerializer`] if nothing is registered for it, or for its compression. Nothing is decoded in
+    /// the last two cases. The delivery is then marked, and dropping it unsettled does what [`take`](Delivery::take)
     /// says; a later decode that succeeds takes the mark off.
     pub fn decode<'de, T: Deserialize<'de>>(&'de self) -> Result<T> {
-        let decoded = self.acker.link.decode(&self.envelope);
+        let decoded = self.acker.link.decode(&self.envelope, &self.plain);
         self.acker
             .undecodable
             .store(decoded.is_err(), Ordering::Relaxed);
-        decoded.map_err(|error| {
-            error.during("decode").with_context(&format!(
-                "message from queue `{}` (exchange `{}`, key `{}`)",
-                self.queue(),
-                self.exchange(),
-                self.routing_key()
-            ))
+        decoded.map_err(|error| self.undecodable(error))
+    }
+
+    /// The body that a codec reads: [`body`](Content::body) itself, or what it comes to if it is compressed. For bodies
+    /// that have no codec, such as images.
+    ///
+    /// It is decompressed once and then kept, whatever the accept list says.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::UnknownSerializer`] if nothing is registered for its compression; [`ErrorKind::Undecodable`] if it isn't
+    /// what its compression makes, or comes to more than the connection's
+    /// [`max_decompressed_size`](super::ConnectionBuilder::max_decompressed_size). The delivery is then marked, as by
+    /// [`decode`](Delivery::decode).
+    pub fn plain_body(&self) -> Result<&Bytes> {
+        let plain = self.acker.link.plain_body(&self.envelope, &self.plain);
+        plain.map_err(|error| {
+            self.acker.undecodable.store(true, Ordering::Relaxed);
+            self.undecodable(error)
         })
+    }
+
+    #[cold]
+    fn undecodable(&self, error: Error) -> Error {
+        error.during("decode").with_context(&format!(
+            "message from queue `{}` (exchange `{}`, key `{}`)",
+            self.queue(),
+            self.exchange(),
+            self.routing_key()
+        ))
     }
 
     /// Decodes the body into a value that owns its parts, and keeps the delivery.
@@ -295,6 +332,7 @@ impl Delivery {
     pub fn split(self) -> (Message, Acker) {
         let message = Message {
             envelope: self.envelope,
+            plain: self.plain,
             link: self.acker.link.clone(),
         };
         (message, self.acker)
@@ -354,6 +392,7 @@ impl fmt::Debug for Delivery {
 #[derive(Clone)]
 pub struct Message {
     envelope: Envelope,
+    plain: Plain,
     link: Arc<Link>,
 }
 
@@ -365,7 +404,19 @@ impl Message {
     /// As [`Delivery::decode`], without its effect on the delivery.
     pub fn decode<'de, T: Deserialize<'de>>(&'de self) -> Result<T> {
         self.link
-            .decode(&self.envelope)
+            .decode(&self.envelope, &self.plain)
+            .map_err(|error| error.during("decode"))
+    }
+
+    /// The body that a codec reads, decompressed if need be; as [`Delivery::plain_body`], without its effect on the
+    /// delivery.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Delivery::plain_body`].
+    pub fn plain_body(&self) -> Result<&Bytes> {
+        self.link
+            .plain_body(&self.envelope, &self.plain)
             .map_err(|error| error.during("decode"))
     }
 }

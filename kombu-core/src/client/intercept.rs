@@ -7,7 +7,8 @@ use crate::name::Name;
 
 /// Sees, and may change, every message and every settle of a connection or of one handle.
 ///
-/// Interceptors run in the order in which they were added, those of the connection before those of the handle.
+/// Interceptors run in the order in which they were added, those of the connection before those of the handle. They
+/// see bodies as they travel: encoded, and compressed where that was asked for.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

@@ -8,6 +8,7 @@ mod delivery;
 mod drain;
 mod getting;
 mod intercept;
+mod plain;
 mod producer;
 mod publish;
 mod publishing;

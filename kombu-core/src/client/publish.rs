@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kombu_serializers::Codec;
+use kombu_serializers::{self as serializers, Codec};
 
 use crate::declare::{DeliveryMode, Exchange};
 use crate::error::{Error, ErrorKind, Result};
@@ -13,6 +13,7 @@ use crate::message::{Content, Envelope};
 use crate::name::Name;
 
 use super::body::Body;
+use super::plain::COMPRESSION;
 use super::producer::{Inner, is_mandatory_by_default};
 use super::publishing::{Published, Publishing, Sending, Stage, hand_over};
 
@@ -30,8 +31,15 @@ pub struct Publish<'a, B> {
     body: B,
     content: Content,
     codec: Option<Codec>,
+    compression: Compression,
     mandatory: Option<bool>,
     failure: Option<Error>,
+}
+
+enum Compression {
+    Producers,
+    Own(serializers::Stage),
+    Off,
 }
 
 macro_rules! text_setters {
@@ -59,6 +67,7 @@ impl<'a, B: Body> Publish<'a, B> {
             body,
             content,
             codec: None,
+            compression: Compression::Producers,
             mandatory: producer.mandatory,
             failure: None,
         }
@@ -85,6 +94,33 @@ impl<'a, B: Body> Publish<'a, B> {
             Ok(codec) => self.codec = Some(codec),
             Err(error) => self.fail(error.into()),
         }
+        self
+    }
+
+    /// Another compression than the producer's, by name. Bytes and text are compressed too.
+    ///
+    /// The header `compression` says so, in place of one that you set.
+    ///
+    /// # Errors
+    ///
+    /// When awaited: [`ErrorKind::UnknownSerializer`] if there is none of that name.
+    pub fn compression(mut self, name: &str) -> Self {
+        match self
+            .producer
+            .connection
+            .serializers()
+            .stages()
+            .by_name(name)
+        {
+            Ok(stage) => self.compression = Compression::Own(stage),
+            Err(error) => self.fail(error.into()),
+        }
+        self
+    }
+
+    /// Sends the body as it is, although the producer compresses.
+    pub fn uncompressed(mut self) -> Self {
+        self.compression = Compression::Off;
         self
     }
 
@@ -209,6 +245,7 @@ impl<'a, B: Body> Publish<'a, B> {
             body,
             mut content,
             codec,
+            compression,
             mandatory,
             failure,
         } = self;
@@ -221,6 +258,17 @@ impl<'a, B: Body> Publish<'a, B> {
         }
         let encoded = body.encode(codec.as_ref().or(producer.codec.as_ref()))?;
         content.body = encoded.body;
+        let stage = match &compression {
+            Compression::Producers => producer.compression.as_ref(),
+            Compression::Own(stage) => Some(stage),
+            Compression::Off => None,
+        };
+        if let Some(stage) = stage {
+            content.body = stage.encode(&content.body)?;
+            content
+                .headers
+                .insert(COMPRESSION, Name::from(stage.content_type()));
+        }
         if content.content_type.is_empty() {
             content.content_type = encoded.content_type;
         }
