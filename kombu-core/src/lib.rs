@@ -19,6 +19,7 @@ mod engine;
 mod error;
 mod name;
 mod options;
+mod watched;
 
 pub use client::{
     Acker, Body, Connection, ConnectionBuilder, Consumer, Delivery, DrainReport, Interceptor,

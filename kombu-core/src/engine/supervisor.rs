@@ -66,7 +66,7 @@ pub(crate) async fn start(
         tokio::time::sleep(pause).await;
     };
     let session = Arc::new(Session { driver });
-    shared.state.send_replace(State::Up(session.clone()));
+    shared.state.set(State::Up(session.clone()));
     {
         let mut health = shared.health.lock();
         health.connected = true;
@@ -90,8 +90,8 @@ impl<A> Drop for Supervisor<A> {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        let abandoned = shared.state.send_if_modified(|state| {
-            let goes_on = !matches!(state, State::Ended { .. });
+        let abandoned = shared.state.change_if(|state| {
+            let goes_on = !state.has_ended();
             if goes_on {
                 *state = State::Ended {
                     kind: ErrorKind::ConnectionLost,
@@ -139,9 +139,11 @@ impl<A: Attempt> Supervisor<A> {
         loop {
             let mut gone = self.gone.clone();
             let reason = tokio::select! {
-                reason = watch_over(&session, self.deadlines()) => reason,
-                () = listen_to(&session, &self.shared) => return,
+                biased;
                 _ = gone.changed() => return,
+                // Before the end of the session: what the broker told before it hung up is heard.
+                () = listen_to(&session, &self.shared) => return,
+                reason = watch_over(&session, self.deadlines()) => reason,
             };
             // Whatever is left of the old session must not reach the broker beside the next one.
             drop(session.driver.close().await);
@@ -149,7 +151,7 @@ impl<A: Attempt> Supervisor<A> {
             let Some(shared) = self.shared.upgrade() else {
                 return;
             };
-            if !shared.state.send_if_modified(|state| match state {
+            if !shared.state.change_if(|state| match state {
                 State::Up(_) => {
                     *state = State::Connecting;
                     true
@@ -192,7 +194,7 @@ impl<A: Attempt> Supervisor<A> {
             let error = match self.try_once().await? {
                 Ok(session) => {
                     let shared = self.shared.upgrade()?;
-                    let wanted = shared.state.send_if_modified(|state| {
+                    let wanted = shared.state.change_if(|state| {
                         // It may be closed at this very moment, by another thread.
                         let wanted = matches!(state, State::Connecting);
                         if wanted {
@@ -235,7 +237,7 @@ impl<A: Attempt> Supervisor<A> {
                 .is_some_and(|most| attempts >= most)
             {
                 let reason = format!("given up after {attempts} attempts; the last one: {error}");
-                shared.state.send_if_modified(|state| {
+                shared.state.change_if(|state| {
                     let gives_up = matches!(state, State::Connecting);
                     if gives_up {
                         *state = State::Ended {
@@ -256,13 +258,15 @@ impl<A: Attempt> Supervisor<A> {
                 reason: error.to_string(),
                 pause,
             });
-            let mut state = shared.state.subscribe();
+            let state = shared.state.clone();
             drop(shared);
             let mut gone = self.gone.clone();
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                // The pause last: whoever wants no further attempt gets none.
+                biased;
                 _ = gone.changed() => return None,
-                _ = state.wait_for(|state| matches!(state, State::Ended { .. })) => return None,
+                () = state.until(|state| state.has_ended().then_some(())) => return None,
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -292,11 +296,12 @@ impl<A: Attempt> Supervisor<A> {
             Ok(session)
         };
         tokio::select! {
+            biased;
+            _ = gone.changed() => None,
             answer = tokio::time::timeout(limit, attempt) => Some(match answer {
                 Ok(answer) => answer,
                 Err(_) => Err(too_late(limit, None)),
             }),
-            _ = gone.changed() => None,
         }
     }
 }
@@ -336,6 +341,8 @@ async fn watch_over(session: &Session, deadlines: Deadlines) -> Error {
         }
     };
     tokio::select! {
+        // The driver knows better than a ping why it ended.
+        biased;
         error = session.driver.closed() => error,
         error = silent => error,
     }
