@@ -30,7 +30,7 @@ pub use declare::{
     Binding, DeclareMode, DeliveryMode, Difference, Exchange, ExchangeKind, Overflow, Queue,
     QueueType,
 };
-pub use engine::{Deadlines, Event, Events, Health, RetryPolicy};
+pub use engine::{Deadlines, Entity, Event, Events, Health, RetryPolicy};
 pub use error::{Error, ErrorKind, Result};
 pub use field::{FieldTable, FieldValue, Timestamp};
 pub use kombu_serializers as serializers;

@@ -4,12 +4,13 @@
 
 use std::future::IntoFuture;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use kombu::driver::{self, BoxFuture, Layer, Operation, SessionLayer};
 use kombu::{
-    Connection, ConnectionBuilder, Consumer, ErrorKind, Event, Events, Exchange, Faults, Queue,
-    RetryPolicy,
+    Connection, ConnectionBuilder, Consumer, DeclareMode, Entity, Error, ErrorKind, Event, Events,
+    Exchange, Faults, Queue, RetryPolicy,
 };
 
 fn builder(name: &str, faults: &Faults) -> ConnectionBuilder {
@@ -20,6 +21,17 @@ fn builder(name: &str, faults: &Faults) -> ConnectionBuilder {
 
 async fn until_restored(events: &mut Events) {
     while !matches!(events.next().await, Some(Event::Restored { .. })) {}
+}
+
+/// What is told until the next session is there.
+async fn told_until_restored(events: &mut Events) -> Vec<Event> {
+    let mut told = Vec::new();
+    loop {
+        match events.next().await.unwrap() {
+            Event::Restored { .. } => return told,
+            event => told.push(event),
+        }
+    }
 }
 
 async fn next(consumer: &mut Consumer) -> u32 {
@@ -253,6 +265,121 @@ async fn what_was_declared_is_declared_again_and_what_was_deleted_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_had_gone_meanwhile_is_told_before_the_connection_is_restored() {
+    let faults = Faults::default();
+    let connection = builder("recreated", &faults).await.unwrap();
+    let other = kombu::connect("memory://engine-recreated").await.unwrap();
+    let mut events = connection.events();
+    let media = Exchange::topic("media");
+    let gone = Queue::new("gone").bind(&media, "a");
+    connection.declare_queue(&gone).await.unwrap();
+    let kept = Queue::new("kept").bind(&media, "b");
+    connection.declare_queue(&kept).await.unwrap();
+
+    faults.refuse_connects([ErrorKind::ConnectionLost]);
+    faults.cut();
+    while !matches!(events.next().await, Some(Event::Retrying { .. })) {}
+    other.delete_queue("gone").await.unwrap();
+    let recreated = |what, name: &str| Event::Recreated {
+        what,
+        name: name.into(),
+    };
+    assert_eq!(
+        told_until_restored(&mut events).await,
+        [recreated(Entity::Queue, "gone")]
+    );
+
+    kombu::memory::remove("engine-recreated");
+    faults.cut();
+    assert_eq!(
+        told_until_restored(&mut events).await[1..],
+        [
+            recreated(Entity::Exchange, "media"),
+            recreated(Entity::Queue, "gone"),
+            recreated(Entity::Queue, "kept"),
+        ]
+    );
+
+    faults.cut();
+    assert!(matches!(
+        told_until_restored(&mut events).await[..],
+        [Event::Lost { .. }]
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_other_attributes_meanwhile_is_told_as_a_mismatch_and_not_as_recreated() {
+    let faults = Faults::default();
+    let connection = builder("mismatch", &faults).await.unwrap();
+    let other = kombu::connect("memory://engine-mismatch").await.unwrap();
+    let mut events = connection.events();
+    let media = Exchange::topic("media");
+    connection.declare_exchange(&media).await.unwrap();
+    faults.refuse_connects([ErrorKind::ConnectionLost]);
+    faults.cut();
+    while !matches!(events.next().await, Some(Event::Retrying { .. })) {}
+    other.delete_exchange("media").await.unwrap();
+    let changed = Exchange::fanout("media");
+    other.declare_exchange(&changed).await.unwrap();
+    assert!(matches!(
+        told_until_restored(&mut events).await[..],
+        [Event::TopologyMismatch { .. }]
+    ));
+}
+
+/// Loses the answer to the next declaration of a queue that may make it.
+#[derive(Clone, Default)]
+struct LoseDeclared(Arc<AtomicBool>);
+
+impl Layer for LoseDeclared {
+    fn session(&self, _: &dyn driver::Connection) -> Arc<dyn SessionLayer> {
+        Arc::new(self.clone())
+    }
+}
+
+impl SessionLayer for LoseDeclared {
+    fn control<'a>(
+        &'a self,
+        operation: Operation<'a>,
+        next: BoxFuture<'a, kombu::Result<()>>,
+    ) -> BoxFuture<'a, kombu::Result<()>> {
+        let makes = matches!(operation, Operation::DeclareQueue(_, DeclareMode::Ensure));
+        Box::pin(async move {
+            next.await?;
+            match makes && self.0.swap(false, Ordering::Relaxed) {
+                true => Err(Error::new(ErrorKind::ConnectionLost, "the answer is lost")),
+                false => Ok(()),
+            }
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_made_anew_by_an_attempt_that_failed_is_told_once() {
+    let faults = Faults::default();
+    let lose = LoseDeclared::default();
+    let builder = builder("recreated-lost", &faults).layer(lose.clone());
+    let connection = builder.await.unwrap();
+    let mut events = connection.events();
+    connection.declare_queue(&Queue::new("q")).await.unwrap();
+    kombu::memory::remove("engine-recreated-lost");
+    lose.0.store(true, Ordering::Relaxed);
+    faults.cut();
+    let told = told_until_restored(&mut events).await;
+    assert!(
+        matches!(
+            told[..],
+            [
+                Event::Lost { .. },
+                Event::Retrying { .. },
+                Event::Recreated { .. }
+            ]
+        ),
+        "{told:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_the_last_handle_ends_the_supervisor() {
     let faults = Faults::default();
     let connection = builder("dropped", &faults).await.unwrap();
@@ -298,7 +425,6 @@ async fn a_delayed_publish_and_a_delayed_retry_come_when_they_are_due_and_not_be
 
 #[tokio::test(start_paused = true)]
 async fn a_handle_that_only_verifies_makes_nothing_and_revives_nothing() {
-    use kombu::DeclareMode;
     let faults = Faults::default();
     let owner = kombu::connect("memory://engine-verify").await.unwrap();
     let connection = builder("verify", &faults)

@@ -7,7 +7,7 @@ use tokio::sync::broadcast;
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{BoxFuture, Connection, Destination};
-use crate::engine::{Event, Restore, Session};
+use crate::engine::{Entity, Event, Restore, Session};
 use crate::error::{ErrorKind, Result};
 use crate::name::Name;
 
@@ -21,16 +21,23 @@ enum Record {
     Bind(Destination, Binding),
 }
 
+struct Entry {
+    record: Record,
+    /// It had gone when a session began, and nobody was told yet. The attempt that made it anew may have been lost
+    /// before its answer came; the next one finds it there.
+    missed: bool,
+}
+
 /// Everything that was declared, in the order in which it was first declared.
 pub(super) struct Recorded {
-    records: Mutex<Vec<Record>>,
+    entries: Mutex<Vec<Entry>>,
     events: broadcast::Sender<Event>,
 }
 
 impl Recorded {
     pub(super) fn new(events: broadcast::Sender<Event>) -> Self {
         Recorded {
-            records: Mutex::default(),
+            entries: Mutex::default(),
             events,
         }
     }
@@ -44,15 +51,19 @@ impl Recorded {
                 Record::Bind(destination.clone(), (*binding).clone())
             }
         };
-        let mut records = self.records.lock();
-        match records.iter_mut().find(|other| other.is_same(&record)) {
-            Some(other) => *other = record,
-            None => records.push(record),
+        let mut entries = self.entries.lock();
+        let missed = false;
+        match entries
+            .iter_mut()
+            .find(|other| other.record.is_same(&record))
+        {
+            Some(other) => *other = Entry { record, missed },
+            None => entries.push(Entry { record, missed }),
         }
     }
 
     pub(super) fn remove_queue(&self, name: &Name) {
-        self.records.lock().retain(|record| match record {
+        self.entries.lock().retain(|entry| match &entry.record {
             Record::Queue(queue, _) => queue.name() != name,
             Record::Bind(Destination::Queue(queue), _) => queue != name,
             _ => true,
@@ -60,7 +71,7 @@ impl Recorded {
     }
 
     pub(super) fn remove_exchange(&self, name: &Name) {
-        self.records.lock().retain(|record| match record {
+        self.entries.lock().retain(|entry| match &entry.record {
             Record::Exchange(exchange, _) => exchange.name() != name,
             Record::Bind(Destination::Exchange(exchange), _) if exchange == name => false,
             Record::Bind(_, binding) => binding.exchange().name() != name,
@@ -70,8 +81,54 @@ impl Recorded {
 
     pub(super) fn remove_binding(&self, destination: &Destination, binding: &Binding) {
         let gone = Record::Bind(destination.clone(), binding.clone());
-        self.records.lock().retain(|record| !record.is_same(&gone));
+        self.entries
+            .lock()
+            .retain(|entry| !entry.record.is_same(&gone));
     }
+
+    fn set_missed(&self, record: &Record, missed: bool) {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.iter_mut().find(|entry| entry.record == *record) {
+            entry.missed = missed;
+        }
+    }
+
+    /// Declares again what is recorded, and tells if it had gone.
+    async fn declare(
+        &self,
+        record: &Record,
+        mut missed: bool,
+        driver: &Arc<dyn Connection>,
+    ) -> Result<()> {
+        let Some((what, name)) = record.survivor() else {
+            return record.declare(driver).await;
+        };
+        if !missed && record.is_missing(driver).await? {
+            missed = true;
+            self.set_missed(record, true);
+        }
+        // Also when it is there: it may have other attributes by now.
+        record.declare(driver).await?;
+        if missed {
+            self.set_missed(record, false);
+            tracing::warn!(%what, %name, "had gone, and was declared again");
+            let name = name.clone();
+            drop(self.events.send(Event::Recreated { what, name }));
+        }
+        Ok(())
+    }
+}
+
+/// Whether the broker understood what was asked, and didn't do it.
+fn is_refusal(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::PreconditionFailed
+            | ErrorKind::ResourceLocked
+            | ErrorKind::AccessRefused
+            | ErrorKind::InvalidName
+            | ErrorKind::Unsupported
+    )
 }
 
 impl Record {
@@ -90,6 +147,43 @@ impl Record {
         }
     }
 
+    /// What should still be there after the session that declared it, if this is such a thing.
+    fn survivor(&self) -> Option<(Entity, &Name)> {
+        match self {
+            Record::Exchange(exchange, DeclareMode::Ensure) if !exchange.is_auto_delete() => {
+                Some((Entity::Exchange, exchange.name()))
+            }
+            Record::Queue(queue, DeclareMode::Ensure)
+                if !queue.is_exclusive()
+                    && !queue.is_auto_delete()
+                    && queue.get_expires().is_none() =>
+            {
+                Some((Entity::Queue, queue.name()))
+            }
+            _ => None,
+        }
+    }
+
+    async fn is_missing(&self, driver: &Arc<dyn Connection>) -> Result<bool> {
+        let found = match self {
+            Record::Exchange(exchange, _) => {
+                driver.declare_exchange(exchange, DeclareMode::Verify).await
+            }
+            Record::Queue(queue, _) => {
+                let info = driver.declare_queue(queue, DeclareMode::Verify).await;
+                info.map(drop)
+            }
+            Record::Bind(..) => Ok(()),
+        };
+        match found {
+            Ok(()) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+            // Then it is there, or may not be seen; declaring it says which.
+            Err(error) if is_refusal(error.kind()) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn declare(&self, driver: &Arc<dyn Connection>) -> Result<()> {
         match self {
             Record::Exchange(exchange, mode) => driver.declare_exchange(exchange, *mode).await,
@@ -102,9 +196,15 @@ impl Record {
 impl Restore for Recorded {
     fn restore<'a>(&'a self, session: &'a Arc<Session>) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let records = self.records.lock().clone();
-            for record in records {
-                let Err(error) = record.declare(&session.driver).await else {
+            let entries: Vec<_> = {
+                let entries = self.entries.lock();
+                let entries = entries.iter();
+                entries
+                    .map(|entry| (entry.record.clone(), entry.missed))
+                    .collect()
+            };
+            for (record, missed) in entries {
+                let Err(error) = self.declare(&record, missed, &session.driver).await else {
                     continue;
                 };
                 match error.kind() {
@@ -122,5 +222,43 @@ impl Restore for Recorded {
             }
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn only_what_goes_with_nobody_is_missed() {
+        use DeclareMode::{Ensure, Verify};
+        let exchange = || Exchange::topic("media");
+        let queue = || Queue::new("jobs");
+        let hour = Duration::from_secs(3600);
+        let survivors = [
+            Record::Exchange(exchange(), Ensure),
+            Record::Queue(queue(), Ensure),
+            Record::Queue(queue().durable(false), Ensure),
+        ];
+        for record in survivors {
+            assert!(record.survivor().is_some(), "{record:?}");
+        }
+        let others = [
+            Record::Exchange(exchange().auto_delete(true), Ensure),
+            Record::Exchange(exchange(), Verify),
+            Record::Queue(queue().exclusive(true), Ensure),
+            Record::Queue(queue().auto_delete(true), Ensure),
+            Record::Queue(queue().expires(hour), Ensure),
+            Record::Queue(queue(), Verify),
+            Record::Bind(
+                Destination::Queue("jobs".into()),
+                Binding::from(&exchange()),
+            ),
+        ];
+        for record in others {
+            assert!(record.survivor().is_none(), "{record:?}");
+        }
     }
 }
