@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use kombu::driver::{self, BoxFuture, Layer, Operation, SessionLayer};
 use kombu::{
-    Connection, ConnectionBuilder, Consumer, DeclareMode, Entity, Error, ErrorKind, Event, Events,
-    Exchange, Faults, Queue, RetryPolicy,
+    Binding, Connection, ConnectionBuilder, Consumer, DeclareMode, Entity, Error, ErrorKind, Event,
+    Events, Exchange, Faults, Queue, RetryPolicy,
 };
 
 fn builder(name: &str, faults: &Faults) -> ConnectionBuilder {
@@ -377,6 +377,84 @@ async fn what_was_made_anew_by_an_attempt_that_failed_is_told_once() {
         ),
         "{told:?}"
     );
+}
+
+/// Sends a request whose answer never comes, and gives up waiting for it.
+async fn send_then_drop<T>(faults: &Faults, request: impl IntoFuture<Output = kombu::Result<T>>) {
+    faults.withhold_replies(true);
+    let answer = tokio::time::timeout(Duration::from_secs(1), request).await;
+    assert!(answer.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_was_cancelled_is_not_undone_by_the_next_session() {
+    let faults = Faults::default();
+    let connection = builder("cancelled-deletion", &faults).await.unwrap();
+    let mut events = connection.events();
+    let media = Exchange::topic("media");
+    let binding = Binding::new(&media, "b");
+    let queue = Queue::new("q").bind(&media, "a").bind_with(binding.clone());
+    connection.declare_queue(&queue).await.unwrap();
+    connection.declare_queue(&Queue::new("gone")).await.unwrap();
+    connection
+        .declare_exchange(&Exchange::fanout("gone"))
+        .await
+        .unwrap();
+    send_then_drop(&faults, connection.delete_queue("gone")).await;
+    send_then_drop(&faults, connection.delete_exchange("gone")).await;
+    send_then_drop(&faults, connection.unbind_queue("q", &binding)).await;
+    faults.withhold_replies(false);
+    faults.cut();
+    assert!(matches!(
+        told_until_restored(&mut events).await[..],
+        [Event::Lost { .. }]
+    ));
+
+    let gone = connection.queue_info("gone").await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+    let passive = Exchange::fanout("gone").passive();
+    let gone = connection.declare_exchange(&passive).await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+    let producer = connection.producer(&media).await.unwrap();
+    for (key, routed) in [("a", true), ("b", false)] {
+        let published = producer.publish(&1).routing_key(key).await.unwrap();
+        assert_eq!(published.routed, routed, "{key}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_broker_refused_to_delete_is_declared_again_in_its_place() {
+    let faults = Faults::default();
+    let connection = builder("refused-deletion", &faults).await.unwrap();
+    let mut events = connection.events();
+    let media = Exchange::topic("media");
+    let queue = Queue::new("q").bind(&media, "a");
+    let consumer = connection.consumer(&queue).await.unwrap();
+    let last = Queue::new("last").bind(&media, "b");
+    connection.declare_queue(&last).await.unwrap();
+    let refused = [
+        connection.delete_unused_exchange("media").await.err(),
+        connection.delete_queue("q").if_unused().await.err(),
+    ];
+    for error in refused {
+        assert_eq!(error.unwrap().kind(), ErrorKind::PreconditionFailed);
+    }
+    kombu::memory::remove("engine-refused-deletion");
+    faults.cut();
+    let told = told_until_restored(&mut events).await;
+    // In the order in which they were declared: a binding comes behind both of its ends.
+    let names: Vec<_> = told[1..]
+        .iter()
+        .map(|event| match event {
+            Event::Recreated { name, .. } => name.as_str(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(names, ["media", "q", "last"]);
+    let producer = connection.producer(&media).await.unwrap();
+    let published = producer.publish(&1).routing_key("a").await.unwrap();
+    assert!(published.routed);
+    drop(consumer);
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kombu_serializers::{self as serializers, Accept};
+use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
@@ -18,7 +19,7 @@ use super::delivery::{Link, LinkQueue};
 use super::drain::Open;
 use super::getting::Getting;
 use super::intercept::Interceptors;
-use super::recorded::Recorded;
+use super::recorded::{Deletion, Recorded, is_refusal};
 use super::topology::{self, Step};
 use super::{ConnectionBuilder, Delivery, OpenConsumer, OpenProducer, Queues, Registry};
 
@@ -362,6 +363,9 @@ impl Connection {
 
     /// Deletes an exchange and its bindings. One that is missing counts as deleted.
     ///
+    /// Dropping the future doesn't undo what was sent: unless the broker refuses, the exchange isn't declared again
+    /// after a lost session.
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::AccessRefused`] for the exchanges that every broker has.
@@ -388,19 +392,20 @@ impl Connection {
             ))
         } else {
             let name = &name;
-            self.control("delete exchange", |session| async move {
+            let deletion = Deletion::Exchange(name);
+            self.delete("delete exchange", &deletion, |session| async move {
                 session.driver.delete_exchange(name, if_unused).await
             })
             .await
         };
-        if result.is_ok() {
-            self.inner.recorded.remove_exchange(&name);
-        }
         result.map_err(|error| error.during("delete exchange"))
     }
 
     /// Deletes a queue when awaited, and answers how many ready messages it had. One that is missing
     /// counts as deleted. Its consumers end with [`ErrorKind::ConsumerCancelled`].
+    ///
+    /// Dropping the future doesn't undo what was sent: unless the broker refuses, the queue isn't declared again
+    /// after a lost session.
     pub fn delete_queue(&self, name: impl Into<Name>) -> QueueDeletion {
         QueueDeletion {
             connection: self.clone(),
@@ -490,12 +495,36 @@ impl Connection {
             .and_then(|()| check_destination(&destination))
             .map_err(|error| error.during("unbind"))?;
         let from = &destination;
-        self.control("unbind", |session| async move {
+        let deletion = Deletion::Binding(from, binding);
+        self.delete("unbind", &deletion, |session| async move {
             session.driver.unbind(from, binding).await
         })
-        .await?;
-        self.inner.recorded.remove_binding(&destination, binding);
-        Ok(())
+        .await
+    }
+
+    /// Deletes something, which won't be declared again whatever becomes of this; unless the broker refuses.
+    async fn delete<T, F>(
+        &self,
+        operation: &'static str,
+        deletion: &Deletion<'_>,
+        work: impl Fn(Arc<Session>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let recorded = &self.inner.recorded;
+        let taken = Mutex::new(Vec::new());
+        let answer = self.control(operation, |session| {
+            taken.lock().extend(recorded.take(deletion));
+            work(session)
+        });
+        let answer = answer.await;
+        if let Err(error) = &answer
+            && is_refusal(error.kind())
+        {
+            recorded.put_back(taken.into_inner());
+        }
+        answer
     }
 
     /// Ends the connection for all of its handles: publishes that are under way are answered, queued settles
@@ -580,14 +609,12 @@ impl IntoFuture for QueueDeletion {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let (name, options) = (&checked(&self.name, "delete queue")?, self.options);
-            let messages = self
-                .connection
-                .control("delete queue", |session| async move {
+            let deletion = Deletion::Queue(name);
+            self.connection
+                .delete("delete queue", &deletion, |session| async move {
                     session.driver.delete_queue(name, options).await
                 })
-                .await?;
-            self.connection.inner.recorded.remove_queue(name);
-            Ok(messages)
+                .await
         })
     }
 }

@@ -1,6 +1,7 @@
 //! What was declared over a connection, to be declared again on its next session.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
@@ -21,8 +22,10 @@ enum Record {
     Bind(Destination, Binding),
 }
 
-struct Entry {
+pub(super) struct Entry {
     record: Record,
+    /// Its place among the others.
+    number: u64,
     /// It had gone when a session began, and nobody was told yet. The attempt that made it anew may have been lost
     /// before its answer came; the next one finds it there.
     missed: bool,
@@ -31,6 +34,7 @@ struct Entry {
 /// Everything that was declared, in the order in which it was first declared.
 pub(super) struct Recorded {
     entries: Mutex<Vec<Entry>>,
+    next_number: AtomicU64,
     events: broadcast::Sender<Event>,
 }
 
@@ -38,6 +42,7 @@ impl Recorded {
     pub(super) fn new(events: broadcast::Sender<Event>) -> Self {
         Recorded {
             entries: Mutex::default(),
+            next_number: AtomicU64::new(0),
             events,
         }
     }
@@ -52,38 +57,44 @@ impl Recorded {
             }
         };
         let mut entries = self.entries.lock();
-        let missed = false;
         match entries
             .iter_mut()
             .find(|other| other.record.is_same(&record))
         {
-            Some(other) => *other = Entry { record, missed },
-            None => entries.push(Entry { record, missed }),
+            Some(other) => {
+                other.record = record;
+                other.missed = false;
+            }
+            None => entries.push(Entry {
+                record,
+                // Numbers are drawn under the lock, so that they stand in their order.
+                number: self.next_number.fetch_add(1, Ordering::Relaxed),
+                missed: false,
+            }),
         }
     }
 
-    pub(super) fn remove_queue(&self, name: &Name) {
-        self.entries.lock().retain(|entry| match &entry.record {
-            Record::Queue(queue, _) => queue.name() != name,
-            Record::Bind(Destination::Queue(queue), _) => queue != name,
-            _ => true,
-        });
+    /// Takes out what a deletion concerns, before the broker is asked for it: if the answer never comes, or nobody
+    /// waits for it, the deletion may have been carried out all the same, and nothing of it must come back.
+    pub(super) fn take(&self, deletion: &Deletion<'_>) -> Vec<Entry> {
+        let mut entries = self.entries.lock();
+        let taken = entries.extract_if(.., |entry| deletion.concerns(&entry.record));
+        taken.collect()
     }
 
-    pub(super) fn remove_exchange(&self, name: &Name) {
-        self.entries.lock().retain(|entry| match &entry.record {
-            Record::Exchange(exchange, _) => exchange.name() != name,
-            Record::Bind(Destination::Exchange(exchange), _) if exchange == name => false,
-            Record::Bind(_, binding) => binding.exchange().name() != name,
-            Record::Queue(..) => true,
-        });
-    }
-
-    pub(super) fn remove_binding(&self, destination: &Destination, binding: &Binding) {
-        let gone = Record::Bind(destination.clone(), binding.clone());
-        self.entries
-            .lock()
-            .retain(|entry| !entry.record.is_same(&gone));
+    /// Puts back where it was what had been taken out for a deletion that the broker refused, except for what was
+    /// declared again meanwhile.
+    pub(super) fn put_back(&self, taken: Vec<Entry>) {
+        let mut entries = self.entries.lock();
+        for entry in taken {
+            if !entries
+                .iter()
+                .any(|other| other.record.is_same(&entry.record))
+            {
+                let index = entries.partition_point(|other| other.number < entry.number);
+                entries.insert(index, entry);
+            }
+        }
     }
 
     fn set_missed(&self, record: &Record, missed: bool) {
@@ -119,8 +130,44 @@ impl Recorded {
     }
 }
 
+/// What is to be deleted.
+pub(super) enum Deletion<'a> {
+    Queue(&'a Name),
+    Exchange(&'a Name),
+    Binding(&'a Destination, &'a Binding),
+}
+
+impl Deletion<'_> {
+    /// Whether a record goes with it.
+    fn concerns(&self, record: &Record) -> bool {
+        match self {
+            Deletion::Queue(name) => match record {
+                Record::Queue(queue, _) => queue.name() == *name,
+                Record::Bind(Destination::Queue(queue), _) => queue == *name,
+                _ => false,
+            },
+            Deletion::Exchange(name) => match record {
+                Record::Exchange(exchange, _) => exchange.name() == *name,
+                Record::Bind(Destination::Exchange(exchange), _) if exchange == *name => true,
+                Record::Bind(_, binding) => binding.exchange().name() == *name,
+                Record::Queue(..) => false,
+            },
+            Deletion::Binding(destination, binding) => match record {
+                Record::Bind(to, other) => to == *destination && is_same_binding(other, binding),
+                _ => false,
+            },
+        }
+    }
+}
+
+fn is_same_binding(one: &Binding, other: &Binding) -> bool {
+    one.exchange().name() == other.exchange().name()
+        && one.get_routing_key() == other.get_routing_key()
+        && one.arguments() == other.arguments()
+}
+
 /// Whether the broker understood what was asked, and didn't do it.
-fn is_refusal(kind: ErrorKind) -> bool {
+pub(super) fn is_refusal(kind: ErrorKind) -> bool {
     matches!(
         kind,
         ErrorKind::PreconditionFailed
@@ -138,10 +185,7 @@ impl Record {
             (Record::Exchange(one, _), Record::Exchange(other, _)) => one.name() == other.name(),
             (Record::Queue(one, _), Record::Queue(other, _)) => one.name() == other.name(),
             (Record::Bind(to, one), Record::Bind(other_to, other)) => {
-                to == other_to
-                    && one.exchange().name() == other.exchange().name()
-                    && one.get_routing_key() == other.get_routing_key()
-                    && one.arguments() == other.arguments()
+                to == other_to && is_same_binding(one, other)
             }
             _ => false,
         }
