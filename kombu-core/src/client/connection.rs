@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use kombu_serializers::{self as serializers, Accept};
 use parking_lot::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{BoxFuture, Capabilities, DeleteQueue, Destination, QueueInfo, Target};
@@ -87,10 +87,28 @@ impl Connection {
         &self.inner
     }
 
-    /// Runs an operation on the present session, and on the next one if that is lost meanwhile, until the
+    /// When an operation that begins now has to be over.
+    pub(super) fn deadline(&self) -> Instant {
+        engine::deadline(self.inner.engine.deadlines.declare)
+    }
+
+    /// Runs an operation on the present session, and on the next one if that is lost meanwhile, until its
     /// deadline.
     pub(super) async fn control<T, F>(
         &self,
+        operation: &'static str,
+        work: impl Fn(Arc<Session>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        self.control_until(self.deadline(), operation, work).await
+    }
+
+    /// The same for one part of several, which have one [`deadline`](Self::deadline) together.
+    pub(super) async fn control_until<T, F>(
+        &self,
+        end: Instant,
         operation: &'static str,
         work: impl Fn(Arc<Session>) -> F,
     ) -> Result<T>
@@ -113,7 +131,7 @@ impl Connection {
                 }
             }
         };
-        let answer = timeout(limit, attempts).await.unwrap_or_else(|_| {
+        let answer = timeout_at(end, attempts).await.unwrap_or_else(|_| {
             let phase = match waits_for_session.load(Ordering::Relaxed) {
                 true => "waiting for a connection",
                 false => "waiting for the broker's answer",
@@ -276,7 +294,9 @@ impl Connection {
                 "the default exchange belongs to the broker and can't be declared; use it as it is",
             ))
         } else {
-            self.ensure_exchange(exchange, DeclareMode::Ensure).await
+            let end = self.deadline();
+            self.ensure_exchange(exchange, DeclareMode::Ensure, end)
+                .await
         };
         result.map_err(|error| error.during("declare exchange"))
     }
@@ -286,9 +306,10 @@ impl Connection {
         &self,
         exchange: &Exchange,
         mode: DeclareMode,
+        end: Instant,
     ) -> Result<()> {
         let steps = topology::of_exchange(exchange, mode);
-        self.declare(steps).await.map(drop)
+        self.declare(steps, end).await.map(drop)
     }
 
     /// Declares a queue with its exchanges and bindings, and answers what is in it.
@@ -300,8 +321,8 @@ impl Connection {
     /// As [`declare_exchange`](Connection::declare_exchange).
     pub async fn declare_queue(&self, queue: &Queue) -> Result<QueueInfo> {
         let queue = named(queue);
-        let info = self.ensure_queue(&queue, DeclareMode::Ensure).await;
-        match info {
+        let steps = topology::of_queue(&queue, DeclareMode::Ensure);
+        match self.declare(steps, self.deadline()).await {
             Ok(Some(info)) => Ok(info),
             // `DeclareMode::Never`: nothing was asked yet.
             Ok(None) => self.queue_info(queue.name()).await,
@@ -311,23 +332,20 @@ impl Connection {
     }
 
     /// Declares several queues: what can't be is refused before the first one is there.
-    pub(super) async fn ensure_queues(&self, queues: &[Queue], mode: DeclareMode) -> Result<()> {
+    pub(super) async fn ensure_queues(
+        &self,
+        queues: &[Queue],
+        mode: DeclareMode,
+        end: Instant,
+    ) -> Result<()> {
         let steps = queues
             .iter()
             .flat_map(|queue| topology::of_queue(queue, mode));
-        self.declare(steps.collect()).await.map(drop)
+        self.declare(steps.collect(), end).await.map(drop)
     }
 
-    /// Declares a queue with what it is bound to; `None` if its mode is [`DeclareMode::Never`].
-    pub(super) async fn ensure_queue(
-        &self,
-        queue: &Queue,
-        mode: DeclareMode,
-    ) -> Result<Option<QueueInfo>> {
-        self.declare(topology::of_queue(queue, mode)).await
-    }
-
-    async fn declare(&self, steps: Vec<Step<'_>>) -> Result<Option<QueueInfo>> {
+    /// Takes the steps one after the other, and answers what is in the last queue of them.
+    async fn declare(&self, steps: Vec<Step<'_>>, end: Instant) -> Result<Option<QueueInfo>> {
         // All checks come first: a topology that can't be is refused before its first part is there.
         for step in &steps {
             match step {
@@ -340,7 +358,7 @@ impl Connection {
         let mut info = None;
         for step in &steps {
             let declared = self
-                .control("declare", |session| async move {
+                .control_until(end, step.name(), |session| async move {
                     let driver = &session.driver;
                     Ok(match step {
                         Step::Exchange(exchange, mode) => {
@@ -532,12 +550,30 @@ impl Connection {
     ///
     /// Consumers end without an error; every later operation fails with [`ErrorKind::Closed`]. A second call does
     /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`] if the broker doesn't answer within [`Deadlines::settle`](crate::Deadlines::settle) (30 s
+    /// unless set otherwise). The connection has ended then, too; what was unsettled goes back when the broker
+    /// notices, and settles and publishes that were not answered may have been carried out.
     pub async fn close(&self) -> Result<()> {
-        match self.inner.engine.end() {
-            Some(session) => session.driver.close().await,
-            None => Ok(()),
-        }
-        .map_err(|error| error.during("close"))
+        let engine = &self.inner.engine;
+        let Some(session) = engine.end() else {
+            return Ok(());
+        };
+        let limit = engine.deadlines.settle;
+        let closed = timeout(limit, session.driver.close()).await;
+        closed
+            .unwrap_or_else(|_| {
+                Err(Error::new(
+                    ErrorKind::Timeout,
+                    format!(
+                        "no answer within {limit:?}: waiting for the broker to answer what was under way; the \
+                         connection has ended without that"
+                    ),
+                ))
+            })
+            .map_err(|error| error.during("close"))
     }
 }
 

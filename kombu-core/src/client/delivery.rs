@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::driver::{Outcome, RawDelivery, Settle, Settlement, Tag};
+use crate::driver::{Outcome, RawDelivery, Settle, Tag};
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Content, Envelope};
@@ -430,18 +430,21 @@ impl Acker {
     #[inline]
     fn settle(mut self, outcome: Outcome) -> Settling {
         if self.settled {
-            return Settling::new(Settlement::done(Err(Error::new(
+            return Settling::failed(Error::new(
                 ErrorKind::NotSettleable,
                 format!(
                     "{outcome} of a delivery from queue `{}`, whose consumer asked for `no_ack`: the broker \
                      forgot it when it handed it out",
                     self.link.queue_name(self.queue)
                 ),
-            ))));
+            ));
         }
         self.settled = true;
         let outcome = self.intercepted(outcome);
-        Settling::new(self.link.settler.settle(self.tag(), outcome))
+        Settling::new(self.link.settler.settle(self.tag(), outcome), || {
+            let limit = self.link.connection.inner().engine.deadlines.settle;
+            (outcome, self.link.queue_name(self.queue).clone(), limit)
+        })
     }
 
     /// The outcome that the interceptors make of this one.

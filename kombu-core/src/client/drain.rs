@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{timeout, timeout_at};
 
+use crate::engine;
 use crate::error::Result;
 
 use super::Connection;
@@ -95,7 +96,7 @@ impl Connection {
     /// Dropping the future leaves consumers stopped and the connection open.
     pub async fn drain(&self, grace: Duration) -> Result<DrainReport> {
         let open = &self.inner().open;
-        let end = Instant::now() + grace;
+        let end = engine::deadline(grace);
         let links: Vec<_> = open.links.lock().iter().filter_map(Weak::upgrade).collect();
         for link in &links {
             link.stop();

@@ -3,14 +3,14 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::driver::{self, BoxFuture};
 use crate::error::{Error, ErrorKind, Result};
 
 use super::backoff::Backoff;
 use super::shared::{Session, Shared, State};
-use super::{Deadlines, Event, RetryPolicy};
+use super::{Deadlines, Event, RetryPolicy, deadline};
 
 /// One attempt to connect to one of several places, by number.
 pub(crate) trait Attempt: Send + Sync + 'static {
@@ -31,7 +31,7 @@ pub(crate) async fn start(
     deadlines: Deadlines,
 ) -> Result<(Arc<Shared>, Arc<Session>)> {
     let (shared, gone) = Shared::new(policy, deadlines);
-    let end = Instant::now() + deadlines.connect;
+    let end = deadline(deadlines.connect);
     let mut backoff = Backoff::new(&shared.policy);
     let mut place = 0;
     let mut attempts = 0;
@@ -138,15 +138,24 @@ impl<A: Attempt> Supervisor<A> {
     async fn run(mut self, mut session: Arc<Session>) {
         loop {
             let mut gone = self.gone.clone();
+            let Some(state) = self.shared.upgrade().map(|shared| shared.state.clone()) else {
+                return;
+            };
+            let deadlines = self.deadlines();
             let reason = tokio::select! {
                 biased;
                 _ = gone.changed() => return,
+                // Whoever closes the connection may give up waiting for that.
+                () = state.until(|state| state.has_ended().then_some(())) => {
+                    close(&session, deadlines.settle).await;
+                    return;
+                }
                 // Before the end of the session: what the broker told before it hung up is heard.
                 () = listen_to(&session, &self.shared) => return,
-                reason = watch_over(&session, self.deadlines()) => reason,
+                reason = watch_over(&session, deadlines) => reason,
             };
             // Whatever is left of the old session must not reach the broker beside the next one.
-            drop(session.driver.close().await);
+            close(&session, deadlines.liveness).await;
             drop(session);
             let Some(shared) = self.shared.upgrade() else {
                 return;
@@ -203,7 +212,7 @@ impl<A: Attempt> Supervisor<A> {
                         wanted
                     });
                     if !wanted {
-                        drop(session.driver.close().await);
+                        close(&session, self.deadlines().liveness).await;
                         return None;
                     }
                     {
@@ -298,12 +307,17 @@ impl<A: Attempt> Supervisor<A> {
         tokio::select! {
             biased;
             _ = gone.changed() => None,
-            answer = tokio::time::timeout(limit, attempt) => Some(match answer {
+            answer = timeout(limit, attempt) => Some(match answer {
                 Ok(answer) => answer,
                 Err(_) => Err(too_late(limit, None)),
             }),
         }
     }
+}
+
+/// Ends a session, which goes without it if it doesn't answer within `limit`.
+async fn close(session: &Session, limit: Duration) {
+    drop(timeout(limit, session.driver.close()).await);
 }
 
 /// Takes note of what the broker tells. Ends only when nobody holds the connection any more.
@@ -325,7 +339,7 @@ async fn watch_over(session: &Session, deadlines: Deadlines) -> Error {
         next.tick().await;
         loop {
             next.tick().await;
-            match tokio::time::timeout(deadlines.liveness / 2, session.driver.ping()).await {
+            match timeout(deadlines.liveness / 2, session.driver.ping()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return error,
                 Err(_) => {
