@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kombu::driver::{self, BoxFuture, Layer, Operation, SessionLayer};
+use kombu::driver::{self, BoxFuture, Confirm, Layer, Op, Operation, Publisher, SessionLayer};
 use kombu::{
     Binding, Connection, ConnectionBuilder, Consumer, DeclareMode, Entity, Error, ErrorKind, Event,
     Events, Exchange, Faults, Queue, RetryPolicy,
 };
+use kombu_core::message::Envelope;
 
 fn builder(name: &str, faults: &Faults) -> ConnectionBuilder {
     Connection::builder(kombu::registry())
@@ -588,6 +589,126 @@ async fn a_drain_waits_for_deliveries_and_confirms_and_says_what_became_of_them(
     let other = kombu::connect("memory://engine-drain").await.unwrap();
     let info = other.queue_info("q").await.unwrap();
     assert_eq!((info.ready, info.unsettled), (5, Some(0)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_ends_with_the_last_delivery_whichever_thread_settles_it() {
+    const GRACE: Duration = Duration::from_secs(3600);
+    for _ in 0..200 {
+        let connection = kombu::connect("memory://").await.unwrap();
+        let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
+        let producer = connection.producer(Exchange::default()).await.unwrap();
+        let mut handlers = Vec::new();
+        for number in 0..4 {
+            producer.publish(&number).routing_key("q").await.unwrap();
+            let delivery = consumer.try_next().await.unwrap().unwrap();
+            handlers.push(tokio::spawn(async move {
+                tokio::task::yield_now().await;
+                delivery.ack().await.unwrap();
+            }));
+        }
+        let drain = tokio::time::timeout(GRACE / 60, connection.drain(GRACE));
+        let report = drain.await.expect("nobody told of the last one").unwrap();
+        assert_eq!((report.unsettled, report.unconfirmed), (0, 0));
+        for handler in handlers {
+            handler.await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_a_message_whose_delivery_is_settled() {
+    let connection = kombu::connect("memory://").await.unwrap();
+    let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    for number in 0..2 {
+        producer.publish(&number).routing_key("q").await.unwrap();
+    }
+    let (kept, acker) = consumer.try_next().await.unwrap().unwrap().split();
+    acker.ack().await.unwrap();
+    let held = consumer.try_next().await.unwrap().unwrap();
+    let settled_later = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (_kept, acker) = held.split();
+        acker.ack().await.unwrap();
+    });
+    let begin = tokio::time::Instant::now();
+    let report = connection.drain(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(begin.elapsed(), Duration::from_secs(1));
+    assert_eq!((report.settled, report.unsettled), (1, 0));
+    assert_eq!(kept.decode::<u32>().unwrap(), 0);
+    settled_later.await.unwrap();
+}
+
+/// Publishes take a while to be sent, and a while to be confirmed, and only while somebody asks for that.
+struct InTwoStages;
+
+impl Layer for InTwoStages {
+    fn session(&self, _: &dyn driver::Connection) -> Arc<dyn SessionLayer> {
+        Arc::new(InTwoStages)
+    }
+}
+
+impl SessionLayer for InTwoStages {
+    fn publisher(&self, next: Arc<dyn Publisher>) -> Arc<dyn Publisher> {
+        Arc::new(Staged(next))
+    }
+}
+
+struct Staged(Arc<dyn Publisher>);
+
+impl Publisher for Staged {
+    fn publish(&self, envelope: &Envelope) -> Op<kombu::Result<Confirm>> {
+        let sent = self.0.publish(envelope);
+        Op::pending(async move {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let confirm = sent.await?;
+            Ok(Op::pending(async move {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                confirm.await
+            }))
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_confirms_while_deliveries_are_held_and_for_what_handlers_publish() {
+    let faults = Faults::default();
+    let staged = || builder("drain-both", &faults).layer(InTwoStages);
+    for settles in [false, true] {
+        let connection = staged().await.unwrap();
+        let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
+        let open = connection.producer(Exchange::default()).routing_key("q");
+        let producer = open.await.unwrap();
+        producer.publish(&1).await.unwrap();
+        let held = consumer.try_next().await.unwrap().unwrap();
+        // Handed over, and not asked for.
+        let receipt = producer.publish(&2).into_future();
+        let handler = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(8)).await;
+            if settles {
+                let published = producer.publish(&3).into_future();
+                held.ack().await.unwrap();
+                return Some(published.await);
+            }
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            drop(held);
+            None
+        });
+        let begin = tokio::time::Instant::now();
+        let report = connection.drain(Duration::from_secs(20)).await.unwrap();
+        let took = begin.elapsed().as_secs();
+        assert_eq!(took, if settles { 14 } else { 20 });
+        assert_eq!(report.unsettled, usize::from(!settles));
+        assert_eq!(report.unconfirmed, 0);
+        assert!(receipt.await.unwrap().routed);
+        if let Some(published) = handler.await.unwrap() {
+            assert!(published.unwrap().routed);
+        }
+        let other = kombu::connect("memory://engine-drain-both").await.unwrap();
+        // The second one, and either the one that nobody settled or the handler's.
+        assert_eq!(other.purge("q").await.unwrap(), 2);
+    }
 }
 
 mod interceptors {

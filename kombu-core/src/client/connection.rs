@@ -1,7 +1,7 @@
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use kombu_serializers::{self as serializers, Accept};
 use parking_lot::Mutex;
@@ -264,8 +264,8 @@ impl Connection {
             accept: Accept::all(),
             no_ack: false,
             held: None,
+            deliveries: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
-            receiving: AtomicBool::new(false),
             interceptors: self.inner.interceptors.clone(),
             undecodable: UndecodablePolicy::default(),
             session,

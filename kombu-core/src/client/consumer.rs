@@ -3,7 +3,7 @@ use std::future::{Future, IntoFuture, poll_fn};
 use std::ops::Deref;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -169,7 +169,6 @@ impl Deref for Receiving {
 impl Drop for Receiving {
     fn drop(&mut self) {
         self.0.release_held();
-        self.0.receiving.store(false, Ordering::Relaxed);
     }
 }
 
@@ -248,8 +247,8 @@ impl Plan {
             accept: self.accept.clone(),
             no_ack: options.no_ack,
             held: Some(Held::new(options.window)),
+            deliveries: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
-            receiving: AtomicBool::new(true),
             interceptors: self.interceptors.clone(),
             undecodable: self.undecodable,
             session: session.clone(),
