@@ -19,6 +19,7 @@ mod engine;
 mod error;
 mod name;
 mod options;
+mod watched;
 
 pub use client::{
     Acker, Body, CarryTrace, Connection, ConnectionBuilder, Consumer, Delivery, DrainReport,
@@ -29,7 +30,7 @@ pub use declare::{
     Binding, DeclareMode, DeliveryMode, Difference, Exchange, ExchangeKind, Overflow, Queue,
     QueueType,
 };
-pub use engine::{Deadlines, Event, Events, Health, RetryPolicy};
+pub use engine::{Deadlines, Entity, Event, Events, Health, RetryPolicy};
 pub use error::{Error, ErrorKind, Result};
 pub use field::{FieldTable, FieldValue, Timestamp};
 pub use kombu_serializers as serializers;

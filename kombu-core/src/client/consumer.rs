@@ -3,12 +3,13 @@ use std::future::{Future, IntoFuture, poll_fn};
 use std::ops::Deref;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
 use kombu_serializers::Accept;
+use tokio::time::{Instant, timeout};
 
 use crate::declare::{DeclareMode, Queue};
 use crate::driver::{BoxFuture, SubscribeOptions, Subscription};
@@ -106,7 +107,8 @@ impl OpenConsumer {
         let queues: Vec<Queue> = self.queues.iter().map(named).collect();
         let inherited = self.connection.inner().declare_mode;
         let mode = self.declare_mode.unwrap_or(inherited);
-        self.connection.ensure_queues(&queues, mode).await?;
+        let end = self.connection.deadline();
+        self.connection.ensure_queues(&queues, mode, end).await?;
         let no_ack = self
             .no_ack
             .unwrap_or_else(|| queues.iter().all(Queue::is_no_ack));
@@ -125,7 +127,7 @@ impl OpenConsumer {
             interceptors: chain(&self.connection.inner().interceptors, self.interceptors),
             connection: self.connection,
         });
-        let opened = plan.open(options).await?;
+        let opened = plan.open(options, end).await?;
         tracing::debug!(queues = ?plan.names, prefetch = self.prefetch, no_ack, "consumer opened");
         Ok(Consumer {
             state: State::Receiving(opened),
@@ -167,7 +169,6 @@ impl Deref for Receiving {
 impl Drop for Receiving {
     fn drop(&mut self) {
         self.0.release_held();
-        self.0.receiving.store(false, Ordering::Relaxed);
     }
 }
 
@@ -181,11 +182,17 @@ impl Opened {
 }
 
 impl Plan {
-    async fn open(&self, options: SubscribeOptions) -> Result<Opened> {
+    /// The queues, for people.
+    fn listed(&self) -> String {
+        let names = self.names.iter().map(|name| format!("`{name}`"));
+        names.collect::<Vec<_>>().join(", ")
+    }
+
+    async fn open(&self, options: SubscribeOptions, end: Instant) -> Result<Opened> {
         let (names, wanted) = (&self.names, &options);
         let (session, subscription) = self
             .connection
-            .control("subscribe", |session| async move {
+            .control_until(end, "subscribe", |session| async move {
                 let subscription = session.driver.open_subscription(names, wanted).await?;
                 Ok((session, subscription))
             })
@@ -193,15 +200,24 @@ impl Plan {
         Ok(self.opened(session, subscription, options))
     }
 
-    /// Opens it again on the session that follows, however long that takes to come.
+    /// Opens it again on the session that follows, however long that takes to come. Once it is there, the broker
+    /// has to answer within the deadline.
     async fn open_after(&self, last: Arc<Session>, options: SubscribeOptions) -> Result<Opened> {
         let engine = &self.connection.inner().engine;
         let mut session = engine.session_after(&last).await?;
         loop {
-            let opened = session
-                .driver
-                .open_subscription(&self.names, &options)
-                .await;
+            let limit = engine.deadlines.declare;
+            let opening = session.driver.open_subscription(&self.names, &options);
+            let opened = timeout(limit, opening).await.unwrap_or_else(|_| {
+                Err(Error::new(
+                    ErrorKind::Timeout,
+                    format!(
+                        "no answer within {limit:?}: waiting for the broker to subscribe the consumer of {} again \
+                         after a lost connection; open another one",
+                        self.listed()
+                    ),
+                ))
+            });
             match opened {
                 Ok(subscription) => return Ok(self.opened(session, subscription, options)),
                 Err(error) if error.kind() == ErrorKind::ConnectionLost => {
@@ -231,8 +247,8 @@ impl Plan {
             accept: self.accept.clone(),
             no_ack: options.no_ack,
             held: Some(Held::new(options.window)),
+            deliveries: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
-            receiving: AtomicBool::new(true),
             interceptors: self.interceptors.clone(),
             undecodable: self.undecodable,
             session: session.clone(),
@@ -362,15 +378,29 @@ impl Consumer {
 
     /// Ends the consumer and waits until the broker sends it nothing more. Deliveries that were received can
     /// still be settled.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`] if the broker doesn't answer within [`Deadlines::declare`](crate::Deadlines::declare) (30 s
+    /// unless set otherwise). The consumer has ended then, too; what was fetched for it may stay unsettled until the
+    /// session ends.
     pub async fn cancel(mut self) -> Result<()> {
-        match std::mem::replace(&mut self.state, State::Ended) {
-            State::Receiving(opened) => opened
-                .subscription
-                .cancel()
-                .await
-                .map_err(|error| error.during("cancel consumer")),
-            State::Reopening(_) | State::Ended => Ok(()),
-        }
+        let State::Receiving(opened) = std::mem::replace(&mut self.state, State::Ended) else {
+            return Ok(());
+        };
+        let limit = self.plan.connection.inner().engine.deadlines.declare;
+        let cancelled = timeout(limit, opened.subscription.cancel()).await;
+        cancelled
+            .unwrap_or_else(|_| {
+                Err(Error::new(
+                    ErrorKind::Timeout,
+                    format!(
+                        "no answer within {limit:?}: waiting for the broker to end the consumer of {}",
+                        self.plan.listed()
+                    ),
+                ))
+            })
+            .map_err(|error| error.during("cancel consumer"))
     }
 
     #[inline]

@@ -2,7 +2,7 @@ use std::fmt;
 use std::mem;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::driver::{Outcome, RawDelivery, Settle, Settlement, Tag};
+use crate::driver::{Outcome, RawDelivery, Settle, Tag};
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Content, Envelope};
@@ -48,10 +48,10 @@ pub(super) struct Link {
     /// The consumer's window, and the undecodable deliveries that it holds until it closes. `None` for a
     /// single get: nothing would close there, so what can't be decoded is released.
     pub(super) held: Option<Held>,
+    /// Deliveries that are neither settled nor dropped.
+    pub(super) deliveries: AtomicUsize,
     /// The connection is being drained: the consumer stops, and settles are of interest.
     pub(super) stopping: AtomicBool,
-    /// The consumer refers to this link, besides its deliveries.
-    pub(super) receiving: AtomicBool,
     pub(super) interceptors: Interceptors,
     pub(super) undecodable: UndecodablePolicy,
     /// The session that all of this belongs to.
@@ -109,15 +109,10 @@ impl Held {
 }
 
 impl Link {
-    /// Deliveries that refer to this link; messages that were split from one count with it.
-    pub(super) fn deliveries(this: &Arc<Self>) -> usize {
-        let others = 1 + usize::from(this.receiving.load(Ordering::Relaxed));
-        Arc::strong_count(this).saturating_sub(others)
-    }
-
-    /// Has the consumer end when it is polled next, which is now.
+    /// Has the consumer end when it is polled next, which is now. From here on every delivery that is settled or
+    /// dropped tells, unless the count doesn't have it any more.
     pub(super) fn stop(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.stopping.store(true, Ordering::SeqCst);
         if let Some(held) = &self.held {
             held.task.wake();
         }
@@ -190,6 +185,7 @@ impl Delivery {
     #[inline]
     pub(super) fn new(raw: RawDelivery, link: Arc<Link>) -> Self {
         let settled = link.no_ack;
+        link.deliveries.fetch_add(1, Ordering::Relaxed);
         Delivery {
             envelope: raw.envelope,
             plain: Plain::default(),
@@ -481,18 +477,21 @@ impl Acker {
     #[inline]
     fn settle(mut self, outcome: Outcome) -> Settling {
         if self.settled {
-            return Settling::new(Settlement::done(Err(Error::new(
+            return Settling::failed(Error::new(
                 ErrorKind::NotSettleable,
                 format!(
                     "{outcome} of a delivery from queue `{}`, whose consumer asked for `no_ack`: the broker \
                      forgot it when it handed it out",
                     self.link.queue_name(self.queue)
                 ),
-            ))));
+            ));
         }
         self.settled = true;
         let outcome = self.intercepted(outcome);
-        Settling::new(self.link.settler.settle(self.tag(), outcome))
+        Settling::new(self.link.settler.settle(self.tag(), outcome), || {
+            let limit = self.link.connection.inner().engine.deadlines.settle;
+            (outcome, self.link.queue_name(self.queue).clone(), limit)
+        })
     }
 
     /// The outcome that the interceptors make of this one.
@@ -556,7 +555,8 @@ impl Drop for Acker {
         if !self.settled {
             self.abandon();
         }
-        if self.link.stopping.load(Ordering::Relaxed) {
+        self.link.deliveries.fetch_sub(1, Ordering::SeqCst);
+        if self.link.stopping.load(Ordering::SeqCst) {
             self.link.connection.inner().open.count_settled();
         }
     }

@@ -125,6 +125,7 @@ impl OpenProducer {
     }
 
     async fn open(self) -> Result<Producer> {
+        let end = self.connection.deadline();
         let inner = self.connection.inner();
         let codec = match &self.serializer {
             Some(name) => Some(inner.serializers.by_name(name)?),
@@ -141,12 +142,12 @@ impl OpenProducer {
         } else {
             let mode = self.declare_mode.unwrap_or(inner.declare_mode);
             self.connection
-                .ensure_exchange(&self.exchange, mode)
+                .ensure_exchange(&self.exchange, mode, end)
                 .await?;
         }
         let (session, publisher) = self
             .connection
-            .control("open producer", |session| async move {
+            .control_until(end, "open producer", |session| async move {
                 let publisher = session.driver.open_publisher().await?;
                 Ok((session, publisher))
             })
@@ -172,10 +173,10 @@ impl OpenProducer {
         let restore: Weak<Inner> = Arc::downgrade(&inner);
         inner.connection.inner().engine.register(restore);
         // A session that began in between did not know of this producer yet.
-        let limit = inner.connection.inner().engine.deadlines.declare;
-        match tokio::time::timeout(limit, inner.catch_up(&session)).await {
+        match tokio::time::timeout_at(end, inner.catch_up(&session)).await {
             Ok(caught_up) => caught_up?,
             Err(_) => {
+                let limit = inner.connection.inner().engine.deadlines.declare;
                 return Err(Error::new(
                     ErrorKind::Timeout,
                     format!("no session within {limit:?}: waiting for a connection"),
