@@ -17,6 +17,7 @@ use super::delivery::UndecodablePolicy;
 use super::delivery::{Link, LinkQueue};
 use super::drain::Open;
 use super::getting::Getting;
+use super::indexed::Indexed;
 use super::intercept::Interceptors;
 use super::recorded::Recorded;
 use super::topology::{self, Step};
@@ -250,10 +251,13 @@ impl Connection {
         };
         let link = Link {
             settler,
-            queues: vec![LinkQueue {
-                name: queue.clone(),
-                dead_letters: false,
-            }],
+            queues: Indexed::from_iter([(
+                0,
+                LinkQueue {
+                    name: queue.clone(),
+                    dead_letters: false,
+                },
+            )]),
             serializers: self.inner.serializers.clone(),
             accept: Accept::all(),
             no_ack: false,
@@ -268,10 +272,13 @@ impl Connection {
         let link = Arc::new(link);
         self.inner.open.add_link(&link);
         let mut delivery = Delivery::new(raw, link);
-        match delivery.intercept().await {
-            Ok(()) => Ok(Some(delivery)),
-            Err(error) => Err(error.with_delivery(delivery).during("get")),
+        if !self.inner.interceptors.is_empty() {
+            let intercepted = delivery.intercepted().await;
+            if let Err(error) = delivery.replace(intercepted) {
+                return Err(error.with_delivery(delivery).during("get"));
+            }
         }
+        Ok(Some(delivery))
     }
 
     /// Declares an exchange, and the exchanges that it is bound to.
@@ -413,7 +420,8 @@ impl Connection {
     }
 
     /// Deletes a queue when awaited, and answers how many ready messages it had. One that is missing
-    /// counts as deleted. Its consumers end with [`ErrorKind::ConsumerCancelled`].
+    /// counts as deleted. Its consumers leave it, with [`Event::ConsumerCancelled`](crate::Event::ConsumerCancelled); those
+    /// that have no other queue end with [`ErrorKind::ConsumerCancelled`].
     pub fn delete_queue(&self, name: impl Into<Name>) -> QueueDeletion {
         QueueDeletion {
             connection: self.clone(),

@@ -7,6 +7,7 @@ use tokio::sync::broadcast;
 
 use crate::driver::BoxFuture;
 use crate::error::ErrorKind;
+use crate::name::Name;
 
 /// What happened to a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +50,12 @@ pub enum Event {
     TopologyMismatch {
         /// What the broker said.
         reason: String,
+    },
+    /// A queue was deleted while a consumer received from it. The consumer goes on with its other queues, and ends with
+    /// [`ErrorKind::ConsumerCancelled`] if this was the last one.
+    ConsumerCancelled {
+        /// The queue's name.
+        queue: Name,
     },
     /// The connection was given up; every operation fails from now on.
     GivenUp {

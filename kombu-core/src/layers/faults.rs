@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::driver::{
     BoxFuture, Confirm, Confirmation, Connection, Layer, Notice, Notices, Op, Operation, Outcome,
-    Publisher, RawDelivery, SessionLayer, Settle, Settlement, Subscription, Tag,
+    Publisher, Received, SessionLayer, Settle, Settlement, Subscription, Tag,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Envelope;
@@ -481,12 +481,12 @@ struct FaultySubscription {
 }
 
 impl Stream for FaultySubscription {
-    type Item = Result<RawDelivery>;
+    type Item = Result<Received>;
 
     fn poll_next(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<RawDelivery>>> {
+    ) -> Poll<Option<Result<Received>>> {
         let this = &mut *self;
         loop {
             if this.session.line.is_cut() {

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 
 use crate::driver::{
-    BoxFuture, Op, Outcome, RawDelivery, Settle, SubscribeOptions, Subscription, Tag,
+    BoxFuture, Op, Outcome, RawDelivery, Received, Settle, SubscribeOptions, Subscription, Tag,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
@@ -27,6 +27,8 @@ pub(super) struct VirtualSubscription<S: QueueStore> {
     /// Whom to ask first, so that a busy queue can't starve the others.
     start: usize,
     buffer: VecDeque<RawDelivery>,
+    /// Queues that were deleted and are to be told.
+    cancelled: VecDeque<u16>,
     window: Arc<Window>,
     settler: Arc<VirtualSettler<S>>,
 }
@@ -45,6 +47,7 @@ impl<S: QueueStore> VirtualSubscription<S> {
             readers: Vec::new(),
             start: 0,
             buffer: VecDeque::new(),
+            cancelled: VecDeque::new(),
             window,
             settler: Arc::new(settler),
         }
@@ -59,7 +62,7 @@ impl<S: QueueStore> VirtualSubscription<S> {
             // Whoever answered hasn't registered the task. And room that was kept for an answer, and isn't needed, is
             // there for who was asked before it.
             let again = ended_some || self.asked_for() < before;
-            if !self.buffer.is_empty() || !again {
+            if !self.buffer.is_empty() || !self.cancelled.is_empty() || !again {
                 return Ok(());
             }
         }
@@ -116,9 +119,7 @@ impl<S: QueueStore> VirtualSubscription<S> {
             match answer {
                 Poll::Ready(Err(error)) if error.kind() == ErrorKind::ConsumerCancelled => {
                     self.readers[index] = None;
-                    if self.readers.iter().all(Option::is_none) && self.buffer.is_empty() {
-                        return Err(error);
-                    }
+                    self.cancelled.push_back(index as u16);
                 }
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -168,13 +169,13 @@ impl<S: QueueStore> VirtualSubscription<S> {
 }
 
 impl<S: QueueStore> Stream for VirtualSubscription<S> {
-    type Item = Result<RawDelivery>;
+    type Item = Result<Received>;
 
     #[inline]
     fn poll_next(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<RawDelivery>>> {
+    ) -> Poll<Option<Result<Received>>> {
         let this = self.get_mut();
         if this.buffer.is_empty() {
             this.window.register(context);
@@ -186,6 +187,10 @@ impl<S: QueueStore> Stream for VirtualSubscription<S> {
             }
             if let Err(error) = this.poll_fill(context) {
                 return Poll::Ready(Some(Err(error)));
+            }
+            // What was fetched from it has been handed out.
+            if let Some(queue) = this.cancelled.pop_front() {
+                return Poll::Ready(Some(Ok(Received::Cancelled { queue })));
             }
         } else if this.window.has_ended() {
             // What was fetched went back with the session, and may be somebody else's by now.
@@ -202,7 +207,7 @@ impl<S: QueueStore> Stream for VirtualSubscription<S> {
                 return Poll::Ready(None);
             }
         }
-        Poll::Ready(Some(Ok(delivery)))
+        Poll::Ready(Some(Ok(Received::Delivery(delivery))))
     }
 }
 

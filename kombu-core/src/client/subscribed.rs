@@ -1,0 +1,208 @@
+//! What a consumer is opened with, for the first time and after every lost session.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kombu_serializers::Accept;
+
+use crate::declare::{DeclareMode, Queue};
+use crate::driver::{SubscribeOptions, Subscription};
+use crate::engine::Session;
+use crate::error::{ErrorKind, Result};
+use crate::name::Name;
+
+use super::delivery::{Link, LinkQueue};
+use super::held::Held;
+use super::intercept::Interceptors;
+use super::{Connection, UndecodablePolicy};
+
+/// What stays as it is for as long as the consumer lives.
+pub(super) struct Plan {
+    pub(super) declare_mode: DeclareMode,
+    pub(super) accept: Accept,
+    pub(super) interceptors: Interceptors,
+    pub(super) undecodable: UndecodablePolicy,
+    pub(super) connection: Connection,
+}
+
+/// The queues that a consumer receives from at present, in the order in which they came.
+#[derive(Clone)]
+pub(super) struct Sources {
+    names: Vec<Name>,
+    /// As many.
+    details: Vec<Source>,
+}
+
+#[derive(Clone, Copy)]
+struct Source {
+    /// The subscription's number for it.
+    index: u16,
+    dead_letters: bool,
+}
+
+impl Sources {
+    /// The queues of a subscription to be; `mode` is for declarations that don't say otherwise themselves.
+    pub(super) fn new(queues: &[Queue], mode: DeclareMode) -> Self {
+        let mut sources = Sources {
+            names: Vec::with_capacity(queues.len()),
+            details: Vec::with_capacity(queues.len()),
+        };
+        for queue in queues {
+            sources.add(0, &LinkQueue::new(queue, mode));
+        }
+        sources.renumber();
+        sources
+    }
+
+    pub(super) fn names(&self) -> &[Name] {
+        &self.names
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    fn add(&mut self, index: u16, queue: &LinkQueue) {
+        self.names.push(queue.name.clone());
+        self.details.push(Source {
+            index,
+            dead_letters: queue.dead_letters,
+        });
+    }
+
+    /// Takes out the queue with this number.
+    pub(super) fn take(&mut self, index: u16) -> Option<Name> {
+        let mut details = self.details.iter();
+        let place = details.position(|source| source.index == index)?;
+        self.details.remove(place);
+        Some(self.names.remove(place))
+    }
+
+    /// A new subscription numbers its queues anew, by their places in the list.
+    pub(super) fn renumber(&mut self) {
+        for (index, source) in (0..=u16::MAX).zip(&mut self.details) {
+            source.index = index;
+        }
+    }
+
+    fn link_queues(&self) -> impl Iterator<Item = (u16, LinkQueue)> {
+        let sources = self.names.iter().zip(&self.details);
+        sources.map(|(name, source)| {
+            let queue = LinkQueue {
+                name: name.clone(),
+                dead_letters: source.dead_letters,
+            };
+            (source.index, queue)
+        })
+    }
+}
+
+/// A subscription on one session, and what its deliveries refer to.
+pub(super) struct Opened {
+    pub(super) session: Arc<Session>,
+    // In front of the link, whose end gives back what must not come here again.
+    pub(super) subscription: Box<dyn Subscription>,
+    pub(super) link: Receiving,
+}
+
+/// A consumer's own reference to what its deliveries refer to.
+pub(super) struct Receiving(Arc<Link>);
+
+impl Deref for Receiving {
+    type Target = Arc<Link>;
+
+    fn deref(&self) -> &Arc<Link> {
+        &self.0
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.0.release_held();
+        self.0.receiving.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Opened {
+    pub(super) fn set_window(&self, deliveries: u32) {
+        if let Some(held) = &self.link.held {
+            held.set_window(deliveries);
+        }
+        self.subscription.set_window(deliveries);
+    }
+}
+
+impl Plan {
+    pub(super) async fn open(
+        &self,
+        sources: &Sources,
+        options: SubscribeOptions,
+    ) -> Result<Opened> {
+        let (names, wanted) = (sources.names(), &options);
+        let (session, subscription) = self
+            .connection
+            .control("subscribe", |session| async move {
+                let subscription = session.driver.open_subscription(names, wanted).await?;
+                Ok((session, subscription))
+            })
+            .await?;
+        Ok(self.opened(session, subscription, sources, options))
+    }
+
+    /// Opens it again on the session that follows, however long that takes to come.
+    pub(super) async fn open_after(
+        &self,
+        last: Arc<Session>,
+        sources: &Sources,
+        options: SubscribeOptions,
+    ) -> Result<Opened> {
+        let engine = &self.connection.inner().engine;
+        let mut session = engine.session_after(&last).await?;
+        loop {
+            let opened = session
+                .driver
+                .open_subscription(sources.names(), &options)
+                .await;
+            match opened {
+                Ok(subscription) => {
+                    return Ok(self.opened(session, subscription, sources, options));
+                }
+                Err(error) if error.kind() == ErrorKind::ConnectionLost => {
+                    session = engine.session_after(&session).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn opened(
+        &self,
+        session: Arc<Session>,
+        subscription: Box<dyn Subscription>,
+        sources: &Sources,
+        options: SubscribeOptions,
+    ) -> Opened {
+        let link = Link {
+            settler: subscription.settler(),
+            queues: sources.link_queues().collect(),
+            serializers: self.connection.serializers().clone(),
+            accept: self.accept.clone(),
+            no_ack: options.no_ack,
+            held: Some(Held::new(options.window)),
+            stopping: AtomicBool::new(false),
+            receiving: AtomicBool::new(true),
+            interceptors: self.interceptors.clone(),
+            undecodable: self.undecodable,
+            session: session.clone(),
+            connection: self.connection.clone(),
+        };
+        let link = Arc::new(link);
+        self.connection.inner().open.add_link(&link);
+        Opened {
+            session,
+            subscription,
+            link: Receiving(link),
+        }
+    }
+}
