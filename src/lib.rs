@@ -58,10 +58,10 @@ pub use kombu_core::field::{FieldTable, FieldValue, Timestamp};
 pub use kombu_core::layers::Faults;
 pub use kombu_core::message::Content;
 pub use kombu_core::{
-    Acker, Body, Connection, ConnectionBuilder, Consumer, Deadlines, Delivery, DrainReport, Error,
-    ErrorKind, Event, Events, Health, Interceptor, Message, Name, OpenConsumer, OpenProducer,
-    Producer, Publish, Published, Publishing, QueueDeletion, Queues, Receipt, Registry, Result,
-    RetryPolicy, Sending, Settling, UndecodablePolicy,
+    Acker, Body, Connection, ConnectionBuilder, Consumer, Deadlines, Delivery, Destinations,
+    DrainReport, Error, ErrorKind, Event, Events, Health, Interceptor, Message, Name, OpenConsumer,
+    OpenProducer, Producer, Publish, Published, Publishing, PublishingAll, QueueDeletion, Queues,
+    Receipt, Registry, Result, RetryPolicy, Sending, Settling, UndecodablePolicy,
 };
 pub use kombu_core::{declare, driver, field, serializers, virt};
 #[cfg(feature = "memory")]

@@ -21,9 +21,9 @@ mod name;
 mod options;
 
 pub use client::{
-    Acker, Body, Connection, ConnectionBuilder, Consumer, Delivery, DrainReport, Interceptor,
-    Message, OpenConsumer, OpenProducer, Producer, Publish, Published, Publishing, QueueDeletion,
-    Queues, Receipt, Registry, Sending, Settling, UndecodablePolicy,
+    Acker, Body, Connection, ConnectionBuilder, Consumer, Delivery, Destinations, DrainReport,
+    Interceptor, Message, OpenConsumer, OpenProducer, Producer, Publish, Published, Publishing,
+    PublishingAll, QueueDeletion, Queues, Receipt, Registry, Sending, Settling, UndecodablePolicy,
 };
 pub use declare::{
     Binding, DeclareMode, DeliveryMode, Difference, Exchange, ExchangeKind, Overflow, Queue,

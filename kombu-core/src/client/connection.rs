@@ -295,19 +295,21 @@ impl Connection {
                 "the default exchange belongs to the broker and can't be declared; use it as it is",
             ))
         } else {
-            self.ensure_exchange(exchange, DeclareMode::Ensure).await
+            self.ensure_exchanges([exchange], DeclareMode::Ensure).await
         };
         result.map_err(|error| error.during("declare exchange"))
     }
 
-    /// Declares an exchange; `mode` is for declarations that don't say otherwise themselves.
-    pub(super) async fn ensure_exchange(
+    /// Declares exchanges, except the default one; `mode` is for declarations that don't say otherwise themselves.
+    pub(super) async fn ensure_exchanges<'a>(
         &self,
-        exchange: &Exchange,
+        exchanges: impl IntoIterator<Item = &'a Exchange>,
         mode: DeclareMode,
     ) -> Result<()> {
-        let steps = topology::of_exchange(exchange, mode);
-        self.declare(steps).await.map(drop)
+        let steps = exchanges
+            .into_iter()
+            .flat_map(|exchange| topology::of_exchange(exchange, mode));
+        self.declare(steps.collect()).await.map(drop)
     }
 
     /// Declares a queue with its exchanges and bindings, and answers what is in it.

@@ -7,7 +7,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
+use tokio::time::timeout;
 
+use crate::declare::Queue;
 use crate::driver::{BoxFuture, Received, SubscribeOptions};
 use crate::engine::{Event, Session};
 use crate::error::{Error, ErrorKind, Result};
@@ -15,6 +17,8 @@ use crate::message::Content;
 use crate::name::Name;
 
 use super::Delivery;
+use super::connection::named;
+use super::delivery::LinkQueue;
 use super::subscribed::{Opened, Plan, Sources};
 
 /// Receives from one queue or several, with one window over all of them.
@@ -34,6 +38,7 @@ pub struct Consumer {
     intercepting: Option<Intercepting>,
     sources: Sources,
     options: SubscribeOptions,
+    paused: bool,
     plan: Arc<Plan>,
 }
 
@@ -66,12 +71,13 @@ impl Consumer {
             intercepting: None,
             sources,
             options,
+            paused: false,
             plan,
         }
     }
 
     /// The queues that it receives from, in the order in which they were given; those without a name have the one
-    /// that they got. A queue that was deleted isn't among them any more.
+    /// that they got. A queue that was left, or deleted, isn't among them any more.
     pub fn queues(&self) -> &[Name] {
         self.sources.names()
     }
@@ -112,11 +118,7 @@ impl Consumer {
         };
         match next {
             Ok(Some(delivery)) => delivery.map(Some),
-            Ok(None) => Err(Error::new(
-                ErrorKind::Closed,
-                "the consumer has ended; open another one",
-            )
-            .during("receive")),
+            Ok(None) => Err(has_ended().during("receive")),
             Err(()) => Ok(None),
         }
     }
@@ -131,15 +133,226 @@ impl Consumer {
         }
     }
 
+    /// Receives from another queue as well, within the same window, and answers its name. The queue is declared as those
+    /// that the consumer was opened with. One that the consumer receives from already stays as it is.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use kombu::{Exchange, Queue};
+    ///
+    /// let connection = kombu::connect("memory://").await?;
+    /// let mut consumer = connection.consumer(&Queue::new("normal")).await?;
+    /// consumer.add_queue(&Queue::new("urgent")).await?;
+    ///
+    /// let producer = connection.producer(Exchange::default()).await?;
+    /// producer.publish(&1).routing_key("urgent").await?;
+    /// let delivery = consumer.try_next().await?.expect("a delivery");
+    /// assert_eq!(delivery.queue(), "urgent");
+    /// delivery.ack().await?;
+    ///
+    /// consumer.cancel_queue("normal").await?;
+    /// assert_eq!(consumer.queues(), ["urgent"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Connection::declare_queue`](super::Connection::declare_queue); [`ErrorKind::AccessRefused`] if somebody
+    /// consumes from it and either consumer is exclusive; [`ErrorKind::Timeout`] after
+    /// [`Deadlines::declare`](crate::Deadlines::declare); [`ErrorKind::Closed`] once the consumer has ended. The consumer
+    /// goes on with its other queues. If it was waiting for the next session and can't be opened there, it ends, and this
+    /// is the error.
+    ///
+    /// # Cancellation
+    ///
+    /// If the future is dropped, the queue may have been declared, and isn't received from.
+    pub async fn add_queue(&mut self, queue: &Queue) -> Result<Name> {
+        let queue = named(queue);
+        self.add(&queue)
+            .await
+            .map_err(|error| error.during("add queue"))?;
+        Ok(queue.name().clone())
+    }
+
+    async fn add(&mut self, queue: &Queue) -> Result<()> {
+        let (connection, mode) = (self.plan.connection.clone(), self.plan.declare_mode);
+        if matches!(self.state, State::Ended) {
+            return Err(has_ended());
+        }
+        connection.ensure_queue(queue, mode).await?;
+        if self.sources.names().contains(queue.name()) {
+            return Ok(());
+        }
+        let limit = connection.inner().engine.deadlines.declare;
+        let added = timeout(limit, self.subscribe_to(LinkQueue::new(queue, mode))).await;
+        added.unwrap_or_else(|_| {
+            let phase = match self.state {
+                State::Receiving(_) => "waiting for the broker's answer",
+                State::Reopening { .. } | State::Ended => "waiting for a connection",
+            };
+            Err(Error::new(
+                ErrorKind::Timeout,
+                format!("no answer within {limit:?}: {phase}"),
+            ))
+        })
+    }
+
+    async fn subscribe_to(&mut self, queue: LinkQueue) -> Result<()> {
+        loop {
+            let reopened = poll_fn(|context| self.poll_reopened(context)).await;
+            if let Err(error) = reopened {
+                self.state = State::Ended;
+                return Err(error);
+            }
+            let State::Receiving(opened) = &mut self.state else {
+                return Err(has_ended());
+            };
+            match opened.subscription.add(&queue.name).await {
+                Ok(index) => {
+                    self.sources.add(index, &queue);
+                    opened.link.queues.add(index, queue);
+                    return Ok(());
+                }
+                Err(error) if error.kind() == ErrorKind::ConnectionLost => self.reopen(),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Leaves a queue, and waits until the broker sends nothing more from it. What was received from it can still be
+    /// settled; the other queues go on. Leaving the last one ends the consumer, without an error. A queue that it
+    /// doesn't receive from counts as left. The queue itself stays.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`] after [`Deadlines::declare`](crate::Deadlines::declare), and what the broker says. The
+    /// queue is left all the same.
+    ///
+    /// # Cancellation
+    ///
+    /// The queue is left when this is first awaited; dropping the future after that undoes nothing.
+    pub async fn cancel_queue(&mut self, queue: impl Into<Name>) -> Result<()> {
+        let left = self.sources.take_all(&queue.into());
+        if left.is_empty() {
+            return Ok(());
+        }
+        if self.sources.is_empty() {
+            return self
+                .stop()
+                .await
+                .map_err(|error| error.during("cancel queue"));
+        }
+        self.give_back_intercepted(|queue| left.contains(&queue));
+        let answers: Vec<_> = match &mut self.state {
+            State::Receiving(opened) => {
+                let leave = |queue: &u16| opened.leave(*queue);
+                left.iter().map(leave).collect()
+            }
+            State::Reopening { last, .. } => {
+                let last = last.clone();
+                self.open_after(last);
+                return Ok(());
+            }
+            State::Ended => return Ok(()),
+        };
+        let limit = self.plan.connection.inner().engine.deadlines.declare;
+        let answered = timeout(limit, async {
+            for answer in answers {
+                match answer.await {
+                    // With its session, everything is back.
+                    Err(error) if error.kind() == ErrorKind::ConnectionLost => {}
+                    answer => answer?,
+                }
+            }
+            Ok(())
+        });
+        answered
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::new(
+                    ErrorKind::Timeout,
+                    format!("no answer within {limit:?}: waiting for the broker's answer"),
+                ))
+            })
+            .map_err(|error| error.during("cancel queue"))
+    }
+
+    /// Receives nothing until [`resume`](Consumer::resume): it stays a consumer, and what was fetched and not received
+    /// goes back, for others to have. Deliveries that were received can still be settled. A consumer that is paused
+    /// stays so when it goes on after a lost session, and still learns of its end.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use std::time::Duration;
+    /// use kombu::{Exchange, Queue};
+    ///
+    /// let connection = kombu::connect("memory://").await?;
+    /// let mut consumer = connection.consumer(&Queue::new("jobs")).await?;
+    /// consumer.pause();
+    /// let producer = connection.producer(Exchange::default()).await?;
+    /// producer.publish(&1).routing_key("jobs").await?;
+    /// assert!(consumer.receive(Duration::ZERO).await?.is_none());
+    /// consumer.resume();
+    /// assert!(consumer.receive(Duration::ZERO).await?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pause(&mut self) {
+        self.set_paused(true);
+    }
+
+    /// Receives again after a [`pause`](Consumer::pause).
+    pub fn resume(&mut self) {
+        self.set_paused(false);
+    }
+
+    /// Whether it is paused.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    fn set_paused(&mut self, paused: bool) {
+        if std::mem::replace(&mut self.paused, paused) == paused {
+            return;
+        }
+        // A consumer that is being opened again is told when it is open.
+        if let State::Receiving(opened) = &mut self.state {
+            opened.subscription.pause(paused);
+        }
+        if paused {
+            self.give_back_intercepted(|_| true);
+        }
+    }
+
+    /// Gives back a delivery that is with the interceptors, if it came from such a queue.
+    fn give_back_intercepted(&mut self, from: impl Fn(u16) -> bool) {
+        let intercepting = self
+            .intercepting
+            .take_if(|intercepting| from(intercepting.delivery.queue_index()));
+        if let Some(Intercepting { delivery, .. }) = intercepting {
+            drop(delivery.release());
+        }
+    }
+
     /// Ends the consumer and waits until the broker sends it nothing more. Deliveries that were received can
     /// still be settled.
     pub async fn cancel(mut self) -> Result<()> {
+        self.stop()
+            .await
+            .map_err(|error| error.during("cancel consumer"))
+    }
+
+    async fn stop(&mut self) -> Result<()> {
+        self.give_back_intercepted(|_| true);
         match std::mem::replace(&mut self.state, State::Ended) {
-            State::Receiving(opened) => opened
-                .subscription
-                .cancel()
-                .await
-                .map_err(|error| error.during("cancel consumer")),
+            State::Receiving(opened) => match opened.subscription.cancel().await {
+                // With its session, everything is back.
+                Err(error) if error.kind() == ErrorKind::ConnectionLost => Ok(()),
+                answer => answer,
+            },
             State::Reopening { .. } | State::Ended => Ok(()),
         }
     }
@@ -174,6 +387,7 @@ impl Consumer {
                 self.state = State::Ended;
                 return Poll::Ready(None);
             }
+            opened.give_back_due(context);
             match Pin::new(&mut opened.subscription).poll_next(context) {
                 Poll::Ready(Some(Ok(Received::Delivery(raw)))) => {
                     let delivery = Delivery::new(raw, Arc::clone(&opened.link));
@@ -202,6 +416,11 @@ impl Consumer {
                     };
                     held.register(context);
                     let Some(held) = held.fills_window() else {
+                        if opened.link.stopping.load(Ordering::Relaxed)
+                            || opened.give_back_due(context)
+                        {
+                            continue;
+                        }
                         return Poll::Pending;
                     };
                     return self.end(Error::new(
@@ -245,9 +464,12 @@ impl Consumer {
         };
         match opening.as_mut().poll(context) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(opened)) => {
+            Poll::Ready(Ok(mut opened)) => {
                 // It may have been changed meanwhile.
                 opened.set_window(self.options.window);
+                if self.paused {
+                    opened.subscription.pause(true);
+                }
                 self.state = State::Receiving(opened);
                 Poll::Ready(Ok(()))
             }
@@ -303,6 +525,14 @@ impl Consumer {
         }
         Poll::Ready(Some(Err(error.during("consume"))))
     }
+}
+
+#[cold]
+fn has_ended() -> Error {
+    Error::new(
+        ErrorKind::Closed,
+        "the consumer has ended; open another one",
+    )
 }
 
 impl Stream for Consumer {

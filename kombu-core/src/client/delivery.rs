@@ -8,6 +8,7 @@ use std::time::Duration;
 use kombu_serializers::{self as serializers, Accept};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::declare::{DeclareMode, Queue};
 use crate::driver::{BoxFuture, Outcome, RawDelivery, Settle, Settlement, Tag};
@@ -100,6 +101,25 @@ impl Link {
         }
     }
 
+    /// When the next delivery that was put off is to be given back.
+    pub(super) fn put_off_until(&self) -> Option<Instant> {
+        self.held.as_ref()?.put_off_until()
+    }
+
+    /// Gives back what was put off until then.
+    pub(super) fn release_due(&self, now: Instant) {
+        if let Some(held) = &self.held {
+            self.release(held.take_due(now));
+        }
+    }
+
+    /// Gives back what was held of one queue.
+    pub(super) fn release_held_from(&self, queue: u16) {
+        if let Some(held) = &self.held {
+            self.release(held.take_from(queue));
+        }
+    }
+
     fn release(&self, tags: impl IntoIterator<Item = Tag>) {
         for tag in tags {
             // A session that is gone has given back everything already.
@@ -109,9 +129,7 @@ impl Link {
 
     pub(super) fn queue_name(&self, index: u16) -> &Name {
         const NOWHERE: &Name = &Name::EMPTY;
-        self.queues
-            .get(index)
-            .map_or(NOWHERE, |queue| &queue.name)
+        self.queues.get(index).map_or(NOWHERE, |queue| &queue.name)
     }
 
     fn decode<'de, T: Deserialize<'de>>(&self, content: &'de Content) -> Result<T> {
@@ -138,8 +156,9 @@ impl Link {
 ///
 /// # Drop
 ///
-/// A delivery that is dropped unsettled is released with a warning: it goes back to its original position.
-/// It is never acked. If its body could not be decoded, see [`take`](Delivery::take).
+/// A delivery that is dropped unsettled is released with a warning: it goes back to its original position. One that
+/// had been handed out before goes back 100 ms later, while its consumer is there and receives, so that a message that
+/// nobody settles doesn't come as fast as it can; until then it counts against the window. A delivery is never acked. If its body could not be decoded, see [`take`](Delivery::take).
 pub struct Delivery {
     envelope: Envelope,
     acker: Acker,
@@ -184,6 +203,11 @@ impl Delivery {
     /// The queue that it came from.
     pub fn queue(&self) -> &Name {
         self.acker.link.queue_name(self.acker.queue)
+    }
+
+    /// The queue's number in its subscription.
+    pub(super) fn queue_index(&self) -> u16 {
+        self.acker.queue
     }
 
     /// Whether it was handed out before, to whomever.
@@ -465,6 +489,14 @@ impl Acker {
             }
         };
         let outcome = self.intercepted(outcome);
+        // What comes again and is dropped again would do so as fast as it can.
+        if let Some(held) = &self.link.held
+            && self.redelivered
+            && outcome == Outcome::Release
+            && held.put_off(self.tag())
+        {
+            return;
+        }
         // The warning is all that there is to say; a lost session has released it already.
         drop(self.link.settler.settle(self.tag(), outcome));
     }

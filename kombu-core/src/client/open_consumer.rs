@@ -5,8 +5,9 @@ use std::sync::Arc;
 use kombu_serializers::Accept;
 
 use crate::declare::{DeclareMode, Queue};
-use crate::driver::{BoxFuture, SubscribeOptions};
+use crate::driver::{BoxFuture, Operation, SubscribeOptions};
 use crate::error::{Error, ErrorKind, Result};
+use crate::layers;
 
 use super::connection::named;
 use super::intercept::chain;
@@ -23,6 +24,9 @@ pub struct OpenConsumer {
     queues: Vec<Queue>,
     prefetch: u32,
     no_ack: Option<bool>,
+    exclusive: bool,
+    priority: Option<i32>,
+    no_local: bool,
     accept: Accept,
     declare_mode: Option<DeclareMode>,
     interceptors: Vec<Arc<dyn Interceptor>>,
@@ -36,6 +40,9 @@ impl OpenConsumer {
             queues,
             prefetch: DEFAULT_PREFETCH,
             no_ack: None,
+            exclusive: false,
+            priority: None,
+            no_local: false,
             accept: Accept::all(),
             declare_mode: None,
             interceptors: Vec::new(),
@@ -54,6 +61,57 @@ impl OpenConsumer {
     /// Default: what the queues say, if they all say the same, else false.
     pub fn no_ack(mut self, no_ack: bool) -> Self {
         self.no_ack = Some(no_ack);
+        self
+    }
+
+    /// Keeps others away: nobody else consumes from the queues while this consumer is there. Single gets are none of
+    /// that. Default: false.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use kombu::{ErrorKind, Queue};
+    ///
+    /// let connection = kombu::connect("memory://").await?;
+    /// let jobs = Queue::new("jobs");
+    /// let only = connection.consumer(&jobs).exclusive(true).await?;
+    /// let refused = connection.consumer(&jobs).await.unwrap_err();
+    /// assert_eq!((refused.kind(), refused.code()), (ErrorKind::AccessRefused, Some(403)));
+    /// only.cancel().await?;
+    /// connection.consumer(&jobs).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When awaited: [`ErrorKind::AccessRefused`] if one of the queues has a consumer already; every other consumer gets
+    /// the same error while this one is there. [`ErrorKind::Unsupported`] where the transport can't.
+    pub fn exclusive(mut self, exclusive: bool) -> Self {
+        self.exclusive = exclusive;
+        self
+    }
+
+    /// Consumers with a higher number are served first, as long as they have room in their windows; those with a lower
+    /// one get what is left. Default: what the queues' consumer argument `x-priority` says, if they all say the same,
+    /// else 0.
+    ///
+    /// # Errors
+    ///
+    /// When awaited: [`ErrorKind::Unsupported`] where the transport can't, unless it is 0.
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    /// Doesn't receive what is published over its own connection: such messages are dropped. Only together with
+    /// [`exclusive`](OpenConsumer::exclusive), since they would be lost to other consumers of the queue. Default: false.
+    ///
+    /// # Errors
+    ///
+    /// When awaited: [`ErrorKind::Unsupported`] if the consumer isn't exclusive, and where the transport can't.
+    pub fn no_local(mut self, no_local: bool) -> Self {
+        self.no_local = no_local;
         self
     }
 
@@ -96,14 +154,13 @@ impl OpenConsumer {
         }
         self.accept.check(self.connection.serializers())?;
         let queues: Vec<Queue> = self.queues.iter().map(named).collect();
+        let options = self.options(&queues)?;
         let inherited = self.connection.inner().declare_mode;
         let mode = self.declare_mode.unwrap_or(inherited);
-        self.connection.ensure_queues(&queues, mode).await?;
-        let no_ack = self
-            .no_ack
-            .unwrap_or_else(|| queues.iter().all(Queue::is_no_ack));
-        let options = SubscribeOptions::new(self.prefetch).no_ack(no_ack);
         let sources = Sources::new(&queues, mode);
+        let subscribing = Operation::OpenSubscription(sources.names(), &options);
+        layers::check(&subscribing, self.connection.capabilities())?;
+        self.connection.ensure_queues(&queues, mode).await?;
         let plan = Arc::new(Plan {
             declare_mode: mode,
             accept: self.accept,
@@ -112,9 +169,61 @@ impl OpenConsumer {
             connection: self.connection,
         });
         let opened = plan.open(&sources, options).await?;
-        tracing::debug!(queues = ?sources.names(), prefetch = self.prefetch, no_ack, "consumer opened");
+        tracing::debug!(queues = ?sources.names(), ?options, "consumer opened");
         Ok(Consumer::new(plan, sources, options, opened))
     }
+
+    fn options(&self, queues: &[Queue]) -> Result<SubscribeOptions> {
+        if self.no_local && !self.exclusive {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "`no_local` drops what the consumer's own connection publishes, which other consumers of the queue may \
+                 wait for: only exclusive consumers can ask for it; add `.exclusive(true)`, or leave it out",
+            ));
+        }
+        let priority = match self.priority {
+            Some(priority) => priority,
+            None => common_priority(queues)?,
+        };
+        let no_ack = self
+            .no_ack
+            .unwrap_or_else(|| queues.iter().all(Queue::is_no_ack));
+        let origin = self.connection.inner().origin;
+        Ok(SubscribeOptions::new(self.prefetch)
+            .no_ack(no_ack)
+            .exclusive(self.exclusive)
+            .priority(priority)
+            .no_local(self.no_local.then_some(origin)))
+    }
+}
+
+/// What all of the queues say about their consumers' priority.
+fn common_priority(queues: &[Queue]) -> Result<i32> {
+    let priorities: Vec<i32> = queues
+        .iter()
+        .map(consumer_priority)
+        .collect::<Result<_>>()?;
+    Ok(match &*priorities {
+        [first, others @ ..] if others.iter().all(|other| other == first) => *first,
+        _ => 0,
+    })
+}
+
+fn consumer_priority(queue: &Queue) -> Result<i32> {
+    const ARGUMENT: &str = "x-priority";
+    let Some(value) = queue.consumer_arguments().get(ARGUMENT) else {
+        return Ok(0);
+    };
+    let number = value.as_i64().and_then(|number| number.try_into().ok());
+    number.ok_or_else(|| {
+        Error::new(
+            ErrorKind::Config,
+            format!(
+                "queue `{}`: the consumer argument `{ARGUMENT}` takes a whole number of 32 bits, not {value:?}",
+                queue.name()
+            ),
+        )
+    })
 }
 
 impl fmt::Debug for OpenConsumer {
@@ -123,6 +232,9 @@ impl fmt::Debug for OpenConsumer {
             .field("queues", &self.queues)
             .field("prefetch", &self.prefetch)
             .field("no_ack", &self.no_ack)
+            .field("exclusive", &self.exclusive)
+            .field("priority", &self.priority)
+            .field("no_local", &self.no_local)
             .field("accept", &self.accept)
             .finish_non_exhaustive()
     }
@@ -140,4 +252,3 @@ impl IntoFuture for OpenConsumer {
         })
     }
 }
-

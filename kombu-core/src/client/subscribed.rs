@@ -1,13 +1,16 @@
 //! What a consumer is opened with, for the first time and after every lost session.
 
 use std::ops::Deref;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Context;
 
 use kombu_serializers::Accept;
+use tokio::time::{Sleep, sleep_until};
 
 use crate::declare::{DeclareMode, Queue};
-use crate::driver::{SubscribeOptions, Subscription};
+use crate::driver::{Op, SubscribeOptions, Subscription};
 use crate::engine::Session;
 use crate::error::{ErrorKind, Result};
 use crate::name::Name;
@@ -63,7 +66,8 @@ impl Sources {
         self.names.is_empty()
     }
 
-    fn add(&mut self, index: u16, queue: &LinkQueue) {
+    /// Takes in a queue; the number is the subscription's.
+    pub(super) fn add(&mut self, index: u16, queue: &LinkQueue) {
         self.names.push(queue.name.clone());
         self.details.push(Source {
             index,
@@ -77,6 +81,17 @@ impl Sources {
         let place = details.position(|source| source.index == index)?;
         self.details.remove(place);
         Some(self.names.remove(place))
+    }
+
+    /// Takes out every queue of this name, and answers their numbers.
+    pub(super) fn take_all(&mut self, name: &Name) -> Vec<u16> {
+        let sources = self.names.iter().zip(&self.details);
+        let taken = sources.filter(|(other, _)| *other == name);
+        let taken: Vec<u16> = taken.map(|(_, source)| source.index).collect();
+        for index in &taken {
+            self.take(*index);
+        }
+        taken
     }
 
     /// A new subscription numbers its queues anew, by their places in the list.
@@ -104,6 +119,8 @@ pub(super) struct Opened {
     // In front of the link, whose end gives back what must not come here again.
     pub(super) subscription: Box<dyn Subscription>,
     pub(super) link: Receiving,
+    /// Rings when something that was put off is due.
+    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 /// A consumer's own reference to what its deliveries refer to.
@@ -130,6 +147,39 @@ impl Opened {
             held.set_window(deliveries);
         }
         self.subscription.set_window(deliveries);
+    }
+
+    /// Gives back what was put off until now, and wakes the task when the next of it is due. Whether there was any.
+    #[inline]
+    pub(super) fn give_back_due(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(held) = &self.link.held else {
+            return false;
+        };
+        held.puts_any_off() && self.poll_alarm(context)
+    }
+
+    #[cold]
+    fn poll_alarm(&mut self, context: &mut Context<'_>) -> bool {
+        let mut gave_back = false;
+        while let Some(due) = self.link.put_off_until() {
+            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            if alarm.deadline() != due {
+                alarm.as_mut().reset(due);
+            }
+            if alarm.as_mut().poll(context).is_pending() {
+                break;
+            }
+            self.link.release_due(due);
+            gave_back = true;
+        }
+        gave_back
+    }
+
+    /// Leaves a queue; what was dropped and held goes back as well.
+    pub(super) fn leave(&mut self, queue: u16) -> Op<Result<()>> {
+        let answer = self.subscription.remove(queue);
+        self.link.release_held_from(queue);
+        answer
     }
 }
 
@@ -203,6 +253,7 @@ impl Plan {
             session,
             subscription,
             link: Receiving(link),
+            alarm: None,
         }
     }
 }

@@ -285,12 +285,9 @@ struct Session {
     line: Arc<Line>,
 }
 
-impl SessionLayer for Session {
-    fn control<'a>(
-        &'a self,
-        _: Operation<'a>,
-        next: BoxFuture<'a, Result<()>>,
-    ) -> BoxFuture<'a, Result<()>> {
+impl Session {
+    /// Has the broker do something that is neither a publish nor a settle.
+    async fn carry_out<T>(&self, next: impl Future<Output = Result<T>>) -> Result<T> {
         let work = async {
             self.commands.audible().await;
             let fault = self.commands.controls.lock().pop_front();
@@ -306,13 +303,21 @@ impl SessionLayer for Session {
             self.commands.answering().await;
             answer
         };
-        Box::pin(async move {
-            tokio::select! {
-                biased;
-                () = self.line.until_cut() => Err(lost()),
-                answer = work => answer,
-            }
-        })
+        tokio::select! {
+            biased;
+            () = self.line.until_cut() => Err(lost()),
+            answer = work => answer,
+        }
+    }
+}
+
+impl SessionLayer for Session {
+    fn control<'a>(
+        &'a self,
+        _: Operation<'a>,
+        next: BoxFuture<'a, Result<()>>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.carry_out(next))
     }
 
     fn publisher(&self, next: Arc<dyn Publisher>) -> Arc<dyn Publisher> {
@@ -322,7 +327,6 @@ impl SessionLayer for Session {
             waiting: Mutex::default(),
         })))
     }
-
     fn subscription(&self, next: Box<dyn Subscription>) -> Box<dyn Subscription> {
         Box::new(FaultySubscription {
             settler: self.settler(next.settler()),
@@ -528,15 +532,21 @@ impl Subscription for FaultySubscription {
     }
 
     fn add(&mut self, queue: &Name) -> BoxFuture<'_, Result<u16>> {
-        self.next.add(queue)
+        let session = self.session.clone();
+        let next = self.next.add(queue);
+        Box::pin(async move { session.carry_out(next).await })
     }
 
     fn remove(&mut self, queue: u16) -> Op<Result<()>> {
-        self.next.remove(queue)
+        let session = self.session.clone();
+        let next = self.next.remove(queue);
+        Op::start(async move { session.carry_out(next).await })
     }
 
     fn cancel(self: Box<Self>) -> Op<Result<()>> {
-        self.next.cancel()
+        let session = self.session;
+        let next = self.next.cancel();
+        Op::start(async move { session.carry_out(next).await })
     }
 }
 

@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use futures_core::Stream;
 
@@ -29,6 +29,8 @@ pub(super) struct VirtualSubscription<S: QueueStore> {
     buffer: VecDeque<RawDelivery>,
     /// Queues that were deleted and are to be told.
     cancelled: VecDeque<u16>,
+    /// What a reader met while nobody polled.
+    failed: Option<Error>,
     window: Arc<Window>,
     settler: Arc<VirtualSettler<S>>,
 }
@@ -48,6 +50,7 @@ impl<S: QueueStore> VirtualSubscription<S> {
             start: 0,
             buffer: VecDeque::new(),
             cancelled: VecDeque::new(),
+            failed: None,
             window,
             settler: Arc::new(settler),
         }
@@ -182,10 +185,11 @@ impl<S: QueueStore> Stream for VirtualSubscription<S> {
             if this.window.has_ended() {
                 return Poll::Ready(None);
             }
-            if this.window.is_paused() {
-                return Poll::Pending;
-            }
-            if let Err(error) = this.poll_fill(context) {
+            let filled = match this.failed.take() {
+                Some(error) => Err(error),
+                None => this.poll_fill(context),
+            };
+            if let Err(error) = filled {
                 return Poll::Ready(Some(Err(error)));
             }
             // What was fetched from it has been handed out.
@@ -229,8 +233,15 @@ impl<S: QueueStore> Subscription for VirtualSubscription<S> {
 
     fn pause(&mut self, paused: bool) {
         self.window.pause(paused);
-        if paused {
-            drop(self.release_buffer());
+        if !paused {
+            return;
+        }
+        drop(self.release_buffer());
+        // The readers learn at once that there is no room: others are to be served, whether this consumer is polled
+        // meanwhile or not. Its task, which was woken, registers itself again.
+        let mut context = Context::from_waker(Waker::noop());
+        if let Err(error) = self.poll_fill(&mut context) {
+            self.failed = Some(error);
         }
     }
 
@@ -243,6 +254,7 @@ impl<S: QueueStore> Subscription for VirtualSubscription<S> {
                     format!("a consumer takes at most {} queues in its life", u16::MAX),
                 ));
             };
+            self.shared.check_open()?;
             let (queue, declaration) = self.shared.find_queue(&queue).await?;
             let options = ReaderOptions::of(&self.options);
             let reader = self.shared.store.open_reader(&queue, options).await?;
