@@ -533,8 +533,18 @@ impl Subscription for FaultySubscription {
 
     fn add(&mut self, queue: &Name) -> BoxFuture<'_, Result<u16>> {
         let session = self.session.clone();
-        let next = self.next.add(queue);
-        Box::pin(async move { session.carry_out(next).await })
+        let queue = queue.clone();
+        let mut adding = Adding {
+            subscription: &mut *self.next,
+            untold: None,
+        };
+        Box::pin(async move {
+            let answer = session.carry_out(adding.add(&queue)).await;
+            if answer.is_ok() {
+                adding.untold = None;
+            }
+            answer
+        })
     }
 
     fn remove(&mut self, queue: u16) -> Op<Result<()>> {
@@ -547,6 +557,29 @@ impl Subscription for FaultySubscription {
         let session = self.session;
         let next = self.next.cancel();
         Op::start(async move { session.carry_out(next).await })
+    }
+}
+
+/// Takes in a queue. If whoever asked isn't told, because the answer is withheld and they have gone, the queue is left
+/// again.
+struct Adding<'a> {
+    subscription: &'a mut dyn Subscription,
+    untold: Option<u16>,
+}
+
+impl Adding<'_> {
+    async fn add(&mut self, queue: &Name) -> Result<u16> {
+        let index = self.subscription.add(queue).await?;
+        self.untold = Some(index);
+        Ok(index)
+    }
+}
+
+impl Drop for Adding<'_> {
+    fn drop(&mut self) {
+        if let Some(index) = self.untold {
+            drop(self.subscription.remove(index));
+        }
     }
 }
 
