@@ -60,9 +60,10 @@ pub use kombu_core::layers::Faults;
 pub use kombu_core::message::Content;
 pub use kombu_core::{
     Acker, Body, CarryTrace, Connection, ConnectionBuilder, Consumer, Deadlines, Delivery,
-    DrainReport, Entity, Error, ErrorKind, Event, Events, Health, Interceptor, Message, Name,
-    OpenConsumer, OpenProducer, Producer, Publish, Published, Publishing, QueueDeletion, Queues,
-    Receipt, Registry, Result, RetryPolicy, Sending, Settling, TraceContext, UndecodablePolicy,
+    Destinations, DrainReport, Entity, Error, ErrorKind, Event, Events, Health, Interceptor,
+    Message, Name, OpenConsumer, OpenProducer, Producer, Publish, Published, Publishing,
+    PublishingAll, QueueDeletion, Queues, Receipt, Registry, Result, RetryPolicy, Sending,
+    Settling, TraceContext, UndecodablePolicy,
 };
 pub use kombu_core::{declare, driver, field, serializers, virt};
 #[cfg(feature = "memory")]

@@ -92,7 +92,7 @@ pub enum ErrorKind {
     SettleLost,
     /// There is nothing to settle: the consumer asked for `no_ack`.
     NotSettleable,
-    /// A queue was deleted under its consumer.
+    /// The last queue of a consumer was deleted under it.
     ConsumerCancelled,
     /// The broker or its driver did something that the protocol doesn't allow.
     Protocol,

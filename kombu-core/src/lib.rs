@@ -22,9 +22,10 @@ mod options;
 mod watched;
 
 pub use client::{
-    Acker, Body, CarryTrace, Connection, ConnectionBuilder, Consumer, Delivery, DrainReport,
-    Interceptor, Message, OpenConsumer, OpenProducer, Producer, Publish, Published, Publishing,
-    QueueDeletion, Queues, Receipt, Registry, Sending, Settling, TraceContext, UndecodablePolicy,
+    Acker, Body, CarryTrace, Connection, ConnectionBuilder, Consumer, Delivery, Destinations,
+    DrainReport, Interceptor, Message, OpenConsumer, OpenProducer, Producer, Publish, Published,
+    Publishing, PublishingAll, QueueDeletion, Queues, Receipt, Registry, Sending, Settling,
+    TraceContext, UndecodablePolicy,
 };
 pub use declare::{
     Binding, DeclareMode, DeliveryMode, Difference, Exchange, ExchangeKind, Overflow, Queue,

@@ -186,7 +186,7 @@ impl SessionLayer for KeepsConsumers {
 struct NeverCancelled(Box<dyn Subscription>);
 
 impl Stream for NeverCancelled {
-    type Item = Result<RawDelivery>;
+    type Item = Result<driver::Received>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Pin::new(&mut self.0).poll_next(context)

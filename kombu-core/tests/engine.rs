@@ -899,6 +899,7 @@ async fn what_becomes_of_an_undecodable_delivery_is_the_consumers_to_say() {
         if policy == UndecodablePolicy::Release {
             let again = consumer.try_next().await.unwrap().unwrap();
             assert!(again.redelivered());
+            again.release().await.unwrap();
         }
         let info = connection.queue_info("q").await.unwrap();
         let held = u64::from(policy == UndecodablePolicy::Hold);

@@ -19,6 +19,7 @@ use super::delivery::UndecodablePolicy;
 use super::delivery::{Link, LinkQueue};
 use super::drain::Open;
 use super::getting::Getting;
+use super::indexed::Indexed;
 use super::intercept::Interceptors;
 use super::recorded::{Deletion, Recorded, is_refusal};
 use super::topology::{self, Step};
@@ -274,10 +275,13 @@ impl Connection {
         };
         let link = Link {
             settler,
-            queues: vec![LinkQueue {
-                name: queue.clone(),
-                dead_letters: false,
-            }],
+            queues: Indexed::from_iter([(
+                0,
+                LinkQueue {
+                    name: queue.clone(),
+                    dead_letters: false,
+                },
+            )]),
             serializers: self.inner.serializers.clone(),
             accept: Accept::all(),
             no_ack: false,
@@ -292,10 +296,13 @@ impl Connection {
         let link = Arc::new(link);
         self.inner.open.add_link(&link);
         let mut delivery = Delivery::new(raw, link);
-        match delivery.intercept().await {
-            Ok(()) => Ok(Some(delivery)),
-            Err(error) => Err(error.with_delivery(delivery).during("get")),
+        if !self.inner.interceptors.is_empty() {
+            let intercepted = delivery.intercepted().await;
+            if let Err(error) = delivery.replace(intercepted) {
+                return Err(error.with_delivery(delivery).during("get"));
+            }
         }
+        Ok(Some(delivery))
     }
 
     /// Declares an exchange, and the exchanges that it is bound to.
@@ -313,21 +320,23 @@ impl Connection {
             ))
         } else {
             let end = self.deadline();
-            self.ensure_exchange(exchange, DeclareMode::Ensure, end)
+            self.ensure_exchanges([exchange], DeclareMode::Ensure, end)
                 .await
         };
         result.map_err(|error| error.during("declare exchange"))
     }
 
-    /// Declares an exchange; `mode` is for declarations that don't say otherwise themselves.
-    pub(super) async fn ensure_exchange(
+    /// Declares exchanges, except the default one; `mode` is for declarations that don't say otherwise themselves.
+    pub(super) async fn ensure_exchanges<'a>(
         &self,
-        exchange: &Exchange,
+        exchanges: impl IntoIterator<Item = &'a Exchange>,
         mode: DeclareMode,
         end: Instant,
     ) -> Result<()> {
-        let steps = topology::of_exchange(exchange, mode);
-        self.declare(steps, end).await.map(drop)
+        let steps = exchanges
+            .into_iter()
+            .flat_map(|exchange| topology::of_exchange(exchange, mode));
+        self.declare(steps.collect(), end).await.map(drop)
     }
 
     /// Declares a queue with its exchanges and bindings, and answers what is in it.
@@ -438,7 +447,8 @@ impl Connection {
     }
 
     /// Deletes a queue when awaited, and answers how many ready messages it had. One that is missing
-    /// counts as deleted. Its consumers end with [`ErrorKind::ConsumerCancelled`].
+    /// counts as deleted. Its consumers leave it, with [`Event::ConsumerCancelled`](crate::Event::ConsumerCancelled); those
+    /// that have no other queue end with [`ErrorKind::ConsumerCancelled`].
     ///
     /// Dropping the future doesn't undo what was sent: unless the broker refuses, the queue isn't declared again
     /// after a lost session.

@@ -2,23 +2,25 @@ use std::fmt;
 use std::mem;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::task::AtomicWaker;
 use kombu_serializers::{self as serializers, Accept};
-use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
-use crate::driver::{Outcome, RawDelivery, Settle, Tag};
+use crate::declare::{DeclareMode, Queue};
+use crate::driver::{BoxFuture, Outcome, RawDelivery, Settle, Tag};
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Content, Envelope};
 use crate::name::Name;
 
-use super::intercept::Interceptors;
+use super::held::Held;
+use super::indexed::Indexed;
+use super::intercept::{Interceptors, received};
 use super::plain::Plain;
 use super::{Connection, Settling};
 
@@ -41,12 +43,13 @@ pub enum UndecodablePolicy {
 /// What the deliveries of one consumer have in common; one reference count for each of them.
 pub(super) struct Link {
     pub(super) settler: Arc<dyn Settle>,
-    pub(super) queues: Vec<LinkQueue>,
+    /// By the subscription's numbers.
+    pub(super) queues: Indexed<LinkQueue>,
     pub(super) serializers: serializers::Registry,
     pub(super) accept: Accept,
     pub(super) no_ack: bool,
-    /// The consumer's window, and the undecodable deliveries that it holds until it closes. `None` for a
-    /// single get: nothing would close there, so what can't be decoded is released.
+    /// What was dropped and isn't given back yet. `None` for a single get: nothing would close there, so
+    /// everything is released.
     pub(super) held: Option<Held>,
     /// Deliveries that are neither settled nor dropped.
     pub(super) deliveries: AtomicUsize,
@@ -67,44 +70,14 @@ pub(super) struct LinkQueue {
     pub(super) dead_letters: bool,
 }
 
-/// Deliveries that can't be decoded and have nowhere to go.
-pub(super) struct Held {
-    pub(super) window: AtomicU32,
-    tags: Mutex<HeldTags>,
-    /// The consumer's task: it has to notice when held deliveries fill the window.
-    pub(super) task: AtomicWaker,
-}
-
-#[derive(Default)]
-struct HeldTags {
-    tags: Vec<Tag>,
-    /// The consumer has closed: nothing is held any more.
-    closed: bool,
-}
-
-impl Held {
-    /// Holds a delivery until the consumer closes; false if it has.
-    fn hold(&self, tag: Tag) -> bool {
-        let mut held = self.tags.lock();
-        if !held.closed {
-            held.tags.push(tag);
+impl LinkQueue {
+    /// A queue that was declared in this mode, if its declaration doesn't say otherwise.
+    pub(super) fn new(queue: &Queue, mode: DeclareMode) -> Self {
+        let mode = queue.declare_mode().unwrap_or(mode);
+        LinkQueue {
+            name: queue.name().clone(),
+            dead_letters: mode == DeclareMode::Ensure && queue.get_dead_letter_exchange().is_some(),
         }
-        !held.closed
-    }
-
-    pub(super) fn new(window: u32) -> Self {
-        Held {
-            window: AtomicU32::new(window),
-            tags: Mutex::default(),
-            task: AtomicWaker::new(),
-        }
-    }
-
-    /// How many are held, if they fill the window.
-    pub(super) fn fills_window(&self) -> Option<usize> {
-        let window = self.window.load(Ordering::Relaxed) as usize;
-        let held = self.tags.lock().tags.len();
-        (window != 0 && held >= window).then_some(held)
     }
 }
 
@@ -114,19 +87,38 @@ impl Link {
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         if let Some(held) = &self.held {
-            held.task.wake();
+            held.wake();
         }
     }
 
-    /// Gives back what was held because it couldn't be decoded, the latest first.
+    /// Gives back what was held, and holds nothing any more.
     pub(super) fn release_held(&self) {
-        let Some(held) = &self.held else { return };
-        let mut tags = {
-            let mut held = held.tags.lock();
-            held.closed = true;
-            mem::take(&mut held.tags)
-        };
-        while let Some(tag) = tags.pop() {
+        if let Some(held) = &self.held {
+            self.release(held.close());
+        }
+    }
+
+    /// When the next delivery that was put off is to be given back.
+    pub(super) fn put_off_until(&self) -> Option<Instant> {
+        self.held.as_ref()?.put_off_until()
+    }
+
+    /// Gives back what was put off until then.
+    pub(super) fn release_due(&self, now: Instant) {
+        if let Some(held) = &self.held {
+            self.release(held.take_due(now));
+        }
+    }
+
+    /// Gives back what was held of one queue.
+    pub(super) fn release_held_from(&self, queue: u16) {
+        if let Some(held) = &self.held {
+            self.release(held.take_from(queue));
+        }
+    }
+
+    fn release(&self, tags: impl IntoIterator<Item = Tag>) {
+        for tag in tags {
             // A session that is gone has given back everything already.
             drop(self.settler.settle(tag, Outcome::Release));
         }
@@ -134,9 +126,7 @@ impl Link {
 
     pub(super) fn queue_name(&self, index: u16) -> &Name {
         const NOWHERE: &Name = &Name::EMPTY;
-        self.queues
-            .get(usize::from(index))
-            .map_or(NOWHERE, |queue| &queue.name)
+        self.queues.get(index).map_or(NOWHERE, |queue| &queue.name)
     }
 
     fn decode<'de, T: Deserialize<'de>>(
@@ -173,8 +163,9 @@ impl Link {
 ///
 /// # Drop
 ///
-/// A delivery that is dropped unsettled is released with a warning: it goes back to its original position.
-/// It is never acked. If its body could not be decoded, see [`take`](Delivery::take).
+/// A delivery that is dropped unsettled is released with a warning: it goes back to its original position. One that
+/// had been handed out before goes back 100 ms later, while its consumer is there and receives, so that a message that
+/// nobody settles doesn't come as fast as it can; until then it counts against the window. A delivery is never acked. If its body could not be decoded, see [`take`](Delivery::take).
 pub struct Delivery {
     envelope: Envelope,
     plain: Plain,
@@ -201,26 +192,32 @@ impl Delivery {
         }
     }
 
-    /// Runs it through the interceptors. After an error it counts as undecodable.
-    pub(super) async fn intercept(&mut self) -> Result<()> {
+    /// What the interceptors make of the message. It borrows nothing, so the delivery can be settled meanwhile.
+    pub(super) fn intercepted(&self) -> BoxFuture<'static, Result<Content>> {
         let interceptors = self.acker.link.interceptors.clone();
-        if interceptors.is_empty() {
-            return Ok(());
-        }
-        let mut content = (*self.envelope).clone();
-        for interceptor in interceptors.iter() {
-            if let Err(error) = interceptor.on_delivery(&mut content).await {
+        Box::pin(received(interceptors, (*self.envelope).clone()))
+    }
+
+    /// Takes what the interceptors made of the message. After an error it counts as undecodable.
+    pub(super) fn replace(&mut self, content: Result<Content>) -> Result<()> {
+        match content {
+            Ok(content) => self.envelope = Envelope::new(self.envelope.publish_id(), content),
+            Err(error) => {
                 self.acker.undecodable.store(true, Ordering::Relaxed);
                 return Err(error);
             }
         }
-        self.envelope = Envelope::new(self.envelope.publish_id(), content);
         Ok(())
     }
 
     /// The queue that it came from.
     pub fn queue(&self) -> &Name {
         self.acker.link.queue_name(self.acker.queue)
+    }
+
+    /// The queue's number in its subscription.
+    pub(super) fn queue_index(&self) -> u16 {
+        self.acker.queue
     }
 
     /// Whether it was handed out before, to whomever.
@@ -497,10 +494,9 @@ impl Acker {
     /// The outcome that the interceptors make of this one.
     #[inline]
     fn intercepted(&self, outcome: Outcome) -> Outcome {
-        let queue = self.link.queue_name(self.queue);
         let interceptors = self.link.interceptors.iter();
         interceptors.fold(outcome, |outcome, interceptor| {
-            interceptor.on_settle(queue, outcome)
+            interceptor.on_settle(self.link.queue_name(self.queue), outcome)
         })
     }
 
@@ -519,7 +515,7 @@ impl Acker {
         let dead_letters = self
             .link
             .queues
-            .get(usize::from(self.queue))
+            .get(self.queue)
             .is_some_and(|queue| queue.dead_letters);
         let policy = self.link.undecodable;
         let rejects = match policy {
@@ -535,7 +531,6 @@ impl Acker {
             }
             Some(held) if undecodable && holds && held.hold(self.tag()) => {
                 tracing::warn!(%queue, "an undecodable delivery was dropped: held until the consumer closes");
-                held.task.wake();
                 return;
             }
             _ => {
@@ -544,6 +539,14 @@ impl Acker {
             }
         };
         let outcome = self.intercepted(outcome);
+        // What comes again and is dropped again would do so as fast as it can.
+        if let Some(held) = &self.link.held
+            && self.redelivered
+            && outcome == Outcome::Release
+            && held.put_off(self.tag())
+        {
+            return;
+        }
         // The warning is all that there is to say; a lost session has released it already.
         drop(self.link.settler.settle(self.tag(), outcome));
     }

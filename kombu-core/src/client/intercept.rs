@@ -64,6 +64,14 @@ pub trait Interceptor: Send + Sync + 'static {
 /// Interceptors in the order in which they run.
 pub(super) type Interceptors = Arc<[Arc<dyn Interceptor>]>;
 
+/// What the interceptors make of a message that was fetched.
+pub(super) async fn received(interceptors: Interceptors, mut content: Content) -> Result<Content> {
+    for interceptor in interceptors.iter() {
+        interceptor.on_delivery(&mut content).await?;
+    }
+    Ok(content)
+}
+
 /// Those of the connection, then those of the handle.
 pub(super) fn chain(connection: &Interceptors, handle: Vec<Arc<dyn Interceptor>>) -> Interceptors {
     if handle.is_empty() {

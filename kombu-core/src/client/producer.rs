@@ -1,5 +1,6 @@
 use std::fmt;
 use std::future::IntoFuture;
+use std::iter;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use crate::message::PublishId;
 use crate::name::Name;
 
 use super::body::{Body, Raw, Text, Value};
+use super::destinations::Destinations;
 use super::intercept::{Interceptors, chain};
 use super::publish::Publish;
 use super::publishing::{Published, Publishing};
@@ -28,6 +30,7 @@ pub struct OpenProducer {
     connection: Connection,
     exchange: Exchange,
     routing_key: Name,
+    destinations: Vec<(Exchange, Name)>,
     serializer: Option<String>,
     compression: Option<String>,
     delivery_mode: Option<DeliveryMode>,
@@ -42,6 +45,7 @@ impl OpenProducer {
             connection,
             exchange,
             routing_key: Name::EMPTY,
+            destinations: Vec::new(),
             serializer: None,
             compression: None,
             delivery_mode: None,
@@ -54,6 +58,40 @@ impl OpenProducer {
     /// The routing key of messages that don't set one. Default: empty.
     pub fn routing_key(mut self, key: impl Into<Name>) -> Self {
         self.routing_key = key.into();
+        self
+    }
+
+    /// Where messages go that set neither exchange nor routing key: to each of these, as
+    /// [`Publish::destinations`] does. Their exchanges are declared as the producer's own. Default: none; an empty list is
+    /// none.
+    ///
+    /// Such a publish is answered as one: it is an error if one destination fails (the error says how many did, and that
+    /// the message may have been stored if others have it), and [`Published::routed`] if it reached a queue anywhere.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use kombu::{Exchange, Queue};
+    ///
+    /// let connection = kombu::connect("memory://").await?;
+    /// let (news, archive) = (Exchange::topic("news"), Exchange::fanout("archive"));
+    /// let everything = Queue::new("everything").bind(&news, "#").bind(&archive, "");
+    /// connection.declare_queue(&everything).await?;
+    ///
+    /// let producer = connection.producer(&news).destinations([(&news, "weather"), (&archive, "")]).await?;
+    /// producer.publish("it rains").await?;
+    /// producer.publish("to one only").routing_key("sport").await?;
+    /// assert_eq!(connection.queue_info(&everything).await?.ready, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn destinations<E, K>(mut self, destinations: impl IntoIterator<Item = (E, K)>) -> Self
+    where
+        E: Into<Exchange>,
+        K: Into<Name>,
+    {
+        let pair = |(exchange, key): (E, K)| (exchange.into(), key.into());
+        self.destinations = destinations.into_iter().map(pair).collect();
         self
     }
 
@@ -136,15 +174,16 @@ impl OpenProducer {
             Some(name) => Some(inner.serializers.stages().by_name(name)?),
             None => None,
         };
-        if self.exchange.is_default() {
+        let others = self.destinations.iter().map(|(exchange, _)| exchange);
+        let exchanges = iter::once(&self.exchange).chain(others);
+        for exchange in exchanges.clone().filter(|exchange| exchange.is_default()) {
             // Always there; but a wrong declaration of it is still one.
-            self.exchange.check()?;
-        } else {
-            let mode = self.declare_mode.unwrap_or(inner.declare_mode);
-            self.connection
-                .ensure_exchange(&self.exchange, mode, end)
-                .await?;
+            exchange.check()?;
         }
+        let mode = self.declare_mode.unwrap_or(inner.declare_mode);
+        self.connection
+            .ensure_exchanges(exchanges, mode, end)
+            .await?;
         let (session, publisher) = self
             .connection
             .control_until(end, "open producer", |session| async move {
@@ -158,6 +197,7 @@ impl OpenProducer {
             compression,
             exchange: self.exchange.name().clone(),
             routing_key: self.routing_key,
+            destinations: self.destinations.into_iter().collect(),
             delivery_mode: self
                 .delivery_mode
                 .unwrap_or_else(|| self.exchange.get_delivery_mode()),
@@ -233,6 +273,8 @@ pub(super) struct Inner {
     pub(super) compression: Option<Stage>,
     pub(super) exchange: Name,
     pub(super) routing_key: Name,
+    /// Of messages that say nothing; none if this is empty.
+    pub(super) destinations: Destinations,
     pub(super) delivery_mode: DeliveryMode,
     /// What the user asked for, whatever the exchange.
     pub(super) mandatory: Option<bool>,

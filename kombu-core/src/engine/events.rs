@@ -88,6 +88,12 @@ pub enum Event {
         /// What the broker said.
         reason: String,
     },
+    /// A queue was deleted while a consumer received from it. The consumer goes on with its other queues, and ends with
+    /// [`ErrorKind::ConsumerCancelled`] if this was the last one.
+    ConsumerCancelled {
+        /// The queue's name.
+        queue: Name,
+    },
     /// The connection was given up; every operation fails from now on.
     GivenUp {
         /// What the last attempt met.

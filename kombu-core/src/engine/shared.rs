@@ -185,7 +185,7 @@ impl Shared {
     }
 
     /// Tells whoever listens. Nobody has to.
-    pub(super) fn tell(&self, event: Event) {
+    pub(crate) fn tell(&self, event: Event) {
         drop(self.events.send(event));
     }
 }

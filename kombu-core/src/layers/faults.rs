@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::driver::{
     BoxFuture, Confirm, Confirmation, Connection, Layer, Notice, Notices, Op, Operation, Outcome,
-    Publisher, RawDelivery, SessionLayer, Settle, Settlement, Subscription, Tag,
+    Publisher, Received, SessionLayer, Settle, Settlement, Subscription, Tag,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Envelope;
@@ -285,12 +285,9 @@ struct Session {
     line: Arc<Line>,
 }
 
-impl SessionLayer for Session {
-    fn control<'a>(
-        &'a self,
-        _: Operation<'a>,
-        next: BoxFuture<'a, Result<()>>,
-    ) -> BoxFuture<'a, Result<()>> {
+impl Session {
+    /// Has the broker do something that is neither a publish nor a settle.
+    async fn carry_out<T>(&self, next: impl Future<Output = Result<T>>) -> Result<T> {
         let work = async {
             self.commands.audible().await;
             let fault = self.commands.controls.lock().pop_front();
@@ -306,13 +303,21 @@ impl SessionLayer for Session {
             self.commands.answering().await;
             answer
         };
-        Box::pin(async move {
-            tokio::select! {
-                biased;
-                () = self.line.until_cut() => Err(lost()),
-                answer = work => answer,
-            }
-        })
+        tokio::select! {
+            biased;
+            () = self.line.until_cut() => Err(lost()),
+            answer = work => answer,
+        }
+    }
+}
+
+impl SessionLayer for Session {
+    fn control<'a>(
+        &'a self,
+        _: Operation<'a>,
+        next: BoxFuture<'a, Result<()>>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.carry_out(next))
     }
 
     fn publisher(&self, next: Arc<dyn Publisher>) -> Arc<dyn Publisher> {
@@ -322,7 +327,6 @@ impl SessionLayer for Session {
             waiting: Mutex::default(),
         })))
     }
-
     fn subscription(&self, next: Box<dyn Subscription>) -> Box<dyn Subscription> {
         Box::new(FaultySubscription {
             settler: self.settler(next.settler()),
@@ -481,12 +485,12 @@ struct FaultySubscription {
 }
 
 impl Stream for FaultySubscription {
-    type Item = Result<RawDelivery>;
+    type Item = Result<Received>;
 
     fn poll_next(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<RawDelivery>>> {
+    ) -> Poll<Option<Result<Received>>> {
         let this = &mut *self;
         loop {
             if this.session.line.is_cut() {
@@ -528,15 +532,59 @@ impl Subscription for FaultySubscription {
     }
 
     fn add(&mut self, queue: &Name) -> BoxFuture<'_, Result<u16>> {
-        self.next.add(queue)
+        let session = self.session.clone();
+        let queue = queue.clone();
+        let mut adding = Adding {
+            subscription: &mut *self.next,
+            untold: None,
+        };
+        Box::pin(async move {
+            let answer = session.carry_out(adding.add(&queue)).await;
+            adding.told(answer)
+        })
     }
 
     fn remove(&mut self, queue: u16) -> Op<Result<()>> {
-        self.next.remove(queue)
+        let session = self.session.clone();
+        let next = self.next.remove(queue);
+        Op::start(async move { session.carry_out(next).await })
     }
 
     fn cancel(self: Box<Self>) -> Op<Result<()>> {
-        self.next.cancel()
+        let session = self.session;
+        let next = self.next.cancel();
+        Op::start(async move { session.carry_out(next).await })
+    }
+}
+
+/// Takes in a queue. If whoever asked isn't told, because the answer is withheld and they have gone, the queue is left
+/// again.
+struct Adding<'a> {
+    subscription: &'a mut dyn Subscription,
+    untold: Option<u16>,
+}
+
+impl Adding<'_> {
+    async fn add(&mut self, queue: &Name) -> Result<u16> {
+        let index = self.subscription.add(queue).await?;
+        self.untold = Some(index);
+        Ok(index)
+    }
+
+    /// Hands the answer over.
+    fn told(mut self, answer: Result<u16>) -> Result<u16> {
+        if answer.is_ok() {
+            self.untold = None;
+        }
+        answer
+    }
+}
+
+impl Drop for Adding<'_> {
+    fn drop(&mut self) {
+        if let Some(index) = self.untold {
+            drop(self.subscription.remove(index));
+        }
     }
 }
 

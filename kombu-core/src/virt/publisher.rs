@@ -175,6 +175,7 @@ pub(super) fn confirmation(reached: Result<Reached>, envelope: &Envelope) -> Res
     Ok(match reached? {
         Reached::Queues => Confirmation::Acked { routed: true },
         Reached::Nowhere if envelope.mandatory() => Confirmation::Returned { code: 312 },
+        Reached::Nowhere if envelope.immediate() => Confirmation::Returned { code: 313 },
         Reached::Nowhere => Confirmation::Acked { routed: false },
         Reached::NoConsumers => Confirmation::Returned { code: 313 },
         Reached::Refused => Confirmation::Nacked {

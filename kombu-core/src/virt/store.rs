@@ -182,7 +182,7 @@ pub trait Reader: Send + Unpin + 'static {
     /// `Ready(Ok(()))` means that at least one was taken. With a `max` of 0, nothing is taken, and the task needs
     /// to be woken only when the queue is deleted.
     /// [`ErrorKind::ConsumerCancelled`](crate::ErrorKind::ConsumerCancelled) means that the queue was
-    /// deleted; every other error ends the session.
+    /// deleted, and the reader isn't asked again; every other error ends the session.
     fn poll_take(
         &mut self,
         context: &mut Context<'_>,

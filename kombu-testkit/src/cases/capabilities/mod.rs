@@ -2,16 +2,20 @@
 //! anything is sent.
 
 use kombu_core::driver::Feature;
-use kombu_core::{Connection, ErrorKind, Exchange, Queue};
+use kombu_core::{Connection, Consumer, ErrorKind, Exchange, OpenConsumer, Queue};
 
-use crate::expect::{assert_refused, assert_unsupported};
+use crate::expect::{assert_refused, assert_unsupported, info as info_of};
 
 pub mod auto_delete;
+pub mod consumer_priorities;
 pub mod custom_kinds;
 pub mod delivery_limits;
 pub mod exclusive;
+pub mod exclusive_consumers;
 pub mod expiry;
+pub mod immediate;
 pub mod length_limits;
+pub mod no_local;
 pub mod priorities;
 pub mod single_active_consumer;
 
@@ -32,6 +36,33 @@ async fn has_queue(connection: &Connection, feature: Feature, queue: &Queue) -> 
     let info = connection.queue_info(queue.name()).await;
     assert_refused(info, ErrorKind::NotFound, 404);
     false
+}
+
+/// Opens a consumer that needs these features, of the queue `jobs`, which isn't there. `None` where the transport lacks
+/// one. Then it has to refuse the consumer before the queue is declared.
+async fn has_consumer(
+    connection: &Connection,
+    features: &[Feature],
+    open: impl Fn() -> OpenConsumer,
+) -> Option<Consumer> {
+    let opened = open().await;
+    let capabilities = connection.capabilities();
+    let mut features = features.iter();
+    let Some(feature) = features.find(|feature| !capabilities.has(**feature)) else {
+        return Some(opened.unwrap());
+    };
+    let error = assert_unsupported(opened);
+    let text = error.to_string();
+    for part in ["jobs", &feature.to_string()] {
+        assert!(text.contains(part), "`{part}` is missing in: {text}");
+    }
+    let info = connection.queue_info("jobs").await;
+    assert_refused(info, ErrorKind::NotFound, 404);
+    // Where it is, it is left alone.
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    assert_unsupported(open().await);
+    assert_eq!(info_of(connection, "jobs").await.consumers, 0);
+    None
 }
 
 /// The same for an exchange, and its producers.

@@ -5,6 +5,7 @@ use kombu_core::{Connection, Delivery, Exchange, Producer, Queue};
 pub mod answers;
 pub mod batches;
 pub mod bodies;
+pub mod destinations;
 pub mod limits;
 pub mod overrides;
 pub mod properties;
