@@ -8,7 +8,6 @@ pub mod dropping;
 pub mod ending;
 pub mod getting;
 pub mod no_ack;
-pub mod opening;
 pub mod receiving;
 pub mod several_queues;
 pub mod sharing;
