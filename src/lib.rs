@@ -77,6 +77,14 @@ pub mod prelude {
     pub use serde::{Deserialize, Serialize};
 }
 
+/// The version of this crate.
+///
+/// ```
+/// println!("kombu {}", kombu::VERSION);
+/// # assert_eq!(kombu::VERSION.split('.').count(), 3);
+/// ```
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// The transports that this crate's features built in.
 ///
 /// ```
