@@ -188,6 +188,10 @@ impl MemoryQueue {
         )
     }
 
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.ready.lock().deleted
+    }
+
     /// Somebody declares the queue again, asks about it, or gets from it: it isn't unused.
     pub(crate) fn touch(&self) {
         if self.limits.expires.is_some() {
