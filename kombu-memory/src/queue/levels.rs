@@ -89,25 +89,23 @@ impl Levels {
         self.bytes -= bytes.sum::<u64>();
     }
 
-    /// Takes the messages at the front of each level for which `is_gone` holds.
+    /// Takes messages from the front as long as `is_gone` holds.
     pub(super) fn take_while(&mut self, is_gone: impl Fn(&Entry) -> bool) -> Vec<Entry> {
         let mut gone = Vec::new();
-        for level in self.levels.iter_mut().rev() {
-            while level.front().is_some_and(&is_gone) {
-                let Some(entry) = level.pop_front() else {
-                    break;
-                };
-                self.len -= 1;
-                self.bytes -= entry.envelope.body().len() as u64;
-                gone.push(entry);
-            }
+        while self.front().is_some_and(&is_gone) {
+            gone.extend(self.pop_front());
         }
         gone
     }
 
-    /// The first message of each level.
-    pub(super) fn fronts(&self) -> impl Iterator<Item = &Entry> {
-        self.levels.iter().filter_map(VecDeque::front)
+    /// The message that is served next.
+    pub(super) fn front(&self) -> Option<&Entry> {
+        self.levels.iter().rev().find_map(VecDeque::front)
+    }
+
+    /// All messages, in the order in which they are served.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.levels.iter_mut().rev().flatten()
     }
 
     /// Takes all messages out.

@@ -33,7 +33,7 @@ pub(crate) struct Entry {
     expires: Option<Instant>,
     pub(crate) failures: u32,
     pub(crate) redelivered: bool,
-    /// Its time was over at once, but a consumer was waiting for it.
+    /// Its time was over at once, but a consumer had room for it.
     promised: bool,
 }
 
@@ -212,8 +212,8 @@ impl MemoryQueue {
             }
         }
         match envelope.delay() {
-            None => self.append(&mut ready, envelope.clone()),
-            Some(delay) => ready.delay(delay, Delayed::New(envelope.clone())),
+            None => self.append(&mut ready, envelope.clone(), None),
+            Some(delay) => self.delay(&mut ready, delay, Delayed::New(envelope.clone())),
         }
         // Also for a delayed one: whoever waits has to wait for it too.
         Ok(ready.waiting.take())
@@ -222,7 +222,7 @@ impl MemoryQueue {
     /// Whether a consumer would be given a message at once.
     pub(crate) fn has_ready_consumer(&self) -> bool {
         let ready = self.now();
-        !ready.deleted && ready.messages.len() == 0 && ready.readers.any_has_room()
+        !ready.deleted && ready.messages.len() == 0 && ready.readers.room() > 0
     }
 
     /// Puts a message back where it was, visible after the delay.
@@ -231,7 +231,7 @@ impl MemoryQueue {
         if ready.deleted {
             return Woken::default();
         }
-        ready.delay(delay, Delayed::Again(entry));
+        self.delay(&mut ready, delay, Delayed::Again(entry));
         ready.waiting.take()
     }
 
@@ -271,19 +271,15 @@ impl MemoryQueue {
         let mut count = max.min(ready.messages.len());
         let mut woken = Woken::default();
         if let Some((reader, _)) = waiting {
-            let had_room = max > 0;
             if ready.readers.are_selective() {
-                ready.readers.set_room(reader, had_room);
-                if !ready.readers.admits(reader) {
-                    count = 0;
-                }
-                ready.readers.set_room(reader, max > count);
-                if max <= count && ready.messages.len() > count {
+                ready.readers.set_room(reader, max);
+                count = max.min(ready.readers.share(reader, ready.messages.len()));
+                // Whoever comes after this one may have something to look at now.
+                if max == count && ready.messages.len() > count {
                     woken = ready.waiting.take();
                 }
-            } else {
-                ready.readers.set_room(reader, max > count);
             }
+            ready.readers.set_room(reader, max - count);
         }
         if count == 0 {
             if let Some((reader, waker)) = waiting {
@@ -296,6 +292,10 @@ impl MemoryQueue {
             return Taken::Nothing(ready.next_due(), woken);
         }
         ready.messages.take(count, taken);
+        if ready.may_expire {
+            // Another one is at the head.
+            self.schedule(&mut ready);
+        }
         Taken::Messages(woken)
     }
 
@@ -350,6 +350,13 @@ impl MemoryQueue {
         ready.full.remove(reader);
         // What this one was served first may be somebody else's now.
         let woken = ready.waiting.take();
+        if ready.may_expire && ready.readers.room() == 0 {
+            // Whoever they were promised to is gone.
+            for entry in ready.messages.iter_mut() {
+                entry.promised = false;
+            }
+            self.schedule(&mut ready);
+        }
         let last = ready.readers.is_empty();
         if last {
             ready.unused_since = Instant::now();
@@ -388,35 +395,49 @@ impl MemoryQueue {
         }
     }
 
-    fn append(&self, ready: &mut Ready, envelope: Envelope) {
+    /// Puts a message to the back. Its time begins `since`, or now.
+    fn append(&self, ready: &mut Ready, envelope: Envelope, since: Option<Instant>) {
         let ttl = match (self.limits.message_ttl, envelope.expiration()) {
             (Some(queue), Some(own)) => Some(queue.min(own)),
             (queue, own) => queue.or(own),
         };
         let position = ready.next_position;
         ready.next_position += 1;
+        let promised =
+            ttl.is_some_and(|ttl| ttl.is_zero()) && ready.messages.len() < ready.readers.room();
         ready.messages.push_back(Entry {
             envelope,
             position,
-            expires: ttl.map(|ttl| Instant::now() + ttl),
+            expires: ttl.map(|ttl| since.unwrap_or_else(Instant::now) + ttl),
             failures: 0,
             redelivered: false,
-            promised: ttl.is_some_and(|ttl| ttl.is_zero()) && ready.readers.any_has_room(),
+            promised,
         });
-        if ttl.is_some() {
-            ready.may_expire = true;
-            self.schedule(ready);
-        }
+        ready.may_expire |= ttl.is_some();
         self.drop_heads(ready);
-    }
-
-    fn put_back(&self, ready: &mut Ready, entry: Entry) {
-        ready.may_expire |= entry.expires.is_some();
-        ready.messages.put_back(entry);
         if ready.may_expire {
             self.schedule(ready);
         }
+    }
+
+    fn put_back(&self, ready: &mut Ready, mut entry: Entry) {
+        // It was promised to who gives it back.
+        entry.promised = false;
+        ready.may_expire |= entry.expires.is_some();
+        ready.messages.put_back(entry);
         self.drop_heads(ready);
+        if ready.may_expire {
+            self.schedule(ready);
+        }
+    }
+
+    /// Makes a message visible after the delay.
+    fn delay(&self, ready: &mut Ready, delay: Duration, delayed: Delayed) {
+        let number = ready.next_delayed;
+        ready.next_delayed += 1;
+        let due = Instant::now() + delay;
+        ready.delayed.insert((due, number), delayed);
+        self.schedule(ready);
     }
 
     fn would_overflow(&self, ready: &Ready, envelope: &Envelope) -> bool {
@@ -459,13 +480,15 @@ impl MemoryQueue {
         }
     }
 
-    /// Has the broker look at this queue when something is over.
+    /// Has the broker look at this queue when something is over, or begins.
     fn schedule(&self, ready: &mut Ready) {
-        let heads = ready.messages.fronts().filter(|entry| !entry.promised);
-        let next = heads
-            .filter_map(|entry| entry.expires)
-            .chain(ready.unused_until(&self.limits))
-            .min();
+        let head = ready.messages.front().filter(|entry| !entry.promised);
+        let times = [
+            head.and_then(|entry| entry.expires),
+            ready.next_due(),
+            ready.unused_until(&self.limits),
+        ];
+        let next = times.into_iter().flatten().min();
         let Some(next) = next else { return };
         if ready.scheduled.is_none_or(|scheduled| next < scheduled) {
             ready.scheduled = Some(next);
@@ -476,11 +499,12 @@ impl MemoryQueue {
     /// Makes visible what is due.
     fn show_due(&self, ready: &mut Ready, now: Instant) {
         while let Some(first) = ready.delayed.first_entry() {
-            if first.key().0 > now {
+            let due = first.key().0;
+            if due > now {
                 return;
             }
             match first.remove() {
-                Delayed::New(envelope) => self.append(ready, envelope),
+                Delayed::New(envelope) => self.append(ready, envelope, Some(due)),
                 Delayed::Again(entry) => self.put_back(ready, entry),
             }
         }
@@ -488,13 +512,6 @@ impl MemoryQueue {
 }
 
 impl Ready {
-    fn delay(&mut self, delay: Duration, delayed: Delayed) {
-        let number = self.next_delayed;
-        self.next_delayed += 1;
-        self.delayed
-            .insert((Instant::now() + delay, number), delayed);
-    }
-
     fn next_due(&self) -> Option<Instant> {
         self.delayed.first_key_value().map(|((due, _), _)| *due)
     }
