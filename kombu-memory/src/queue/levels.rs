@@ -27,10 +27,6 @@ impl Levels {
         self.len
     }
 
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     /// The level of a message: what it asks for, as far as the queue has it.
     #[inline]
     fn of(&mut self, entry: &Entry) -> &mut VecDeque<Entry> {
@@ -101,6 +97,36 @@ impl Levels {
     /// The message that is served next.
     pub(super) fn front(&self) -> Option<&Entry> {
         self.levels.iter().rev().find_map(VecDeque::front)
+    }
+
+    /// Takes the message out that is served after `count` others.
+    pub(super) fn take_after(&mut self, count: usize) -> Option<Entry> {
+        let mut index = count;
+        let mut levels = self.levels.iter_mut().rev();
+        let level = levels.find(|level| {
+            let is_here = index < level.len();
+            if !is_here {
+                index -= level.len();
+            }
+            is_here
+        })?;
+        let entry = level.remove(index)?;
+        self.len -= 1;
+        self.bytes -= entry.envelope.body().len() as u64;
+        Some(entry)
+    }
+
+    /// The bytes of those that are served after `count` others.
+    pub(super) fn bytes_after(&self, count: usize) -> u64 {
+        match count {
+            0 => self.bytes,
+            _ if count >= self.len => 0,
+            _ => {
+                let served = self.levels.iter().rev().flatten().take(count);
+                let served = served.map(|entry| entry.envelope.body().len() as u64);
+                self.bytes - served.sum::<u64>()
+            }
+        }
     }
 
     /// All messages, in the order in which they are served.

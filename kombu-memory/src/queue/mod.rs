@@ -207,7 +207,8 @@ impl MemoryQueue {
         }
         if self.limits.has_length {
             self.catch_up(&mut ready);
-            if self.limits.rejects && self.would_overflow(&ready, envelope) {
+            let bytes = envelope.body().len() as u64;
+            if self.limits.rejects && self.exceeds_limits(&ready, 1, bytes) {
                 return Err(Full);
             }
         }
@@ -222,7 +223,7 @@ impl MemoryQueue {
     /// Whether a consumer would be given a message at once.
     pub(crate) fn has_ready_consumer(&self) -> bool {
         let ready = self.now();
-        !ready.deleted && ready.messages.len() == 0 && ready.readers.room() > 0
+        !ready.deleted && ready.messages.len() < ready.readers.room()
     }
 
     /// Puts a message back where it was, visible after the delay.
@@ -281,6 +282,12 @@ impl MemoryQueue {
             }
             ready.readers.set_room(reader, max - count);
         }
+        ready.messages.take(count, taken);
+        // There may be less room for what is left, and another one is at the head.
+        self.drop_heads(&mut ready);
+        if ready.may_expire {
+            self.schedule(&mut ready);
+        }
         if count == 0 {
             if let Some((reader, waker)) = waiting {
                 let list = match max {
@@ -290,11 +297,6 @@ impl MemoryQueue {
                 list.insert(reader, waker);
             }
             return Taken::Nothing(ready.next_due(), woken);
-        }
-        ready.messages.take(count, taken);
-        if ready.may_expire {
-            // Another one is at the head.
-            self.schedule(&mut ready);
         }
         Taken::Messages(woken)
     }
@@ -346,6 +348,7 @@ impl MemoryQueue {
     pub(crate) fn remove_consumer(&self, reader: u64) -> bool {
         let mut ready = self.ready.lock();
         ready.readers.remove(reader);
+        self.drop_heads(&mut ready);
         ready.waiting.remove(reader);
         ready.full.remove(reader);
         // What this one was served first may be somebody else's now.
@@ -440,21 +443,23 @@ impl MemoryQueue {
         self.schedule(ready);
     }
 
-    fn would_overflow(&self, ready: &Ready, envelope: &Envelope) -> bool {
-        let bytes = envelope.body().len() as u64;
-        ready.messages.len() as u64 >= self.limits.max_length
-            || ready.messages.bytes() + bytes > self.limits.max_bytes
+    /// Whether the queue would be too long with this many messages and bytes more. Those that a consumer has room for
+    /// don't count: they are as good as delivered, and RabbitMQ has sent them by then.
+    fn exceeds_limits(&self, ready: &Ready, messages: u64, bytes: u64) -> bool {
+        let room = ready.readers.room();
+        let waiting = ready.messages.len().saturating_sub(room) as u64;
+        waiting + messages > self.limits.max_length
+            || ready.messages.bytes_after(room) + bytes > self.limits.max_bytes
     }
 
+    /// Drops what is too much, the oldest first.
     #[inline]
     fn drop_heads(&self, ready: &mut Ready) {
         if !self.limits.has_length || self.limits.rejects {
             return;
         }
-        while ready.messages.len() as u64 > self.limits.max_length
-            || ready.messages.bytes() > self.limits.max_bytes
-        {
-            let Some(head) = ready.messages.pop_front() else {
+        while self.exceeds_limits(ready, 0, 0) {
+            let Some(head) = ready.messages.take_after(ready.readers.room()) else {
                 return;
             };
             self.die(head, Death::MaxLength);
