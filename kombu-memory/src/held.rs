@@ -112,16 +112,29 @@ impl Holding {
 
     /// Ends the hold on one message and puts it somewhere else. As in [`take`](Self::take), the lock is held
     /// for both.
-    pub(crate) fn remove<W: IntoIterator<Item = Woken>>(
-        &self,
-        id: u64,
-        put: impl FnOnce(Entry) -> W,
-    ) -> Result<()> {
+    pub(crate) fn remove(&self, id: u64, put: impl FnOnce(Entry) -> Woken) -> Result<()> {
         let mut held = self.held.lock();
         let Some(entry) = held.remove(id) else {
             return Err(lost(&self.queue));
         };
         let woken = put(entry);
+        drop(held);
+        woken.wake();
+        Ok(())
+    }
+
+    /// The same for a message that moves to other queues. One that is not dead itself went with its queue if that was
+    /// deleted, and is put nowhere.
+    pub(crate) fn move_away(&self, id: u64, put: impl FnOnce() -> Vec<Woken>) -> Result<()> {
+        let mut held = self.held.lock();
+        let Some(entry) = held.remove(id) else {
+            return Err(lost(&self.queue));
+        };
+        let woken = if entry.death.is_some() || !self.queue.is_deleted() {
+            put()
+        } else {
+            Vec::new()
+        };
         drop(held);
         woken.into_iter().for_each(Woken::wake);
         Ok(())

@@ -267,15 +267,15 @@ impl MemoryStore {
             Finish::Forget => holding.forget(id)?,
             Finish::Release => holding.remove(id, |mut entry| {
                 entry.redelivered = true;
-                [queue.give_back(entry)]
+                queue.give_back(entry)
             })?,
             Finish::Retry { delay } => holding.remove(id, |mut entry| {
                 entry.redelivered = true;
                 entry.failures = entry.failures.saturating_add(1);
-                [match delay {
+                match delay {
                     None => queue.give_back(entry),
                     Some(delay) => queue.give_back_after(entry, delay),
-                }]
+                }
             })?,
             Finish::Move {
                 targets,
@@ -286,7 +286,7 @@ impl MemoryStore {
                     return Ok(Answer::Stale);
                 }
                 let mut refused = false;
-                holding.remove(id, |_| {
+                holding.move_away(id, || {
                     let mut woken = Vec::with_capacity(targets.len());
                     for target in targets {
                         match target.push(envelope) {

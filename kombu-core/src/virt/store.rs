@@ -276,6 +276,9 @@ pub enum Finish<'a, Q> {
     },
     /// Into the targets (at least one), and gone from here, in one step. A full target that refuses what comes
     /// is left out.
+    ///
+    /// A delivery whose queue was deleted meanwhile is forgotten and moved nowhere: it went with its queue. What died
+    /// before its queue was deleted is moved.
     Move {
         /// The queues to push to.
         targets: &'a [Q],

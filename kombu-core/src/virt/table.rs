@@ -114,7 +114,7 @@ impl Table {
     /// What goes with a queue that goes: the queue itself, and exchanges that are deleted with their last binding.
     pub fn removal_of_queue(&self, name: &Name, options: DeleteQueue) -> Vec<Change> {
         let mut changes = vec![Change::DeleteQueue(name.clone(), options)];
-        self.add_unbound(&Destination::Queue(name.clone()), &mut changes);
+        self.add_unbound(Destination::Queue(name.clone()), &mut changes);
         changes
     }
 
@@ -122,7 +122,7 @@ impl Table {
     /// binding.
     pub fn removal_of_exchange(&self, name: &Name) -> Vec<Change> {
         let mut changes = vec![Change::DeleteExchange(name.clone())];
-        self.add_unbound(&Destination::Exchange(name.clone()), &mut changes);
+        self.add_unbound(Destination::Exchange(name.clone()), &mut changes);
         changes
     }
 
@@ -138,19 +138,25 @@ impl Table {
         changes
     }
 
-    /// Adds the deletion of every auto-delete exchange whose bindings all lead to `destination`.
-    fn add_unbound(&self, destination: &Destination, changes: &mut Vec<Change>) {
-        for node in self.exchanges.values() {
-            let name = node.exchange.name();
-            let deleted = Change::DeleteExchange(name.clone());
-            if node.exchange.is_auto_delete()
-                && !changes.contains(&deleted)
-                && node.bindings.all_lead_to(destination)
-            {
-                changes.push(deleted);
-                self.add_unbound(&Destination::Exchange(name.clone()), changes);
-            }
+    /// Adds the deletion of every auto-delete exchange whose bindings all lead to `destination`, or to exchanges that
+    /// go with it.
+    fn add_unbound(&self, destination: Destination, changes: &mut Vec<Change>) {
+        let mut gone = vec![destination];
+        while let Some(name) = self.next_unbound(&gone) {
+            gone.push(Destination::Exchange(name.clone()));
+            changes.push(Change::DeleteExchange(name));
         }
+    }
+
+    fn next_unbound(&self, gone: &[Destination]) -> Option<Name> {
+        let mut exchanges = self.exchanges.values();
+        let unbound = exchanges.find(|node| {
+            let destination = Destination::Exchange(node.exchange.name().clone());
+            node.exchange.is_auto_delete()
+                && !gone.contains(&destination)
+                && node.bindings.all_lead_to(gone)
+        });
+        unbound.map(|node| node.exchange.name().clone())
     }
 
     /// Whether an equal binding is there.

@@ -39,7 +39,7 @@ pub(crate) struct Entry {
 
 struct Lifetime {
     ends: Instant,
-    /// It was over at once, but a consumer was waiting for the message.
+    /// It was over at once, but a consumer had room for the message.
     promised: bool,
 }
 
@@ -205,6 +205,10 @@ impl MemoryQueue {
         )
     }
 
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.ready.lock().deleted
+    }
+
     /// Somebody declares the queue again, asks about it, or gets from it: it isn't unused.
     pub(crate) fn touch(&self) {
         if self.limits.expires.is_some() {
@@ -220,13 +224,14 @@ impl MemoryQueue {
         }
         if self.limits.has_length {
             self.catch_up(&mut ready);
-            if self.limits.rejects && self.would_overflow(&ready, envelope) {
+            let bytes = envelope.body().len() as u64;
+            if self.limits.rejects && self.exceeds_limits(&ready, 1, bytes) {
                 return Err(Full);
             }
         }
         match envelope.delay() {
-            None => self.append(&mut ready, envelope.clone()),
-            Some(delay) => ready.delay(delay, Delayed::New(envelope.clone())),
+            None => self.append(&mut ready, envelope.clone(), None),
+            Some(delay) => self.delay(&mut ready, delay, Delayed::New(envelope.clone())),
         }
         // Also for a delayed one: whoever waits has to wait for it too.
         Ok(ready.waiting.take())
@@ -235,7 +240,7 @@ impl MemoryQueue {
     /// Whether a consumer would be given a message at once.
     pub(crate) fn has_ready_consumer(&self) -> bool {
         let ready = self.now();
-        !ready.deleted && ready.messages.len() == 0 && ready.readers.any_has_room()
+        !ready.deleted && ready.messages.len() < ready.readers.room()
     }
 
     /// Puts a message back where it was, visible after the delay.
@@ -244,7 +249,7 @@ impl MemoryQueue {
         if ready.deleted {
             return Woken::default();
         }
-        ready.delay(delay, Delayed::Again(entry));
+        self.delay(&mut ready, delay, Delayed::Again(entry));
         ready.waiting.take()
     }
 
@@ -284,19 +289,21 @@ impl MemoryQueue {
         let mut count = max.min(ready.messages.len());
         let mut woken = Woken::default();
         if let Some((reader, _)) = waiting {
-            let had_room = max > 0;
             if ready.readers.are_selective() {
-                ready.readers.set_room(reader, had_room);
-                if !ready.readers.admits(reader) {
-                    count = 0;
-                }
-                ready.readers.set_room(reader, max > count);
-                if max <= count && ready.messages.len() > count {
+                ready.readers.set_room(reader, max);
+                count = max.min(ready.readers.share(reader, ready.messages.len()));
+                // Whoever comes after this one may have something to look at now.
+                if max == count && ready.messages.len() > count {
                     woken = ready.waiting.take();
                 }
-            } else {
-                ready.readers.set_room(reader, max > count);
             }
+            ready.readers.set_room(reader, max - count);
+        }
+        ready.messages.take(count, taken);
+        // There may be less room for what is left, and another one is at the head.
+        self.drop_heads(&mut ready);
+        if ready.may_expire {
+            self.schedule(&mut ready);
         }
         if count == 0 {
             if let Some((reader, waker)) = waiting {
@@ -308,7 +315,6 @@ impl MemoryQueue {
             }
             return Taken::Nothing(ready.next_due(), woken);
         }
-        ready.messages.take(count, taken);
         Taken::Messages(woken)
     }
 
@@ -359,10 +365,20 @@ impl MemoryQueue {
     pub(crate) fn remove_consumer(&self, reader: u64) -> bool {
         let mut ready = self.ready.lock();
         ready.readers.remove(reader);
+        self.drop_heads(&mut ready);
         ready.waiting.remove(reader);
         ready.full.remove(reader);
         // What this one was served first may be somebody else's now.
         let woken = ready.waiting.take();
+        if ready.may_expire && ready.readers.room() == 0 {
+            // Whoever they were promised to is gone.
+            for entry in ready.messages.iter_mut() {
+                if let Some(lifetime) = &mut entry.lifetime {
+                    lifetime.promised = false;
+                }
+            }
+            self.schedule(&mut ready);
+        }
         let last = ready.readers.is_empty();
         if last {
             ready.unused_since = Instant::now();
@@ -402,7 +418,8 @@ impl MemoryQueue {
         }
     }
 
-    fn append(&self, ready: &mut Ready, envelope: Envelope) {
+    /// Puts a message to the back. Its time begins `since`, or now.
+    fn append(&self, ready: &mut Ready, envelope: Envelope, since: Option<Instant>) {
         let ttl = match (self.limits.message_ttl, envelope.expiration()) {
             (Some(queue), Some(own)) => Some(queue.min(own)),
             (queue, own) => queue.or(own),
@@ -411,8 +428,8 @@ impl MemoryQueue {
         ready.next_position += 1;
         let lifetime = ttl.map(|ttl| {
             Box::new(Lifetime {
-                ends: Instant::now() + ttl,
-                promised: ttl.is_zero() && ready.readers.any_has_room(),
+                ends: since.unwrap_or_else(Instant::now) + ttl,
+                promised: ttl.is_zero() && ready.messages.len() < ready.readers.room(),
             })
         });
         ready.messages.push_back(Entry {
@@ -423,37 +440,52 @@ impl MemoryQueue {
             redelivered: false,
             death: None,
         });
-        if ttl.is_some() {
-            ready.may_expire = true;
-            self.schedule(ready);
-        }
+        ready.may_expire |= ttl.is_some();
         self.drop_heads(ready);
-    }
-
-    fn put_back(&self, ready: &mut Ready, entry: Entry) {
-        ready.may_expire |= entry.lifetime.is_some();
-        ready.messages.put_back(entry);
         if ready.may_expire {
             self.schedule(ready);
         }
+    }
+
+    fn put_back(&self, ready: &mut Ready, mut entry: Entry) {
+        // It was promised to who gives it back.
+        if let Some(lifetime) = &mut entry.lifetime {
+            lifetime.promised = false;
+            ready.may_expire = true;
+        }
+        ready.messages.put_back(entry);
         self.drop_heads(ready);
+        if ready.may_expire {
+            self.schedule(ready);
+        }
     }
 
-    fn would_overflow(&self, ready: &Ready, envelope: &Envelope) -> bool {
-        let bytes = envelope.body().len() as u64;
-        ready.messages.len() as u64 >= self.limits.max_length
-            || ready.messages.bytes() + bytes > self.limits.max_bytes
+    /// Makes a message visible after the delay.
+    fn delay(&self, ready: &mut Ready, delay: Duration, delayed: Delayed) {
+        let number = ready.next_delayed;
+        ready.next_delayed += 1;
+        let due = Instant::now() + delay;
+        ready.delayed.insert((due, number), delayed);
+        self.schedule(ready);
     }
 
+    /// Whether the queue would be too long with this many messages and bytes more. Those that a consumer has room for
+    /// don't count: they are as good as delivered, and RabbitMQ has sent them by then.
+    fn exceeds_limits(&self, ready: &Ready, messages: u64, bytes: u64) -> bool {
+        let room = ready.readers.room();
+        let waiting = ready.messages.len().saturating_sub(room) as u64;
+        waiting + messages > self.limits.max_length
+            || ready.messages.bytes_after(room) + bytes > self.limits.max_bytes
+    }
+
+    /// Drops what is too much, the oldest first.
     #[inline]
     fn drop_heads(&self, ready: &mut Ready) {
         if !self.limits.has_length || self.limits.rejects {
             return;
         }
-        while ready.messages.len() as u64 > self.limits.max_length
-            || ready.messages.bytes() > self.limits.max_bytes
-        {
-            let Some(head) = ready.messages.pop_front() else {
+        while self.exceeds_limits(ready, 0, 0) {
+            let Some(head) = ready.messages.take_after(ready.readers.room()) else {
                 return;
             };
             self.die(head, Death::MaxLength);
@@ -475,14 +507,14 @@ impl MemoryQueue {
         }
     }
 
-    /// Has the broker look at this queue when something is over.
+    /// Has the broker look at this queue when something is over, or begins.
     fn schedule(&self, ready: &mut Ready) {
-        let next = ready
-            .messages
-            .fronts()
-            .filter_map(Entry::ends)
-            .chain(ready.unused_until(&self.limits))
-            .min();
+        let times = [
+            ready.messages.front().and_then(Entry::ends),
+            ready.next_due(),
+            ready.unused_until(&self.limits),
+        ];
+        let next = times.into_iter().flatten().min();
         let Some(next) = next else { return };
         if ready.scheduled.is_none_or(|scheduled| next < scheduled) {
             ready.scheduled = Some(next);
@@ -493,11 +525,12 @@ impl MemoryQueue {
     /// Makes visible what is due.
     fn show_due(&self, ready: &mut Ready, now: Instant) {
         while let Some(first) = ready.delayed.first_entry() {
-            if first.key().0 > now {
+            let due = first.key().0;
+            if due > now {
                 return;
             }
             match first.remove() {
-                Delayed::New(envelope) => self.append(ready, envelope),
+                Delayed::New(envelope) => self.append(ready, envelope, Some(due)),
                 Delayed::Again(entry) => self.put_back(ready, entry),
             }
         }
@@ -505,13 +538,6 @@ impl MemoryQueue {
 }
 
 impl Ready {
-    fn delay(&mut self, delay: Duration, delayed: Delayed) {
-        let number = self.next_delayed;
-        self.next_delayed += 1;
-        self.delayed
-            .insert((Instant::now() + delay, number), delayed);
-    }
-
     fn next_due(&self) -> Option<Instant> {
         self.delayed.first_key_value().map(|((due, _), _)| *due)
     }

@@ -460,7 +460,12 @@ impl State {
             Ending::Move {
                 targets, envelope, ..
             } => {
-                self.unhold(holder, id)?;
+                let held = self.unhold(holder, id)?;
+                let is_the_same = |queue: &AwkwardQueue| queue.number == held.queue;
+                if !self.queues.get(&holder.queue).is_some_and(is_the_same) {
+                    // It went with its queue.
+                    return Ok(Answer::Done);
+                }
                 for target in targets {
                     self.store(&target, &envelope);
                 }

@@ -56,13 +56,10 @@ impl Bindings {
         self.records.len()
     }
 
-    /// Whether there are bindings, and all of them lead to `destination`.
-    pub(super) fn all_lead_to(&self, destination: &Destination) -> bool {
-        !self.is_empty()
-            && self
-                .records
-                .iter()
-                .all(|record| record.destination == *destination)
+    /// Whether there are bindings, and all of them lead to one of `destinations`.
+    pub(super) fn all_lead_to(&self, destinations: &[Destination]) -> bool {
+        let mut records = self.records.iter();
+        !self.is_empty() && records.all(|record| destinations.contains(&record.destination))
     }
 
     pub(super) fn contains(&self, record: &BindingRecord) -> bool {
