@@ -328,6 +328,31 @@ async fn what_has_other_attributes_meanwhile_is_told_as_a_mismatch_and_not_as_re
     ));
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_goes_with_its_connection_or_its_users_is_declared_again_without_a_word() {
+    let faults = Faults::default();
+    let connection = builder("not-missed", &faults).await.unwrap();
+    let mut events = connection.events();
+    let used = Exchange::topic("used").auto_delete(true);
+    let queues = [
+        Queue::new("exclusive").exclusive(true).bind(&used, "a"),
+        Queue::new("auto-delete").auto_delete(true),
+        Queue::new("expires").expires(Duration::from_secs(3600)),
+    ];
+    for queue in &queues {
+        connection.declare_queue(queue).await.unwrap();
+    }
+    kombu::memory::remove("engine-not-missed");
+    faults.cut();
+    assert!(matches!(
+        told_until_restored(&mut events).await[..],
+        [Event::Lost { .. }]
+    ));
+    for queue in &queues {
+        connection.queue_info(queue.name()).await.unwrap();
+    }
+}
+
 /// Loses the answer to the next declaration of a queue that may make it.
 #[derive(Clone, Default)]
 struct LoseDeclared(Arc<AtomicBool>);

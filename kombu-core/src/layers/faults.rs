@@ -19,6 +19,7 @@ use crate::driver::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Envelope;
 use crate::name::Name;
+use crate::watched::Watched;
 
 /// Faults on command, on any transport: what a test of your own error paths needs.
 ///
@@ -56,8 +57,8 @@ struct Commands {
     refusals: Mutex<VecDeque<ErrorKind>>,
     publishes: Mutex<VecDeque<PublishFault>>,
     controls: Mutex<VecDeque<ControlFault>>,
-    silence: watch::Sender<bool>,
-    replies_withheld: watch::Sender<bool>,
+    silence: Watched<bool>,
+    replies_withheld: Watched<bool>,
     blocked: watch::Sender<Option<String>>,
     delay: Mutex<Duration>,
 }
@@ -125,7 +126,7 @@ impl Faults {
     /// Withholds the broker's replies to operations that are neither publishes nor settles, until told otherwise.
     /// Requests go through.
     pub fn withhold_replies(&self, withheld: bool) {
-        self.0.replies_withheld.send_replace(withheld);
+        self.0.replies_withheld.set(withheld);
     }
 
     fn next_publishes(&self, count: usize, fault: PublishFault) {
@@ -143,7 +144,7 @@ impl Faults {
     /// Lets nothing through in either direction, as a network that drops every packet, until told otherwise. Then
     /// what waited goes on its way.
     pub fn silence(&self, silent: bool) {
-        self.0.silence.send_replace(silent);
+        self.0.silence.set(silent);
         if !silent {
             let lines = self.0.lines.lock().clone();
             for line in lines.iter().filter_map(Weak::upgrade) {
@@ -198,16 +199,16 @@ impl Layer for Faults {
 // The senders live as long as `self`.
 impl Commands {
     fn is_silent(&self) -> bool {
-        *self.silence.borrow()
+        *self.silence.get()
     }
 
     async fn audible(&self) {
-        drop(self.silence.subscribe().wait_for(|silent| !silent).await);
+        self.silence.until(|silent| (!silent).then_some(())).await;
     }
 
     async fn answering(&self) {
-        let mut withheld = self.replies_withheld.subscribe();
-        drop(withheld.wait_for(|withheld| !withheld).await);
+        let withheld = &self.replies_withheld;
+        withheld.until(|withheld| (!withheld).then_some(())).await;
         self.audible().await;
     }
 
@@ -231,7 +232,7 @@ impl Commands {
 /// The line to the broker of one session.
 #[derive(Default)]
 struct Line {
-    cut: watch::Sender<bool>,
+    cut: Watched<bool>,
     /// Settles on their way while the line is silent.
     settles: Mutex<VecDeque<WaitingSettle>>,
 }
@@ -245,16 +246,16 @@ struct WaitingSettle {
 
 impl Line {
     fn is_cut(&self) -> bool {
-        *self.cut.borrow()
+        *self.cut.get()
     }
 
     fn cut(&self) {
-        self.cut.send_replace(true);
+        self.cut.set(true);
         self.settles.lock().clear();
     }
 
     async fn until_cut(&self) {
-        drop(self.cut.subscribe().wait_for(|cut| *cut).await);
+        self.cut.until(|cut| cut.then_some(())).await;
     }
 
     fn settle_waiting(&self) {
