@@ -53,11 +53,17 @@ impl Broker {
         &self.surroundings
     }
 
-    /// Does what is due: expired messages die, and queues that nobody used go.
+    /// Does what is due: delayed messages come, expired ones die, and queues that nobody used go.
+    ///
+    /// If the clock has jumped over several of these, they happen in their order: where a message died, this stops until
+    /// somebody has moved it, because what it does in its next queue may be due as well.
     pub(crate) fn catch_up(&self) {
-        while let Some(queue) = self.surroundings.schedule.take_due() {
+        let Surroundings { schedule, dead } = &*self.surroundings;
+        while dead.is_empty()
+            && let Some((at, queue)) = schedule.take_due()
+        {
             if let Some(queue) = queue.upgrade()
-                && queue.look_at()
+                && queue.look_at(at)
             {
                 self.remove_unused(&queue);
             }
@@ -123,6 +129,13 @@ impl Broker {
         table.set_version(version);
         self.version.store(version, Ordering::Release);
         Ok(messages)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // They hold their queues, and those what holds the dead.
+        self.surroundings.dead.take_all();
     }
 }
 

@@ -4,6 +4,7 @@ use std::task::Waker;
 use kombu_core::virt::{Death, ReaderOptions};
 use kombu_core::{Error, ErrorKind, Result};
 use parking_lot::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
 use crate::queue::{Entry, MemoryQueue, Taken, Woken};
 
@@ -26,10 +27,10 @@ pub(crate) struct Held {
 }
 
 /// An entry in somebody's hands.
-struct HeldEntry {
-    entry: Entry,
+pub(crate) struct HeldEntry {
+    pub(crate) entry: Entry,
     /// It died, and is on its way to the dead-letter exchange.
-    death: Option<Death>,
+    pub(crate) death: Option<(Death, Instant)>,
 }
 
 struct Slot {
@@ -71,14 +72,14 @@ impl Holding {
     }
 
     /// Holds a message that died; `None` if the session is over.
-    pub(crate) fn hold_dead(&self, entry: Entry, death: Death) -> Option<u64> {
+    pub(crate) fn hold_dead(&self, entry: Entry, death: Death, died: Instant) -> Option<u64> {
         let mut held = self.held.lock();
         if held.ended {
-            self.queue.bury(entry, death);
+            self.queue.bury(entry, death, died);
             return None;
         }
         let mut number = None;
-        held.insert(entry, Some(death), &mut |_, id| number = Some(id));
+        held.insert(entry, Some((death, died)), &mut |_, id| number = Some(id));
         number
     }
 
@@ -122,13 +123,13 @@ impl Holding {
     pub(crate) fn remove<W: IntoIterator<Item = Woken>>(
         &self,
         id: u64,
-        put: impl FnOnce(Entry) -> W,
+        put: impl FnOnce(HeldEntry) -> W,
     ) -> Result<()> {
         let mut held = self.held.lock();
         let Some(entry) = held.remove(id) else {
             return Err(lost(&self.queue));
         };
-        let woken = put(entry.entry);
+        let woken = put(entry);
         drop(held);
         woken.into_iter().for_each(Woken::wake);
         Ok(())
@@ -147,8 +148,8 @@ impl Holding {
         entries.sort_unstable_by_key(|held| std::cmp::Reverse(held.entry.position));
         let mut woken = Vec::new();
         for HeldEntry { mut entry, death } in entries {
-            if let Some(death) = death {
-                self.queue.bury(entry, death);
+            if let Some((death, died)) = death {
+                self.queue.bury(entry, death, died);
             } else {
                 entry.redelivered = true;
                 woken.push(self.queue.give_back(entry));
@@ -169,7 +170,12 @@ impl Held {
         self.slots.len() - self.free.len()
     }
 
-    fn insert(&mut self, entry: Entry, death: Option<Death>, tell: &mut impl FnMut(&Entry, u64)) {
+    fn insert(
+        &mut self,
+        entry: Entry,
+        death: Option<(Death, Instant)>,
+        tell: &mut impl FnMut(&Entry, u64),
+    ) {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 uses: 0,

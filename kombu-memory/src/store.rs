@@ -15,7 +15,7 @@ use tokio::time::Sleep;
 
 use crate::broker::Broker;
 use crate::dead::Corpse;
-use crate::held::Holding;
+use crate::held::{HeldEntry, Holding};
 use crate::queue::{Entry, Full, MemoryQueue, Taken};
 use crate::transport::{CAPABILITIES, MemoryOptions};
 
@@ -207,11 +207,12 @@ impl QueueStore for MemoryStore {
                 queue,
                 entry,
                 death,
+                died,
             } = corpse;
             // Not in the queue's list: it isn't unsettled there any more.
             let holder = self.session.keep(Arc::new(Holding::new(queue.clone())));
             let envelope = entry.envelope.clone();
-            let id = holder.hold_dead(entry, death)?;
+            let id = holder.hold_dead(entry, death, died)?;
             Some(Dead {
                 queue: queue.declaration().clone(),
                 death,
@@ -265,11 +266,11 @@ impl MemoryStore {
         let queue = holding.queue();
         match finish {
             Finish::Forget => holding.forget(id)?,
-            Finish::Release => holding.remove(id, |mut entry| {
+            Finish::Release => holding.remove(id, |HeldEntry { mut entry, .. }| {
                 entry.redelivered = true;
                 [queue.give_back(entry)]
             })?,
-            Finish::Retry { delay } => holding.remove(id, |mut entry| {
+            Finish::Retry { delay } => holding.remove(id, |HeldEntry { mut entry, .. }| {
                 entry.redelivered = true;
                 entry.failures = entry.failures.saturating_add(1);
                 [match delay {
@@ -286,10 +287,12 @@ impl MemoryStore {
                     return Ok(Answer::Stale);
                 }
                 let mut refused = false;
-                holding.remove(id, |_| {
+                holding.remove(id, |held| {
+                    // A dead letter arrives when it dies, however late it is moved.
+                    let arrival = held.death.map(|(_, died)| died);
                     let mut woken = Vec::with_capacity(targets.len());
                     for target in targets {
-                        match target.push(envelope) {
+                        match target.push(envelope, arrival) {
                             Ok(readers) => woken.push(readers),
                             Err(Full) => refused = true,
                         }
@@ -319,7 +322,7 @@ fn push(targets: &[Arc<MemoryQueue>], envelope: &Envelope) -> Answer {
     }
     let mut answer = Answer::Done;
     for queue in targets {
-        match queue.push(envelope) {
+        match queue.push(envelope, None) {
             Ok(woken) => woken.wake(),
             Err(Full) => answer = Answer::Refused,
         }
@@ -331,7 +334,7 @@ fn push(targets: &[Arc<MemoryQueue>], envelope: &Envelope) -> Answer {
 fn push_to_ready(targets: &[Arc<MemoryQueue>], envelope: &Envelope) -> Answer {
     let mut answer = Answer::NoConsumers;
     for queue in targets.iter().filter(|queue| queue.has_ready_consumer()) {
-        match queue.push(envelope) {
+        match queue.push(envelope, None) {
             Ok(woken) => {
                 woken.wake();
                 if answer == Answer::NoConsumers {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::dead::{Corpse, DeadList};
 use crate::held::Holding;
-use crate::schedule::Schedule;
+use crate::schedule::{Appointment, Schedule, after};
 
 use self::levels::Levels;
 use self::readers::Readers;
@@ -80,7 +80,7 @@ struct Ready {
     /// Messages may be there whose time is over, or will be.
     may_expire: bool,
     /// When the broker looks at this queue next.
-    scheduled: Option<Instant>,
+    scheduled: Option<Appointment>,
     /// Since when nobody has used it.
     unused_since: Instant,
     deleted: bool,
@@ -162,11 +162,15 @@ impl MemoryQueue {
     /// The clock is read only if something depends on it.
     #[inline]
     fn catch_up(&self, ready: &mut Ready) {
-        if !ready.delayed.is_empty() {
-            self.show_due(ready, Instant::now());
+        if !ready.delayed.is_empty() || ready.may_expire {
+            self.catch_up_with(ready, Instant::now());
         }
+    }
+
+    fn catch_up_with(&self, ready: &mut Ready, now: Instant) {
+        self.show_due(ready, now);
         if ready.may_expire {
-            self.bury_expired(ready, Instant::now());
+            self.bury_expired(ready, now);
         }
     }
 
@@ -195,21 +199,27 @@ impl MemoryQueue {
         }
     }
 
+    /// Stores a message that arrives now, or arrived earlier.
     #[inline]
-    pub(crate) fn push(&self, envelope: &Envelope) -> std::result::Result<Woken, Full> {
+    pub(crate) fn push(
+        &self,
+        envelope: &Envelope,
+        arrival: Option<Instant>,
+    ) -> std::result::Result<Woken, Full> {
         let mut ready = self.ready.lock();
         if ready.deleted {
             return Ok(Woken::default());
         }
-        if self.limits.has_length {
+        // What is due stands before this one.
+        if self.limits.has_length || !ready.delayed.is_empty() {
             self.catch_up(&mut ready);
             if self.limits.rejects && self.would_overflow(&ready, envelope) {
                 return Err(Full);
             }
         }
         match envelope.delay() {
-            None => self.append(&mut ready, envelope.clone()),
-            Some(delay) => ready.delay(delay, Delayed::New(envelope.clone())),
+            None => self.append(&mut ready, envelope.clone(), arrival),
+            Some(delay) => self.delay(&mut ready, delay, Delayed::New(envelope.clone())),
         }
         // Also for a delayed one: whoever waits has to wait for it too.
         Ok(ready.waiting.take())
@@ -227,7 +237,7 @@ impl MemoryQueue {
         if ready.deleted {
             return Woken::default();
         }
-        ready.delay(delay, Delayed::Again(entry));
+        self.delay(&mut ready, delay, Delayed::Again(entry));
         ready.waiting.take()
     }
 
@@ -292,6 +302,10 @@ impl MemoryQueue {
             return Taken::Nothing(ready.next_due(), woken);
         }
         ready.messages.take(count, taken);
+        if ready.may_expire {
+            // Another message is at the head now.
+            self.schedule(&mut ready);
+        }
         Taken::Messages(woken)
     }
 
@@ -325,6 +339,9 @@ impl MemoryQueue {
         }
         ready.deleted = true;
         ready.delayed.clear();
+        if let Some(appointment) = ready.scheduled.take() {
+            self.surroundings.schedule.remove(appointment);
+        }
         let entries = ready.messages.clear();
         let woken = [ready.waiting.take(), ready.full.take()];
         drop(ready);
@@ -356,35 +373,40 @@ impl MemoryQueue {
         last && self.declaration.is_auto_delete()
     }
 
-    /// The time that this queue was scheduled for has come. Whether it has been unused for so long that it goes.
-    pub(crate) fn look_at(&self) -> bool {
+    /// The time that this queue was scheduled for has come, now or a while ago. Whether it had been unused for so long
+    /// that it goes.
+    pub(crate) fn look_at(&self, at: Instant) -> bool {
         let mut ready = self.ready.lock();
         ready.scheduled = None;
         if ready.deleted {
             return false;
         }
-        self.catch_up(&mut ready);
+        self.catch_up_with(&mut ready, at);
         let unused = ready
             .unused_until(&self.limits)
-            .is_some_and(|end| end <= Instant::now());
+            .is_some_and(|end| end <= at);
         if !unused {
             self.schedule(&mut ready);
         }
+        let woken = ready.waiting.take();
+        drop(ready);
+        woken.wake();
         unused
     }
 
-    /// A dead message goes back to the dead.
-    pub(crate) fn bury(&self, entry: Entry, death: Death) {
+    /// A dead message goes to the dead.
+    pub(crate) fn bury(&self, entry: Entry, death: Death, died: Instant) {
         if let Some(queue) = self.myself.upgrade() {
             self.surroundings.dead.add(Corpse {
                 queue,
                 entry,
                 death,
+                died,
             });
         }
     }
 
-    fn append(&self, ready: &mut Ready, envelope: Envelope) {
+    fn append(&self, ready: &mut Ready, envelope: Envelope, arrival: Option<Instant>) {
         let ttl = match (self.limits.message_ttl, envelope.expiration()) {
             (Some(queue), Some(own)) => Some(queue.min(own)),
             (queue, own) => queue.or(own),
@@ -394,25 +416,25 @@ impl MemoryQueue {
         ready.messages.push_back(Entry {
             envelope,
             position,
-            expires: ttl.map(|ttl| Instant::now() + ttl),
+            expires: ttl.map(|ttl| after(arrival.unwrap_or_else(Instant::now), ttl)),
             failures: 0,
             redelivered: false,
             promised: ttl.is_some_and(|ttl| ttl.is_zero()) && ready.readers.any_has_room(),
         });
-        if ttl.is_some() {
-            ready.may_expire = true;
+        ready.may_expire |= ttl.is_some();
+        self.drop_heads(ready, arrival);
+        if ready.may_expire {
             self.schedule(ready);
         }
-        self.drop_heads(ready);
     }
 
     fn put_back(&self, ready: &mut Ready, entry: Entry) {
         ready.may_expire |= entry.expires.is_some();
         ready.messages.put_back(entry);
+        self.drop_heads(ready, None);
         if ready.may_expire {
             self.schedule(ready);
         }
-        self.drop_heads(ready);
     }
 
     fn would_overflow(&self, ready: &Ready, envelope: &Envelope) -> bool {
@@ -422,7 +444,7 @@ impl MemoryQueue {
     }
 
     #[inline]
-    fn drop_heads(&self, ready: &mut Ready) {
+    fn drop_heads(&self, ready: &mut Ready, arrival: Option<Instant>) {
         if !self.limits.has_length || self.limits.rejects {
             return;
         }
@@ -432,7 +454,7 @@ impl MemoryQueue {
             let Some(head) = ready.messages.pop_front() else {
                 return;
             };
-            self.die(head, Death::MaxLength);
+            self.die(head, Death::MaxLength, arrival);
         }
     }
 
@@ -444,39 +466,55 @@ impl MemoryQueue {
                 .is_some_and(|end| end <= now && !entry.promised)
         };
         for expired in ready.messages.take_while(is_over) {
-            self.die(expired, Death::Expired);
+            self.die(expired, Death::Expired, Some(now));
         }
         ready.may_expire = ready.messages.len() > 0;
     }
 
-    fn die(&self, entry: Entry, death: Death) {
+    /// A message dies, now or earlier.
+    fn die(&self, entry: Entry, death: Death, died: Option<Instant>) {
         if self.limits.dead_letters {
-            self.bury(entry, death);
+            self.bury(entry, death, died.unwrap_or_else(Instant::now));
         }
     }
 
-    /// Has the broker look at this queue when something is over.
+    /// Has the broker look at this queue when something is over, or due.
     fn schedule(&self, ready: &mut Ready) {
         let heads = ready.messages.fronts().filter(|entry| !entry.promised);
         let next = heads
             .filter_map(|entry| entry.expires)
+            .chain(ready.next_due())
             .chain(ready.unused_until(&self.limits))
             .min();
         let Some(next) = next else { return };
-        if ready.scheduled.is_none_or(|scheduled| next < scheduled) {
-            ready.scheduled = Some(next);
-            self.surroundings.schedule.add(next, self.myself.clone());
+        if ready.scheduled.is_none_or(|(at, _)| next < at) {
+            if let Some(later) = ready.scheduled.take() {
+                self.surroundings.schedule.remove(later);
+            }
+            let appointment = self.surroundings.schedule.add(next, self.myself.clone());
+            ready.scheduled = Some(appointment);
         }
+    }
+
+    /// Keeps a message back for a while.
+    fn delay(&self, ready: &mut Ready, delay: Duration, delayed: Delayed) {
+        let number = ready.next_delayed;
+        ready.next_delayed += 1;
+        let due = after(Instant::now(), delay);
+        ready.delayed.insert((due, number), delayed);
+        // Nobody may be there who waits for it, and its time in the queue begins when it is due.
+        self.schedule(ready);
     }
 
     /// Makes visible what is due.
     fn show_due(&self, ready: &mut Ready, now: Instant) {
         while let Some(first) = ready.delayed.first_entry() {
-            if first.key().0 > now {
+            let (due, _) = *first.key();
+            if due > now {
                 return;
             }
             match first.remove() {
-                Delayed::New(envelope) => self.append(ready, envelope),
+                Delayed::New(envelope) => self.append(ready, envelope, Some(due)),
                 Delayed::Again(entry) => self.put_back(ready, entry),
             }
         }
@@ -484,13 +522,6 @@ impl MemoryQueue {
 }
 
 impl Ready {
-    fn delay(&mut self, delay: Duration, delayed: Delayed) {
-        let number = self.next_delayed;
-        self.next_delayed += 1;
-        self.delayed
-            .insert((Instant::now() + delay, number), delayed);
-    }
-
     fn next_due(&self) -> Option<Instant> {
         self.delayed.first_key_value().map(|((due, _), _)| *due)
     }
@@ -498,6 +529,6 @@ impl Ready {
     /// When the queue goes, unless somebody uses it before.
     fn unused_until(&self, limits: &Limits) -> Option<Instant> {
         let expires = limits.expires.filter(|_| self.readers.is_empty())?;
-        Some(self.unused_since + expires)
+        Some(after(self.unused_since, expires))
     }
 }
