@@ -17,7 +17,7 @@ use crate::broker::Broker;
 use crate::dead::Corpse;
 use crate::held::{HeldEntry, Holding};
 use crate::queue::{Entry, Full, MemoryQueue, Taken};
-use crate::transport::{CAPABILITIES, MemoryOptions};
+use crate::transport::MemoryOptions;
 
 /// One session with a broker.
 pub(crate) struct MemoryStore {
@@ -113,10 +113,7 @@ impl QueueStore for MemoryStore {
     type Holder = Arc<Holding>;
 
     fn capabilities(&self) -> Capabilities {
-        match self.options.max_message_size {
-            Some(bytes) => CAPABILITIES.with_max_message_size(bytes),
-            None => CAPABILITIES,
-        }
+        self.options.capabilities()
     }
 
     fn session(&self) -> u64 {
