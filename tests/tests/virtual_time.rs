@@ -122,18 +122,22 @@ async fn what_is_dead_after_a_jump_of_the_clock_is_where_it_belongs_then() {
 #[tokio::test(start_paused = true)]
 async fn after_a_jump_dead_letters_lie_in_the_order_in_which_they_died() {
     let connection = connect().await;
-    declare_before(&connection, Queue::new("one").message_ttl(HOUR), "end").await;
-    declare_before(&connection, Queue::new("other").message_ttl(HOUR), "end").await;
-    // The first of this ladder dies before the others, and arrives behind one of them.
-    declare_before(&connection, Queue::new("step").message_ttl(MINUTE), "one").await;
+    for (queue, ttl, next) in [
+        ("one", HOUR, "end"),
+        ("other", HOUR, "end"),
+        ("lower", MINUTE, "upper"),
+        ("upper", MINUTE, "end"),
+    ] {
+        declare_before(&connection, Queue::new(queue).message_ttl(ttl), next).await;
+    }
     connection.declare_queue(&Queue::new("end")).await.unwrap();
-    publish_expiring(&connection, "one", "third", 3 * MINUTE).await;
+    publish_expiring(&connection, "one", "fourth", 4 * MINUTE).await;
     publish_expiring(&connection, "other", "first", MINUTE).await;
-    publish_expiring(&connection, "other", "second", 2 * MINUTE).await;
-    publish(&connection, "step", "last").await;
+    publish_expiring(&connection, "other", "third", 3 * MINUTE).await;
+    publish(&connection, "lower", "second").await;
     tokio::time::advance(2 * HOUR).await;
     let arrived = drain(&connection, "end").await;
-    assert_eq!(texts(&arrived), ["first", "second", "third", "last"]);
+    assert_eq!(texts(&arrived), ["first", "second", "third", "fourth"]);
 }
 
 #[tokio::test(start_paused = true)]
