@@ -262,7 +262,7 @@ impl MemoryStore {
     ) -> Result<Answer> {
         let queue = holding.queue();
         match finish {
-            Finish::Forget => holding.forget(id)?,
+            Finish::Forget | Finish::Discard { .. } => holding.forget(id)?,
             Finish::Release => holding.remove(id, |HeldEntry { mut entry, .. }| {
                 entry.redelivered = true;
                 [queue.give_back(entry)]
@@ -279,6 +279,7 @@ impl MemoryStore {
                 targets,
                 version,
                 envelope,
+                ..
             } => {
                 if self.session.broker.version() != version {
                     return Ok(Answer::Stale);
