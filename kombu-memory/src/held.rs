@@ -6,11 +6,14 @@ use kombu_core::{Error, ErrorKind, Result};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use crate::queue::{Entry, MemoryQueue, Taken, Woken};
+use crate::dead::Corpse;
+use crate::queue::{Entry, MemoryQueue, Surroundings, Taken, Woken};
 
 /// What one reader took from its queue and has not finished.
 pub(crate) struct Holding {
     queue: Arc<MemoryQueue>,
+    /// Those of the queue, whose place in memory belongs to publishers.
+    surroundings: Arc<Surroundings>,
     held: Mutex<Held>,
 }
 
@@ -33,6 +36,13 @@ pub(crate) struct HeldEntry {
     pub(crate) death: Option<(Death, Instant)>,
 }
 
+impl HeldEntry {
+    /// When it died, if it was before it was taken.
+    pub(crate) fn died(&self) -> Option<Instant> {
+        self.death.map(|(_, died)| died)
+    }
+}
+
 struct Slot {
     uses: u32,
     entry: Option<HeldEntry>,
@@ -41,6 +51,7 @@ struct Slot {
 impl Holding {
     pub(crate) fn new(queue: Arc<MemoryQueue>) -> Self {
         Holding {
+            surroundings: queue.surroundings().clone(),
             queue,
             held: Mutex::default(),
         }
@@ -75,12 +86,22 @@ impl Holding {
     pub(crate) fn hold_dead(&self, entry: Entry, death: Death, died: Instant) -> Option<u64> {
         let mut held = self.held.lock();
         if held.ended {
-            self.queue.bury(entry, death, died);
+            self.bury_again(entry, death, died);
             return None;
         }
         let mut number = None;
         held.insert(entry, Some((death, died)), &mut |_, id| number = Some(id));
         number
+    }
+
+    fn bury_again(&self, entry: Entry, death: Death, died: Instant) {
+        let queue = self.queue.clone();
+        self.surroundings.dead.add_again(Corpse {
+            queue,
+            entry,
+            death,
+            died,
+        });
     }
 
     /// Moves messages from the queue to here, and tells the number of each. The lock is held for both, so
@@ -112,10 +133,11 @@ impl Holding {
     /// Ends the hold on one message.
     #[inline]
     pub(crate) fn forget(&self, id: u64) -> Result<()> {
-        match self.held.lock().remove(id) {
-            Some(_) => Ok(()),
-            None => Err(lost(&self.queue)),
+        if self.held.lock().remove(id).is_none() {
+            return Err(lost(&self.queue));
         }
+        self.surroundings.settling.fewer();
+        Ok(())
     }
 
     /// Ends the hold on one message and puts it somewhere else. As in [`take`](Self::take), the lock is held
@@ -129,9 +151,14 @@ impl Holding {
         let Some(entry) = held.remove(id) else {
             return Err(lost(&self.queue));
         };
+        let was_dead = entry.death.is_some();
         let woken = put(entry);
+        if was_dead {
+            self.surroundings.dead.arrive();
+        }
         drop(held);
         woken.into_iter().for_each(Woken::wake);
+        self.surroundings.settling.fewer();
         Ok(())
     }
 
@@ -149,7 +176,7 @@ impl Holding {
         let mut woken = Vec::new();
         for HeldEntry { mut entry, death } in entries {
             if let Some((death, died)) = death {
-                self.queue.bury(entry, death, died);
+                self.bury_again(entry, death, died);
             } else {
                 entry.redelivered = true;
                 woken.push(self.queue.give_back(entry));
@@ -157,6 +184,8 @@ impl Holding {
         }
         drop(held);
         woken.into_iter().for_each(Woken::wake);
+        // What came from a queue that was deleted is gone.
+        self.surroundings.settling.fewer();
         goes
     }
 
@@ -168,6 +197,11 @@ impl Holding {
 impl Held {
     pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let held = self.slots.iter().filter_map(|slot| slot.entry.as_ref());
+        held.map(|held| &held.entry)
     }
 
     fn insert(

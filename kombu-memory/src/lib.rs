@@ -30,12 +30,19 @@
 mod broker;
 mod dead;
 mod held;
+mod history;
+mod inspect;
 mod like;
 mod queue;
 mod schedule;
+mod settling;
 mod store;
 mod transport;
 
 pub use broker::remove;
+pub use inspect::{
+    DeathRecord, History, Inspector, Place, PublishRecord, QueueState, StoredMessage, inspect,
+};
+pub use kombu_core::virt::Death;
 pub use like::Like;
 pub use transport::{Memory, MemoryOptions};

@@ -16,7 +16,8 @@ use tokio::time::Sleep;
 use crate::broker::Broker;
 use crate::dead::Corpse;
 use crate::held::{HeldEntry, Holding};
-use crate::queue::{Entry, Full, MemoryQueue, Taken};
+use crate::history::Recorder;
+use crate::queue::{Entry, Full, MemoryQueue, Taken, Woken};
 use crate::transport::MemoryOptions;
 
 /// One session with a broker.
@@ -146,7 +147,22 @@ impl QueueStore for MemoryStore {
         if self.session.broker.version() != version {
             return Op::ready(Ok(Answer::Stale));
         }
-        Op::ready(Ok(push(targets, envelope)))
+        let recorder = &self.session.broker.surroundings().recorder;
+        if recorder.is_on() {
+            return Op::ready(Ok(push_recorded(recorder, targets, envelope)));
+        }
+        Op::ready(Ok(push(targets, envelope, |_, woken| woken.wake())))
+    }
+
+    fn push_nowhere(&self, version: u64, envelope: &Envelope) -> Op<Result<Answer>> {
+        if self.session.broker.version() != version {
+            return Op::ready(Ok(Answer::Stale));
+        }
+        let recorder = &self.session.broker.surroundings().recorder;
+        if recorder.is_on() {
+            recorder.publish(envelope, |_| ());
+        }
+        Op::ready(Ok(Answer::Done))
     }
 
     async fn open_reader(
@@ -261,8 +277,15 @@ impl MemoryStore {
         finish: Finish<'_, Arc<MemoryQueue>>,
     ) -> Result<Answer> {
         let queue = holding.queue();
+        let recorder = &queue.surroundings().recorder;
         match finish {
-            Finish::Forget | Finish::Discard { .. } => holding.forget(id)?,
+            Finish::Forget => holding.forget(id)?,
+            Finish::Discard { death } => holding.remove(id, |held| {
+                if recorder.is_on() {
+                    queue.record(&held.entry, death, held.died(), Vec::new());
+                }
+                None::<Woken>
+            })?,
             Finish::Release => holding.remove(id, |HeldEntry { mut entry, .. }| {
                 entry.redelivered = true;
                 [queue.give_back(entry)]
@@ -276,10 +299,10 @@ impl MemoryStore {
                 }]
             })?,
             Finish::Move {
+                death,
                 targets,
                 version,
                 envelope,
-                ..
             } => {
                 if self.session.broker.version() != version {
                     return Ok(Answer::Stale);
@@ -287,13 +310,22 @@ impl MemoryStore {
                 let mut refused = false;
                 holding.remove(id, |held| {
                     // A dead letter arrives when it dies, however late it is moved.
-                    let arrival = held.death.map(|(_, died)| died);
+                    let arrival = held.died();
                     let mut woken = Vec::with_capacity(targets.len());
+                    let mut reached = recorder.is_on().then(Vec::new);
                     for target in targets {
                         match target.push(envelope, arrival) {
-                            Ok(readers) => woken.push(readers),
+                            Ok(readers) => {
+                                woken.push(readers);
+                                reached
+                                    .iter_mut()
+                                    .for_each(|all| all.push(target.name().clone()));
+                            }
                             Err(Full) => refused = true,
                         }
+                    }
+                    if let Some(reached) = reached {
+                        queue.record(&held.entry, death, arrival, reached);
                     }
                     woken
                 })?;
@@ -312,29 +344,51 @@ impl MemoryStore {
     }
 }
 
-/// Pushes to all of `targets` that take it.
+/// Pushes to all of `targets` that take it; tells which they are, and whom to wake.
 #[inline]
-fn push(targets: &[Arc<MemoryQueue>], envelope: &Envelope) -> Answer {
+fn push(
+    targets: &[Arc<MemoryQueue>],
+    envelope: &Envelope,
+    mut pushed: impl FnMut(&MemoryQueue, Woken),
+) -> Answer {
     if envelope.immediate() {
-        return push_to_ready(targets, envelope);
+        return push_to_ready(targets, envelope, pushed);
     }
     let mut answer = Answer::Done;
     for queue in targets {
         match queue.push(envelope, None) {
-            Ok(woken) => woken.wake(),
+            Ok(woken) => pushed(queue, woken),
             Err(Full) => answer = Answer::Refused,
         }
     }
     answer
 }
 
+/// Pushes, and puts it on record.
+#[cold]
+fn push_recorded(recorder: &Recorder, targets: &[Arc<MemoryQueue>], envelope: &Envelope) -> Answer {
+    let mut all_woken = Vec::new();
+    let answer = recorder.publish(envelope, |queues| {
+        push(targets, envelope, |queue, woken| {
+            queues.push(queue.name().clone());
+            all_woken.push(woken);
+        })
+    });
+    all_woken.into_iter().for_each(Woken::wake);
+    answer
+}
+
 /// Pushes to those queues that have a consumer for it.
-fn push_to_ready(targets: &[Arc<MemoryQueue>], envelope: &Envelope) -> Answer {
+fn push_to_ready(
+    targets: &[Arc<MemoryQueue>],
+    envelope: &Envelope,
+    mut pushed: impl FnMut(&MemoryQueue, Woken),
+) -> Answer {
     let mut answer = Answer::NoConsumers;
     for queue in targets.iter().filter(|queue| queue.has_ready_consumer()) {
         match queue.push(envelope, None) {
             Ok(woken) => {
-                woken.wake();
+                pushed(queue, woken);
                 if answer == Answer::NoConsumers {
                     answer = Answer::Done;
                 }

@@ -25,6 +25,9 @@ pub struct MemoryOptions {
     pub max_message_size: Option<usize>,
     /// The transport whose capabilities and limits the connection has. Default: all that memory can do.
     pub like: Option<Like>,
+    /// Has the broker record this many messages, as [`Inspector::record`](crate::Inspector::record) does; the largest
+    /// number that any connection asks for holds. Default: nothing is recorded.
+    pub history: Option<usize>,
 }
 
 impl MemoryOptions {
@@ -78,6 +81,9 @@ impl Transport for Memory {
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
         let options: MemoryOptions = target.options()?;
         let broker = broker::at(target.url());
+        if let Some(limit) = options.history {
+            broker.surroundings().recorder.keep_at_least(limit);
+        }
         VirtualConnection::open(MemoryStore::new(broker, options)).await
     }
 }

@@ -105,6 +105,11 @@ impl Levels {
         gone
     }
 
+    /// All messages, as they would be served.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.levels.iter().rev().flatten()
+    }
+
     /// The first message of each level.
     pub(super) fn fronts(&self) -> impl Iterator<Item = &Entry> {
         self.levels.iter().filter_map(VecDeque::front)

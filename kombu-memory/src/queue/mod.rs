@@ -1,3 +1,4 @@
+mod contents;
 mod levels;
 mod readers;
 mod waiting;
@@ -17,8 +18,11 @@ use tokio::time::Instant;
 
 use crate::dead::{Corpse, DeadList};
 use crate::held::Holding;
+use crate::history::{Died, Recorder};
 use crate::schedule::{Appointment, Schedule, after};
+use crate::settling::Settling;
 
+pub(crate) use self::contents::{Contents, Seen, are_settled};
 use self::levels::Levels;
 use self::readers::Readers;
 use self::waiting::Waiting;
@@ -42,6 +46,8 @@ pub(crate) struct Entry {
 pub(crate) struct Surroundings {
     pub(crate) schedule: Schedule,
     pub(crate) dead: DeadList,
+    pub(crate) recorder: Recorder,
+    pub(crate) settling: Settling,
 }
 
 pub(crate) struct MemoryQueue {
@@ -152,6 +158,10 @@ impl MemoryQueue {
         &self.declaration
     }
 
+    pub(crate) fn surroundings(&self) -> &Arc<Surroundings> {
+        &self.surroundings
+    }
+
     /// Everything as it is now: delayed messages that are due are there, and expired ones are not.
     fn now(&self) -> MutexGuard<'_, Ready> {
         let mut ready = self.ready.lock();
@@ -174,22 +184,17 @@ impl MemoryQueue {
         }
     }
 
-    pub(crate) fn info(&self) -> QueueInfo {
-        let holdings: Vec<_> = {
-            let mut holdings = self.holdings.lock();
-            holdings.retain(|holding| holding.strong_count() > 0);
-            holdings.iter().filter_map(Weak::upgrade).collect()
-        };
-        // All holdings are locked before the queue, so that a batch is never counted in neither place.
-        let held: Vec<_> = holdings.iter().map(|holding| holding.lock()).collect();
-        let unsettled = held.iter().map(|held| held.len() as u64).sum();
-        let ready = self.now();
-        QueueInfo::new(
-            self.name().clone(),
-            ready.messages.len() as u64,
-            Some(unsettled),
-            ready.readers.len() as u64,
-        )
+    pub(crate) fn info(self: &Arc<Self>) -> QueueInfo {
+        contents::still(std::slice::from_ref(self), |held, ready| {
+            let unsettled = held.iter().map(|held| held.len() as u64).sum();
+            let ready = &ready[0];
+            QueueInfo::new(
+                self.name().clone(),
+                ready.messages.len() as u64,
+                Some(unsettled),
+                ready.readers.len() as u64,
+            )
+        })
     }
 
     /// Somebody declares the queue again, asks about it, or gets from it: it isn't unused.
@@ -311,6 +316,7 @@ impl MemoryQueue {
 
     pub(crate) fn purge(&self) -> u64 {
         let purged = self.now().messages.clear();
+        self.surroundings.settling.fewer();
         purged.len() as u64
     }
 
@@ -346,6 +352,7 @@ impl MemoryQueue {
         let woken = [ready.waiting.take(), ready.full.take()];
         drop(ready);
         woken.into_iter().for_each(Woken::wake);
+        self.surroundings.settling.fewer();
         Ok(entries.len() as u64)
     }
 
@@ -395,7 +402,7 @@ impl MemoryQueue {
     }
 
     /// A dead message goes to the dead.
-    pub(crate) fn bury(&self, entry: Entry, death: Death, died: Instant) {
+    fn bury(&self, entry: Entry, death: Death, died: Instant) {
         if let Some(queue) = self.myself.upgrade() {
             self.surroundings.dead.add(Corpse {
                 queue,
@@ -475,7 +482,30 @@ impl MemoryQueue {
     fn die(&self, entry: Entry, death: Death, died: Option<Instant>) {
         if self.limits.dead_letters {
             self.bury(entry, death, died.unwrap_or_else(Instant::now));
+            return;
         }
+        if self.surroundings.recorder.is_on() {
+            self.record(&entry, death, died, Vec::new());
+        }
+        // Nobody who waits until all are settled has to be told: there was an appointment, or another message.
+    }
+
+    /// Keeps in mind that a message died, now or earlier, and where it was moved.
+    #[cold]
+    pub(crate) fn record(
+        &self,
+        entry: &Entry,
+        death: Death,
+        died: Option<Instant>,
+        queues: Vec<Name>,
+    ) {
+        self.surroundings.recorder.die(Died {
+            envelope: entry.envelope.clone(),
+            queue: self.name().clone(),
+            death,
+            queues,
+            at: died.unwrap_or_else(Instant::now),
+        });
     }
 
     /// Has the broker look at this queue when something is over, or due.
