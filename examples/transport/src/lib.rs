@@ -529,7 +529,7 @@ impl State {
 
     fn finish(&mut self, holder: &Holder, id: u64, finish: Finish<'_, u64>) -> Result<Answer> {
         match finish {
-            Finish::Forget => drop(self.unhold(holder, id)?),
+            Finish::Forget | Finish::Discard { .. } => drop(self.unhold(holder, id)?),
             Finish::Release => {
                 let held = self.unhold(holder, id)?;
                 self.give_back(held, 0);

@@ -187,6 +187,12 @@ impl Connection {
         self.inner.engine.health()
     }
 
+    /// Where it connects to: the first of its URLs, completed as its transport does. A password doesn't show when this is
+    /// printed.
+    pub fn target(&self) -> &Target {
+        &self.inner.target
+    }
+
     /// What this broker can do.
     pub fn capabilities(&self) -> &Capabilities {
         &self.inner.capabilities

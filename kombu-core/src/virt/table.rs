@@ -96,6 +96,17 @@ impl Table {
         self.exchanges.get(name).map(|node| &node.exchange)
     }
 
+    /// The declarations of all exchanges, the predeclared ones included, in no order.
+    pub fn exchanges(&self) -> impl Iterator<Item = &Exchange> {
+        self.exchanges.values().map(|node| &node.exchange)
+    }
+
+    /// All bindings, in no order.
+    pub fn bindings(&self) -> impl Iterator<Item = &BindingRecord> {
+        let nodes = self.exchanges.values();
+        nodes.flat_map(|node| node.bindings.records())
+    }
+
     /// The declaration of a queue.
     pub fn queue(&self, name: &str) -> Option<&Arc<Queue>> {
         self.queues.get(name)

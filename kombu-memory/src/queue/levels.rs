@@ -145,6 +145,11 @@ impl Levels {
         self.levels.iter_mut().rev().flatten()
     }
 
+    /// All messages, as they would be served.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.levels.iter().rev().flatten()
+    }
+
     /// Takes all messages out.
     pub(super) fn clear(&mut self) -> Vec<Entry> {
         let mut all = Vec::with_capacity(self.len);

@@ -1,3 +1,4 @@
+mod contents;
 mod levels;
 mod readers;
 mod waiting;
@@ -17,8 +18,11 @@ use tokio::time::Instant;
 
 use crate::dead::{Corpse, DeadList};
 use crate::held::Holding;
-use crate::schedule::Schedule;
+use crate::history::{Died, Recorder};
+use crate::schedule::{Appointment, Schedule, after};
+use crate::settling::Settling;
 
+pub(crate) use self::contents::{Contents, Seen, are_settled};
 use self::levels::Levels;
 use self::readers::Readers;
 use self::waiting::Waiting;
@@ -33,8 +37,6 @@ pub(crate) struct Entry {
     lifetime: Option<Box<Lifetime>>,
     pub(crate) failures: u32,
     pub(crate) redelivered: bool,
-    /// It died, and is on its way to the dead-letter exchange.
-    pub(crate) death: Option<Death>,
 }
 
 struct Lifetime {
@@ -56,6 +58,8 @@ impl Entry {
 pub(crate) struct Surroundings {
     pub(crate) schedule: Schedule,
     pub(crate) dead: DeadList,
+    pub(crate) recorder: Recorder,
+    pub(crate) settling: Settling,
 }
 
 pub(crate) struct MemoryQueue {
@@ -94,7 +98,7 @@ struct Ready {
     /// Messages may be there whose time is over, or will be.
     may_expire: bool,
     /// When the broker looks at this queue next.
-    scheduled: Option<Instant>,
+    scheduled: Option<Appointment>,
     /// Since when nobody has used it.
     unused_since: Instant,
     deleted: bool,
@@ -169,6 +173,10 @@ impl MemoryQueue {
         &self.declaration
     }
 
+    pub(crate) fn surroundings(&self) -> &Arc<Surroundings> {
+        &self.surroundings
+    }
+
     /// Everything as it is now: delayed messages that are due are there, and expired ones are not.
     fn now(&self) -> MutexGuard<'_, Ready> {
         let mut ready = self.ready.lock();
@@ -179,30 +187,29 @@ impl MemoryQueue {
     /// The clock is read only if something depends on it.
     #[inline]
     fn catch_up(&self, ready: &mut Ready) {
-        if !ready.delayed.is_empty() {
-            self.show_due(ready, Instant::now());
-        }
-        if ready.may_expire {
-            self.bury_expired(ready, Instant::now());
+        if !ready.delayed.is_empty() || ready.may_expire {
+            self.catch_up_with(ready, Instant::now());
         }
     }
 
-    pub(crate) fn info(&self) -> QueueInfo {
-        let holdings: Vec<_> = {
-            let mut holdings = self.holdings.lock();
-            holdings.retain(|holding| holding.strong_count() > 0);
-            holdings.iter().filter_map(Weak::upgrade).collect()
-        };
-        // All holdings are locked before the queue, so that a batch is never counted in neither place.
-        let held: Vec<_> = holdings.iter().map(|holding| holding.lock()).collect();
-        let unsettled = held.iter().map(|held| held.len() as u64).sum();
-        let ready = self.now();
-        QueueInfo::new(
-            self.name().clone(),
-            ready.messages.len() as u64,
-            Some(unsettled),
-            ready.readers.len() as u64,
-        )
+    fn catch_up_with(&self, ready: &mut Ready, now: Instant) {
+        self.show_due(ready, now);
+        if ready.may_expire {
+            self.bury_expired(ready, now);
+        }
+    }
+
+    pub(crate) fn info(self: &Arc<Self>) -> QueueInfo {
+        contents::still(std::slice::from_ref(self), |held, ready| {
+            let unsettled = held.iter().map(|held| held.len() as u64).sum();
+            let ready = &ready[0];
+            QueueInfo::new(
+                self.name().clone(),
+                ready.messages.len() as u64,
+                Some(unsettled),
+                ready.readers.len() as u64,
+            )
+        })
     }
 
     pub(crate) fn is_deleted(&self) -> bool {
@@ -216,13 +223,19 @@ impl MemoryQueue {
         }
     }
 
+    /// Stores a message that arrives now, or arrived earlier.
     #[inline]
-    pub(crate) fn push(&self, envelope: &Envelope) -> std::result::Result<Woken, Full> {
+    pub(crate) fn push(
+        &self,
+        envelope: &Envelope,
+        arrival: Option<Instant>,
+    ) -> std::result::Result<Woken, Full> {
         let mut ready = self.ready.lock();
         if ready.deleted {
             return Ok(Woken::default());
         }
-        if self.limits.has_length {
+        // What is due stands before this one.
+        if self.limits.has_length || !ready.delayed.is_empty() {
             self.catch_up(&mut ready);
             let bytes = envelope.body().len() as u64;
             if self.limits.rejects && self.exceeds_limits(&ready, 1, bytes) {
@@ -230,7 +243,7 @@ impl MemoryQueue {
             }
         }
         match envelope.delay() {
-            None => self.append(&mut ready, envelope.clone(), None),
+            None => self.append(&mut ready, envelope.clone(), arrival),
             Some(delay) => self.delay(&mut ready, delay, Delayed::New(envelope.clone())),
         }
         // Also for a delayed one: whoever waits has to wait for it too.
@@ -301,7 +314,7 @@ impl MemoryQueue {
         }
         ready.messages.take(count, taken);
         // There may be less room for what is left, and another one is at the head.
-        self.drop_heads(&mut ready);
+        self.drop_heads(&mut ready, None);
         if ready.may_expire {
             self.schedule(&mut ready);
         }
@@ -320,6 +333,7 @@ impl MemoryQueue {
 
     pub(crate) fn purge(&self) -> u64 {
         let purged = self.now().messages.clear();
+        self.surroundings.settling.fewer();
         purged.len() as u64
     }
 
@@ -348,10 +362,14 @@ impl MemoryQueue {
         }
         ready.deleted = true;
         ready.delayed.clear();
+        if let Some(appointment) = ready.scheduled.take() {
+            self.surroundings.schedule.remove(appointment);
+        }
         let entries = ready.messages.clear();
         let woken = [ready.waiting.take(), ready.full.take()];
         drop(ready);
         woken.into_iter().for_each(Woken::wake);
+        self.surroundings.settling.fewer();
         Ok(entries.len() as u64)
     }
 
@@ -365,7 +383,7 @@ impl MemoryQueue {
     pub(crate) fn remove_consumer(&self, reader: u64) -> bool {
         let mut ready = self.ready.lock();
         ready.readers.remove(reader);
-        self.drop_heads(&mut ready);
+        self.drop_heads(&mut ready, None);
         ready.waiting.remove(reader);
         ready.full.remove(reader);
         // What this one was served first may be somebody else's now.
@@ -389,37 +407,41 @@ impl MemoryQueue {
         last && self.declaration.is_auto_delete()
     }
 
-    /// The time that this queue was scheduled for has come. Whether it has been unused for so long that it goes.
-    pub(crate) fn look_at(&self) -> bool {
+    /// The time that this queue was scheduled for has come, now or a while ago. Whether it had been unused for so long
+    /// that it goes.
+    pub(crate) fn look_at(&self, at: Instant) -> bool {
         let mut ready = self.ready.lock();
         ready.scheduled = None;
         if ready.deleted {
             return false;
         }
-        self.catch_up(&mut ready);
+        self.catch_up_with(&mut ready, at);
         let unused = ready
             .unused_until(&self.limits)
-            .is_some_and(|end| end <= Instant::now());
+            .is_some_and(|end| end <= at);
         if !unused {
             self.schedule(&mut ready);
         }
+        let woken = ready.waiting.take();
+        drop(ready);
+        woken.wake();
         unused
     }
 
-    /// A dead message goes back to the dead.
-    pub(crate) fn bury(&self, mut entry: Entry, death: Death) {
-        entry.death = Some(death);
+    /// A dead message goes to the dead.
+    fn bury(&self, entry: Entry, death: Death, died: Instant) {
         if let Some(queue) = self.myself.upgrade() {
             self.surroundings.dead.add(Corpse {
                 queue,
                 entry,
                 death,
+                died,
             });
         }
     }
 
-    /// Puts a message to the back. Its time begins `since`, or now.
-    fn append(&self, ready: &mut Ready, envelope: Envelope, since: Option<Instant>) {
+    /// Puts a message to the back. Its time begins with its arrival, or now.
+    fn append(&self, ready: &mut Ready, envelope: Envelope, arrival: Option<Instant>) {
         let ttl = match (self.limits.message_ttl, envelope.expiration()) {
             (Some(queue), Some(own)) => Some(queue.min(own)),
             (queue, own) => queue.or(own),
@@ -428,7 +450,7 @@ impl MemoryQueue {
         ready.next_position += 1;
         let lifetime = ttl.map(|ttl| {
             Box::new(Lifetime {
-                ends: since.unwrap_or_else(Instant::now) + ttl,
+                ends: after(arrival.unwrap_or_else(Instant::now), ttl),
                 promised: ttl.is_zero() && ready.messages.len() < ready.readers.room(),
             })
         });
@@ -438,10 +460,9 @@ impl MemoryQueue {
             lifetime,
             failures: 0,
             redelivered: false,
-            death: None,
         });
         ready.may_expire |= ttl.is_some();
-        self.drop_heads(ready);
+        self.drop_heads(ready, arrival);
         if ready.may_expire {
             self.schedule(ready);
         }
@@ -454,19 +475,10 @@ impl MemoryQueue {
             ready.may_expire = true;
         }
         ready.messages.put_back(entry);
-        self.drop_heads(ready);
+        self.drop_heads(ready, None);
         if ready.may_expire {
             self.schedule(ready);
         }
-    }
-
-    /// Makes a message visible after the delay.
-    fn delay(&self, ready: &mut Ready, delay: Duration, delayed: Delayed) {
-        let number = ready.next_delayed;
-        ready.next_delayed += 1;
-        let due = Instant::now() + delay;
-        ready.delayed.insert((due, number), delayed);
-        self.schedule(ready);
     }
 
     /// Whether the queue would be too long with this many messages and bytes more. Those that a consumer has room for
@@ -480,7 +492,7 @@ impl MemoryQueue {
 
     /// Drops what is too much, the oldest first.
     #[inline]
-    fn drop_heads(&self, ready: &mut Ready) {
+    fn drop_heads(&self, ready: &mut Ready, arrival: Option<Instant>) {
         if !self.limits.has_length || self.limits.rejects {
             return;
         }
@@ -488,7 +500,7 @@ impl MemoryQueue {
             let Some(head) = ready.messages.take_after(ready.readers.room()) else {
                 return;
             };
-            self.die(head, Death::MaxLength);
+            self.die(head, Death::MaxLength, arrival);
         }
     }
 
@@ -496,15 +508,39 @@ impl MemoryQueue {
     fn bury_expired(&self, ready: &mut Ready, now: Instant) {
         let is_over = |entry: &Entry| entry.ends().is_some_and(|end| end <= now);
         for expired in ready.messages.take_while(is_over) {
-            self.die(expired, Death::Expired);
+            self.die(expired, Death::Expired, Some(now));
         }
         ready.may_expire = ready.messages.len() > 0;
     }
 
-    fn die(&self, entry: Entry, death: Death) {
+    /// A message dies, now or earlier.
+    fn die(&self, entry: Entry, death: Death, died: Option<Instant>) {
         if self.limits.dead_letters {
-            self.bury(entry, death);
+            self.bury(entry, death, died.unwrap_or_else(Instant::now));
+            return;
         }
+        if self.surroundings.recorder.is_on() {
+            self.record(&entry, death, died, Vec::new());
+        }
+        // Nobody who waits until all are settled has to be told: there was an appointment, or another message.
+    }
+
+    /// Keeps in mind that a message died, now or earlier, and where it was moved.
+    #[cold]
+    pub(crate) fn record(
+        &self,
+        entry: &Entry,
+        death: Death,
+        died: Option<Instant>,
+        queues: Vec<Name>,
+    ) {
+        self.surroundings.recorder.die(Died {
+            envelope: entry.envelope.clone(),
+            queue: self.name().clone(),
+            death,
+            queues,
+            at: died.unwrap_or_else(Instant::now),
+        });
     }
 
     /// Has the broker look at this queue when something is over, or begins.
@@ -516,16 +552,29 @@ impl MemoryQueue {
         ];
         let next = times.into_iter().flatten().min();
         let Some(next) = next else { return };
-        if ready.scheduled.is_none_or(|scheduled| next < scheduled) {
-            ready.scheduled = Some(next);
-            self.surroundings.schedule.add(next, self.myself.clone());
+        if ready.scheduled.is_none_or(|(at, _)| next < at) {
+            if let Some(later) = ready.scheduled.take() {
+                self.surroundings.schedule.remove(later);
+            }
+            let appointment = self.surroundings.schedule.add(next, self.myself.clone());
+            ready.scheduled = Some(appointment);
         }
+    }
+
+    /// Keeps a message back for a while.
+    fn delay(&self, ready: &mut Ready, delay: Duration, delayed: Delayed) {
+        let number = ready.next_delayed;
+        ready.next_delayed += 1;
+        let due = after(Instant::now(), delay);
+        ready.delayed.insert((due, number), delayed);
+        // Nobody may be there who waits for it, and its time in the queue begins when it is due.
+        self.schedule(ready);
     }
 
     /// Makes visible what is due.
     fn show_due(&self, ready: &mut Ready, now: Instant) {
         while let Some(first) = ready.delayed.first_entry() {
-            let due = first.key().0;
+            let (due, _) = *first.key();
             if due > now {
                 return;
             }
@@ -545,6 +594,6 @@ impl Ready {
     /// When the queue goes, unless somebody uses it before.
     fn unused_until(&self, limits: &Limits) -> Option<Instant> {
         let expires = limits.expires.filter(|_| self.readers.is_empty())?;
-        Some(self.unused_since + expires)
+        Some(after(self.unused_since, expires))
     }
 }

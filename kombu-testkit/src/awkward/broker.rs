@@ -97,7 +97,7 @@ pub(super) enum Ending {
 impl Ending {
     pub(super) fn from(finish: Finish<'_, Name>) -> Result<Self> {
         Ok(match finish {
-            Finish::Forget => Ending::Forget,
+            Finish::Forget | Finish::Discard { .. } => Ending::Forget,
             Finish::Release => Ending::GiveBack {
                 failures: 0,
                 delay: None,
@@ -107,6 +107,7 @@ impl Ending {
                 targets,
                 version,
                 envelope,
+                ..
             } => Ending::Move {
                 targets: targets.to_vec(),
                 version,

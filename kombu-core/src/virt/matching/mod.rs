@@ -56,6 +56,10 @@ impl Bindings {
         self.records.len()
     }
 
+    pub(super) fn records(&self) -> impl Iterator<Item = &BindingRecord> {
+        self.records.iter().map(|record| &**record)
+    }
+
     /// Whether there are bindings, and all of them lead to one of `destinations`.
     pub(super) fn all_lead_to(&self, destinations: &[Destination]) -> bool {
         let mut records = self.records.iter();
