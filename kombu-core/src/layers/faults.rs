@@ -539,11 +539,9 @@ impl Subscription for FaultySubscription {
             untold: None,
         };
         Box::pin(async move {
-            let answer = session.carry_out(adding.add(&queue)).await;
-            if answer.is_ok() {
-                adding.untold = None;
-            }
-            answer
+            let index = session.carry_out(adding.add(&queue)).await?;
+            adding.tell();
+            Ok(index)
         })
     }
 
@@ -572,6 +570,10 @@ impl Adding<'_> {
         let index = self.subscription.add(queue).await?;
         self.untold = Some(index);
         Ok(index)
+    }
+
+    fn tell(&mut self) {
+        self.untold = None;
     }
 }
 
