@@ -47,28 +47,3 @@ async fn a_broker_that_was_removed_is_another_one_for_whoever_connects_next() {
     assert_eq!(missing.kind(), ErrorKind::NotFound);
     assert_eq!(before.queue_info("jobs").await.unwrap().ready, 0);
 }
-
-/// What this process has open that is a socket.
-#[cfg(target_os = "linux")]
-fn sockets() -> Vec<std::path::PathBuf> {
-    let open = std::fs::read_dir("/proc/self/fd").unwrap();
-    let mut sockets: Vec<_> = open
-        .filter_map(|file| std::fs::read_link(file.unwrap().path()).ok())
-        .filter(|target| target.to_string_lossy().starts_with("socket:"))
-        .collect();
-    sockets.sort();
-    sockets
-}
-
-#[cfg(target_os = "linux")]
-#[tokio::test]
-async fn no_socket_is_opened() {
-    let before = sockets();
-    let connection = kombu::connect("memory://offline").await.unwrap();
-    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
-    let producer = connection.producer(Exchange::default()).await.unwrap();
-    producer.publish(&1).routing_key("jobs").await.unwrap();
-    let delivery = consumer.try_next().await.unwrap().unwrap();
-    assert_eq!(sockets(), before);
-    delivery.ack().await.unwrap();
-}

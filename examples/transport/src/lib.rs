@@ -544,7 +544,13 @@ impl State {
             Finish::Move {
                 targets, envelope, ..
             } => {
-                self.unhold(holder, id)?;
+                let held = self.unhold(holder, id)?;
+                // A delivery of a queue that was deleted meanwhile went with it.
+                let targets = if self.queues.contains_key(&held.holder.queue) {
+                    targets
+                } else {
+                    &[]
+                };
                 for target in targets {
                     self.push(*target, envelope);
                 }

@@ -540,8 +540,9 @@ impl Subscription for FaultySubscription {
             untold: None,
         };
         Box::pin(async move {
-            let answer = session.carry_out(adding.add(&queue)).await;
-            adding.told(answer)
+            let index = session.carry_out(adding.add(&queue)).await?;
+            adding.tell();
+            Ok(index)
         })
     }
 
@@ -572,12 +573,8 @@ impl Adding<'_> {
         Ok(index)
     }
 
-    /// Hands the answer over.
-    fn told(mut self, answer: Result<u16>) -> Result<u16> {
-        if answer.is_ok() {
-            self.untold = None;
-        }
-        answer
+    fn tell(&mut self) {
+        self.untold = None;
     }
 }
 
