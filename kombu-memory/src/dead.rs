@@ -4,7 +4,6 @@ use std::sync::Arc;
 use kombu_core::virt::Death;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use crate::queue::{Entry, MemoryQueue};
 
@@ -26,7 +25,6 @@ pub(crate) struct Corpse {
     pub(crate) queue: Arc<MemoryQueue>,
     pub(crate) entry: Entry,
     pub(crate) death: Death,
-    pub(crate) died: Instant,
 }
 
 impl DeadList {

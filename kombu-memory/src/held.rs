@@ -33,13 +33,13 @@ pub(crate) struct Held {
 pub(crate) struct HeldEntry {
     pub(crate) entry: Entry,
     /// It died, and is on its way to the dead-letter exchange.
-    pub(crate) death: Option<(Death, Instant)>,
+    death: Option<Death>,
 }
 
 impl HeldEntry {
     /// When it died, if it was before it was taken.
     pub(crate) fn died(&self) -> Option<Instant> {
-        self.death.map(|(_, died)| died)
+        self.death.and(self.entry.expires)
     }
 }
 
@@ -83,24 +83,23 @@ impl Holding {
     }
 
     /// Holds a message that died; `None` if the session is over.
-    pub(crate) fn hold_dead(&self, entry: Entry, death: Death, died: Instant) -> Option<u64> {
+    pub(crate) fn hold_dead(&self, entry: Entry, death: Death) -> Option<u64> {
         let mut held = self.held.lock();
         if held.ended {
-            self.bury_again(entry, death, died);
+            self.bury_again(entry, death);
             return None;
         }
         let mut number = None;
-        held.insert(entry, Some((death, died)), &mut |_, id| number = Some(id));
+        held.insert(entry, Some(death), &mut |_, id| number = Some(id));
         number
     }
 
-    fn bury_again(&self, entry: Entry, death: Death, died: Instant) {
+    fn bury_again(&self, entry: Entry, death: Death) {
         let queue = self.queue.clone();
         self.surroundings.dead.add_again(Corpse {
             queue,
             entry,
             death,
-            died,
         });
     }
 
@@ -175,8 +174,8 @@ impl Holding {
         entries.sort_unstable_by_key(|held| std::cmp::Reverse(held.entry.position));
         let mut woken = Vec::new();
         for HeldEntry { mut entry, death } in entries {
-            if let Some((death, died)) = death {
-                self.bury_again(entry, death, died);
+            if let Some(death) = death {
+                self.bury_again(entry, death);
             } else {
                 entry.redelivered = true;
                 woken.push(self.queue.give_back(entry));
@@ -204,12 +203,7 @@ impl Held {
         held.map(|held| &held.entry)
     }
 
-    fn insert(
-        &mut self,
-        entry: Entry,
-        death: Option<(Death, Instant)>,
-        tell: &mut impl FnMut(&Entry, u64),
-    ) {
+    fn insert(&mut self, entry: Entry, death: Option<Death>, tell: &mut impl FnMut(&Entry, u64)) {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 uses: 0,

@@ -220,12 +220,11 @@ impl QueueStore for MemoryStore {
                 queue,
                 entry,
                 death,
-                died,
             } = corpse;
             // Not in the queue's list: it isn't unsettled there any more.
             let holder = self.session.keep(Arc::new(Holding::new(queue.clone())));
             let envelope = entry.envelope.clone();
-            let id = holder.hold_dead(entry, death, died)?;
+            let id = holder.hold_dead(entry, death)?;
             Some(Dead {
                 queue: queue.declaration().clone(),
                 death,

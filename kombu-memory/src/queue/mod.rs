@@ -33,8 +33,8 @@ pub(crate) struct Entry {
     pub(crate) envelope: Envelope,
     /// Where it stands; it keeps its place when it comes back.
     pub(crate) position: u64,
-    /// When its time is over.
-    expires: Option<Instant>,
+    /// When its time is over; when it died, if it has.
+    pub(crate) expires: Option<Instant>,
     pub(crate) failures: u32,
     pub(crate) redelivered: bool,
     /// Its time was over at once, but a consumer was waiting for it.
@@ -402,13 +402,13 @@ impl MemoryQueue {
     }
 
     /// A dead message goes to the dead.
-    fn bury(&self, entry: Entry, death: Death, died: Instant) {
+    fn bury(&self, mut entry: Entry, death: Death, died: Instant) {
+        entry.expires = Some(died);
         if let Some(queue) = self.myself.upgrade() {
             self.surroundings.dead.add(Corpse {
                 queue,
                 entry,
                 death,
-                died,
             });
         }
     }
