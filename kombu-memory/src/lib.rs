@@ -9,6 +9,11 @@
 //! |---|---|
 //! | `max_message_size=BYTES` | the largest body that the connection takes; default 16 MiB |
 //! | `like=amqp`, `like=redis`, `like=nats` | the connection refuses what that transport would: see [`Like`] |
+//! | `history=LIMIT` | the broker records the latest published and dead messages: see [`Inspector::record`] |
+//!
+//! Everything runs on tokio's clock: with `#[tokio::test(start_paused = true)]`, an hour of delays passes in no time, and
+//! each thing happens at its exact instant. [`inspect`] looks into a broker, and [`Inspector::settled`] waits until it has
+//! nothing left to do.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
