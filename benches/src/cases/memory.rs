@@ -1,13 +1,10 @@
 //! Publish, deliver and ack on `memory://`, against a channel of the same capacity.
 
-use std::future::Future;
-
 use kombu::{Connection, Exchange, Queue};
 use kombu_bench_raw::channel::{self, CAPACITY};
 use kombu_bench_raw::sample::{BODY, Video, video};
-use tokio::runtime::{Builder, Runtime};
 
-use super::{Case, Outcome};
+use super::{Case, Limit, Outcome, on};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -16,25 +13,16 @@ pub(super) fn cases() -> Vec<Case> {
             bar: 0.28,
             count: 1_000_000,
             ours: Box::new(|count| on(2, publish_consume_ack(count))),
-            limit: Box::new(|count| on(2, channel::bytes(count))),
+            limit: Limit::side(|count| on(2, channel::bytes(count))),
         },
         Case {
             name: "memory/json",
             bar: 0.8,
             count: 200_000,
             ours: Box::new(|count| on(1, json(count))),
-            limit: Box::new(|count| on(1, channel::json(count))),
+            limit: Limit::side(|count| on(1, channel::json(count))),
         },
     ]
-}
-
-/// Runs on a fresh runtime with this many worker threads.
-fn on(workers: usize, work: impl Future<Output = Outcome>) -> Outcome {
-    let runtime: Runtime = Builder::new_multi_thread()
-        .worker_threads(workers)
-        .enable_all()
-        .build()?;
-    runtime.block_on(work)
 }
 
 async fn open() -> kombu::Result<(Connection, Queue)> {
