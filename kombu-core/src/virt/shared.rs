@@ -1,4 +1,5 @@
 use std::future::Future;
+use std::mem;
 use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -227,10 +228,11 @@ impl<S: QueueStore> Shared<S> {
         if self.store.is_current(version).await? {
             return Ok(());
         }
-        let table = self.store.load().await?;
+        let mut table = self.store.load().await?;
         let mut current = self.table.write();
         if table.version() > current.version() {
-            *current = table;
+            // The old one goes when the lock has gone.
+            mem::swap(&mut *current, &mut table);
         }
         Ok(())
     }
