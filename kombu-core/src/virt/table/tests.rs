@@ -31,7 +31,7 @@ impl Lists {
                         && record.destination != Destination::Exchange(name.clone())
                 });
             }
-            Change::PutQueue(queue) => {
+            Change::PutQueue(queue, _) => {
                 self.queues.insert(queue.name().clone());
             }
             Change::DeleteQueue(name, _) => {
@@ -180,7 +180,7 @@ fn change(random: &mut Rng, lists: &Lists) -> Change {
             })
         }
         2 => Change::DeleteExchange(exchange(random)),
-        3 | 4 => Change::PutQueue(Queue::new(queue(random))),
+        3 | 4 => Change::PutQueue(Queue::new(queue(random)), None),
         5 => Change::DeleteQueue(queue(random), DeleteQueue::default()),
         6..=8 => Change::Unbind(match random.choice(&lists.bindings) {
             Some(record) => record.clone(),
