@@ -289,7 +289,7 @@ async fn a_queue_that_is_only_looked_at_expires() {
 async fn an_inspector_prints_what_the_queues_have() {
     let (connection, broker) = fresh().await;
     connection.declare_queue(&Queue::new("idle")).await.unwrap();
-    let mut consumer = connection.consumer(&Queue::new("jobs")).prefetch(2);
+    let consumer = connection.consumer(&Queue::new("jobs")).prefetch(2);
     let mut consumer = consumer.await.unwrap();
     publish(&connection, "jobs", &["one", "two", "secret"]).await;
     let taken = collect(&mut consumer, 1).await;
