@@ -15,7 +15,6 @@ const LATER: &[&str] = &[
     "with the AMQP transport",
     "with the Redis transport",
     "with calls and handlers",
-    "with custom exchange kinds",
 ];
 
 fn root() -> PathBuf {
