@@ -35,10 +35,10 @@ async fn ready(connection: &Connection, queue: &str) -> u64 {
 async fn a_registered_kind_chooses_among_its_bindings_in_their_order() {
     let connection = connect("chooses").await;
     for queue in ["c", "a", "b"] {
-        let queue = Queue::new(queue).bind(&turns(), "");
+        let queue = Queue::new(queue).bind(turns(), "");
         connection.declare_queue(&queue).await.unwrap();
     }
-    let producer = connection.producer(&turns()).await.unwrap();
+    let producer = connection.producer(turns()).await.unwrap();
     for turn in [0, 1, 1, 2] {
         let published = producer.publish(&turn).header("turn", turn).await.unwrap();
         assert!(published.routed);
