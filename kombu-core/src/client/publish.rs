@@ -435,7 +435,7 @@ pub(super) fn publish(producer: &Arc<Inner>, prepared: Result<Content>) -> Publi
         Err(error) => Stage::Failed(Some(error)),
         Ok(content) if producer.interceptors.is_empty() && producer.outbox.has_room() => {
             match seal(producer, content) {
-                Ok(envelope) => hand_over(producer, envelope),
+                Ok(envelope) => hand_over(producer, envelope, None),
                 Err(error) => Stage::Failed(Some(error)),
             }
         }
