@@ -184,7 +184,8 @@ async fn a_name_that_is_too_long_is_refused_by_every_operation() {
 #[tokio::test]
 async fn several_queues_are_checked_before_the_first_one_is_declared() {
     let connection = kombu::connect("memory://").await.unwrap();
-    let (fine, not) = (Queue::new("fine"), Queue::new("not").max_length(1));
+    let unknown = Exchange::custom("x-unknown", "unknown");
+    let (fine, not) = (Queue::new("fine"), Queue::new("not").bind(&unknown, ""));
     let error = connection.consumer([&fine, &not]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let missing = connection.queue_info("fine").await.unwrap_err();
