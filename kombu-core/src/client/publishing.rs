@@ -155,8 +155,15 @@ impl Tracked {
 }
 
 impl Publishing {
+    /// To the destinations of the producer.
     #[cold]
-    pub(super) fn to_all(all: PublishingAll) -> Self {
+    pub(super) fn to_all(
+        producer: &Arc<Inner>,
+        prepared: Result<Content>,
+        mandatory: Option<bool>,
+    ) -> Self {
+        let destinations = &producer.destinations;
+        let all = PublishingAll::start(producer, prepared, mandatory, destinations);
         Publishing {
             stage: Stage::ToAll(Box::new(all)),
         }
