@@ -34,13 +34,20 @@ pub(crate) struct HeldEntry {
     pub(crate) entry: Entry,
     /// It died, and is on its way to the dead-letter exchange.
     /// Few have, and slots are written for every message.
-    death: Option<Box<(Death, Instant)>>,
+    dying: Option<Box<Dying>>,
+}
+
+pub(crate) struct Dying {
+    death: Death,
+    died: Instant,
+    /// The sessions that couldn't move it.
+    left_by: Vec<u64>,
 }
 
 impl HeldEntry {
     /// When it died, if it was before it was taken.
     pub(crate) fn died(&self) -> Option<Instant> {
-        self.death.as_ref().map(|death| death.1)
+        self.dying.as_ref().map(|dying| dying.died)
     }
 }
 
@@ -84,26 +91,50 @@ impl Holding {
     }
 
     /// Holds a message that died; `None` if the session is over.
-    pub(crate) fn hold_dead(&self, entry: Entry, death: Death, died: Instant) -> Option<u64> {
+    pub(crate) fn hold_dead(&self, corpse: Corpse) -> Option<u64> {
         let mut held = self.held.lock();
         if held.ended {
-            self.bury_again(entry, death, died);
+            self.surroundings.dead.add_again(corpse);
             return None;
         }
         let mut number = None;
-        let death = Some(Box::new((death, died)));
-        held.insert(entry, death, &mut |_, id| number = Some(id));
+        let dying = Dying {
+            death: corpse.death,
+            died: corpse.died,
+            left_by: corpse.left_by,
+        };
+        let tell = &mut |_: &Entry, id| number = Some(id);
+        held.insert(corpse.entry, Some(Box::new(dying)), tell);
         number
     }
 
-    fn bury_again(&self, entry: Entry, death: Death, died: Instant) {
-        let queue = self.queue.clone();
-        self.surroundings.dead.add_again(Corpse {
-            queue,
+    fn corpse(&self, entry: Entry, dying: Dying) -> Corpse {
+        Corpse {
+            queue: self.queue.clone(),
             entry,
-            death,
-            died,
-        });
+            death: dying.death,
+            died: dying.died,
+            left_by: dying.left_by,
+        }
+    }
+
+    /// A message is dead, and this session can't move it to where it belongs: another one may.
+    pub(crate) fn leave_dead(&self, id: u64, death: Death, session: u64) -> Result<()> {
+        self.remove(id, |HeldEntry { entry, dying }| {
+            let mut dying = match dying {
+                Some(dying) => *dying,
+                None if self.queue.is_deleted() => return None::<Woken>,
+                None => Dying {
+                    death,
+                    died: Instant::now(),
+                    left_by: Vec::new(),
+                },
+            };
+            dying.left_by.push(session);
+            dying.left_by.sort_unstable();
+            self.surroundings.dead.add(self.corpse(entry, dying));
+            None
+        })
     }
 
     /// Moves messages from the queue to here, and tells the number of each. The lock is held for both, so
@@ -153,7 +184,7 @@ impl Holding {
         let Some(entry) = held.remove(id) else {
             return Err(lost(&self.queue));
         };
-        let was_dead = entry.death.is_some();
+        let was_dead = entry.dying.is_some();
         let woken = put(entry);
         if was_dead {
             self.surroundings.dead.arrive();
@@ -172,7 +203,7 @@ impl Holding {
         put: impl FnOnce(HeldEntry) -> Vec<Woken>,
     ) -> Result<()> {
         self.remove(id, |held| {
-            if held.death.is_some() || !self.queue.is_deleted() {
+            if held.dying.is_some() || !self.queue.is_deleted() {
                 put(held)
             } else {
                 Vec::new()
@@ -192,10 +223,9 @@ impl Holding {
         let mut entries: Vec<_> = slots.into_iter().filter_map(|slot| slot.entry).collect();
         entries.sort_unstable_by_key(|held| std::cmp::Reverse(held.entry.position));
         let mut woken = Vec::new();
-        for HeldEntry { mut entry, death } in entries {
-            if let Some(death) = death {
-                let (death, died) = *death;
-                self.bury_again(entry, death, died);
+        for HeldEntry { mut entry, dying } in entries {
+            if let Some(dying) = dying {
+                self.surroundings.dead.add_again(self.corpse(entry, *dying));
             } else {
                 entry.redelivered = true;
                 woken.push(self.queue.give_back(entry));
@@ -226,7 +256,7 @@ impl Held {
     fn insert(
         &mut self,
         entry: Entry,
-        death: Option<Box<(Death, Instant)>>,
+        dying: Option<Box<Dying>>,
         tell: &mut impl FnMut(&Entry, u64),
     ) {
         let index = self.free.pop().unwrap_or_else(|| {
@@ -239,7 +269,7 @@ impl Held {
         let slot = &mut self.slots[index as usize];
         slot.uses = slot.uses.wrapping_add(1);
         tell(&entry, u64::from(slot.uses) << 32 | u64::from(index));
-        slot.entry = Some(HeldEntry { entry, death });
+        slot.entry = Some(HeldEntry { entry, dying });
     }
 
     fn remove(&mut self, id: u64) -> Option<HeldEntry> {

@@ -14,7 +14,6 @@ use parking_lot::Mutex;
 use tokio::time::Sleep;
 
 use crate::broker::Broker;
-use crate::dead::Corpse;
 use crate::held::{HeldEntry, Holding};
 use crate::history::Recorder;
 use crate::queue::{Entry, Full, MemoryQueue, Taken, Woken};
@@ -73,6 +72,7 @@ impl Session {
             self.end_one(&holding);
         }
         self.broker.remove_owned(self.number);
+        self.broker.surroundings().dead.forget(self.number);
     }
 
     fn end_one(&self, holding: &Holding) {
@@ -213,19 +213,15 @@ impl QueueStore for MemoryStore {
     }
 
     fn take_dead(&self) -> Op<Result<Vec<Dead<Arc<Holding>>>>> {
-        self.session.broker.catch_up();
-        let dead = self.session.broker.surroundings().dead.take_all();
+        let Session { broker, number, .. } = &*self.session;
+        broker.catch_up(Some(*number));
+        let dead = broker.surroundings().dead.take_for(*number);
         let dead = dead.into_iter().filter_map(|corpse| {
-            let Corpse {
-                queue,
-                entry,
-                death,
-                died,
-            } = corpse;
+            let queue = corpse.queue.clone();
             // Not in the queue's list: it isn't unsettled there any more.
             let holder = self.session.keep(Arc::new(Holding::new(queue.clone())));
-            let envelope = entry.envelope.clone();
-            let id = holder.hold_dead(entry, death, died)?;
+            let (envelope, death) = (corpse.entry.envelope.clone(), corpse.death);
+            let id = holder.hold_dead(corpse)?;
             Some(Dead {
                 queue: queue.declaration().clone(),
                 death,
@@ -239,10 +235,11 @@ impl QueueStore for MemoryStore {
 
     fn dead_bell(&self) -> BoxFuture<'static, ()> {
         let surroundings = self.session.broker.surroundings().clone();
+        let session = self.session.number;
         Box::pin(async move {
             tokio::select! {
                 biased;
-                () = surroundings.dead.until_any() => {}
+                () = surroundings.dead.until_any_for(session) => {}
                 () = surroundings.schedule.until_due() => {}
             }
         })
@@ -286,6 +283,7 @@ impl MemoryStore {
                 }
                 None::<Woken>
             })?,
+            Finish::LeaveDead { death } => holding.leave_dead(id, death, self.session.number)?,
             Finish::Release => holding.remove(id, |HeldEntry { mut entry, .. }| {
                 entry.redelivered = true;
                 queue.give_back(entry)

@@ -100,8 +100,9 @@ pub trait QueueStore: Send + Sync + 'static {
     /// Takes messages that died in their queues, of whichever session, to be moved to where their queue's dead-letter
     /// exchange leads. Only queues that have one keep their dead; what dies elsewhere is gone.
     ///
-    /// Core calls it before it looks at a queue, and after [`dead_bell`](Self::dead_bell) rang. What is taken is held
-    /// as a delivery is. The default never has any.
+    /// Core calls it before it looks at a queue, and after [`dead_bell`](Self::dead_bell) rang, and not again before it has
+    /// finished what it got. What is taken is held as a delivery is; what this session [left](Finish::LeaveDead) is for
+    /// others. The default never has any.
     fn take_dead(&self) -> Op<Result<Vec<Dead<Self::Holder>>>> {
         Op::ready(Ok(Vec::new()))
     }
@@ -282,6 +283,15 @@ pub enum Finish<'a, Q> {
     /// The message died, and there is no dead-letter target: it is gone, as if it was done.
     Discard {
         /// What it died of.
+        death: Death,
+    },
+    /// The message died, and this session doesn't get it to where it belongs: it is left for
+    /// [`take_dead`](QueueStore::take_dead) on other sessions. A delivery whose queue was deleted meanwhile is forgotten.
+    ///
+    /// A store that has no dead refuses this with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported); then the
+    /// message is discarded.
+    LeaveDead {
+        /// What it died of, unless it was dead before.
         death: Death,
     },
     /// Back to its original position, marked as redelivered.

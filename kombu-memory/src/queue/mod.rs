@@ -436,6 +436,7 @@ impl MemoryQueue {
                 entry,
                 death,
                 died,
+                left_by: Vec::new(),
             });
         }
     }
