@@ -1,5 +1,4 @@
 use std::sync::Arc;
-use std::task::Waker;
 
 use kombu_core::virt::{Death, ReaderOptions};
 use kombu_core::{Error, ErrorKind, Result};
@@ -7,7 +6,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::dead::Corpse;
-use crate::queue::{Entry, MemoryQueue, Surroundings, Taken, Woken};
+use crate::queue::{Entry, MemoryQueue, Surroundings, Taken, Taker, Woken};
 
 /// What one reader took from its queue and has not finished.
 pub(crate) struct Holding {
@@ -137,25 +136,45 @@ impl Holding {
         })
     }
 
-    /// Moves messages from the queue to here, and tells the number of each. The lock is held for both, so
-    /// that no message is ever in neither place.
+    /// Moves messages from the queue to here, and to the reader's batch. The lock is held for all of it, so that no
+    /// message is ever in neither place.
     #[inline]
     pub(crate) fn take(
         &self,
         max: usize,
         scratch: &mut Vec<Entry>,
-        waiting: Option<(u64, &Waker)>,
-        mut tell: impl FnMut(&Entry, u64),
+        mut reader: Taker<'_, '_>,
     ) -> Taken {
         let mut held = self.held.lock();
         if held.ended {
             return Taken::Nothing(None, Woken::default());
         }
-        let taken = self.queue.take(max, scratch, waiting);
+        let taken = self.queue.take(max, scratch, Some(&mut reader));
         for entry in scratch.drain(..) {
-            held.insert(entry, None, &mut tell);
+            held.insert(entry, None, &mut |entry, id| {
+                reader.batch.push(
+                    entry.envelope.clone(),
+                    id,
+                    entry.failures,
+                    entry.redelivered,
+                );
+            });
         }
         taken
+    }
+
+    /// The same with one message, for nobody's batch.
+    pub(crate) fn take_one(&self, mut tell: impl FnMut(&Entry, u64)) {
+        let mut held = self.held.lock();
+        if held.ended {
+            return;
+        }
+        let mut taken = Vec::new();
+        // Without a reader there is nobody to be woken for having been left out.
+        let _ = self.queue.take(1, &mut taken, None);
+        for entry in taken {
+            held.insert(entry, None, &mut tell);
+        }
     }
 
     /// Keeps what is held as it is while the guard lives.

@@ -16,7 +16,7 @@ use tokio::time::Sleep;
 use crate::broker::Broker;
 use crate::held::{HeldEntry, Holding};
 use crate::history::Recorder;
-use crate::queue::{Entry, Full, MemoryQueue, Taken, Woken};
+use crate::queue::{Entry, Full, MemoryQueue, Taken, Taker, Woken};
 use crate::transport::MemoryOptions;
 
 /// One session with a broker.
@@ -190,7 +190,7 @@ impl QueueStore for MemoryStore {
         queue.touch();
         let holding = self.session.open(queue);
         let mut delivery = None;
-        let _ = holding.take(1, &mut Vec::new(), None, |entry, id| {
+        holding.take_one(|entry, id| {
             delivery = Some(RawDelivery {
                 envelope: entry.envelope.clone(),
                 id,
@@ -429,18 +429,12 @@ impl Reader for MemoryReader {
         batch: &mut Batch<'_>,
     ) -> Poll<Result<()>> {
         loop {
-            let waiting = Some((self.number, context.waker()));
-            let taken = self
-                .holding
-                .take(max, &mut self.scratch, waiting, |entry, id| {
-                    batch.push(
-                        entry.envelope.clone(),
-                        id,
-                        entry.failures,
-                        entry.redelivered,
-                    );
-                });
-            let due = match taken {
+            let reader = Taker {
+                number: self.number,
+                waker: context.waker(),
+                batch,
+            };
+            let due = match self.holding.take(max, &mut self.scratch, reader) {
                 Taken::Messages(others) => {
                     others.wake();
                     return Poll::Ready(Ok(()));

@@ -12,6 +12,7 @@ use crate::name::Name;
 
 use super::shared::Shared;
 use super::table::{Change, Table};
+use super::window::{Room, Window};
 
 /// Queues on a broker, as one session sees them.
 ///
@@ -126,21 +127,24 @@ pub trait QueueStore: Send + Sync + 'static {
 }
 
 /// How a [`Reader`] is opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ReaderOptions {
     /// Nobody else may consume from the queue meanwhile.
     pub exclusive: bool,
     /// Readers with a higher number are served first while they have room.
     pub priority: i32,
+    /// How much the consumer can take. Stores whose queues don't ask for it may leave it alone.
+    pub room: Room,
 }
 
 impl ReaderOptions {
     /// What a subscription asks of its readers.
-    pub(super) fn of(options: &SubscribeOptions) -> Self {
+    pub(super) fn of(options: &SubscribeOptions, window: &Arc<Window>) -> Self {
         ReaderOptions {
             exclusive: options.exclusive,
             priority: options.priority,
+            room: Room::of(window.clone()),
         }
     }
 }
@@ -231,9 +235,22 @@ pub trait Reader: Send + Unpin + 'static {
 pub struct Batch<'a> {
     pub(super) queue: u16,
     pub(super) taken: &'a mut VecDeque<RawDelivery>,
+    pub(super) window: &'a Window,
+    /// How many of them the window has counted.
+    pub(super) counted: u32,
 }
 
 impl Batch<'_> {
+    /// Takes `count` messages, which are to be pushed before the reader answers, out of the consumer's [`Room`] at once.
+    ///
+    /// Without it, that is done when the reader has answered. A store whose queues look at the room does it in the step
+    /// in which they let go of the messages, so that nobody sees room for messages that have it already.
+    #[inline]
+    pub fn count(&mut self, count: usize) {
+        self.counted += count as u32;
+        self.window.take(count as u32);
+    }
+
     /// Adds a message that is now held under `id`.
     #[inline]
     pub fn push(&mut self, envelope: Envelope, id: u64, failures: u32, redelivered: bool) {
