@@ -3,6 +3,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 
 use kombu_core::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
@@ -221,10 +222,12 @@ impl QueueStore for MemoryStore {
             // Not in the queue's list: it isn't unsettled there any more.
             let holder = self.session.keep(Arc::new(Holding::new(queue.clone())));
             let (envelope, death) = (corpse.entry.envelope.clone(), corpse.death);
+            let died = SystemTime::now().checked_sub(corpse.died.elapsed());
             let id = holder.hold_dead(corpse)?;
             Some(Dead {
                 queue: queue.declaration().clone(),
                 death,
+                died: died.unwrap_or(SystemTime::UNIX_EPOCH),
                 envelope,
                 holder,
                 id,

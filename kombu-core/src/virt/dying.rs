@@ -28,11 +28,7 @@ pub(super) async fn bury<S: QueueStore>(shared: &Arc<Shared<S>>) {
 }
 
 async fn try_bury<S: QueueStore>(shared: &Arc<Shared<S>>) -> Result<()> {
-    let taking = shared.store.take_dead();
-    if matches!(&taking, Op::Ready(Some(Ok(dead))) if dead.is_empty()) {
-        return Ok(());
-    }
-    match Op::start(bury_all(shared.clone(), taking)) {
+    match Op::start(bury_all(shared.clone())) {
         done @ Op::Ready(_) => done.await,
         Op::Pending(burying) => {
             let on_its_way = shared.under_way.one();
@@ -47,32 +43,30 @@ async fn try_bury<S: QueueStore>(shared: &Arc<Shared<S>>) -> Result<()> {
     }
 }
 
-async fn bury_all<S: QueueStore>(
-    shared: Arc<Shared<S>>,
-    mut taking: Op<Result<Vec<Dead<S::Holder>>>>,
-) -> Result<()> {
+async fn bury_all<S: QueueStore>(shared: Arc<Shared<S>>) -> Result<()> {
     // In turns, so that letters arrive in the order in which they were taken.
     let _turn = shared.burying.lock().await;
     loop {
-        let dead = taking.await?;
+        let dead = shared.store.take_dead().await?;
         if dead.is_empty() {
             return Ok(());
         }
         for Dead {
             queue,
             death,
+            died,
             envelope,
             holder,
             id,
         } in dead
         {
-            let moved = move_away(&shared, &queue, death, &envelope, holder, id).await;
+            let letter = dead_letter::letter(&envelope, &queue, death, died);
+            let moved = move_away(&shared, &queue, death, letter, holder, id).await;
             if let Err(error) = moved {
                 tracing::debug!(%error, queue = %queue.name(), "a dead letter stays where it is");
             }
         }
         shared.check_open()?;
-        taking = shared.store.take_dead();
     }
 }
 
@@ -108,7 +102,7 @@ async fn watch_over<S: QueueStore>(shared: Weak<Shared<S>>) {
     }
 }
 
-/// Moves one dead message to where its queue's dead-letter exchange leads, and forgets it if that is nowhere, as
+/// Moves the letter of one dead message to where its queue's dead-letter exchange leads, and forgets it if that is nowhere, as
 /// RabbitMQ does. Where that isn't known here, or can't be reached, it is left to other sessions.
 ///
 /// An error means that it wasn't this session's any more.
@@ -116,11 +110,10 @@ pub(super) fn move_away<S: QueueStore>(
     shared: &Arc<Shared<S>>,
     queue: &Arc<Queue>,
     death: Death,
-    envelope: &Envelope,
+    letter: Envelope,
     holder: S::Holder,
     id: u64,
 ) -> Op<Result<Answer>> {
-    let letter = dead_letter::letter(envelope, queue, death);
     let (shared, queue) = (shared.clone(), queue.clone());
     Op::start(async move {
         let mover = holder.clone();

@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::declare::Queue;
 use crate::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery, SubscribeOptions};
@@ -181,6 +181,8 @@ pub struct Dead<H> {
     pub queue: Arc<Queue>,
     /// What it died of.
     pub death: Death,
+    /// When it died.
+    pub died: SystemTime,
     /// The message.
     pub envelope: Envelope,
     /// What finishes it.
