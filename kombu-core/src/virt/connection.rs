@@ -109,6 +109,9 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
     }
 
     async fn declare_queue(&self, queue: &Queue, mode: DeclareMode) -> Result<QueueInfo> {
+        if mode == DeclareMode::Ensure {
+            declarations::check_arguments(queue)?;
+        }
         let session = self.shared.store.session();
         self.change(|table| declarations::queue(table, queue, mode, session))
             .await?;

@@ -143,7 +143,7 @@ impl MemoryQueue {
             max_bytes: declaration.get_max_length_bytes().unwrap_or(u64::MAX),
             has_length: declaration.get_max_length().is_some()
                 || declaration.get_max_length_bytes().is_some(),
-            rejects: declaration.get_overflow() == Some(Overflow::RejectPublish),
+            rejects: declaration.get_overflow().is_some_and(Overflow::rejects),
             dead_letters: declaration.get_dead_letter_exchange().is_some(),
         };
         let ready = Ready {
@@ -249,6 +249,8 @@ impl MemoryQueue {
             self.catch_up(&mut ready);
             let bytes = envelope.body().len() as u64;
             if self.limits.rejects && self.exceeds_limits(&ready, 1, bytes) {
+                drop(ready);
+                self.refuse(envelope, arrival);
                 return Err(Full);
             }
         }
@@ -258,6 +260,21 @@ impl MemoryQueue {
         }
         // Also for a delayed one: whoever waits has to wait for it too.
         Ok(ready.waiting.take())
+    }
+
+    /// A message that was refused may have to be dead-lettered all the same.
+    #[cold]
+    fn refuse(&self, envelope: &Envelope, arrival: Option<Instant>) {
+        if self.declaration.get_overflow() == Some(Overflow::RejectPublishDlx) {
+            let refused = Entry {
+                envelope: envelope.clone(),
+                position: 0,
+                lifetime: None,
+                failures: 0,
+                redelivered: false,
+            };
+            self.die(refused, Death::MaxLength, arrival);
+        }
     }
 
     /// Whether a consumer would be given a message at once.

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use kombu_core::message::Envelope;
 use kombu_core::virt::{Dead, Death};
-use kombu_core::{Overflow, Queue};
+use kombu_core::{Name, Overflow, Queue};
 use tokio::time::Instant;
 
 use super::super::session::Holder;
@@ -54,7 +54,8 @@ impl AwkwardQueue {
     }
 
     fn rejects(&self) -> bool {
-        self.declaration.get_overflow() == Some(Overflow::RejectPublish)
+        let overflow = self.declaration.get_overflow();
+        overflow.is_some_and(Overflow::rejects)
     }
 
     pub(super) fn refuses(&self, envelope: &Envelope) -> bool {
@@ -72,6 +73,16 @@ impl AwkwardQueue {
         };
         message.ends = Some(Instant::now() + time);
         message.promised = time.is_zero() && self.ready.len() < self.room();
+    }
+
+    /// A message of this queue that is to be dead-lettered, if the queue does that.
+    fn corpse(&self, message: Message, death: Death) -> Option<Corpse> {
+        self.declaration.get_dead_letter_exchange()?;
+        Some(Corpse {
+            queue: self.number,
+            message,
+            dying: Dying::new(&self.declaration, death),
+        })
     }
 
     /// Takes out what is dead by now, and what it died of.
@@ -96,16 +107,19 @@ impl State {
         let now = Instant::now();
         for queue in self.queues.values_mut() {
             while let Some((message, death)) = queue.next_dead(now) {
-                if queue.declaration.get_dead_letter_exchange().is_none() {
-                    continue;
-                }
+                self.dead.extend(queue.corpse(message, death));
                 self.news = true;
-                self.dead.push_back(Corpse {
-                    queue: queue.number,
-                    message,
-                    dying: Dying::new(&queue.declaration, death),
-                });
             }
+        }
+    }
+
+    /// A queue has refused a message, which may have to be dead-lettered all the same.
+    pub(super) fn refuse(&mut self, queue: &Name, message: Message) {
+        if let Some(queue) = self.queues.get(queue)
+            && queue.declaration.get_overflow() == Some(Overflow::RejectPublishDlx)
+        {
+            self.dead.extend(queue.corpse(message, Death::MaxLength));
+            self.news = true;
         }
     }
 

@@ -409,11 +409,6 @@ impl State {
         for target in targets {
             // What comes next finds the queue as this one left it.
             self.bury();
-            let queue = self.queues.get(target);
-            if queue.is_some_and(|queue| queue.refuses(envelope)) {
-                answer = Answer::Refused;
-                continue;
-            }
             let message = Message {
                 envelope: envelope.clone(),
                 failures: 0,
@@ -421,7 +416,13 @@ impl State {
                 ends: None,
                 promised: false,
             };
-            self.put(target, None, message, envelope.delay());
+            let queue = self.queues.get(target);
+            if queue.is_some_and(|queue| queue.refuses(envelope)) {
+                self.refuse(target, message);
+                answer = Answer::Refused;
+            } else {
+                self.put(target, None, message, envelope.delay());
+            }
         }
         answer
     }
