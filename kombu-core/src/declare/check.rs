@@ -12,7 +12,7 @@ use crate::field::FieldValue;
 const RESERVED: &str = "amq.";
 
 /// RabbitMQ's longest time to live, of messages and of queues.
-const LONGEST: Duration = Duration::from_millis(u32::MAX as u64);
+pub(crate) const LONGEST: Duration = Duration::from_millis(u32::MAX as u64);
 
 impl Exchange {
     /// Whether brokers have it from the start: `amq.direct`, `amq.fanout`, `amq.topic`, `amq.headers`,
