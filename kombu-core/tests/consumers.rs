@@ -316,6 +316,22 @@ async fn a_message_that_is_always_dropped_comes_ten_times_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_put_off_comes_to_another_consumer_while_the_first_is_busy_elsewhere() {
+    let connection = kombu::connect("memory://").await.unwrap();
+    let jobs = Queue::new("jobs");
+    let mut busy = connection.consumer(&jobs).await.unwrap();
+    publish(&connection, "jobs", "poison").await;
+    for _ in 0..2 {
+        drop(busy.try_next().await.unwrap().unwrap());
+    }
+    let mut other = connection.consumer(&jobs).await.unwrap();
+    let begin = Instant::now();
+    let (_, text) = next(&mut other).await;
+    assert_eq!(text, "poison");
+    assert_eq!(begin.elapsed().as_millis(), 100);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_busy_consumer_gives_back_what_it_put_off() {
     let connection = kombu::connect("memory://").await.unwrap();
     let jobs = Queue::new("jobs");

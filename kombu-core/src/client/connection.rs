@@ -21,6 +21,7 @@ use super::drain::Open;
 use super::getting::Getting;
 use super::indexed::Indexed;
 use super::intercept::Interceptors;
+use super::put_off::Later;
 use super::recorded::{Deletion, Recorded, is_refusal};
 use super::topology::{self, Step};
 use super::{ConnectionBuilder, Delivery, OpenConsumer, OpenProducer, Queues, Registry};
@@ -51,6 +52,7 @@ pub(super) struct Inner {
     pub(super) origin: u32,
     producers: AtomicU32,
     target: Target,
+    pub(super) later: Later,
 }
 
 impl Inner {
@@ -78,6 +80,7 @@ impl Connection {
     ) -> Self {
         let capabilities = session.driver.capabilities();
         let recorded = Arc::new(Recorded::new(engine.events_sender()));
+        let later = Later::start(&engine);
         // Before any producer: what they publish to has to be there first.
         let weak = Arc::downgrade(&recorded);
         engine.register(weak);
@@ -98,6 +101,7 @@ impl Connection {
                 origin: fastrand::u32(..),
                 producers: AtomicU32::new(0),
                 target,
+                later,
             }),
         }
     }

@@ -323,6 +323,9 @@ impl Consumer {
         // A consumer that is being opened again is told when it is open.
         if let State::Receiving(opened) = &mut self.state {
             opened.subscription.pause(paused);
+            if paused {
+                opened.link.release_put_off();
+            }
         }
         if paused {
             self.give_back_intercepted(|_| true);
@@ -403,7 +406,6 @@ impl Consumer {
                 self.state = State::Ended;
                 return Poll::Ready(None);
             }
-            opened.give_back_due(context);
             match Pin::new(&mut opened.subscription).poll_next(context) {
                 Poll::Ready(Some(Ok(Received::Delivery(raw)))) => {
                     let delivery = Delivery::new(raw, Arc::clone(&opened.link));
@@ -432,9 +434,7 @@ impl Consumer {
                     };
                     held.register(context);
                     let Some(held) = held.fills_window() else {
-                        if opened.link.stopping.load(Ordering::Relaxed)
-                            || opened.give_back_due(context)
-                        {
+                        if opened.link.stopping.load(Ordering::Relaxed) {
                             continue;
                         }
                         return Poll::Pending;

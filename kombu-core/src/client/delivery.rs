@@ -98,15 +98,17 @@ impl Link {
         }
     }
 
-    /// When the next delivery that was put off is to be given back.
-    pub(super) fn put_off_until(&self) -> Option<Instant> {
-        self.held.as_ref()?.put_off_until()
-    }
-
     /// Gives back what was put off until then.
     pub(super) fn release_due(&self, now: Instant) {
         if let Some(held) = &self.held {
             self.release(held.take_due(now));
+        }
+    }
+
+    /// Gives back what was put off, due or not.
+    pub(super) fn release_put_off(&self) {
+        if let Some(held) = &self.held {
+            self.release(held.take_put_off());
         }
     }
 
@@ -164,7 +166,7 @@ impl Link {
 /// # Drop
 ///
 /// A delivery that is dropped unsettled is released with a warning: it goes back to its original position. One that
-/// had been handed out before goes back 100 ms later, while its consumer is there and receives, so that a message that
+/// had been handed out before goes back 100 ms later, or when its consumer pauses or closes, so that a message that
 /// nobody settles doesn't come as fast as it can; until then it counts against the window. A delivery is never acked. If its body could not be decoded, see [`take`](Delivery::take).
 pub struct Delivery {
     envelope: Envelope,
@@ -543,8 +545,12 @@ impl Acker {
         if let Some(held) = &self.link.held
             && self.redelivered
             && outcome == Outcome::Release
-            && held.put_off(self.tag())
+            && let Some(due) = held.put_off(self.tag())
         {
+            let later = &self.link.connection.inner().later;
+            if !later.give_back(due, Arc::downgrade(&self.link)) {
+                self.link.release_put_off();
+            }
             return;
         }
         // The warning is all that there is to say; a lost session has released it already.

@@ -1,13 +1,11 @@
 //! What a consumer is opened with, for the first time and after every lost session.
 
 use std::ops::Deref;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::task::Context;
 
 use kombu_serializers::Accept;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::declare::{DeclareMode, Queue};
 use crate::driver::{Op, SubscribeOptions, Subscription};
@@ -125,8 +123,6 @@ pub(super) struct Opened {
     // In front of the link, whose end gives back what must not come here again.
     pub(super) subscription: Box<dyn Subscription>,
     pub(super) link: Receiving,
-    /// Rings when something that was put off is due.
-    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 /// A consumer's own reference to what its deliveries refer to.
@@ -152,32 +148,6 @@ impl Opened {
             held.set_window(deliveries);
         }
         self.subscription.set_window(deliveries);
-    }
-
-    /// Gives back what was put off until now, and wakes the task when the next of it is due. Whether there was any.
-    #[inline]
-    pub(super) fn give_back_due(&mut self, context: &mut Context<'_>) -> bool {
-        let Some(held) = &self.link.held else {
-            return false;
-        };
-        held.puts_any_off() && self.poll_alarm(context)
-    }
-
-    #[cold]
-    fn poll_alarm(&mut self, context: &mut Context<'_>) -> bool {
-        let mut gave_back = false;
-        while let Some(due) = self.link.put_off_until() {
-            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
-            if alarm.deadline() != due {
-                alarm.as_mut().reset(due);
-            }
-            if alarm.as_mut().poll(context).is_pending() {
-                break;
-            }
-            self.link.release_due(due);
-            gave_back = true;
-        }
-        gave_back
     }
 
     /// Leaves a queue; what was dropped and held goes back as well.
@@ -268,7 +238,6 @@ impl Plan {
             session,
             subscription,
             link: Receiving(link),
-            alarm: None,
         }
     }
 }

@@ -1,3 +1,4 @@
+use std::future::Future;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -102,6 +103,12 @@ impl Shared {
     /// Whether the connection was closed or given up.
     pub(crate) fn has_ended(&self) -> bool {
         self.state.get().has_ended()
+    }
+
+    /// Resolves when the connection was closed or given up. It keeps nothing open.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let state = self.state.clone();
+        async move { state.until(|state| state.has_ended().then_some(())).await }
     }
 
     /// Ends the connection for all handles. The session that there was is the caller's to close.

@@ -35,3 +35,4 @@ mod window;
 pub use connection::VirtualConnection;
 pub use store::{Answer, Applied, Batch, Dead, Death, Finish, QueueStore, Reader, ReaderOptions};
 pub use table::{BindingRecord, Change, Routed, Table};
+pub use window::Room;

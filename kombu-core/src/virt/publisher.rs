@@ -163,7 +163,7 @@ pub(super) fn write<S: QueueStore>(
     match route.reach {
         Reach::Queues => {}
         Reach::Nowhere => return store.push_nowhere(route.version, envelope),
-        Reach::Missing | Reach::UnknownKind | Reach::Internal => {
+        Reach::Missing | Reach::UnknownKind | Reach::Broken | Reach::Internal => {
             return Shared::compare(store, route.version);
         }
     }

@@ -9,6 +9,7 @@ use kombu_core::{
 };
 
 use super::{producer_to, publish};
+use crate::Broker;
 use crate::expect::{assert_refused, assert_unsupported, info};
 
 pub mod auto_delete;
@@ -146,6 +147,11 @@ async fn until_empty(connection: &Connection, queue: &str) {
     while info(connection, queue).await.ready > 0 {
         tokio::task::yield_now().await;
     }
+}
+
+/// Waits until the broker has heard of what was settled: nothing that every broker shows tells of it.
+async fn until_heard(broker: &Broker) {
+    tokio::time::sleep(broker.lag()).await;
 }
 
 /// Waits until this time to live is over for everything that was published before.
