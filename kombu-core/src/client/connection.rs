@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use kombu_serializers::{self as serializers, Accept};
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::Instant;
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{BoxFuture, Capabilities, DeleteQueue, Destination, QueueInfo, Target};
@@ -77,7 +77,7 @@ impl Connection {
         interceptors: Interceptors,
     ) -> Self {
         let capabilities = session.driver.capabilities();
-        let recorded = Arc::new(Recorded::new(engine.events_sender()));
+        let recorded = Arc::new(Recorded::new(Arc::downgrade(&engine)));
         // Before any producer: what they publish to has to be there first.
         let weak = Arc::downgrade(&recorded);
         engine.register(weak);
@@ -150,16 +150,17 @@ impl Connection {
                 }
             }
         };
-        let answer = timeout_at(end, attempts).await.unwrap_or_else(|_| {
+        let late = || {
             let phase = match waits_for_session.load(Ordering::Relaxed) {
                 true => "waiting for a connection",
                 false => "waiting for the broker's answer",
             };
-            Err(Error::new(
+            Error::new(
                 ErrorKind::Timeout,
                 format!("no answer within {limit:?}: {phase}"),
-            ))
-        });
+            )
+        };
+        let answer = engine::by(end, attempts, late).await;
         answer.map_err(|error| error.during(operation))
     }
 
@@ -596,18 +597,17 @@ impl Connection {
             return Ok(());
         };
         let limit = engine.deadlines.settle;
-        let closed = timeout(limit, session.driver.close()).await;
-        closed
-            .unwrap_or_else(|_| {
-                Err(Error::new(
-                    ErrorKind::Timeout,
-                    format!(
-                        "no answer within {limit:?}: waiting for the broker to answer what was under way; the \
-                         connection has ended without that"
-                    ),
-                ))
-            })
-            .map_err(|error| error.during("close"))
+        let late = || {
+            Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "no answer within {limit:?}: waiting for the broker to answer what was under way; the connection has \
+                     ended without that"
+                ),
+            )
+        };
+        let closed = engine::by(engine::deadline(limit), session.driver.close(), late).await;
+        closed.map_err(|error| error.during("close"))
     }
 }
 
