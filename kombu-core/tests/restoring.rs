@@ -236,6 +236,38 @@ async fn an_exclusive_queue_that_somebody_else_has_for_good_holds_up_the_others_
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_exclusive_consumer_waits_until_the_broker_lets_go_of_the_one_of_the_lost_session() {
+    let faults = Faults::default();
+    let connection = builder("exclusive-consumer", &faults).await.unwrap();
+    let mut events = connection.events();
+    let queue = Queue::new("jobs");
+    let consumer = connection.consumer(&queue).exclusive(true);
+    let mut consumer = consumer.await.unwrap();
+    faults.refuse_connects([ErrorKind::ConnectionLost]);
+    faults.cut();
+    until_retrying(&mut events).await;
+    let old = other("exclusive-consumer").await;
+    let held = old.consumer(&queue).exclusive(true).await.unwrap();
+    told_until_restored(&mut events).await;
+    let still_refused = consumer.receive(Duration::from_secs(20)).await;
+    assert!(still_refused.unwrap().is_none());
+    held.cancel().await.unwrap();
+    let producer = old.producer(Exchange::default()).await.unwrap();
+    producer.publish(&1).routing_key("jobs").await.unwrap();
+    assert_eq!(next(&mut consumer).await, 1);
+
+    // For good, it is somebody else's.
+    faults.refuse_connects([ErrorKind::ConnectionLost]);
+    faults.cut();
+    until_retrying(&mut events).await;
+    let _taken = old.consumer(&queue).exclusive(true).await.unwrap();
+    let begin = Instant::now();
+    let error = consumer.try_next().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AccessRefused);
+    assert!(begin.elapsed() < Duration::from_secs(90));
+}
+
 /// Every session but the first ends a moment after it has begun.
 #[derive(Default)]
 struct ShortLived(Arc<AtomicUsize>);
@@ -472,4 +504,27 @@ async fn events_end_with_their_connection() {
     faults.cut();
     while !matches!(events.next().await, Some(Event::GivenUp { .. })) {}
     assert_eq!(timeout(HOUR, events.next()).await, Ok(None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_somebody_deleted_under_a_consumer_is_not_declared_again() {
+    let faults = Faults::default();
+    let connection = builder("deleted", &faults).await.unwrap();
+    let other = other("deleted").await;
+    let mut events = connection.events();
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    other.delete_queue("jobs").await.unwrap();
+    let error = consumer.try_next().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConsumerCancelled);
+    faults.cut();
+    let told = told_until_restored(&mut events).await;
+    assert!(
+        matches!(
+            told[..],
+            [Event::ConsumerCancelled { .. }, Event::Lost { .. }]
+        ),
+        "{told:?}"
+    );
+    let missing = connection.queue_info("jobs").await.unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
 }

@@ -18,7 +18,7 @@ use super::builder::Sizes;
 use super::delivery::UndecodablePolicy;
 use super::delivery::{Link, LinkQueue};
 use super::drain::Open;
-use super::getting::Getting;
+use super::getting;
 use super::indexed::Indexed;
 use super::intercept::Interceptors;
 use super::recorded::{Deletion, Recorded, is_refusal};
@@ -271,9 +271,10 @@ impl Connection {
     /// [`ErrorKind::NotFound`] if there is no such queue.
     pub async fn get(&self, queue: impl Into<Name>) -> Result<Option<Delivery>> {
         let queue = &checked(queue, "get")?;
+        let runtime = &self.inner.engine.runtime;
         let (session, taken) = self
             .control("get", |session| async move {
-                let taken = Getting::new(session.clone(), queue.clone()).await?;
+                let taken = getting::get(runtime, session.clone(), queue.clone()).await?;
                 Ok((session, taken))
             })
             .await?;
@@ -553,6 +554,11 @@ impl Connection {
             session.driver.unbind(from, binding).await
         })
         .await
+    }
+
+    /// Somebody deleted a queue: it isn't declared again.
+    pub(super) fn forget_queue(&self, name: &Name) {
+        self.inner.recorded.take(&Deletion::Queue(name));
     }
 
     /// Deletes something, which won't be declared again whatever becomes of this; unless the broker refuses.
