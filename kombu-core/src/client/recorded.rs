@@ -118,10 +118,16 @@ impl Recorded {
         let Entries {
             by_number, numbers, ..
         } = &mut *entries;
-        let taken = by_number.extract_if(.., |_, entry| deletion.concerns(&entry.record));
-        let taken: Vec<Entry> = taken.map(|(_, entry)| entry).collect();
-        for entry in &taken {
-            numbers.remove(&entry.record.thing());
+        let concerned = by_number
+            .values()
+            .filter(|entry| deletion.concerns(&entry.record));
+        let concerned: Vec<u64> = concerned.map(|entry| entry.number).collect();
+        let mut taken = Vec::with_capacity(concerned.len());
+        for number in concerned {
+            if let Some(entry) = by_number.remove(&number) {
+                numbers.remove(&entry.record.thing());
+                taken.push(entry);
+            }
         }
         taken
     }
