@@ -1,8 +1,10 @@
 use std::fmt;
 use std::mem;
 use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -485,21 +487,33 @@ impl Acker {
                 ),
             ));
         }
+        let outcome = match self.intercepted(outcome) {
+            Ok(outcome) => outcome,
+            Err(panic) => {
+                self.settled = true;
+                drop(self.link.settler.settle(self.tag(), Outcome::Release));
+                resume_unwind(panic)
+            }
+        };
         self.settled = true;
-        let outcome = self.intercepted(outcome);
         Settling::new(self.link.settler.settle(self.tag(), outcome), || {
             let limit = self.link.connection.inner().engine.deadlines.settle;
             (outcome, self.link.queue_name(self.queue).clone(), limit)
         })
     }
 
-    /// The outcome that the interceptors make of this one.
+    /// The outcome that the interceptors make of this one, or what one of them panicked with.
     #[inline]
-    fn intercepted(&self, outcome: Outcome) -> Outcome {
-        let interceptors = self.link.interceptors.iter();
-        interceptors.fold(outcome, |outcome, interceptor| {
-            interceptor.on_settle(self.link.queue_name(self.queue), outcome)
-        })
+    fn intercepted(&self, outcome: Outcome) -> thread::Result<Outcome> {
+        if self.link.interceptors.is_empty() {
+            return Ok(outcome);
+        }
+        catch_unwind(AssertUnwindSafe(|| {
+            let interceptors = self.link.interceptors.iter();
+            interceptors.fold(outcome, |outcome, interceptor| {
+                interceptor.on_settle(self.link.queue_name(self.queue), outcome)
+            })
+        }))
     }
 
     fn tag(&self) -> Tag {
@@ -525,33 +539,41 @@ impl Acker {
             UndecodablePolicy::Reject => true,
             UndecodablePolicy::Hold | UndecodablePolicy::Release => false,
         };
-        let holds = policy != UndecodablePolicy::Release;
-        let outcome = match &self.link.held {
-            _ if undecodable && rejects => {
-                tracing::warn!(%queue, dead_letters, "an undecodable delivery was dropped: rejected");
-                Outcome::Reject
-            }
-            Some(held) if undecodable && holds && held.hold(self.tag()) => {
+        let holds = !rejects && policy != UndecodablePolicy::Release;
+        let outcome = match undecodable && rejects {
+            true => Outcome::Reject,
+            false => Outcome::Release,
+        };
+        let outcome = self.intercepted(outcome).unwrap_or_else(|_| {
+            tracing::error!(%queue, "an interceptor panicked when a delivery was dropped");
+            Outcome::Release
+        });
+        if outcome == Outcome::Release
+            && let Some(held) = &self.link.held
+        {
+            if undecodable && holds && held.hold(self.tag()) {
                 tracing::warn!(%queue, "an undecodable delivery was dropped: held until the consumer closes");
                 return;
             }
+            // What comes again and is dropped again would do so as fast as it can.
+            if self.redelivered
+                && let Some(due) = held.put_off(self.tag())
+            {
+                tracing::warn!(%queue, "a delivery was dropped unsettled again: released in a moment");
+                let later = &self.link.connection.inner().later;
+                if !later.give_back(due, Arc::downgrade(&self.link)) {
+                    self.link.release_put_off();
+                }
+                return;
+            }
+        }
+        match outcome {
+            Outcome::Release => {
+                tracing::warn!(%queue, "a delivery was dropped unsettled: released")
+            }
             _ => {
-                tracing::warn!(%queue, "a delivery was dropped unsettled: released");
-                Outcome::Release
+                tracing::warn!(%queue, undecodable, dead_letters, %outcome, "a delivery was dropped unsettled")
             }
-        };
-        let outcome = self.intercepted(outcome);
-        // What comes again and is dropped again would do so as fast as it can.
-        if let Some(held) = &self.link.held
-            && self.redelivered
-            && outcome == Outcome::Release
-            && let Some(due) = held.put_off(self.tag())
-        {
-            let later = &self.link.connection.inner().later;
-            if !later.give_back(due, Arc::downgrade(&self.link)) {
-                self.link.release_put_off();
-            }
-            return;
         }
         // The warning is all that there is to say; a lost session has released it already.
         drop(self.link.settler.settle(self.tag(), outcome));

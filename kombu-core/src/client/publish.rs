@@ -436,13 +436,11 @@ impl<'a, B: Body> IntoFuture for Publish<'a, B, Destinations> {
 pub(super) fn publish(producer: &Arc<Inner>, prepared: Result<Content>) -> Publishing {
     let stage = match prepared {
         Err(error) => Stage::Failed(Some(error)),
-        Ok(content) if producer.interceptors.is_empty() && producer.outbox.has_room() => {
-            match seal(producer, content) {
-                Ok(envelope) => hand_over(producer, envelope, None),
-                Err(error) => Stage::Failed(Some(error)),
-            }
-        }
-        Ok(content) => Stage::held_back(producer.clone(), content),
+        Ok(content) if producer.interceptors.is_empty() => match seal(producer, content) {
+            Ok(envelope) => hand_over(producer, envelope, None),
+            Err(error) => Stage::Failed(Some(error)),
+        },
+        Ok(content) => Stage::intercepted(producer.clone(), content),
     };
     Publishing { stage }
 }

@@ -15,11 +15,11 @@ type PutOff = (Instant, Weak<Link>);
 pub(super) struct Later(UnboundedSender<PutOff>);
 
 impl Later {
-    /// Starts the task, which ends with this or with the connection. To be called within a runtime.
+    /// Starts the task, which ends with this or with the connection.
     pub(super) fn start(connection: &engine::Shared) -> Self {
         let (sender, receiver) = unbounded_channel();
         let ended = connection.ended();
-        tokio::spawn(async move {
+        connection.runtime.spawn(async move {
             tokio::select! {
                 biased;
                 () = ended => {}
