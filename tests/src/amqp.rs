@@ -1,0 +1,102 @@
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use kombu::Registry;
+use kombu_testkit::{Broker, Harness};
+use url::Url;
+
+/// A virtual host for each case, on the RabbitMQ of `KOMBU_TEST_AMQP_URL`, made and removed through its management
+/// interface at `KOMBU_TEST_AMQP_ADMIN` (`host:port`).
+#[derive(Clone, Debug)]
+pub struct AmqpHarness {
+    url: Url,
+    admin: String,
+}
+
+impl AmqpHarness {
+    /// The harness.
+    ///
+    /// # Panics
+    ///
+    /// If the variables aren't set.
+    pub fn new() -> Self {
+        let variable = |name: &str| match std::env::var(name) {
+            Ok(value) => value,
+            Err(_) => panic!("{name} isn't set: it says where RabbitMQ is"),
+        };
+        let url =
+            Url::parse(&variable("KOMBU_TEST_AMQP_URL")).expect("KOMBU_TEST_AMQP_URL is a URL");
+        AmqpHarness {
+            url,
+            admin: variable("KOMBU_TEST_AMQP_ADMIN"),
+        }
+    }
+}
+
+impl Default for AmqpHarness {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Harness for AmqpHarness {
+    fn name(&self) -> &str {
+        "amqp"
+    }
+
+    fn registry(&self) -> Registry {
+        Registry::new().with(kombu::amqp::Amqp)
+    }
+
+    async fn broker(&self) -> Broker {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!(
+            "kombu-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        request(&self.admin, "PUT", &name);
+        let mut url = self.url.clone();
+        url.set_path(&name);
+        Broker::new(self.registry(), url)
+            .with_lag(Duration::from_millis(400))
+            .keep(VirtualHost {
+                admin: self.admin.clone(),
+                name,
+            })
+    }
+}
+
+/// Deleted with all that is in it when the case is over.
+struct VirtualHost {
+    admin: String,
+    name: String,
+}
+
+impl Drop for VirtualHost {
+    fn drop(&mut self) {
+        request(&self.admin, "DELETE", &self.name);
+    }
+}
+
+/// Asks the management interface for something about a virtual host.
+fn request(admin: &str, method: &str, virtual_host: &str) {
+    let mut stream = TcpStream::connect(admin).expect("the management interface is there");
+    // `guest:guest`, which RabbitMQ accepts from the same machine.
+    let request = format!(
+        "{method} /api/vhosts/{virtual_host} HTTP/1.1\r\nHost: {admin}\r\nAuthorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n\
+         Content-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    stream
+        .write_all(request.as_bytes())
+        .expect("it takes a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    let status = answer.split(' ').nth(1).unwrap_or_default();
+    assert!(
+        status.starts_with('2'),
+        "{method} of virtual host {virtual_host}: {answer}"
+    );
+}
