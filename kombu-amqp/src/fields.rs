@@ -12,7 +12,7 @@ pub(crate) fn short(name: &str) -> Result<ShortString> {
             kombu_core::ErrorKind::InvalidName,
             format!(
                 "`{}…` is longer than 255 bytes",
-                &name[..name.floor_char_boundary(40)]
+                name.chars().take(40).collect::<String>()
             ),
         )
         .with_source(problem)

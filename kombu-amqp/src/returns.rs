@@ -51,15 +51,18 @@ impl Returns {
 
     /// Answers all publishes to one exchange with the broker's error.
     pub(crate) fn refuse(&mut self, exchange: &str, error: &Error) {
-        let refused = self
-            .outstanding
-            .extract_if(.., |_, (publish, _)| publish.exchange == *exchange);
-        for (_, (publish, _)) in refused {
+        let is_refused = |(number, (publish, _)): (&u64, &(Outstanding, _))| {
+            (publish.exchange == *exchange).then_some(*number)
+        };
+        let refused: Vec<_> = self.outstanding.iter().filter_map(is_refused).collect();
+        for number in refused {
             let mut copy = Error::new(error.kind(), error.message());
             if let Some(code) = error.code() {
                 copy = copy.with_code(code);
             }
-            drop(publish.answer.send(Err(copy)));
+            if let Some((publish, _)) = self.outstanding.remove(&number) {
+                drop(publish.answer.send(Err(copy)));
+            }
         }
         self.waiting
             .retain(|(number, _)| self.outstanding.contains_key(number));

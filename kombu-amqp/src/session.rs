@@ -50,7 +50,7 @@ pub(crate) struct Shared {
 }
 
 impl Session {
-    pub(crate) fn new(lines: Lines, capabilities: Capabilities) -> Arc<dyn Connection> {
+    pub(crate) fn open(lines: Lines, capabilities: Capabilities) -> Arc<dyn Connection> {
         Arc::new(Session(Arc::new(Shared {
             lines,
             capabilities,

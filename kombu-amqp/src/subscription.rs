@@ -34,10 +34,13 @@ pub(crate) struct AmqpSubscription {
     settler: Arc<Settler>,
     /// Prefetch that the broker was told.
     prefetch: u32,
-    resizing: Option<BoxFuture<'static, Result<Vec<(usize, Consumer)>>>>,
+    resizing: Option<BoxFuture<'static, Result<Reopened>>>,
     paused: bool,
     consumers: u64,
 }
+
+/// Consumers with another prefetch, by the index of their queue.
+type Reopened = Vec<(usize, Consumer)>;
 
 pub(crate) struct Source {
     queue: Name,

@@ -91,7 +91,7 @@ impl Transport for Amqp {
             name: options.connection_name,
         };
         let lines = Lines::open(dialer).await?;
-        Ok(Session::new(lines, capabilities))
+        Ok(Session::open(lines, capabilities))
     }
 }
 

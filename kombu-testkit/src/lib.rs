@@ -51,6 +51,8 @@
 
 #[cfg(feature = "awkward")]
 pub mod awkward;
+#[cfg(all(feature = "brokers", unix))]
+pub mod brokers;
 pub mod cases;
 pub mod expect;
 mod harness;
