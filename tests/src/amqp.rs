@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +32,38 @@ impl AmqpHarness {
         AmqpHarness {
             url,
             admin: variable("KOMBU_TEST_AMQP_ADMIN"),
+        }
+    }
+}
+
+impl AmqpHarness {
+    /// Has the broker close every connection whose name starts with `name`, as soon as it shows one.
+    pub async fn close_connections(&self, name: &str) {
+        loop {
+            let found = ask(
+                &self.admin,
+                "GET",
+                "connections?columns=name,user_provided_name",
+            );
+            let connections: Vec<HashMap<String, String>> =
+                serde_json::from_str(&found).unwrap_or_default();
+            let ours: Vec<_> = connections
+                .iter()
+                .filter(|connection| {
+                    let given = connection.get("user_provided_name");
+                    given.is_some_and(|given| given.starts_with(name))
+                })
+                .filter_map(|connection| connection.get("name"))
+                .collect();
+            for connection in &ours {
+                let encoded = connection.replace(' ', "%20").replace('>', "%3E");
+                ask(&self.admin, "DELETE", &format!("connections/{encoded}"));
+            }
+            if !ours.is_empty() {
+                return;
+            }
+            // Its statistics come every few seconds.
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 }
@@ -83,10 +116,15 @@ impl Drop for VirtualHost {
 
 /// Asks the management interface for something about a virtual host.
 fn request(admin: &str, method: &str, virtual_host: &str) {
+    ask(admin, method, &format!("vhosts/{virtual_host}"));
+}
+
+/// Asks the management interface, and returns the body of its answer.
+fn ask(admin: &str, method: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(admin).expect("the management interface is there");
     // `guest:guest`, which RabbitMQ accepts from the same machine.
     let request = format!(
-        "{method} /api/vhosts/{virtual_host} HTTP/1.1\r\nHost: {admin}\r\nAuthorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n\
+        "{method} /api/{path} HTTP/1.0\r\nHost: {admin}\r\nAuthorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n\
          Content-Length: 0\r\nConnection: close\r\n\r\n"
     );
     stream
@@ -95,8 +133,7 @@ fn request(admin: &str, method: &str, virtual_host: &str) {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("it answers");
     let status = answer.split(' ').nth(1).unwrap_or_default();
-    assert!(
-        status.starts_with('2'),
-        "{method} of virtual host {virtual_host}: {answer}"
-    );
+    assert!(status.starts_with('2'), "{method} of {path}: {answer}");
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body);
+    body.unwrap_or_default().to_owned()
 }
