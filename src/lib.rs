@@ -42,6 +42,7 @@
 //! |---|---|---|
 //! | `memory` | yes | `memory://`, a broker within the process |
 //! | `json`, `msgpack`, `yaml`, `raw` | yes | serializers; `json` and `yaml` also read configuration files |
+//! | `zlib`, `bzip2`, `zstd` | no | compression, see [`OpenProducer::compression`]; `zstd` compiles C |
 //! | `toml` | no | configuration files in TOML |
 //! | `signal` | no | draining on Ctrl-C and `SIGTERM` |
 
@@ -60,10 +61,11 @@ pub use kombu_core::field::{FieldTable, FieldValue, Timestamp};
 pub use kombu_core::layers::Faults;
 pub use kombu_core::message::Content;
 pub use kombu_core::{
-    Acker, Body, Connection, ConnectionBuilder, Consumer, Deadlines, Delivery, DrainReport, Error,
-    ErrorKind, Event, Events, Health, Interceptor, Message, Name, OpenConsumer, OpenProducer,
-    Producer, Publish, Published, Publishing, QueueDeletion, Queues, Receipt, Registry, Result,
-    RetryPolicy, Sending, Settling, UndecodablePolicy,
+    Acker, Body, CarryTrace, Connection, ConnectionBuilder, Consumer, Deadlines, Delivery,
+    Destinations, DrainReport, Entity, Error, ErrorKind, Event, Events, Health, Interceptor,
+    Message, Name, OpenConsumer, OpenProducer, Producer, Publish, Published, Publishing,
+    PublishingAll, QueueDeletion, Queues, Receipt, Registry, Result, RetryPolicy, Sending,
+    Settling, TraceContext, UndecodablePolicy,
 };
 pub use kombu_core::{declare, driver, field, serializers, virt};
 #[cfg(feature = "memory")]
@@ -76,6 +78,14 @@ pub mod prelude {
     pub use crate::{Binding, Connection, Consumer, Delivery, Exchange, Producer, Queue};
     pub use serde::{Deserialize, Serialize};
 }
+
+/// The version of this crate.
+///
+/// ```
+/// println!("kombu {}", kombu::VERSION);
+/// # assert_eq!(kombu::VERSION.split('.').count(), 3);
+/// ```
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The transports that this crate's features built in.
 ///

@@ -7,11 +7,12 @@ mod measure;
 
 use std::error::Error;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 
-use self::cases::Case;
-use self::measure::{Spread, spread, time};
+use self::cases::{Case, Limit};
+use self::measure::{Sample, spread, time};
 
 /// Rounds that count; one more is run before them and thrown away.
 const ROUNDS: usize = 7;
@@ -27,8 +28,9 @@ struct Row {
     bar: f64,
     holds: bool,
     ours_cpu_ns: f64,
-    limit_cpu_ns: f64,
-    cpu_ratio: f64,
+    /// Only another program needs CPU time.
+    limit_cpu_ns: Option<f64>,
+    cpu_ratio: Option<f64>,
 }
 
 fn main() -> ExitCode {
@@ -70,7 +72,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
     for case in &cases {
         let row = measure(case)?;
         println!(
-            "{:<28} {:>13.0} {:>13.0} {:>6.3} ({:.3}) {:>6} {:>6} {:>10.2}",
+            "{:<28} {:>13.0} {:>13.0} {:>6.3} ({:.3}) {:>6} {:>6} {:>10}",
             row.case,
             row.ours_per_second,
             row.limit_per_second,
@@ -79,6 +81,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
             row.bar,
             if row.holds { "yes" } else { "NO" },
             row.cpu_ratio
+                .map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
         );
         rows.push(row);
     }
@@ -91,35 +94,68 @@ fn run() -> Result<bool, Box<dyn Error>> {
 fn measure(case: &Case) -> Result<Row, Box<dyn Error>> {
     let mut samples = Vec::new();
     for round in 0..=ROUNDS {
-        // The order changes from round to round, so that a drift of the machine favours nobody.
-        let (ours, limit) = if round % 2 == 0 {
-            let limit = time(|| (case.limit)(case.count))?;
-            (time(|| (case.ours)(case.count))?, limit)
-        } else {
-            let ours = time(|| (case.ours)(case.count))?;
-            (ours, time(|| (case.limit)(case.count))?)
-        };
+        let sample = one_round(case, round)?;
         if round > 0 {
-            samples.push((ours, limit));
+            samples.push(sample);
         }
     }
     let count = case.count as f64;
-    let median = |values: Vec<f64>| -> Spread { spread(values) };
-    let of = |value: fn(&(measure::Sample, measure::Sample)) -> f64| {
-        median(samples.iter().map(value).collect())
+    let of = |value: fn(&Round) -> f64| spread(samples.iter().map(value));
+    let of_cpu = |value: fn(f64, f64) -> f64| {
+        let values: Option<Vec<f64>> = samples
+            .iter()
+            .map(|round| {
+                let limit = round.limit_cpu?.as_secs_f64();
+                Some(value(round.ours.cpu.as_secs_f64(), limit))
+            })
+            .collect();
+        values.map(|values| spread(values).median)
     };
-    let ratio = of(|(ours, limit)| limit.wall.as_secs_f64() / ours.wall.as_secs_f64());
+    let ratio = of(|round| round.limit_wall.as_secs_f64() / round.ours.wall.as_secs_f64());
     let ratio_held = ratio.median - ratio.range / 2.0;
     Ok(Row {
         case: case.name,
-        ours_per_second: count / of(|(ours, _)| ours.wall.as_secs_f64()).median,
-        limit_per_second: count / of(|(_, limit)| limit.wall.as_secs_f64()).median,
+        ours_per_second: count / of(|round| round.ours.wall.as_secs_f64()).median,
+        limit_per_second: count / of(|round| round.limit_wall.as_secs_f64()).median,
         ratio: ratio.median,
         ratio_held,
         bar: case.bar,
         holds: ratio_held >= case.bar,
-        ours_cpu_ns: of(|(ours, _)| ours.cpu.as_secs_f64()).median / count * 1e9,
-        limit_cpu_ns: of(|(_, limit)| limit.cpu.as_secs_f64()).median / count * 1e9,
-        cpu_ratio: of(|(ours, limit)| ours.cpu.as_secs_f64() / limit.cpu.as_secs_f64()).median,
+        ours_cpu_ns: of(|round| round.ours.cpu.as_secs_f64()).median / count * 1e9,
+        limit_cpu_ns: of_cpu(|_, limit| limit).map(|limit| limit / count * 1e9),
+        cpu_ratio: of_cpu(|ours, limit| ours / limit),
+    })
+}
+
+struct Round {
+    ours: Sample,
+    limit_wall: Duration,
+    limit_cpu: Option<Duration>,
+}
+
+fn one_round(case: &Case, round: usize) -> Result<Round, Box<dyn Error>> {
+    let ours = || time(|| (case.ours)(case.count));
+    let limit = match &case.limit {
+        Limit::Side(limit) => limit,
+        Limit::Time(limit) => {
+            return Ok(Round {
+                ours: ours()?,
+                limit_wall: limit.mul_f64(case.count as f64),
+                limit_cpu: None,
+            });
+        }
+    };
+    // The order changes from round to round, so that a drift of the machine favours nobody.
+    let (ours, limit) = if round.is_multiple_of(2) {
+        let limit = time(|| limit(case.count))?;
+        (ours()?, limit)
+    } else {
+        let ours = ours()?;
+        (ours, time(|| limit(case.count))?)
+    };
+    Ok(Round {
+        ours,
+        limit_wall: limit.wall,
+        limit_cpu: Some(limit.cpu),
     })
 }

@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 use futures_util::task::AtomicWaker;
 use kombu_core::driver::{
-    BoxFuture, Op, Outcome, RawDelivery, Settle, Settlement, SubscribeOptions, Subscription, Tag,
+    BoxFuture, Op, Outcome, RawDelivery, Received, Settle, Settlement, SubscribeOptions,
+    Subscription, Tag,
 };
 use kombu_core::{Error, ErrorKind, Name, Result};
 use lapin::message::Delivery;
@@ -49,6 +50,8 @@ pub(crate) struct Source {
     /// Fetched and not handed out; bounded by the broker's prefetch. The end of a consumer comes behind its messages, and
     /// has to be seen though there is no room for them.
     pub(crate) fetched: VecDeque<Delivery>,
+    /// The broker ended it: the queue is gone.
+    cancelled: bool,
 }
 
 /// The settler of the channel, and the window.
@@ -192,21 +195,22 @@ impl AmqpSubscription {
                             "the channel is closed",
                         ));
                     }
-                    self.sources[index] = None;
-                    if self.sources.iter().any(Option::is_some) {
-                        tracing::info!(%queue, "the broker cancelled the consumer of a queue");
-                        return Poll::Pending;
-                    }
-                    return Poll::Ready(Error::new(
-                        ErrorKind::ConsumerCancelled,
-                        format!(
-                            "queue `{queue}` was deleted while it was being consumed; declare it and open the \
-                             consumer again"
-                        ),
-                    ));
+                    tracing::info!(%queue, "the broker cancelled the consumer of a queue");
+                    source.consumers.clear();
+                    source.cancelled = true;
+                    return Poll::Pending;
                 }
             }
         }
+    }
+
+    /// Leaves a queue that the broker cancelled, behind its last message.
+    fn take_cancelled(&mut self) -> Option<u16> {
+        let is_over = |source: &Source| source.cancelled && source.fetched.is_empty();
+        let mut sources = self.sources.iter();
+        let index = sources.position(|source| source.as_ref().is_some_and(is_over))?;
+        self.sources[index] = None;
+        Some(index as u16)
     }
 
     /// Hands one out, from the queues in turn.
@@ -253,12 +257,12 @@ async fn qos(channel: &Channel, window: u32) -> Result<()> {
 }
 
 impl Stream for AmqpSubscription {
-    type Item = Result<RawDelivery>;
+    type Item = Result<Received>;
 
     fn poll_next(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<RawDelivery>>> {
+    ) -> Poll<Option<Result<Received>>> {
         let this = &mut *self;
         this.settler.task.register(context.waker());
         if let Err(error) = this.poll_resize(context) {
@@ -277,11 +281,14 @@ impl Stream for AmqpSubscription {
                 Poll::Pending => {}
             }
         }
+        if let Some(queue) = this.take_cancelled() {
+            return Poll::Ready(Some(Ok(Received::Cancelled { queue })));
+        }
         if this.paused || !this.has_room() {
             return Poll::Pending;
         }
         match this.next() {
-            Some(delivery) => Poll::Ready(Some(Ok(delivery))),
+            Some(delivery) => Poll::Ready(Some(Ok(Received::Delivery(delivery)))),
             None => Poll::Pending,
         }
     }
@@ -316,6 +323,7 @@ impl Subscription for AmqpSubscription {
                 queue,
                 consumers: VecDeque::from([consumer]),
                 fetched: VecDeque::new(),
+                cancelled: false,
             }));
             Ok(index)
         })

@@ -80,11 +80,11 @@ pub enum ErrorKind {
     TooLarge,
     /// The transport can neither do nor emulate it.
     Unsupported,
-    /// No serializer of that name, or for that content type.
+    /// No serializer or compression of that name, or for that content type.
     UnknownSerializer,
-    /// A value can't be written by the chosen serializer.
+    /// A value can't be written by the chosen serializer, or its body not compressed.
     Encode,
-    /// A body can't be read by the serializer of its content type.
+    /// A body can't be read by the serializer of its content type, or not decompressed.
     Undecodable,
     /// The content type isn't on the consumer's accept list.
     ContentRefused,
@@ -92,7 +92,7 @@ pub enum ErrorKind {
     SettleLost,
     /// There is nothing to settle: the consumer asked for `no_ack`.
     NotSettleable,
-    /// A queue was deleted under its consumer.
+    /// The last queue of a consumer was deleted under it.
     ConsumerCancelled,
     /// The broker or its driver did something that the protocol doesn't allow.
     Protocol,
@@ -259,7 +259,7 @@ impl From<SerializerError> for Error {
         let kind = match error.kind() {
             SerializerErrorKind::ContentRefused => ErrorKind::ContentRefused,
             SerializerErrorKind::Encode | SerializerErrorKind::CannotEncode => ErrorKind::Encode,
-            SerializerErrorKind::Decode => ErrorKind::Undecodable,
+            SerializerErrorKind::Decode | SerializerErrorKind::TooLarge => ErrorKind::Undecodable,
             SerializerErrorKind::Config => ErrorKind::Config,
             _ => ErrorKind::UnknownSerializer,
         };

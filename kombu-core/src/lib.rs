@@ -19,17 +19,19 @@ mod engine;
 mod error;
 mod name;
 mod options;
+mod watched;
 
 pub use client::{
-    Acker, Body, Connection, ConnectionBuilder, Consumer, Delivery, DrainReport, Interceptor,
-    Message, OpenConsumer, OpenProducer, Producer, Publish, Published, Publishing, QueueDeletion,
-    Queues, Receipt, Registry, Sending, Settling, UndecodablePolicy,
+    Acker, Body, CarryTrace, Connection, ConnectionBuilder, Consumer, Delivery, Destinations,
+    DrainReport, Interceptor, Message, OpenConsumer, OpenProducer, Producer, Publish, Published,
+    Publishing, PublishingAll, QueueDeletion, Queues, Receipt, Registry, Sending, Settling,
+    TraceContext, UndecodablePolicy,
 };
 pub use declare::{
     Binding, DeclareMode, DeliveryMode, Difference, Exchange, ExchangeKind, Overflow, Queue,
     QueueType,
 };
-pub use engine::{Deadlines, Event, Events, Health, RetryPolicy};
+pub use engine::{Deadlines, Entity, Event, Events, Health, RetryPolicy};
 pub use error::{Error, ErrorKind, Result};
 pub use field::{FieldTable, FieldValue, Timestamp};
 pub use kombu_serializers as serializers;

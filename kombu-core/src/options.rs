@@ -169,8 +169,12 @@ impl<'de> de::Deserializer<'de> for OptionValue {
         visitor: V,
     ) -> Result<V::Value, Problem> {
         if !variants.contains(&self.text.as_str()) {
+            let hint = match nearest(&self.text, variants.iter().copied()) {
+                Some(near) => format!("; did you mean `{near}`?"),
+                None => String::new(),
+            };
             return Err(Problem(format!(
-                "`{}` must be one of {}",
+                "`{}` must be one of {}{hint}",
                 self.key,
                 variants.join(", ")
             )));

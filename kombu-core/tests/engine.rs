@@ -4,13 +4,15 @@
 
 use std::future::IntoFuture;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use kombu::driver::{self, BoxFuture, Confirm, Layer, Op, Operation, Publisher, SessionLayer};
 use kombu::{
-    Connection, ConnectionBuilder, Consumer, ErrorKind, Event, Events, Exchange, Faults, Queue,
-    RetryPolicy,
+    Binding, Connection, ConnectionBuilder, Consumer, DeclareMode, Entity, Error, ErrorKind, Event,
+    Events, Exchange, Faults, Queue, RetryPolicy,
 };
+use kombu_core::message::Envelope;
 
 fn builder(name: &str, faults: &Faults) -> ConnectionBuilder {
     Connection::builder(kombu::registry())
@@ -20,6 +22,17 @@ fn builder(name: &str, faults: &Faults) -> ConnectionBuilder {
 
 async fn until_restored(events: &mut Events) {
     while !matches!(events.next().await, Some(Event::Restored { .. })) {}
+}
+
+/// What is told until the next session is there.
+async fn told_until_restored(events: &mut Events) -> Vec<Event> {
+    let mut told = Vec::new();
+    loop {
+        match events.next().await.unwrap() {
+            Event::Restored { .. } => return told,
+            event => told.push(event),
+        }
+    }
 }
 
 async fn next(consumer: &mut Consumer) -> u32 {
@@ -253,6 +266,224 @@ async fn what_was_declared_is_declared_again_and_what_was_deleted_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_had_gone_meanwhile_is_told_before_the_connection_is_restored() {
+    let faults = Faults::default();
+    let connection = builder("recreated", &faults).await.unwrap();
+    let other = kombu::connect("memory://engine-recreated").await.unwrap();
+    let mut events = connection.events();
+    let media = Exchange::topic("media");
+    let gone = Queue::new("gone").bind(&media, "a");
+    connection.declare_queue(&gone).await.unwrap();
+    let kept = Queue::new("kept").bind(&media, "b");
+    connection.declare_queue(&kept).await.unwrap();
+
+    faults.refuse_connects([ErrorKind::ConnectionLost]);
+    faults.cut();
+    while !matches!(events.next().await, Some(Event::Retrying { .. })) {}
+    other.delete_queue("gone").await.unwrap();
+    let recreated = |what, name: &str| Event::Recreated {
+        what,
+        name: name.into(),
+    };
+    assert_eq!(
+        told_until_restored(&mut events).await,
+        [recreated(Entity::Queue, "gone")]
+    );
+
+    kombu::memory::remove("engine-recreated");
+    faults.cut();
+    assert_eq!(
+        told_until_restored(&mut events).await[1..],
+        [
+            recreated(Entity::Exchange, "media"),
+            recreated(Entity::Queue, "gone"),
+            recreated(Entity::Queue, "kept"),
+        ]
+    );
+
+    faults.cut();
+    assert!(matches!(
+        told_until_restored(&mut events).await[..],
+        [Event::Lost { .. }]
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_other_attributes_meanwhile_is_told_as_a_mismatch_and_not_as_recreated() {
+    let faults = Faults::default();
+    let connection = builder("mismatch", &faults).await.unwrap();
+    let other = kombu::connect("memory://engine-mismatch").await.unwrap();
+    let mut events = connection.events();
+    let media = Exchange::topic("media");
+    connection.declare_exchange(&media).await.unwrap();
+    faults.refuse_connects([ErrorKind::ConnectionLost]);
+    faults.cut();
+    while !matches!(events.next().await, Some(Event::Retrying { .. })) {}
+    other.delete_exchange("media").await.unwrap();
+    let changed = Exchange::fanout("media");
+    other.declare_exchange(&changed).await.unwrap();
+    assert!(matches!(
+        told_until_restored(&mut events).await[..],
+        [Event::TopologyMismatch { .. }]
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_with_its_connection_or_its_users_is_declared_again_without_a_word() {
+    let faults = Faults::default();
+    let connection = builder("not-missed", &faults).await.unwrap();
+    let mut events = connection.events();
+    let used = Exchange::topic("used").auto_delete(true);
+    let queues = [
+        Queue::new("exclusive").exclusive(true).bind(&used, "a"),
+        Queue::new("auto-delete").auto_delete(true),
+        Queue::new("expires").expires(Duration::from_secs(3600)),
+    ];
+    for queue in &queues {
+        connection.declare_queue(queue).await.unwrap();
+    }
+    kombu::memory::remove("engine-not-missed");
+    faults.cut();
+    assert!(matches!(
+        told_until_restored(&mut events).await[..],
+        [Event::Lost { .. }]
+    ));
+    for queue in &queues {
+        connection.queue_info(queue.name()).await.unwrap();
+    }
+}
+
+/// Loses the answer to the next declaration of a queue that may make it.
+#[derive(Clone, Default)]
+struct LoseDeclared(Arc<AtomicBool>);
+
+impl Layer for LoseDeclared {
+    fn session(&self, _: &dyn driver::Connection) -> Arc<dyn SessionLayer> {
+        Arc::new(self.clone())
+    }
+}
+
+impl SessionLayer for LoseDeclared {
+    fn control<'a>(
+        &'a self,
+        operation: Operation<'a>,
+        next: BoxFuture<'a, kombu::Result<()>>,
+    ) -> BoxFuture<'a, kombu::Result<()>> {
+        let makes = matches!(operation, Operation::DeclareQueue(_, DeclareMode::Ensure));
+        Box::pin(async move {
+            next.await?;
+            match makes && self.0.swap(false, Ordering::Relaxed) {
+                true => Err(Error::new(ErrorKind::ConnectionLost, "the answer is lost")),
+                false => Ok(()),
+            }
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_made_anew_by_an_attempt_that_failed_is_told_once() {
+    let faults = Faults::default();
+    let lose = LoseDeclared::default();
+    let builder = builder("recreated-lost", &faults).layer(lose.clone());
+    let connection = builder.await.unwrap();
+    let mut events = connection.events();
+    connection.declare_queue(&Queue::new("q")).await.unwrap();
+    kombu::memory::remove("engine-recreated-lost");
+    lose.0.store(true, Ordering::Relaxed);
+    faults.cut();
+    let told = told_until_restored(&mut events).await;
+    assert!(
+        matches!(
+            told[..],
+            [
+                Event::Lost { .. },
+                Event::Retrying { .. },
+                Event::Recreated { .. }
+            ]
+        ),
+        "{told:?}"
+    );
+}
+
+/// Sends a request whose answer never comes, and gives up waiting for it.
+async fn send_then_drop<T>(faults: &Faults, request: impl IntoFuture<Output = kombu::Result<T>>) {
+    faults.withhold_replies(true);
+    let answer = tokio::time::timeout(Duration::from_secs(1), request).await;
+    assert!(answer.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_was_cancelled_is_not_undone_by_the_next_session() {
+    let faults = Faults::default();
+    let connection = builder("cancelled-deletion", &faults).await.unwrap();
+    let mut events = connection.events();
+    let media = Exchange::topic("media");
+    let binding = Binding::new(&media, "b");
+    let queue = Queue::new("q").bind(&media, "a").bind_with(binding.clone());
+    connection.declare_queue(&queue).await.unwrap();
+    connection.declare_queue(&Queue::new("gone")).await.unwrap();
+    connection
+        .declare_exchange(&Exchange::fanout("gone"))
+        .await
+        .unwrap();
+    send_then_drop(&faults, connection.delete_queue("gone")).await;
+    send_then_drop(&faults, connection.delete_exchange("gone")).await;
+    send_then_drop(&faults, connection.unbind_queue("q", &binding)).await;
+    faults.withhold_replies(false);
+    faults.cut();
+    assert!(matches!(
+        told_until_restored(&mut events).await[..],
+        [Event::Lost { .. }]
+    ));
+
+    let gone = connection.queue_info("gone").await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+    let passive = Exchange::fanout("gone").passive();
+    let gone = connection.declare_exchange(&passive).await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+    let producer = connection.producer(&media).await.unwrap();
+    for (key, routed) in [("a", true), ("b", false)] {
+        let published = producer.publish(&1).routing_key(key).await.unwrap();
+        assert_eq!(published.routed, routed, "{key}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_broker_refused_to_delete_is_declared_again_in_its_place() {
+    let faults = Faults::default();
+    let connection = builder("refused-deletion", &faults).await.unwrap();
+    let mut events = connection.events();
+    let media = Exchange::topic("media");
+    let queue = Queue::new("q").bind(&media, "a");
+    let consumer = connection.consumer(&queue).await.unwrap();
+    let last = Queue::new("last").bind(&media, "b");
+    connection.declare_queue(&last).await.unwrap();
+    let refused = [
+        connection.delete_unused_exchange("media").await.err(),
+        connection.delete_queue("q").if_unused().await.err(),
+    ];
+    for error in refused {
+        assert_eq!(error.unwrap().kind(), ErrorKind::PreconditionFailed);
+    }
+    kombu::memory::remove("engine-refused-deletion");
+    faults.cut();
+    let told = told_until_restored(&mut events).await;
+    // In the order in which they were declared: a binding comes behind both of its ends.
+    let names: Vec<_> = told[1..]
+        .iter()
+        .map(|event| match event {
+            Event::Recreated { name, .. } => name.as_str(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(names, ["media", "q", "last"]);
+    let producer = connection.producer(&media).await.unwrap();
+    let published = producer.publish(&1).routing_key("a").await.unwrap();
+    assert!(published.routed);
+    drop(consumer);
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_the_last_handle_ends_the_supervisor() {
     let faults = Faults::default();
     let connection = builder("dropped", &faults).await.unwrap();
@@ -298,7 +529,6 @@ async fn a_delayed_publish_and_a_delayed_retry_come_when_they_are_due_and_not_be
 
 #[tokio::test(start_paused = true)]
 async fn a_handle_that_only_verifies_makes_nothing_and_revives_nothing() {
-    use kombu::DeclareMode;
     let faults = Faults::default();
     let owner = kombu::connect("memory://engine-verify").await.unwrap();
     let connection = builder("verify", &faults)
@@ -384,6 +614,126 @@ async fn a_drain_waits_for_deliveries_and_confirms_and_says_what_became_of_them(
     let other = kombu::connect("memory://engine-drain").await.unwrap();
     let info = other.queue_info("q").await.unwrap();
     assert_eq!((info.ready, info.unsettled), (5, Some(0)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_ends_with_the_last_delivery_whichever_thread_settles_it() {
+    const GRACE: Duration = Duration::from_secs(3600);
+    for _ in 0..200 {
+        let connection = kombu::connect("memory://").await.unwrap();
+        let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
+        let producer = connection.producer(Exchange::default()).await.unwrap();
+        let mut handlers = Vec::new();
+        for number in 0..4 {
+            producer.publish(&number).routing_key("q").await.unwrap();
+            let delivery = consumer.try_next().await.unwrap().unwrap();
+            handlers.push(tokio::spawn(async move {
+                tokio::task::yield_now().await;
+                delivery.ack().await.unwrap();
+            }));
+        }
+        let drain = tokio::time::timeout(GRACE / 60, connection.drain(GRACE));
+        let report = drain.await.expect("nobody told of the last one").unwrap();
+        assert_eq!((report.unsettled, report.unconfirmed), (0, 0));
+        for handler in handlers {
+            handler.await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_a_message_whose_delivery_is_settled() {
+    let connection = kombu::connect("memory://").await.unwrap();
+    let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    for number in 0..2 {
+        producer.publish(&number).routing_key("q").await.unwrap();
+    }
+    let (kept, acker) = consumer.try_next().await.unwrap().unwrap().split();
+    acker.ack().await.unwrap();
+    let held = consumer.try_next().await.unwrap().unwrap();
+    let settled_later = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (_kept, acker) = held.split();
+        acker.ack().await.unwrap();
+    });
+    let begin = tokio::time::Instant::now();
+    let report = connection.drain(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(begin.elapsed(), Duration::from_secs(1));
+    assert_eq!((report.settled, report.unsettled), (1, 0));
+    assert_eq!(kept.decode::<u32>().unwrap(), 0);
+    settled_later.await.unwrap();
+}
+
+/// Publishes take a while to be sent, and a while to be confirmed, and only while somebody asks for that.
+struct InTwoStages;
+
+impl Layer for InTwoStages {
+    fn session(&self, _: &dyn driver::Connection) -> Arc<dyn SessionLayer> {
+        Arc::new(InTwoStages)
+    }
+}
+
+impl SessionLayer for InTwoStages {
+    fn publisher(&self, next: Arc<dyn Publisher>) -> Arc<dyn Publisher> {
+        Arc::new(Staged(next))
+    }
+}
+
+struct Staged(Arc<dyn Publisher>);
+
+impl Publisher for Staged {
+    fn publish(&self, envelope: &Envelope) -> Op<kombu::Result<Confirm>> {
+        let sent = self.0.publish(envelope);
+        Op::pending(async move {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let confirm = sent.await?;
+            Ok(Op::pending(async move {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                confirm.await
+            }))
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_confirms_while_deliveries_are_held_and_for_what_handlers_publish() {
+    let faults = Faults::default();
+    let staged = || builder("drain-both", &faults).layer(InTwoStages);
+    for settles in [false, true] {
+        let connection = staged().await.unwrap();
+        let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
+        let open = connection.producer(Exchange::default()).routing_key("q");
+        let producer = open.await.unwrap();
+        producer.publish(&1).await.unwrap();
+        let held = consumer.try_next().await.unwrap().unwrap();
+        // Handed over, and not asked for.
+        let receipt = producer.publish(&2).into_future();
+        let handler = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(8)).await;
+            if settles {
+                let published = producer.publish(&3).into_future();
+                held.ack().await.unwrap();
+                return Some(published.await);
+            }
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            drop(held);
+            None
+        });
+        let begin = tokio::time::Instant::now();
+        let report = connection.drain(Duration::from_secs(20)).await.unwrap();
+        let took = begin.elapsed().as_secs();
+        assert_eq!(took, if settles { 14 } else { 20 });
+        assert_eq!(report.unsettled, usize::from(!settles));
+        assert_eq!(report.unconfirmed, 0);
+        assert!(receipt.await.unwrap().routed);
+        if let Some(published) = handler.await.unwrap() {
+            assert!(published.unwrap().routed);
+        }
+        let other = kombu::connect("memory://engine-drain-both").await.unwrap();
+        // The second one, and either the one that nobody settled or the handler's.
+        assert_eq!(other.purge("q").await.unwrap(), 2);
+    }
 }
 
 mod interceptors {
@@ -574,6 +924,7 @@ async fn what_becomes_of_an_undecodable_delivery_is_the_consumers_to_say() {
         if policy == UndecodablePolicy::Release {
             let again = consumer.try_next().await.unwrap().unwrap();
             assert!(again.redelivered());
+            again.release().await.unwrap();
         }
         let info = connection.queue_info("q").await.unwrap();
         let held = u64::from(policy == UndecodablePolicy::Hold);

@@ -184,9 +184,9 @@ async fn a_name_that_is_too_long_is_refused_by_every_operation() {
 #[tokio::test]
 async fn several_queues_are_checked_before_the_first_one_is_declared() {
     let connection = kombu::connect("memory://").await.unwrap();
-    let (fine, not) = (Queue::new("fine"), Queue::new("not").max_length(1));
+    let (fine, not) = (Queue::new("fine"), Queue::new("not").max_deliveries(1));
     let error = connection.consumer([&fine, &not]).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert_eq!(error.kind(), ErrorKind::PreconditionFailed);
     let missing = connection.queue_info("fine").await.unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::NotFound);
 }

@@ -45,6 +45,13 @@ impl Broker {
         self.queues.read().get(name).cloned()
     }
 
+    /// All queues, in order of name.
+    pub(crate) fn queues(&self) -> Vec<Arc<MemoryQueue>> {
+        let mut queues: Vec<_> = self.queues.read().values().cloned().collect();
+        queues.sort_unstable_by(|one, other| one.name().cmp(other.name()));
+        queues
+    }
+
     pub(crate) fn next_session(&self) -> u64 {
         self.sessions.fetch_add(1, Ordering::Relaxed)
     }
@@ -53,11 +60,17 @@ impl Broker {
         &self.surroundings
     }
 
-    /// Does what is due: expired messages die, and queues that nobody used go.
+    /// Does what is due: delayed messages come, expired ones die, and queues that nobody used go.
+    ///
+    /// If the clock has jumped over several of these, they happen in their order: where a message died, this stops until
+    /// somebody has moved it, because what it does in its next queue may be due as well.
     pub(crate) fn catch_up(&self) {
-        while let Some(queue) = self.surroundings.schedule.take_due() {
+        let Surroundings { schedule, dead, .. } = &*self.surroundings;
+        while dead.is_empty()
+            && let Some((at, queue)) = schedule.take_due()
+        {
             if let Some(queue) = queue.upgrade()
-                && queue.look_at()
+                && queue.look_at(at)
             {
                 self.remove_unused(&queue);
             }
@@ -126,6 +139,13 @@ impl Broker {
     }
 }
 
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // They hold their queues, and those what holds the dead.
+        self.surroundings.dead.take_all();
+    }
+}
+
 /// Where a broker is found: name and virtual host for one that a URL named, the fragment for a fresh one.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Address {
@@ -146,20 +166,33 @@ fn brokers() -> &'static Mutex<HashMap<Address, Entry>> {
     BROKERS.get_or_init(Mutex::default)
 }
 
+impl Address {
+    fn of(url: &Url) -> Self {
+        Address {
+            name: url.host_str().unwrap_or_default().to_owned(),
+            virtual_host: url.path().trim_start_matches('/').to_owned(),
+            fresh: url.fragment().map(str::to_owned),
+        }
+    }
+
+    fn broker(&self, brokers: &HashMap<Address, Entry>) -> Option<Arc<Broker>> {
+        match brokers.get(self)? {
+            Entry::Named(broker) => Some(broker.clone()),
+            Entry::Fresh(broker) => broker.upgrade(),
+        }
+    }
+}
+
+/// The broker that a URL means, if it is there.
+pub(crate) fn find(url: &Url) -> Option<Arc<Broker>> {
+    Address::of(url).broker(&brokers().lock())
+}
+
 /// The broker that a URL means, made if it isn't there.
 pub(crate) fn at(url: &Url) -> Arc<Broker> {
-    let address = Address {
-        name: url.host_str().unwrap_or_default().to_owned(),
-        virtual_host: url.path().trim_start_matches('/').to_owned(),
-        fresh: url.fragment().map(str::to_owned),
-    };
+    let address = Address::of(url);
     let mut brokers = brokers().lock();
-    let found = match brokers.get(&address) {
-        Some(Entry::Named(broker)) => Some(broker.clone()),
-        Some(Entry::Fresh(broker)) => broker.upgrade(),
-        None => None,
-    };
-    found.unwrap_or_else(|| {
+    address.broker(&brokers).unwrap_or_else(|| {
         brokers.retain(|_, entry| match entry {
             Entry::Named(_) => true,
             Entry::Fresh(broker) => broker.strong_count() > 0,

@@ -4,12 +4,16 @@ use std::task::Waker;
 use kombu_core::virt::{Death, ReaderOptions};
 use kombu_core::{Error, ErrorKind, Result};
 use parking_lot::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
-use crate::queue::{Entry, MemoryQueue, Taken, Woken};
+use crate::dead::Corpse;
+use crate::queue::{Entry, MemoryQueue, Surroundings, Taken, Woken};
 
 /// What one reader took from its queue and has not finished.
 pub(crate) struct Holding {
     queue: Arc<MemoryQueue>,
+    /// Those of the queue, whose place in memory belongs to publishers.
+    surroundings: Arc<Surroundings>,
     held: Mutex<Held>,
 }
 
@@ -25,14 +29,30 @@ pub(crate) struct Held {
     ended: bool,
 }
 
+/// An entry in somebody's hands.
+pub(crate) struct HeldEntry {
+    pub(crate) entry: Entry,
+    /// It died, and is on its way to the dead-letter exchange.
+    /// Few have, and slots are written for every message.
+    death: Option<Box<(Death, Instant)>>,
+}
+
+impl HeldEntry {
+    /// When it died, if it was before it was taken.
+    pub(crate) fn died(&self) -> Option<Instant> {
+        self.death.as_ref().map(|death| death.1)
+    }
+}
+
 struct Slot {
     uses: u32,
-    entry: Option<Entry>,
+    entry: Option<HeldEntry>,
 }
 
 impl Holding {
     pub(crate) fn new(queue: Arc<MemoryQueue>) -> Self {
         Holding {
+            surroundings: queue.surroundings().clone(),
             queue,
             held: Mutex::default(),
         }
@@ -64,15 +84,26 @@ impl Holding {
     }
 
     /// Holds a message that died; `None` if the session is over.
-    pub(crate) fn hold_dead(&self, entry: Entry, death: Death) -> Option<u64> {
+    pub(crate) fn hold_dead(&self, entry: Entry, death: Death, died: Instant) -> Option<u64> {
         let mut held = self.held.lock();
         if held.ended {
-            self.queue.bury(entry, death);
+            self.bury_again(entry, death, died);
             return None;
         }
         let mut number = None;
-        held.insert(entry, &mut |_, id| number = Some(id));
+        let death = Some(Box::new((death, died)));
+        held.insert(entry, death, &mut |_, id| number = Some(id));
         number
+    }
+
+    fn bury_again(&self, entry: Entry, death: Death, died: Instant) {
+        let queue = self.queue.clone();
+        self.surroundings.dead.add_again(Corpse {
+            queue,
+            entry,
+            death,
+            died,
+        });
     }
 
     /// Moves messages from the queue to here, and tells the number of each. The lock is held for both, so
@@ -91,7 +122,7 @@ impl Holding {
         }
         let taken = self.queue.take(max, scratch, waiting);
         for entry in scratch.drain(..) {
-            held.insert(entry, &mut tell);
+            held.insert(entry, None, &mut tell);
         }
         taken
     }
@@ -104,10 +135,11 @@ impl Holding {
     /// Ends the hold on one message.
     #[inline]
     pub(crate) fn forget(&self, id: u64) -> Result<()> {
-        match self.held.lock().remove(id) {
-            Some(_) => Ok(()),
-            None => Err(lost(&self.queue)),
+        if self.held.lock().remove(id).is_none() {
+            return Err(lost(&self.queue));
         }
+        self.surroundings.settling.fewer();
+        Ok(())
     }
 
     /// Ends the hold on one message and puts it somewhere else. As in [`take`](Self::take), the lock is held
@@ -115,16 +147,37 @@ impl Holding {
     pub(crate) fn remove<W: IntoIterator<Item = Woken>>(
         &self,
         id: u64,
-        put: impl FnOnce(Entry) -> W,
+        put: impl FnOnce(HeldEntry) -> W,
     ) -> Result<()> {
         let mut held = self.held.lock();
         let Some(entry) = held.remove(id) else {
             return Err(lost(&self.queue));
         };
+        let was_dead = entry.death.is_some();
         let woken = put(entry);
+        if was_dead {
+            self.surroundings.dead.arrive();
+        }
         drop(held);
         woken.into_iter().for_each(Woken::wake);
+        self.surroundings.settling.fewer();
         Ok(())
+    }
+
+    /// The same for a message that moves to other queues; `put` gets the time of its death if it died before. One that is
+    /// not dead itself went with its queue if that was deleted, and is put nowhere.
+    pub(crate) fn move_away(
+        &self,
+        id: u64,
+        put: impl FnOnce(HeldEntry) -> Vec<Woken>,
+    ) -> Result<()> {
+        self.remove(id, |held| {
+            if held.death.is_some() || !self.queue.is_deleted() {
+                put(held)
+            } else {
+                Vec::new()
+            }
+        })
     }
 
     /// Ends the consumer, gives everything back, the latest first, and takes nothing any more. Whether the queue goes
@@ -137,11 +190,12 @@ impl Holding {
         held.free.clear();
         let slots = std::mem::take(&mut held.slots);
         let mut entries: Vec<_> = slots.into_iter().filter_map(|slot| slot.entry).collect();
-        entries.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.position));
+        entries.sort_unstable_by_key(|held| std::cmp::Reverse(held.entry.position));
         let mut woken = Vec::new();
-        for mut entry in entries {
-            if let Some(death) = entry.death {
-                self.queue.bury(entry, death);
+        for HeldEntry { mut entry, death } in entries {
+            if let Some(death) = death {
+                let (death, died) = *death;
+                self.bury_again(entry, death, died);
             } else {
                 entry.redelivered = true;
                 woken.push(self.queue.give_back(entry));
@@ -149,6 +203,8 @@ impl Holding {
         }
         drop(held);
         woken.into_iter().for_each(Woken::wake);
+        // What came from a queue that was deleted is gone.
+        self.surroundings.settling.fewer();
         goes
     }
 
@@ -162,7 +218,17 @@ impl Held {
         self.slots.len() - self.free.len()
     }
 
-    fn insert(&mut self, entry: Entry, tell: &mut impl FnMut(&Entry, u64)) {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let held = self.slots.iter().filter_map(|slot| slot.entry.as_ref());
+        held.map(|held| &held.entry)
+    }
+
+    fn insert(
+        &mut self,
+        entry: Entry,
+        death: Option<Box<(Death, Instant)>>,
+        tell: &mut impl FnMut(&Entry, u64),
+    ) {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 uses: 0,
@@ -173,10 +239,10 @@ impl Held {
         let slot = &mut self.slots[index as usize];
         slot.uses = slot.uses.wrapping_add(1);
         tell(&entry, u64::from(slot.uses) << 32 | u64::from(index));
-        slot.entry = Some(entry);
+        slot.entry = Some(HeldEntry { entry, death });
     }
 
-    fn remove(&mut self, id: u64) -> Option<Entry> {
+    fn remove(&mut self, id: u64) -> Option<HeldEntry> {
         let index = id as u32;
         let slot = self.slots.get_mut(index as usize)?;
         if u64::from(slot.uses) != id >> 32 {

@@ -1,13 +1,26 @@
-//! What a broker has to do at a certain time: look for expired messages, or for a queue that nobody uses.
+//! What a broker has to do at a certain time: show delayed messages, look for expired ones, or for a queue that nobody
+//! uses.
 
 use std::collections::BTreeMap;
 use std::sync::Weak;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::queue::MemoryQueue;
+
+/// An appointment: its time, and a number that tells it from others of that time.
+pub(crate) type Appointment = (Instant, u64);
+
+/// Further away than anything that is waited for.
+const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
+
+/// The time that comes `duration` after `start`; far in the future if no clock gets there.
+pub(crate) fn after(start: Instant, duration: Duration) -> Instant {
+    start.checked_add(duration).unwrap_or(start + FAR)
+}
 
 #[derive(Default)]
 pub(crate) struct Schedule {
@@ -18,12 +31,12 @@ pub(crate) struct Schedule {
 
 #[derive(Default)]
 struct Due {
-    queues: BTreeMap<(Instant, u64), Weak<MemoryQueue>>,
+    queues: BTreeMap<Appointment, Weak<MemoryQueue>>,
     next: u64,
 }
 
 impl Schedule {
-    pub(crate) fn add(&self, at: Instant, queue: Weak<MemoryQueue>) {
+    pub(crate) fn add(&self, at: Instant, queue: Weak<MemoryQueue>) -> Appointment {
         let mut due = self.due.lock();
         let first = due.queues.first_key_value().map(|((at, _), _)| *at);
         let number = due.next;
@@ -33,13 +46,20 @@ impl Schedule {
         if first.is_none_or(|first| at < first) {
             self.changed.notify_waiters();
         }
+        (at, number)
     }
 
-    /// Takes out a queue that is to be looked at now. The clock is read only if any is.
-    pub(crate) fn take_due(&self) -> Option<Weak<MemoryQueue>> {
+    pub(crate) fn remove(&self, appointment: Appointment) {
+        self.due.lock().queues.remove(&appointment);
+    }
+
+    /// Takes out the first queue that was to be looked at by now, and when that was. The clock is read only if there
+    /// is any.
+    pub(crate) fn take_due(&self) -> Option<(Instant, Weak<MemoryQueue>)> {
         let mut due = self.due.lock();
         let first = due.queues.first_entry()?;
-        (first.key().0 <= Instant::now()).then(|| first.remove())
+        let at = first.key().0;
+        (at <= Instant::now()).then(|| (at, first.remove()))
     }
 
     /// Resolves when something is due.

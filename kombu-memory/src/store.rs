@@ -15,9 +15,10 @@ use tokio::time::Sleep;
 
 use crate::broker::Broker;
 use crate::dead::Corpse;
-use crate::held::Holding;
-use crate::queue::{Entry, Full, MemoryQueue, Taken};
-use crate::transport::{CAPABILITIES, MemoryOptions};
+use crate::held::{HeldEntry, Holding};
+use crate::history::Recorder;
+use crate::queue::{Entry, Full, MemoryQueue, Taken, Woken};
+use crate::transport::MemoryOptions;
 
 /// One session with a broker.
 pub(crate) struct MemoryStore {
@@ -113,10 +114,7 @@ impl QueueStore for MemoryStore {
     type Holder = Arc<Holding>;
 
     fn capabilities(&self) -> Capabilities {
-        match self.options.max_message_size {
-            Some(bytes) => CAPABILITIES.with_max_message_size(bytes),
-            None => CAPABILITIES,
-        }
+        self.options.capabilities()
     }
 
     fn session(&self) -> u64 {
@@ -149,7 +147,22 @@ impl QueueStore for MemoryStore {
         if self.session.broker.version() != version {
             return Op::ready(Ok(Answer::Stale));
         }
-        Op::ready(Ok(push(targets, envelope)))
+        let recorder = &self.session.broker.surroundings().recorder;
+        if recorder.is_on() {
+            return Op::ready(Ok(push_recorded(recorder, targets, envelope)));
+        }
+        Op::ready(Ok(push(targets, envelope, |_, woken| woken.wake())))
+    }
+
+    fn push_nowhere(&self, version: u64, envelope: &Envelope) -> Op<Result<Answer>> {
+        if self.session.broker.version() != version {
+            return Op::ready(Ok(Answer::Stale));
+        }
+        let recorder = &self.session.broker.surroundings().recorder;
+        if recorder.is_on() {
+            recorder.publish(envelope, |_| ());
+        }
+        Op::ready(Ok(Answer::Done))
     }
 
     async fn open_reader(
@@ -207,11 +220,12 @@ impl QueueStore for MemoryStore {
                 queue,
                 entry,
                 death,
+                died,
             } = corpse;
             // Not in the queue's list: it isn't unsettled there any more.
             let holder = self.session.keep(Arc::new(Holding::new(queue.clone())));
             let envelope = entry.envelope.clone();
-            let id = holder.hold_dead(entry, death)?;
+            let id = holder.hold_dead(entry, death, died)?;
             Some(Dead {
                 queue: queue.declaration().clone(),
                 death,
@@ -263,21 +277,29 @@ impl MemoryStore {
         finish: Finish<'_, Arc<MemoryQueue>>,
     ) -> Result<Answer> {
         let queue = holding.queue();
+        let recorder = &queue.surroundings().recorder;
         match finish {
             Finish::Forget => holding.forget(id)?,
-            Finish::Release => holding.remove(id, |mut entry| {
-                entry.redelivered = true;
-                [queue.give_back(entry)]
+            Finish::Discard { death } => holding.remove(id, |held| {
+                if recorder.is_on() {
+                    queue.record(&held.entry, death, held.died(), Vec::new());
+                }
+                None::<Woken>
             })?,
-            Finish::Retry { delay } => holding.remove(id, |mut entry| {
+            Finish::Release => holding.remove(id, |HeldEntry { mut entry, .. }| {
+                entry.redelivered = true;
+                queue.give_back(entry)
+            })?,
+            Finish::Retry { delay } => holding.remove(id, |HeldEntry { mut entry, .. }| {
                 entry.redelivered = true;
                 entry.failures = entry.failures.saturating_add(1);
-                [match delay {
+                match delay {
                     None => queue.give_back(entry),
                     Some(delay) => queue.give_back_after(entry, delay),
-                }]
+                }
             })?,
             Finish::Move {
+                death,
                 targets,
                 version,
                 envelope,
@@ -286,13 +308,24 @@ impl MemoryStore {
                     return Ok(Answer::Stale);
                 }
                 let mut refused = false;
-                holding.remove(id, |_| {
+                holding.move_away(id, |held| {
+                    // A dead letter arrives when it dies, however late it is moved.
+                    let arrival = held.died();
                     let mut woken = Vec::with_capacity(targets.len());
+                    let mut reached = recorder.is_on().then(Vec::new);
                     for target in targets {
-                        match target.push(envelope) {
-                            Ok(readers) => woken.push(readers),
+                        match target.push(envelope, arrival) {
+                            Ok(readers) => {
+                                woken.push(readers);
+                                reached
+                                    .iter_mut()
+                                    .for_each(|all| all.push(target.name().clone()));
+                            }
                             Err(Full) => refused = true,
                         }
+                    }
+                    if let Some(reached) = reached {
+                        queue.record(&held.entry, death, arrival, reached);
                     }
                     woken
                 })?;
@@ -311,29 +344,51 @@ impl MemoryStore {
     }
 }
 
-/// Pushes to all of `targets` that take it.
+/// Pushes to all of `targets` that take it; tells which they are, and whom to wake.
 #[inline]
-fn push(targets: &[Arc<MemoryQueue>], envelope: &Envelope) -> Answer {
+fn push(
+    targets: &[Arc<MemoryQueue>],
+    envelope: &Envelope,
+    mut pushed: impl FnMut(&MemoryQueue, Woken),
+) -> Answer {
     if envelope.immediate() {
-        return push_to_ready(targets, envelope);
+        return push_to_ready(targets, envelope, pushed);
     }
     let mut answer = Answer::Done;
     for queue in targets {
-        match queue.push(envelope) {
-            Ok(woken) => woken.wake(),
+        match queue.push(envelope, None) {
+            Ok(woken) => pushed(queue, woken),
             Err(Full) => answer = Answer::Refused,
         }
     }
     answer
 }
 
+/// Pushes, and puts it on record.
+#[cold]
+fn push_recorded(recorder: &Recorder, targets: &[Arc<MemoryQueue>], envelope: &Envelope) -> Answer {
+    let mut all_woken = Vec::new();
+    let answer = recorder.publish(envelope, |queues| {
+        push(targets, envelope, |queue, woken| {
+            queues.push(queue.name().clone());
+            all_woken.push(woken);
+        })
+    });
+    all_woken.into_iter().for_each(Woken::wake);
+    answer
+}
+
 /// Pushes to those queues that have a consumer for it.
-fn push_to_ready(targets: &[Arc<MemoryQueue>], envelope: &Envelope) -> Answer {
+fn push_to_ready(
+    targets: &[Arc<MemoryQueue>],
+    envelope: &Envelope,
+    mut pushed: impl FnMut(&MemoryQueue, Woken),
+) -> Answer {
     let mut answer = Answer::NoConsumers;
     for queue in targets.iter().filter(|queue| queue.has_ready_consumer()) {
-        match queue.push(envelope) {
+        match queue.push(envelope, None) {
             Ok(woken) => {
-                woken.wake();
+                pushed(queue, woken);
                 if answer == Answer::NoConsumers {
                     answer = Answer::Done;
                 }

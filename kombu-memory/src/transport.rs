@@ -8,6 +8,7 @@ use kombu_core::virt::VirtualConnection;
 use serde::Deserialize;
 
 use crate::broker;
+use crate::like::Like;
 use crate::store::MemoryStore;
 
 /// The in-process transport.
@@ -19,8 +20,25 @@ pub struct Memory;
 #[serde(default)]
 #[non_exhaustive]
 pub struct MemoryOptions {
-    /// The largest body in bytes that the broker takes. Default: 16 MiB, as RabbitMQ's.
+    /// The largest body in bytes that the broker takes. Default: 16 MiB, as RabbitMQ's, or what the transport has that
+    /// this one is like.
     pub max_message_size: Option<usize>,
+    /// The transport whose capabilities and limits the connection has. Default: all that memory can do.
+    pub like: Option<Like>,
+    /// Has the broker record this many messages, as [`Inspector::record`](crate::Inspector::record) does; the largest
+    /// number that any connection asks for holds. Default: nothing is recorded.
+    pub history: Option<usize>,
+}
+
+impl MemoryOptions {
+    /// What a connection with these options can do.
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        let all = self.like.map_or(CAPABILITIES, Like::capabilities);
+        match self.max_message_size {
+            Some(bytes) => all.with_max_message_size(bytes),
+            None => all,
+        }
+    }
 }
 
 /// What the memory transport does, beyond what every transport does.
@@ -63,6 +81,9 @@ impl Transport for Memory {
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
         let options: MemoryOptions = target.options()?;
         let broker = broker::at(target.url());
+        if let Some(limit) = options.history {
+            broker.surroundings().recorder.keep_at_least(limit);
+        }
         VirtualConnection::open(MemoryStore::new(broker, options)).await
     }
 }

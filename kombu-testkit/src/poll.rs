@@ -1,11 +1,27 @@
-use std::future::{IntoFuture, poll_fn};
+use std::future::IntoFuture;
 use std::pin::pin;
-use std::task::Poll;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+/// Whether a future has been woken since it was last waited for.
+#[derive(Default)]
+struct Woken(Notify);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_one();
+    }
+}
 
 /// Polls a future this many times and drops it; answers its output if it was ready before.
 ///
-/// Between two polls, 10 ms pass, in which what it waits for may come.
+/// Between two polls it waits until the future wants to be polled: until what it waits for has come. Some never do, since
+/// what they wait for never comes, and there is no event for that. They are polled again after 10 ms, which on a paused
+/// clock are over as soon as nothing else goes on.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -23,13 +39,15 @@ use std::time::Duration;
 /// ```
 pub async fn poll_then_drop<F: IntoFuture>(times: usize, future: F) -> Option<F::Output> {
     let mut future = pin!(future.into_future());
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
     for round in 0..times {
         if round > 0 {
-            // Whatever it waits for may be there in a moment; on a paused clock, this costs none.
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            drop(timeout(Duration::from_millis(10), woken.0.notified()).await);
+            // Whatever woke it may be about to do more.
+            tokio::task::yield_now().await;
         }
-        let polled = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
-        if let Poll::Ready(output) = polled {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
             return Some(output);
         }
     }

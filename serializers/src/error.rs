@@ -1,13 +1,18 @@
 //! The one error of this crate.
 
 use std::error::Error;
-use std::fmt;
+use std::fmt::{self, Write};
 
-/// Any error, boxed: what an [`Encoder`](crate::Encoder) or a [`Decoder`](crate::Decoder) may
-/// return.
+/// Characters of an error that are kept.
+const LONGEST_ERROR: usize = 400;
+/// Stands where the rest was.
+const CUT: char = '…';
+
+/// Any error, boxed: what an [`Encoder`](crate::Encoder), a [`Decoder`](crate::Decoder) or a
+/// [`ByteStage`](crate::ByteStage) may return.
 pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
 
-/// Why a codec could not be chosen, built or used.
+/// Why a codec or a stage could not be chosen, built or used.
 ///
 /// It is one pointer wide. The text names the codec, the content type and a way out; what the
 /// format itself had to say is the [`source`](Error::source).
@@ -35,18 +40,22 @@ pub enum SerializerErrorKind {
     UnknownSerializer,
     /// No codec has this content type.
     UnknownContentType,
+    /// No byte stage has this name or content type.
+    UnknownStage,
     /// There may be a codec, but the accept list leaves this content type out.
     ContentRefused,
-    /// The value can't be written in this format.
+    /// The value can't be written in this format, or its body can't be encoded by a stage.
     Encode,
-    /// The body isn't what its content type says, is beyond a limit, or doesn't fit the type asked
-    /// for.
+    /// The body isn't what its content type or its stage says, is beyond a limit, or doesn't fit the type
+    /// asked for.
     Decode,
+    /// A stage makes more of the body than the receiver allows.
+    TooLarge,
     /// The codec was registered without an encoder.
     CannotEncode,
     /// The codec was registered without a decoder.
     CannotDecode,
-    /// A codec that is being built makes no sense.
+    /// A codec or a stage that is being built makes no sense.
     Config,
 }
 
@@ -74,9 +83,40 @@ impl SerializerError {
 
     #[cold]
     pub(crate) fn because(mut self, source: impl Into<BoxError>) -> Self {
-        self.0.source = Some(source.into());
+        let source = source.into();
+        // Some formats quote the value that didn't fit, which may be the whole body.
+        let kept = beginning(&source);
+        self.0.source = Some(match kept.ends_with(CUT) {
+            true => kept.into(),
+            false => source,
+        });
         self
     }
+}
+
+/// As much of an error as is worth keeping; the rest is not even formatted.
+pub(crate) fn beginning(error: &impl fmt::Display) -> String {
+    struct Cut {
+        text: String,
+        left: usize,
+    }
+    impl Write for Cut {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            for character in text.chars() {
+                self.left = self.left.checked_sub(1).ok_or(fmt::Error)?;
+                self.text.push(character);
+            }
+            Ok(())
+        }
+    }
+    let mut cut = Cut {
+        text: String::new(),
+        left: LONGEST_ERROR,
+    };
+    if write!(cut, "{error}").is_err() {
+        cut.text.push(CUT);
+    }
+    cut.text
 }
 
 impl fmt::Display for SerializerError {
@@ -123,5 +163,15 @@ mod tests {
         assert_eq!(error.to_string(), "no");
         assert_eq!(error.source().unwrap().to_string(), "the cause");
         assert!(format!("{error:?}").contains("the cause"));
+    }
+
+    #[test]
+    fn a_long_cause_is_cut() {
+        let error = SerializerError::new(SerializerErrorKind::Decode, "no".into())
+            .because("é".repeat(1_000_000));
+        assert_eq!(
+            error.source().unwrap().to_string(),
+            format!("{}…", "é".repeat(400))
+        );
     }
 }

@@ -1,5 +1,5 @@
 //! Codecs for message bodies: chosen by name when a value is sent, by content type when one
-//! arrives.
+//! arrives. Compression likewise.
 //!
 //! | codec | content type | encoding | feature |
 //! |---|---|---|---|
@@ -36,6 +36,20 @@
 //! # Ok::<(), kombu_serializers::SerializerError>(())
 //! ```
 //!
+//! # Compression
+//!
+//! Between codec and broker, a body can pass a [`Stage`]: compression, or what a program registers, such as
+//! encryption. Senders choose it by name or alias, receivers by content type.
+//!
+//! | stage | alias | content type | format | feature |
+//! |---|---|---|---|---|
+//! | `zlib` | `gzip` | `application/x-gzip` | a zlib stream, not gzip's | `zlib` |
+//! | `bzip2` | `bzip` | `application/x-bz2` | a bz2 stream | `bzip2` |
+//! | `zstd` | `zstandard` | `application/zstd` | a frame, without a dictionary | `zstd`, which compiles C |
+//!
+//! Names and formats are Python kombu's. A body is one stream or frame: where Python reads several of them
+//! (bz2) or drops what follows (zlib), this is an error.
+//!
 //! # Bodies that mean harm
 //!
 //! A body is refused with an error, quickly and without recursion to the end of the stack, if it
@@ -44,10 +58,12 @@
 //!   YAML;
 //! - claims lengths that it doesn't have;
 //! - goes on behind its value (every built-in codec);
-//! - makes much of little by YAML's aliases, tags, or keys within keys, or has a YAML key twice.
+//! - makes much of little by YAML's aliases, tags, or keys within keys, or has a YAML key twice;
+//! - is compressed and comes to more than the limit that the receiver gives. It is refused when the limit is
+//!   reached: what is held is the limit and less than 1 MiB, or 5 MiB for bzip2, whose blocks take as much.
 //!
 //! Tags in YAML never make types. How large a body may be is for the one who receives it to decide:
-//! what is decoded takes memory in proportion to the body.
+//! what a codec decodes takes memory in proportion to the body.
 //!
 //! # What each format keeps
 //!
@@ -72,6 +88,8 @@ mod limits;
 mod registered;
 mod registry;
 mod scratch;
+mod stage;
+mod stages;
 mod value;
 
 pub use accept::Accept;
@@ -80,6 +98,8 @@ pub use codec::Codec;
 pub use error::{BoxError, SerializerError, SerializerErrorKind};
 pub use registered::{Decoder, Encoder, Visit};
 pub use registry::Registry;
+pub use stage::{ByteStage, Stage};
+pub use stages::Stages;
 pub use value::Value;
 
 /// The crate whose objects an [`Encoder`] and a [`Decoder`] deal with, in the version that they

@@ -1,4 +1,4 @@
-//! All codecs that a program knows.
+//! All codecs that a program knows, and its byte stages.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use crate::builtin;
 use crate::codec::Codec;
 use crate::content::{encoding_fits, quoted, same_type};
 use crate::error::{SerializerError, SerializerErrorKind};
+use crate::stages::Stages;
 
 /// What a body is if its message doesn't say, as in Python kombu.
 const UNMARKED: &str = "application/data";
@@ -38,6 +39,7 @@ struct Shared {
     codecs: RwLock<Vec<Codec>>,
     /// Something was registered: the built-in codecs are no longer what each name and type means.
     changed: AtomicBool,
+    stages: Stages,
 }
 
 impl Default for Registry {
@@ -46,6 +48,7 @@ impl Default for Registry {
             shared: Arc::new(Shared {
                 codecs: RwLock::new(Codec::built_in()),
                 changed: AtomicBool::new(false),
+                stages: Stages::default(),
             }),
         }
     }
@@ -111,6 +114,19 @@ impl Registry {
     #[must_use]
     pub fn by_content_type(&self, content_type: &str) -> Option<Codec> {
         find_type(&self.shared.codecs.read(), content_type).cloned()
+    }
+
+    /// The byte stages, which bodies pass behind the codec when they are sent, and before it when they
+    /// arrive: compression, and what you register. They are shared by clones as the codecs are.
+    ///
+    /// ```
+    /// # use kombu_serializers::Registry;
+    /// let error = Registry::default().stages().by_name("lzma").unwrap_err();
+    /// assert!(error.to_string().starts_with("there is no compression \"lzma\""));
+    /// ```
+    #[must_use]
+    pub fn stages(&self) -> &Stages {
+        &self.shared.stages
     }
 
     /// The names of all codecs: the built-in ones, then those registered, in that order.

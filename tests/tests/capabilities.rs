@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use kombu::{Exchange, Feature, Queue, Support};
+use kombu::{Capabilities, ErrorKind, Event, Exchange, Faults, Feature, Queue, Support};
 use kombu_testkit::expect::assert_unsupported;
 use kombu_testkit::table;
 
@@ -14,15 +14,81 @@ async fn memory_is_capable_of_what_the_table_says_with_a_connection_and_without(
     let before = kombu::registry().capabilities("memory").unwrap();
     let connection = kombu::connect("memory://").await.unwrap();
     assert_eq!(*connection.capabilities(), before);
-    let expected: Vec<_> = PENDING
-        .iter()
-        .map(|feature| format!("{feature:?}"))
-        .collect();
-    let differences = table::differences("memory", &before);
-    assert_eq!(differences.len(), expected.len(), "{differences:#?}");
-    for (difference, feature) in differences.iter().zip(expected) {
-        let text = format!("({feature}): native expected, unsupported found");
+    assert_as_in_table("memory", &before);
+}
+
+/// Compares with a transport's column, apart from what is pending.
+fn assert_as_in_table(transport: &str, found: &Capabilities) {
+    let differences = table::differences(transport, found);
+    assert_eq!(differences.len(), PENDING.len(), "{differences:#?}");
+    for (difference, feature) in differences.iter().zip(PENDING) {
+        let expected = table::of(transport).unwrap().support(*feature);
+        let text = format!("({feature:?}): {expected} expected, unsupported found");
         assert!(difference.ends_with(&text), "{difference}");
+    }
+}
+
+#[tokio::test]
+async fn memory_that_is_like_another_transport_is_capable_of_what_that_is() {
+    for transport in table::TRANSPORTS {
+        let url = match transport {
+            "memory" => "memory://".to_owned(),
+            other => format!("memory://?like={other}"),
+        };
+        let connection = kombu::connect(url).await.unwrap();
+        assert_as_in_table(transport, connection.capabilities());
+    }
+}
+
+#[tokio::test]
+async fn memory_that_is_like_another_transport_refuses_what_that_lacks() {
+    let redis = kombu::connect("memory://?like=redis").await.unwrap();
+    let highest = Queue::new("highest").max_priority(9);
+    redis.declare_queue(&highest).await.unwrap();
+    let higher = Queue::new("higher").max_priority(10);
+    let error = assert_unsupported(redis.declare_queue(&higher).await);
+    assert!(error.to_string().contains("up to 9"), "{error}");
+
+    let nats = kombu::connect("memory://?like=nats").await.unwrap();
+    let producer = nats.producer(Exchange::fanout("news")).await.unwrap();
+    let largest = producer.publish_bytes(vec![0; 1024 * 1024]);
+    largest.await.unwrap();
+    let larger = producer.publish_bytes(vec![0; 1024 * 1024 + 1]).await;
+    assert_eq!(larger.unwrap_err().kind(), ErrorKind::TooLarge);
+    let raised = "memory://?like=nats&max_message_size=2000000";
+    let raised = kombu::connect(raised).await.unwrap();
+    let producer = raised.producer(Exchange::fanout("news")).await.unwrap();
+    let larger = producer.publish_bytes(vec![0; 1024 * 1024 + 1]);
+    larger.await.unwrap();
+}
+
+/// A transport that is like another one has its limits after a reconnect, too.
+#[tokio::test(start_paused = true)]
+async fn memory_is_like_the_other_transport_in_its_next_session_as_well() {
+    let faults = Faults::default();
+    let redis = kombu::Connection::builder(kombu::registry())
+        .url("memory://?like=redis")
+        .layer(faults.clone())
+        .await
+        .unwrap();
+    let mut events = redis.events();
+    faults.cut();
+    while !matches!(events.next().await, Some(Event::Restored { .. })) {}
+    let higher = Queue::new("higher").max_priority(10);
+    assert_unsupported(redis.declare_queue(&higher).await);
+}
+
+#[tokio::test]
+async fn an_unknown_transport_to_be_like_is_refused_with_the_nearest_known_one() {
+    for (written, hint) in [
+        ("reddis", "did you mean `redis`?"),
+        ("ampq", "did you mean `amqp`?"),
+        ("kafka", "must be one of amqp, redis, nats"),
+    ] {
+        let refused = kombu::connect(format!("memory://?like={written}")).await;
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains(hint), "{error}");
     }
 }
 

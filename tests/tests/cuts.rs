@@ -1,6 +1,6 @@
 //! Hundreds of cuts at random moments, under traffic, on a paused clock.
 //!
-//! The seed of a run is printed; `KOMBU_TEST_SEED` runs it again.
+//! The seed of a run is printed; with `KOMBU_TEST_SEED` everything happens again as it did, record by record.
 
 // A test says no by panicking, in its helpers too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -21,11 +21,39 @@ const PATIENCE: Duration = Duration::from_secs(40);
 
 #[test]
 fn nothing_is_lost_overtaken_or_left_lying_by_hundreds_of_cuts() {
+    let history = run(seed(), CUTS);
+    history.assert_sound(PATIENCE);
+    assert_eventful(&history);
+}
+
+#[test]
+fn a_seed_gives_the_same_history_again_record_by_record() {
+    let seed = seed();
+    let (first, second) = (run(seed, 40), run(seed, 40));
+    let differs = std::iter::zip(first.records(), second.records()).position(|(a, b)| a != b);
+    if let Some(at) = differs {
+        panic!(
+            "record {at} of {} is {:?} once and {:?} then",
+            first.records().len(),
+            first.records()[at],
+            second.records()[at]
+        );
+    }
+    assert_eq!(first.records().len(), second.records().len());
+    assert_ne!(first, run(seed.wrapping_add(1), 40));
+}
+
+fn seed() -> u64 {
     let seed = match std::env::var("KOMBU_TEST_SEED") {
         Ok(seed) => seed.parse().expect("KOMBU_TEST_SEED is a number"),
         Err(_) => fastrand::u64(..),
     };
     println!("KOMBU_TEST_SEED={seed}");
+    seed
+}
+
+/// Goes on until this many sessions are gone. Everything in it follows from the seed.
+fn run(seed: u64, cuts: u64) -> History {
     // The pauses between attempts to connect are drawn from this thread's generator.
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -33,9 +61,7 @@ fn nothing_is_lost_overtaken_or_left_lying_by_hundreds_of_cuts() {
         .start_paused(true)
         .build()
         .unwrap();
-    let history = runtime.block_on(cut_at_random(seed));
-    history.assert_sound(PATIENCE);
-    assert_eventful(&history);
+    runtime.block_on(cut_at_random(seed, cuts))
 }
 
 /// A run in which nothing happened proves nothing.
@@ -91,9 +117,9 @@ fn assert_eventful(history: &History) {
     }
 }
 
-async fn cut_at_random(seed: u64) -> History {
+async fn cut_at_random(seed: u64, cuts: u64) -> History {
     let mut rng = Rng::with_seed(seed);
-    let name = format!("cuts-{seed:x}");
+    let name = format!("cuts-{seed:x}-{cuts}");
     let url = format!("memory://{name}");
     let observer = kombu::connect(&url).await.unwrap();
     for queue in QUEUES {
@@ -136,7 +162,7 @@ async fn cut_at_random(seed: u64) -> History {
         lines.push((connection, faults));
     }
 
-    cut(&lines, &recorder, &mut rng).await;
+    cut(&lines, cuts, &recorder, &mut rng).await;
     stop.send_replace(true);
     while let Some(ended) = producers.join_next().await {
         ended.unwrap();
@@ -154,9 +180,9 @@ async fn cut_at_random(seed: u64) -> History {
 }
 
 /// Injects one fault after the other until enough sessions are gone.
-async fn cut(lines: &[(Connection, Faults)], recorder: &Recorder, rng: &mut Rng) {
+async fn cut(lines: &[(Connection, Faults)], cuts: u64, recorder: &Recorder, rng: &mut Rng) {
     let sessions = |(connection, _): &(Connection, Faults)| connection.health().sessions;
-    while lines.iter().map(sessions).sum::<u64>() < CUTS + lines.len() as u64 {
+    while lines.iter().map(sessions).sum::<u64>() < cuts + lines.len() as u64 {
         let pause = Duration::from_micros(rng.u64(0..200_000));
         tokio::time::sleep(pause).await;
         let number = rng.usize(..lines.len());

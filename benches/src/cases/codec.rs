@@ -5,7 +5,7 @@ use std::hint::black_box;
 use kombu::serializers::Registry;
 use kombu_bench_raw::sample::{Video, video};
 
-use super::{Case, Outcome};
+use super::{Case, Limit, Outcome};
 
 const COUNT: u64 = 500_000;
 const BAR: f64 = 0.9;
@@ -17,7 +17,7 @@ pub(super) fn cases() -> Vec<Case> {
             bar: BAR,
             count: COUNT,
             ours: Box::new(|count| encode("json", count)),
-            limit: Box::new(|count| repeat(count, &video(), serde_json::to_vec)),
+            limit: Limit::side(|count| repeat(count, &video(), serde_json::to_vec)),
         },
         Case {
             name: "codec/json-decode",
@@ -26,7 +26,7 @@ pub(super) fn cases() -> Vec<Case> {
             ours: Box::new(|count| {
                 decode("application/json", count, serde_json::to_vec(&video())?)
             }),
-            limit: Box::new(|count| {
+            limit: Limit::side(|count| {
                 let body = serde_json::to_vec(&video())?;
                 repeat(count, &body, |body| serde_json::from_slice::<Video>(body))
             }),
@@ -36,7 +36,7 @@ pub(super) fn cases() -> Vec<Case> {
             bar: BAR,
             count: COUNT,
             ours: Box::new(|count| encode("msgpack", count)),
-            limit: Box::new(|count| repeat(count, &video(), rmp_serde::to_vec_named)),
+            limit: Limit::side(|count| repeat(count, &video(), rmp_serde::to_vec_named)),
         },
         Case {
             name: "codec/msgpack-decode",
@@ -49,7 +49,7 @@ pub(super) fn cases() -> Vec<Case> {
                     rmp_serde::to_vec_named(&video())?,
                 )
             }),
-            limit: Box::new(|count| {
+            limit: Limit::side(|count| {
                 let body = rmp_serde::to_vec_named(&video())?;
                 repeat(count, &body, |body| rmp_serde::from_slice::<Video>(body))
             }),

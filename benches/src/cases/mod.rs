@@ -2,10 +2,19 @@
 
 mod codec;
 mod memory;
+mod routing;
 
 use std::error::Error;
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
 
 pub(crate) type Outcome = Result<(), Box<dyn Error>>;
+
+/// Runs so many operations.
+pub(crate) type Side = Box<dyn Fn(u64) -> Outcome>;
 
 /// Something to measure.
 pub(crate) struct Case {
@@ -16,14 +25,41 @@ pub(crate) struct Case {
     /// Operations per run.
     pub(crate) count: u64,
     /// Our side.
-    pub(crate) ours: Box<dyn Fn(u64) -> Outcome>,
-    /// The other side.
-    pub(crate) limit: Box<dyn Fn(u64) -> Outcome>,
+    pub(crate) ours: Side,
+    /// What it is held against.
+    pub(crate) limit: Limit,
+}
+
+/// What our side is held against.
+pub(crate) enum Limit {
+    /// Another program that does the same, run in turn with ours.
+    Side(Side),
+    /// So much time per operation.
+    Time(Duration),
+}
+
+impl Limit {
+    pub(crate) fn side(run: impl Fn(u64) -> Outcome + 'static) -> Self {
+        Limit::Side(Box::new(run))
+    }
 }
 
 /// All of them, in the order in which they are run.
 pub(crate) fn all() -> Vec<Case> {
     let mut cases = memory::cases();
+    cases.extend(routing::cases());
     cases.extend(codec::cases());
     cases
+}
+
+/// Runs on a fresh runtime with this many worker threads.
+fn on(workers: usize, work: impl Future<Output = Outcome>) -> Outcome {
+    runtime(workers)?.block_on(work)
+}
+
+fn runtime(workers: usize) -> io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()
 }

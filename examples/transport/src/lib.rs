@@ -529,7 +529,7 @@ impl State {
 
     fn finish(&mut self, holder: &Holder, id: u64, finish: Finish<'_, u64>) -> Result<Answer> {
         match finish {
-            Finish::Forget => drop(self.unhold(holder, id)?),
+            Finish::Forget | Finish::Discard { .. } => drop(self.unhold(holder, id)?),
             Finish::Release => {
                 let held = self.unhold(holder, id)?;
                 self.give_back(held, 0);
@@ -544,7 +544,13 @@ impl State {
             Finish::Move {
                 targets, envelope, ..
             } => {
-                self.unhold(holder, id)?;
+                let held = self.unhold(holder, id)?;
+                // A delivery of a queue that was deleted meanwhile went with it.
+                let targets = if self.queues.contains_key(&held.holder.queue) {
+                    targets
+                } else {
+                    &[]
+                };
                 for target in targets {
                     self.push(*target, envelope);
                 }

@@ -36,7 +36,7 @@ pub struct ConnectionBuilder {
     declare_mode: DeclareMode,
     layers: Vec<Arc<dyn Layer>>,
     serializers: serializers::Registry,
-    max_message_size: Option<usize>,
+    sizes: Sizes,
     interceptors: Vec<Arc<dyn Interceptor>>,
     credentials: Option<Provider>,
 }
@@ -54,7 +54,7 @@ impl ConnectionBuilder {
             interceptors: Vec::new(),
             credentials: None,
             serializers: serializers::Registry::default(),
-            max_message_size: None,
+            sizes: Sizes::default(),
         }
     }
 
@@ -121,7 +121,14 @@ impl ConnectionBuilder {
     /// The largest body in bytes that producers send. The broker's own limit holds where it is smaller.
     /// Default: 16 MiB.
     pub fn max_message_size(mut self, bytes: usize) -> Self {
-        self.max_message_size = Some(bytes);
+        self.sizes.message = Some(bytes);
+        self
+    }
+
+    /// The most bytes that a compressed body may come to when it is received; one that comes to more is undecodable,
+    /// and that shows before more is held. Default: 64 MiB.
+    pub fn max_decompressed_size(mut self, bytes: usize) -> Self {
+        self.sizes.decompressed = bytes;
         self
     }
 
@@ -158,10 +165,25 @@ impl ConnectionBuilder {
             &session,
             target,
             self.serializers,
-            self.max_message_size,
+            self.sizes,
             self.declare_mode,
             self.interceptors.into(),
         ))
+    }
+}
+
+/// How large bodies may be, in bytes.
+pub(super) struct Sizes {
+    pub(super) message: Option<usize>,
+    pub(super) decompressed: usize,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Sizes {
+            message: None,
+            decompressed: 64 * 1024 * 1024,
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use kombu_serializers::{self as serializers, Accept};
-use tokio::time::timeout;
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{BoxFuture, Capabilities, DeleteQueue, Destination, QueueInfo, Target};
@@ -13,12 +14,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::layers;
 use crate::name::Name;
 
+use super::builder::Sizes;
 use super::delivery::UndecodablePolicy;
 use super::delivery::{Link, LinkQueue};
 use super::drain::Open;
 use super::getting::Getting;
+use super::indexed::Indexed;
 use super::intercept::Interceptors;
-use super::recorded::Recorded;
+use super::recorded::{Deletion, Recorded, is_refusal};
 use super::topology::{self, Step};
 use super::{ConnectionBuilder, Delivery, OpenConsumer, OpenProducer, Queues, Registry};
 
@@ -40,6 +43,7 @@ pub(super) struct Inner {
     pub(super) serializers: serializers::Registry,
     pub(super) capabilities: Capabilities,
     pub(super) max_message_size: usize,
+    pub(super) max_decompressed_size: usize,
     pub(super) declare_mode: DeclareMode,
     pub(super) open: Open,
     pub(super) interceptors: Interceptors,
@@ -68,7 +72,7 @@ impl Connection {
         session: &Session,
         target: Target,
         serializers: serializers::Registry,
-        max_message_size: Option<usize>,
+        sizes: Sizes,
         declare_mode: DeclareMode,
         interceptors: Interceptors,
     ) -> Self {
@@ -77,7 +81,9 @@ impl Connection {
         // Before any producer: what they publish to has to be there first.
         let weak = Arc::downgrade(&recorded);
         engine.register(weak);
-        let limit = max_message_size.unwrap_or(Capabilities::DEFAULT_MAX_MESSAGE_SIZE);
+        let limit = sizes
+            .message
+            .unwrap_or(Capabilities::DEFAULT_MAX_MESSAGE_SIZE);
         Connection {
             inner: Arc::new(Inner {
                 engine,
@@ -85,6 +91,7 @@ impl Connection {
                 serializers,
                 capabilities,
                 max_message_size: limit.min(capabilities.max_message_size()),
+                max_decompressed_size: sizes.decompressed,
                 declare_mode,
                 open: Open::default(),
                 interceptors,
@@ -99,10 +106,28 @@ impl Connection {
         &self.inner
     }
 
-    /// Runs an operation on the present session, and on the next one if that is lost meanwhile, until the
+    /// When an operation that begins now has to be over.
+    pub(super) fn deadline(&self) -> Instant {
+        engine::deadline(self.inner.engine.deadlines.declare)
+    }
+
+    /// Runs an operation on the present session, and on the next one if that is lost meanwhile, until its
     /// deadline.
     pub(super) async fn control<T, F>(
         &self,
+        operation: &'static str,
+        work: impl Fn(Arc<Session>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        self.control_until(self.deadline(), operation, work).await
+    }
+
+    /// The same for one part of several, which have one [`deadline`](Self::deadline) together.
+    pub(super) async fn control_until<T, F>(
+        &self,
+        end: Instant,
         operation: &'static str,
         work: impl Fn(Arc<Session>) -> F,
     ) -> Result<T>
@@ -125,7 +150,7 @@ impl Connection {
                 }
             }
         };
-        let answer = timeout(limit, attempts).await.unwrap_or_else(|_| {
+        let answer = timeout_at(end, attempts).await.unwrap_or_else(|_| {
             let phase = match waits_for_session.load(Ordering::Relaxed) {
                 true => "waiting for a connection",
                 false => "waiting for the broker's answer",
@@ -160,6 +185,12 @@ impl Connection {
     /// How the connection is doing.
     pub fn health(&self) -> Health {
         self.inner.engine.health()
+    }
+
+    /// Where it connects to: the first of its URLs, completed as its transport does. A password doesn't show when this is
+    /// printed.
+    pub fn target(&self) -> &Target {
+        &self.inner.target
     }
 
     /// What this broker can do.
@@ -250,16 +281,19 @@ impl Connection {
         };
         let link = Link {
             settler,
-            queues: vec![LinkQueue {
-                name: queue.clone(),
-                dead_letters: false,
-            }],
+            queues: Indexed::from_iter([(
+                0,
+                LinkQueue {
+                    name: queue.clone(),
+                    dead_letters: false,
+                },
+            )]),
             serializers: self.inner.serializers.clone(),
             accept: Accept::all(),
             no_ack: false,
             held: None,
+            deliveries: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
-            receiving: AtomicBool::new(false),
             interceptors: self.inner.interceptors.clone(),
             undecodable: UndecodablePolicy::default(),
             session,
@@ -268,10 +302,13 @@ impl Connection {
         let link = Arc::new(link);
         self.inner.open.add_link(&link);
         let mut delivery = Delivery::new(raw, link);
-        match delivery.intercept().await {
-            Ok(()) => Ok(Some(delivery)),
-            Err(error) => Err(error.with_delivery(delivery).during("get")),
+        if !self.inner.interceptors.is_empty() {
+            let intercepted = delivery.intercepted().await;
+            if let Err(error) = delivery.replace(intercepted) {
+                return Err(error.with_delivery(delivery).during("get"));
+            }
         }
+        Ok(Some(delivery))
     }
 
     /// Declares an exchange, and the exchanges that it is bound to.
@@ -288,19 +325,24 @@ impl Connection {
                 "the default exchange belongs to the broker and can't be declared; use it as it is",
             ))
         } else {
-            self.ensure_exchange(exchange, DeclareMode::Ensure).await
+            let end = self.deadline();
+            self.ensure_exchanges([exchange], DeclareMode::Ensure, end)
+                .await
         };
         result.map_err(|error| error.during("declare exchange"))
     }
 
-    /// Declares an exchange; `mode` is for declarations that don't say otherwise themselves.
-    pub(super) async fn ensure_exchange(
+    /// Declares exchanges, except the default one; `mode` is for declarations that don't say otherwise themselves.
+    pub(super) async fn ensure_exchanges<'a>(
         &self,
-        exchange: &Exchange,
+        exchanges: impl IntoIterator<Item = &'a Exchange>,
         mode: DeclareMode,
+        end: Instant,
     ) -> Result<()> {
-        let steps = topology::of_exchange(exchange, mode);
-        self.declare(steps).await.map(drop)
+        let steps = exchanges
+            .into_iter()
+            .flat_map(|exchange| topology::of_exchange(exchange, mode));
+        self.declare(steps.collect(), end).await.map(drop)
     }
 
     /// Declares a queue with its exchanges and bindings, and answers what is in it.
@@ -312,8 +354,8 @@ impl Connection {
     /// As [`declare_exchange`](Connection::declare_exchange).
     pub async fn declare_queue(&self, queue: &Queue) -> Result<QueueInfo> {
         let queue = named(queue);
-        let info = self.ensure_queue(&queue, DeclareMode::Ensure).await;
-        match info {
+        let steps = topology::of_queue(&queue, DeclareMode::Ensure);
+        match self.declare(steps, self.deadline()).await {
             Ok(Some(info)) => Ok(info),
             // `DeclareMode::Never`: nothing was asked yet.
             Ok(None) => self.queue_info(queue.name()).await,
@@ -323,23 +365,20 @@ impl Connection {
     }
 
     /// Declares several queues: what can't be is refused before the first one is there.
-    pub(super) async fn ensure_queues(&self, queues: &[Queue], mode: DeclareMode) -> Result<()> {
+    pub(super) async fn ensure_queues(
+        &self,
+        queues: &[Queue],
+        mode: DeclareMode,
+        end: Instant,
+    ) -> Result<()> {
         let steps = queues
             .iter()
             .flat_map(|queue| topology::of_queue(queue, mode));
-        self.declare(steps.collect()).await.map(drop)
+        self.declare(steps.collect(), end).await.map(drop)
     }
 
-    /// Declares a queue with what it is bound to; `None` if its mode is [`DeclareMode::Never`].
-    pub(super) async fn ensure_queue(
-        &self,
-        queue: &Queue,
-        mode: DeclareMode,
-    ) -> Result<Option<QueueInfo>> {
-        self.declare(topology::of_queue(queue, mode)).await
-    }
-
-    async fn declare(&self, steps: Vec<Step<'_>>) -> Result<Option<QueueInfo>> {
+    /// Takes the steps one after the other, and answers what is in the last queue of them.
+    async fn declare(&self, steps: Vec<Step<'_>>, end: Instant) -> Result<Option<QueueInfo>> {
         // All checks come first: a topology that can't be is refused before its first part is there.
         for step in &steps {
             match step {
@@ -352,7 +391,7 @@ impl Connection {
         let mut info = None;
         for step in &steps {
             let declared = self
-                .control("declare", |session| async move {
+                .control_until(end, step.name(), |session| async move {
                     let driver = &session.driver;
                     Ok(match step {
                         Step::Exchange(exchange, mode) => {
@@ -374,6 +413,9 @@ impl Connection {
     }
 
     /// Deletes an exchange and its bindings. One that is missing counts as deleted.
+    ///
+    /// Dropping the future doesn't undo what was sent: unless the broker refuses, the exchange isn't declared again
+    /// after a lost session.
     ///
     /// # Errors
     ///
@@ -401,19 +443,21 @@ impl Connection {
             ))
         } else {
             let name = &name;
-            self.control("delete exchange", |session| async move {
+            let deletion = Deletion::Exchange(name);
+            self.delete("delete exchange", &deletion, |session| async move {
                 session.driver.delete_exchange(name, if_unused).await
             })
             .await
         };
-        if result.is_ok() {
-            self.inner.recorded.remove_exchange(&name);
-        }
         result.map_err(|error| error.during("delete exchange"))
     }
 
     /// Deletes a queue when awaited, and answers how many ready messages it had. One that is missing
-    /// counts as deleted. Its consumers end with [`ErrorKind::ConsumerCancelled`].
+    /// counts as deleted. Its consumers leave it, with [`Event::ConsumerCancelled`](crate::Event::ConsumerCancelled); those
+    /// that have no other queue end with [`ErrorKind::ConsumerCancelled`].
+    ///
+    /// Dropping the future doesn't undo what was sent: unless the broker refuses, the queue isn't declared again
+    /// after a lost session.
     pub fn delete_queue(&self, name: impl Into<Name>) -> QueueDeletion {
         QueueDeletion {
             connection: self.clone(),
@@ -503,12 +547,36 @@ impl Connection {
             .and_then(|()| check_destination(&destination))
             .map_err(|error| error.during("unbind"))?;
         let from = &destination;
-        self.control("unbind", |session| async move {
+        let deletion = Deletion::Binding(from, binding);
+        self.delete("unbind", &deletion, |session| async move {
             session.driver.unbind(from, binding).await
         })
-        .await?;
-        self.inner.recorded.remove_binding(&destination, binding);
-        Ok(())
+        .await
+    }
+
+    /// Deletes something, which won't be declared again whatever becomes of this; unless the broker refuses.
+    async fn delete<T, F>(
+        &self,
+        operation: &'static str,
+        deletion: &Deletion<'_>,
+        work: impl Fn(Arc<Session>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let recorded = &self.inner.recorded;
+        let taken = Mutex::new(Vec::new());
+        let answer = self.control(operation, |session| {
+            taken.lock().extend(recorded.take(deletion));
+            work(session)
+        });
+        let answer = answer.await;
+        if let Err(error) = &answer
+            && is_refusal(error.kind())
+        {
+            recorded.put_back(taken.into_inner());
+        }
+        answer
     }
 
     /// Ends the connection for all of its handles: publishes that are under way are answered, queued settles
@@ -516,12 +584,30 @@ impl Connection {
     ///
     /// Consumers end without an error; every later operation fails with [`ErrorKind::Closed`]. A second call does
     /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`] if the broker doesn't answer within [`Deadlines::settle`](crate::Deadlines::settle) (30 s
+    /// unless set otherwise). The connection has ended then, too; what was unsettled goes back when the broker
+    /// notices, and settles and publishes that were not answered may have been carried out.
     pub async fn close(&self) -> Result<()> {
-        match self.inner.engine.end() {
-            Some(session) => session.driver.close().await,
-            None => Ok(()),
-        }
-        .map_err(|error| error.during("close"))
+        let engine = &self.inner.engine;
+        let Some(session) = engine.end() else {
+            return Ok(());
+        };
+        let limit = engine.deadlines.settle;
+        let closed = timeout(limit, session.driver.close()).await;
+        closed
+            .unwrap_or_else(|_| {
+                Err(Error::new(
+                    ErrorKind::Timeout,
+                    format!(
+                        "no answer within {limit:?}: waiting for the broker to answer what was under way; the \
+                         connection has ended without that"
+                    ),
+                ))
+            })
+            .map_err(|error| error.during("close"))
     }
 }
 
@@ -593,14 +679,12 @@ impl IntoFuture for QueueDeletion {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let (name, options) = (&checked(&self.name, "delete queue")?, self.options);
-            let messages = self
-                .connection
-                .control("delete queue", |session| async move {
+            let deletion = Deletion::Queue(name);
+            self.connection
+                .delete("delete queue", &deletion, |session| async move {
                     session.driver.delete_queue(name, options).await
                 })
-                .await?;
-            self.connection.inner.recorded.remove_queue(name);
-            Ok(messages)
+                .await
         })
     }
 }

@@ -1,276 +1,25 @@
 use std::fmt;
-use std::future::{Future, IntoFuture, poll_fn};
-use std::ops::Deref;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
-use kombu_serializers::Accept;
+use tokio::time::timeout;
 
-use crate::declare::{DeclareMode, Queue};
-use crate::driver::{BoxFuture, SubscribeOptions, Subscription};
-use crate::engine::Session;
+use crate::declare::Queue;
+use crate::driver::{BoxFuture, Received, SubscribeOptions};
+use crate::engine::{Event, Session};
 use crate::error::{Error, ErrorKind, Result};
+use crate::message::Content;
 use crate::name::Name;
 
+use super::Delivery;
 use super::connection::named;
-use super::delivery::{Held, Link, LinkQueue};
-use super::intercept::{Interceptors, chain};
-use super::{Connection, Delivery, Interceptor, UndecodablePolicy};
-
-/// Deliveries that may be unsettled at once unless the consumer says otherwise.
-const DEFAULT_PREFETCH: u32 = 64;
-
-/// A consumer to be: awaiting it declares its queues and subscribes.
-#[must_use = "a builder does nothing until it is awaited"]
-pub struct OpenConsumer {
-    connection: Connection,
-    queues: Vec<Queue>,
-    prefetch: u32,
-    no_ack: Option<bool>,
-    accept: Accept,
-    declare_mode: Option<DeclareMode>,
-    interceptors: Vec<Arc<dyn Interceptor>>,
-    undecodable: UndecodablePolicy,
-}
-
-impl OpenConsumer {
-    pub(super) fn new(connection: Connection, queues: Vec<Queue>) -> Self {
-        OpenConsumer {
-            connection,
-            queues,
-            prefetch: DEFAULT_PREFETCH,
-            no_ack: None,
-            accept: Accept::all(),
-            declare_mode: None,
-            interceptors: Vec::new(),
-            undecodable: UndecodablePolicy::default(),
-        }
-    }
-
-    /// How many deliveries may be unsettled at once, over all queues. Default: 64; 0 means no limit, which
-    /// lets a full queue fill the memory.
-    pub fn prefetch(mut self, deliveries: u32) -> Self {
-        self.prefetch = deliveries;
-        self
-    }
-
-    /// The broker forgets a message when it hands it out: a crash loses it, and settling is an error.
-    /// Default: what the queues say, if they all say the same, else false.
-    pub fn no_ack(mut self, no_ack: bool) -> Self {
-        self.no_ack = Some(no_ack);
-        self
-    }
-
-    /// Serializer names or content types that are decoded; everything else is refused before decoding.
-    /// Default: every serializer that is built in or registered.
-    pub fn accept<I>(mut self, names: I) -> Self
-    where
-        I: IntoIterator,
-        I::Item: Into<String>,
-    {
-        self.accept = Accept::only(names);
-        self
-    }
-
-    /// Whether queues, exchanges and bindings are declared, verified or neither, where the declarations don't
-    /// say so themselves. Default: the connection's mode.
-    pub fn declare(mut self, mode: DeclareMode) -> Self {
-        self.declare_mode = Some(mode);
-        self
-    }
-
-    /// What becomes of deliveries that can't be decoded and are dropped without being settled.
-    pub fn on_undecodable(mut self, policy: UndecodablePolicy) -> Self {
-        self.undecodable = policy;
-        self
-    }
-
-    /// Adds an interceptor for what this consumer receives, behind those of the connection.
-    pub fn intercept(mut self, interceptor: impl Interceptor) -> Self {
-        self.interceptors.push(Arc::new(interceptor));
-        self
-    }
-
-    async fn open(self) -> Result<Consumer> {
-        if self.queues.is_empty() {
-            return Err(Error::new(
-                ErrorKind::Config,
-                "a consumer needs at least one queue",
-            ));
-        }
-        self.accept.check(self.connection.serializers())?;
-        let queues: Vec<Queue> = self.queues.iter().map(named).collect();
-        let inherited = self.connection.inner().declare_mode;
-        let mode = self.declare_mode.unwrap_or(inherited);
-        self.connection.ensure_queues(&queues, mode).await?;
-        let no_ack = self
-            .no_ack
-            .unwrap_or_else(|| queues.iter().all(Queue::is_no_ack));
-        let options = SubscribeOptions::new(self.prefetch).no_ack(no_ack);
-        let plan = Arc::new(Plan {
-            names: queues.iter().map(|queue| queue.name().clone()).collect(),
-            dead_letters: queues
-                .iter()
-                .map(|queue| {
-                    let mode = queue.declare_mode().unwrap_or(mode);
-                    mode == DeclareMode::Ensure && queue.get_dead_letter_exchange().is_some()
-                })
-                .collect(),
-            accept: self.accept,
-            undecodable: self.undecodable,
-            interceptors: chain(&self.connection.inner().interceptors, self.interceptors),
-            connection: self.connection,
-        });
-        let opened = plan.open(options).await?;
-        tracing::debug!(queues = ?plan.names, prefetch = self.prefetch, no_ack, "consumer opened");
-        Ok(Consumer {
-            state: State::Receiving(opened),
-            intercepting: None,
-            options,
-            plan,
-        })
-    }
-}
-
-/// What a consumer is opened with, for the first time and after every lost session.
-struct Plan {
-    names: Vec<Name>,
-    dead_letters: Vec<bool>,
-    accept: Accept,
-    interceptors: Interceptors,
-    undecodable: UndecodablePolicy,
-    connection: Connection,
-}
-
-/// A subscription on one session, and what its deliveries refer to.
-struct Opened {
-    session: Arc<Session>,
-    subscription: Box<dyn Subscription>,
-    link: Receiving,
-}
-
-/// A consumer's own reference to what its deliveries refer to.
-struct Receiving(Arc<Link>);
-
-impl Deref for Receiving {
-    type Target = Arc<Link>;
-
-    fn deref(&self) -> &Arc<Link> {
-        &self.0
-    }
-}
-
-impl Drop for Receiving {
-    fn drop(&mut self) {
-        self.0.release_held();
-        self.0.receiving.store(false, Ordering::Relaxed);
-    }
-}
-
-impl Opened {
-    fn set_window(&self, deliveries: u32) {
-        if let Some(held) = &self.link.held {
-            held.window.store(deliveries, Ordering::Relaxed);
-        }
-        self.subscription.set_window(deliveries);
-    }
-}
-
-impl Plan {
-    async fn open(&self, options: SubscribeOptions) -> Result<Opened> {
-        let (names, wanted) = (&self.names, &options);
-        let (session, subscription) = self
-            .connection
-            .control("subscribe", |session| async move {
-                let subscription = session.driver.open_subscription(names, wanted).await?;
-                Ok((session, subscription))
-            })
-            .await?;
-        Ok(self.opened(session, subscription, options))
-    }
-
-    /// Opens it again on the session that follows, however long that takes to come.
-    async fn open_after(&self, last: Arc<Session>, options: SubscribeOptions) -> Result<Opened> {
-        let engine = &self.connection.inner().engine;
-        let mut session = engine.session_after(&last).await?;
-        loop {
-            let opened = session
-                .driver
-                .open_subscription(&self.names, &options)
-                .await;
-            match opened {
-                Ok(subscription) => return Ok(self.opened(session, subscription, options)),
-                Err(error) if error.kind() == ErrorKind::ConnectionLost => {
-                    session = engine.session_after(&session).await?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    fn opened(
-        &self,
-        session: Arc<Session>,
-        subscription: Box<dyn Subscription>,
-        options: SubscribeOptions,
-    ) -> Opened {
-        let queues = self.names.iter().zip(&self.dead_letters);
-        let link = Link {
-            settler: subscription.settler(),
-            queues: queues
-                .map(|(name, dead_letters)| LinkQueue {
-                    name: name.clone(),
-                    dead_letters: *dead_letters,
-                })
-                .collect(),
-            serializers: self.connection.serializers().clone(),
-            accept: self.accept.clone(),
-            no_ack: options.no_ack,
-            held: Some(Held::new(options.window)),
-            stopping: AtomicBool::new(false),
-            receiving: AtomicBool::new(true),
-            interceptors: self.interceptors.clone(),
-            undecodable: self.undecodable,
-            session: session.clone(),
-            connection: self.connection.clone(),
-        };
-        let link = Arc::new(link);
-        self.connection.inner().open.add_link(&link);
-        Opened {
-            session,
-            subscription,
-            link: Receiving(link),
-        }
-    }
-}
-
-impl fmt::Debug for OpenConsumer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpenConsumer")
-            .field("queues", &self.queues)
-            .field("prefetch", &self.prefetch)
-            .field("no_ack", &self.no_ack)
-            .field("accept", &self.accept)
-            .finish_non_exhaustive()
-    }
-}
-
-impl IntoFuture for OpenConsumer {
-    type Output = Result<Consumer>;
-    type IntoFuture = BoxFuture<'static, Result<Consumer>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            self.open()
-                .await
-                .map_err(|error| error.during("open consumer"))
-        })
-    }
-}
+use super::delivery::LinkQueue;
+use super::subscribed::{Opened, Plan, Sources};
 
 /// Receives from one queue or several, with one window over all of them.
 ///
@@ -286,23 +35,51 @@ impl IntoFuture for OpenConsumer {
 /// still be settled.
 pub struct Consumer {
     state: State,
-    /// A delivery on its way through the interceptors.
-    intercepting: Option<BoxFuture<'static, Option<Delivery>>>,
+    intercepting: Option<Intercepting>,
+    sources: Sources,
     options: SubscribeOptions,
+    paused: bool,
     plan: Arc<Plan>,
 }
 
 enum State {
     Receiving(Opened),
-    /// The session was lost; resolves on the next one.
-    Reopening(BoxFuture<'static, Result<Opened>>),
+    /// The session was lost.
+    Reopening {
+        last: Arc<Session>,
+        /// Resolves on the next one.
+        opening: BoxFuture<'static, Result<Opened>>,
+    },
     Ended,
 }
 
+/// A delivery on its way through the interceptors.
+struct Intercepting {
+    delivery: Delivery,
+    content: BoxFuture<'static, Result<Content>>,
+}
+
 impl Consumer {
-    /// The queues, in the order in which they were given; those without a name have the one that they got.
+    pub(super) fn new(
+        plan: Arc<Plan>,
+        sources: Sources,
+        options: SubscribeOptions,
+        opened: Opened,
+    ) -> Self {
+        Consumer {
+            state: State::Receiving(opened),
+            intercepting: None,
+            sources,
+            options,
+            paused: false,
+            plan,
+        }
+    }
+
+    /// The queues that it receives from, in the order in which they were given; those without a name have the one
+    /// that they got. A queue that was left, or deleted, isn't among them any more.
     pub fn queues(&self) -> &[Name] {
-        &self.plan.names
+        self.sources.names()
     }
 
     /// The next delivery, an error that ended the consumer, or `None` once it has ended.
@@ -341,11 +118,7 @@ impl Consumer {
         };
         match next {
             Ok(Some(delivery)) => delivery.map(Some),
-            Ok(None) => Err(Error::new(
-                ErrorKind::Closed,
-                "the consumer has ended; open another one",
-            )
-            .during("receive")),
+            Ok(None) => Err(has_ended().during("receive")),
             Err(()) => Ok(None),
         }
     }
@@ -360,16 +133,243 @@ impl Consumer {
         }
     }
 
+    /// Receives from another queue as well, within the same window, and answers its name. The queue is declared as those
+    /// that the consumer was opened with. One that the consumer receives from already stays as it is.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use kombu::{Exchange, Queue};
+    ///
+    /// let connection = kombu::connect("memory://").await?;
+    /// let mut consumer = connection.consumer(&Queue::new("normal")).await?;
+    /// consumer.add_queue(&Queue::new("urgent")).await?;
+    ///
+    /// let producer = connection.producer(Exchange::default()).await?;
+    /// producer.publish(&1).routing_key("urgent").await?;
+    /// let delivery = consumer.try_next().await?.expect("a delivery");
+    /// assert_eq!(delivery.queue(), "urgent");
+    /// delivery.ack().await?;
+    ///
+    /// consumer.cancel_queue("normal").await?;
+    /// assert_eq!(consumer.queues(), ["urgent"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Connection::declare_queue`](super::Connection::declare_queue); [`ErrorKind::AccessRefused`] if somebody
+    /// consumes from it and either consumer is exclusive; [`ErrorKind::Timeout`] after
+    /// [`Deadlines::declare`](crate::Deadlines::declare); [`ErrorKind::Closed`] once the consumer has ended. The consumer
+    /// goes on with its other queues. If it was waiting for the next session and can't be opened there, it ends, and this
+    /// is the error.
+    ///
+    /// # Cancellation
+    ///
+    /// If the future is dropped, the queue may have been declared, and isn't received from.
+    pub async fn add_queue(&mut self, queue: &Queue) -> Result<Name> {
+        let queue = named(queue);
+        self.add(&queue)
+            .await
+            .map_err(|error| error.during("add queue"))?;
+        Ok(queue.name().clone())
+    }
+
+    async fn add(&mut self, queue: &Queue) -> Result<()> {
+        let (connection, mode) = (self.plan.connection.clone(), self.plan.declare_mode);
+        if matches!(self.state, State::Ended) {
+            return Err(has_ended());
+        }
+        let end = connection.deadline();
+        let queues = std::slice::from_ref(queue);
+        connection.ensure_queues(queues, mode, end).await?;
+        if self.sources.names().contains(queue.name()) {
+            return Ok(());
+        }
+        let limit = connection.inner().engine.deadlines.declare;
+        let added = timeout(limit, self.subscribe_to(LinkQueue::new(queue, mode))).await;
+        added.unwrap_or_else(|_| {
+            let phase = match self.state {
+                State::Receiving(_) => "waiting for the broker's answer",
+                State::Reopening { .. } | State::Ended => "waiting for a connection",
+            };
+            Err(Error::new(
+                ErrorKind::Timeout,
+                format!("no answer within {limit:?}: {phase}"),
+            ))
+        })
+    }
+
+    async fn subscribe_to(&mut self, queue: LinkQueue) -> Result<()> {
+        loop {
+            let reopened = poll_fn(|context| self.poll_reopened(context)).await;
+            if let Err(error) = reopened {
+                self.state = State::Ended;
+                return Err(error);
+            }
+            let State::Receiving(opened) = &mut self.state else {
+                return Err(has_ended());
+            };
+            match opened.subscription.add(&queue.name).await {
+                Ok(index) => {
+                    self.sources.add(index, &queue);
+                    opened.link.queues.add(index, queue);
+                    return Ok(());
+                }
+                Err(error) if error.kind() == ErrorKind::ConnectionLost => self.reopen(),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Leaves a queue, and waits until the broker sends nothing more from it. What was received from it can still be
+    /// settled; the other queues go on. Leaving the last one ends the consumer, without an error. A queue that it
+    /// doesn't receive from counts as left. The queue itself stays.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`] after [`Deadlines::declare`](crate::Deadlines::declare), and what the broker says. The
+    /// queue is left all the same.
+    ///
+    /// # Cancellation
+    ///
+    /// The queue is left when this is first awaited; dropping the future after that undoes nothing.
+    pub async fn cancel_queue(&mut self, queue: impl Into<Name>) -> Result<()> {
+        let left = self.sources.take_all(&queue.into());
+        if left.is_empty() {
+            return Ok(());
+        }
+        if self.sources.is_empty() {
+            return self
+                .stop()
+                .await
+                .map_err(|error| error.during("cancel queue"));
+        }
+        self.give_back_intercepted(|queue| left.contains(&queue));
+        let answers: Vec<_> = match &mut self.state {
+            State::Receiving(opened) => {
+                let leave = |queue: &u16| opened.leave(*queue);
+                left.iter().map(leave).collect()
+            }
+            State::Reopening { last, .. } => {
+                let last = last.clone();
+                self.open_after(last);
+                return Ok(());
+            }
+            State::Ended => return Ok(()),
+        };
+        let limit = self.plan.connection.inner().engine.deadlines.declare;
+        let answered = timeout(limit, async {
+            for answer in answers {
+                match answer.await {
+                    // With its session, everything is back.
+                    Err(error) if error.kind() == ErrorKind::ConnectionLost => {}
+                    answer => answer?,
+                }
+            }
+            Ok(())
+        });
+        answered
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::new(
+                    ErrorKind::Timeout,
+                    format!("no answer within {limit:?}: waiting for the broker's answer"),
+                ))
+            })
+            .map_err(|error| error.during("cancel queue"))
+    }
+
+    /// Receives nothing until [`resume`](Consumer::resume): it stays a consumer, and what was fetched and not received
+    /// goes back, for others to have. Deliveries that were received can still be settled. A consumer that is paused
+    /// stays so when it goes on after a lost session, and still learns of its end.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use std::time::Duration;
+    /// use kombu::{Exchange, Queue};
+    ///
+    /// let connection = kombu::connect("memory://").await?;
+    /// let mut consumer = connection.consumer(&Queue::new("jobs")).await?;
+    /// consumer.pause();
+    /// let producer = connection.producer(Exchange::default()).await?;
+    /// producer.publish(&1).routing_key("jobs").await?;
+    /// assert!(consumer.receive(Duration::ZERO).await?.is_none());
+    /// consumer.resume();
+    /// assert!(consumer.receive(Duration::ZERO).await?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pause(&mut self) {
+        self.set_paused(true);
+    }
+
+    /// Receives again after a [`pause`](Consumer::pause).
+    pub fn resume(&mut self) {
+        self.set_paused(false);
+    }
+
+    /// Whether it is paused.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    fn set_paused(&mut self, paused: bool) {
+        if std::mem::replace(&mut self.paused, paused) == paused {
+            return;
+        }
+        // A consumer that is being opened again is told when it is open.
+        if let State::Receiving(opened) = &mut self.state {
+            opened.subscription.pause(paused);
+        }
+        if paused {
+            self.give_back_intercepted(|_| true);
+        }
+    }
+
+    /// Gives back a delivery that is with the interceptors, if it came from such a queue.
+    fn give_back_intercepted(&mut self, from: impl Fn(u16) -> bool) {
+        let intercepting = self
+            .intercepting
+            .take_if(|intercepting| from(intercepting.delivery.queue_index()));
+        if let Some(Intercepting { delivery, .. }) = intercepting {
+            drop(delivery.release());
+        }
+    }
+
     /// Ends the consumer and waits until the broker sends it nothing more. Deliveries that were received can
     /// still be settled.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`] if the broker doesn't answer within [`Deadlines::declare`](crate::Deadlines::declare) (30 s
+    /// unless set otherwise). The consumer has ended then, too; what was fetched for it may stay unsettled until the
+    /// session ends.
     pub async fn cancel(mut self) -> Result<()> {
-        match std::mem::replace(&mut self.state, State::Ended) {
-            State::Receiving(opened) => opened
-                .subscription
-                .cancel()
-                .await
-                .map_err(|error| error.during("cancel consumer")),
-            State::Reopening(_) | State::Ended => Ok(()),
+        self.stop()
+            .await
+            .map_err(|error| error.during("cancel consumer"))
+    }
+
+    async fn stop(&mut self) -> Result<()> {
+        self.give_back_intercepted(|_| true);
+        let State::Receiving(opened) = std::mem::replace(&mut self.state, State::Ended) else {
+            return Ok(());
+        };
+        let limit = self.plan.connection.inner().engine.deadlines.declare;
+        match timeout(limit, opened.subscription.cancel()).await {
+            // With its session, everything is back.
+            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionLost => Ok(()),
+            Ok(answer) => answer,
+            Err(_) => Err(Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "no answer within {limit:?}: waiting for the broker to end the consumer of {}",
+                    self.sources.listed()
+                ),
+            )),
         }
     }
 
@@ -380,27 +380,22 @@ impl Consumer {
             return Poll::Pending;
         };
         loop {
-            if let Some(delivery) = &mut self.intercepting {
-                let Poll::Ready(delivery) = delivery.as_mut().poll(context) else {
-                    return Poll::Pending;
-                };
-                self.intercepting = None;
-                if let Some(delivery) = delivery {
-                    budget.made_progress();
-                    return Poll::Ready(Some(Ok(delivery)));
+            if self.intercepting.is_some() {
+                match self.poll_intercepted(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Some(delivery)) => {
+                        budget.made_progress();
+                        return Poll::Ready(Some(Ok(delivery)));
+                    }
+                    Poll::Ready(None) => {}
                 }
             }
             let opened = match &mut self.state {
                 State::Receiving(opened) => opened,
                 State::Ended => return Poll::Ready(None),
-                State::Reopening(reopening) => match reopening.as_mut().poll(context) {
+                State::Reopening { .. } => match self.poll_reopened(context) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(opened)) => {
-                        // It may have been changed meanwhile.
-                        opened.set_window(self.options.window);
-                        self.state = State::Receiving(opened);
-                        continue;
-                    }
+                    Poll::Ready(Ok(())) => continue,
                     Poll::Ready(Err(error)) => return self.end(error),
                 },
             };
@@ -408,15 +403,24 @@ impl Consumer {
                 self.state = State::Ended;
                 return Poll::Ready(None);
             }
+            opened.give_back_due(context);
             match Pin::new(&mut opened.subscription).poll_next(context) {
-                Poll::Ready(Some(Ok(raw))) => {
+                Poll::Ready(Some(Ok(Received::Delivery(raw)))) => {
                     let delivery = Delivery::new(raw, Arc::clone(&opened.link));
                     tracing::debug!(?delivery, "received");
                     if self.plan.interceptors.is_empty() {
                         budget.made_progress();
                         return Poll::Ready(Some(Ok(delivery)));
                     }
-                    self.intercepting = Some(Box::pin(intercepted(delivery)));
+                    self.intercepting = Some(Intercepting {
+                        content: delivery.intercepted(),
+                        delivery,
+                    });
+                }
+                Poll::Ready(Some(Ok(Received::Cancelled { queue }))) => {
+                    if let Some(error) = self.cancelled(queue) {
+                        return self.end(error);
+                    }
                 }
                 Poll::Ready(Some(Err(error))) if error.kind() != ErrorKind::ConnectionLost => {
                     return self.end(error);
@@ -426,8 +430,13 @@ impl Consumer {
                     let Some(held) = &opened.link.held else {
                         return Poll::Pending;
                     };
-                    held.task.register(context.waker());
+                    held.register(context);
                     let Some(held) = held.fills_window() else {
+                        if opened.link.stopping.load(Ordering::Relaxed)
+                            || opened.give_back_due(context)
+                        {
+                            continue;
+                        }
                         return Poll::Pending;
                     };
                     return self.end(Error::new(
@@ -442,16 +451,85 @@ impl Consumer {
         }
     }
 
+    /// The delivery behind its interceptors, or `None` if one of them can't make anything of it.
+    fn poll_intercepted(&mut self, context: &mut Context<'_>) -> Poll<Option<Delivery>> {
+        let Some(intercepting) = &mut self.intercepting else {
+            return Poll::Ready(None);
+        };
+        let Poll::Ready(content) = intercepting.content.as_mut().poll(context) else {
+            return Poll::Pending;
+        };
+        let intercepted = self.intercepting.take().and_then(|intercepting| {
+            let mut delivery = intercepting.delivery;
+            match delivery.replace(content) {
+                Ok(()) => Some(delivery),
+                Err(error) => {
+                    tracing::warn!(%error, queue = %delivery.queue(), "an interceptor refused a delivery");
+                    None
+                }
+            }
+        });
+        Poll::Ready(intercepted)
+    }
+
+    /// Ready when there is a subscription. An error ends the consumer.
+    #[cold]
+    fn poll_reopened(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let State::Reopening { opening, .. } = &mut self.state else {
+            return Poll::Ready(Ok(()));
+        };
+        match opening.as_mut().poll(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(mut opened)) => {
+                // It may have been changed meanwhile.
+                opened.set_window(self.options.window);
+                if self.paused {
+                    opened.subscription.pause(true);
+                }
+                self.state = State::Receiving(opened);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        }
+    }
+
     /// The session is over: the next one continues, if there is to be one.
     #[cold]
     fn reopen(&mut self) {
-        let State::Receiving(opened) = std::mem::replace(&mut self.state, State::Ended) else {
-            return;
+        if let State::Receiving(opened) = std::mem::replace(&mut self.state, State::Ended) {
+            self.open_after(opened.session);
+        }
+    }
+
+    fn open_after(&mut self, last: Arc<Session>) {
+        self.sources.renumber();
+        let (plan, sources, options) = (self.plan.clone(), self.sources.clone(), self.options);
+        let ended = last.clone();
+        self.state = State::Reopening {
+            last,
+            opening: Box::pin(async move { plan.open_after(ended, &sources, options).await }),
         };
-        let (plan, options) = (self.plan.clone(), self.options);
-        self.state = State::Reopening(Box::pin(async move {
-            plan.open_after(opened.session, options).await
-        }));
+    }
+
+    /// A queue was deleted. Answers the error of a consumer that has no other one.
+    #[cold]
+    fn cancelled(&mut self, index: u16) -> Option<Error> {
+        // It may have been left before the news came.
+        let queue = self.sources.take(index)?;
+        tracing::warn!(%queue, "a queue was deleted while it was being consumed");
+        let engine = &self.plan.connection.inner().engine;
+        engine.tell(Event::ConsumerCancelled {
+            queue: queue.clone(),
+        });
+        self.sources.is_empty().then(|| {
+            Error::new(
+                ErrorKind::ConsumerCancelled,
+                format!(
+                    "queue `{queue}` was deleted while it was being consumed; declare it and open the consumer \
+                     again"
+                ),
+            )
+        })
     }
 
     #[cold]
@@ -465,15 +543,12 @@ impl Consumer {
     }
 }
 
-/// The delivery behind its interceptors, unless one of them can't make anything of it.
-async fn intercepted(mut delivery: Delivery) -> Option<Delivery> {
-    match delivery.intercept().await {
-        Ok(()) => Some(delivery),
-        Err(error) => {
-            tracing::warn!(%error, queue = %delivery.queue(), "an interceptor refused a delivery");
-            None
-        }
-    }
+#[cold]
+fn has_ended() -> Error {
+    Error::new(
+        ErrorKind::Closed,
+        "the consumer has ended; open another one",
+    )
 }
 
 impl Stream for Consumer {
@@ -490,7 +565,7 @@ impl Stream for Consumer {
 impl fmt::Debug for Consumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consumer")
-            .field("queues", &self.plan.names)
+            .field("queues", &self.sources.names())
             .field("ended", &matches!(self.state, State::Ended))
             .finish()
     }

@@ -2,22 +2,26 @@ use std::fmt;
 use std::mem;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
+use bytes::Bytes;
 use kombu_serializers::{self as serializers, Accept};
-use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
-use crate::driver::{Outcome, RawDelivery, Settle, Settlement, Tag};
+use crate::declare::{DeclareMode, Queue};
+use crate::driver::{BoxFuture, Outcome, RawDelivery, Settle, Tag};
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Content, Envelope};
 use crate::name::Name;
 
-use super::intercept::Interceptors;
+use super::held::Held;
+use super::indexed::Indexed;
+use super::intercept::{Interceptors, received};
+use super::plain::Plain;
 use super::{Connection, Settling};
 
 /// What becomes of a delivery that could not be decoded and is dropped without being settled.
@@ -39,17 +43,18 @@ pub enum UndecodablePolicy {
 /// What the deliveries of one consumer have in common; one reference count for each of them.
 pub(super) struct Link {
     pub(super) settler: Arc<dyn Settle>,
-    pub(super) queues: Vec<LinkQueue>,
+    /// By the subscription's numbers.
+    pub(super) queues: Indexed<LinkQueue>,
     pub(super) serializers: serializers::Registry,
     pub(super) accept: Accept,
     pub(super) no_ack: bool,
-    /// The consumer's window, and the undecodable deliveries that it holds until it closes. `None` for a
-    /// single get: nothing would close there, so what can't be decoded is released.
+    /// What was dropped and isn't given back yet. `None` for a single get: nothing would close there, so
+    /// everything is released.
     pub(super) held: Option<Held>,
+    /// Deliveries that are neither settled nor dropped.
+    pub(super) deliveries: AtomicUsize,
     /// The connection is being drained: the consumer stops, and settles are of interest.
     pub(super) stopping: AtomicBool,
-    /// The consumer refers to this link, besides its deliveries.
-    pub(super) receiving: AtomicBool,
     pub(super) interceptors: Interceptors,
     pub(super) undecodable: UndecodablePolicy,
     /// The session that all of this belongs to.
@@ -65,71 +70,55 @@ pub(super) struct LinkQueue {
     pub(super) dead_letters: bool,
 }
 
-/// Deliveries that can't be decoded and have nowhere to go.
-pub(super) struct Held {
-    pub(super) window: AtomicU32,
-    tags: Mutex<HeldTags>,
-    /// The consumer's task: it has to notice when held deliveries fill the window.
-    pub(super) task: AtomicWaker,
-}
-
-#[derive(Default)]
-struct HeldTags {
-    tags: Vec<Tag>,
-    /// The consumer has closed: nothing is held any more.
-    closed: bool,
-}
-
-impl Held {
-    /// Holds a delivery until the consumer closes; false if it has.
-    fn hold(&self, tag: Tag) -> bool {
-        let mut held = self.tags.lock();
-        if !held.closed {
-            held.tags.push(tag);
+impl LinkQueue {
+    /// A queue that was declared in this mode, if its declaration doesn't say otherwise.
+    pub(super) fn new(queue: &Queue, mode: DeclareMode) -> Self {
+        let mode = queue.declare_mode().unwrap_or(mode);
+        LinkQueue {
+            name: queue.name().clone(),
+            dead_letters: mode == DeclareMode::Ensure && queue.get_dead_letter_exchange().is_some(),
         }
-        !held.closed
-    }
-
-    pub(super) fn new(window: u32) -> Self {
-        Held {
-            window: AtomicU32::new(window),
-            tags: Mutex::default(),
-            task: AtomicWaker::new(),
-        }
-    }
-
-    /// How many are held, if they fill the window.
-    pub(super) fn fills_window(&self) -> Option<usize> {
-        let window = self.window.load(Ordering::Relaxed) as usize;
-        let held = self.tags.lock().tags.len();
-        (window != 0 && held >= window).then_some(held)
     }
 }
 
 impl Link {
-    /// Deliveries that refer to this link; messages that were split from one count with it.
-    pub(super) fn deliveries(this: &Arc<Self>) -> usize {
-        let others = 1 + usize::from(this.receiving.load(Ordering::Relaxed));
-        Arc::strong_count(this).saturating_sub(others)
-    }
-
-    /// Has the consumer end when it is polled next, which is now.
+    /// Has the consumer end when it is polled next, which is now. From here on every delivery that is settled or
+    /// dropped tells, unless the count doesn't have it any more.
     pub(super) fn stop(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.stopping.store(true, Ordering::SeqCst);
         if let Some(held) = &self.held {
-            held.task.wake();
+            held.wake();
         }
     }
 
-    /// Gives back what was held because it couldn't be decoded, the latest first.
+    /// Gives back what was held, and holds nothing any more.
     pub(super) fn release_held(&self) {
-        let Some(held) = &self.held else { return };
-        let mut tags = {
-            let mut held = held.tags.lock();
-            held.closed = true;
-            mem::take(&mut held.tags)
-        };
-        while let Some(tag) = tags.pop() {
+        if let Some(held) = &self.held {
+            self.release(held.close());
+        }
+    }
+
+    /// When the next delivery that was put off is to be given back.
+    pub(super) fn put_off_until(&self) -> Option<Instant> {
+        self.held.as_ref()?.put_off_until()
+    }
+
+    /// Gives back what was put off until then.
+    pub(super) fn release_due(&self, now: Instant) {
+        if let Some(held) = &self.held {
+            self.release(held.take_due(now));
+        }
+    }
+
+    /// Gives back what was held of one queue.
+    pub(super) fn release_held_from(&self, queue: u16) {
+        if let Some(held) = &self.held {
+            self.release(held.take_from(queue));
+        }
+    }
+
+    fn release(&self, tags: impl IntoIterator<Item = Tag>) {
+        for tag in tags {
             // A session that is gone has given back everything already.
             drop(self.settler.settle(tag, Outcome::Release));
         }
@@ -137,18 +126,26 @@ impl Link {
 
     pub(super) fn queue_name(&self, index: u16) -> &Name {
         const NOWHERE: &Name = &Name::EMPTY;
-        self.queues
-            .get(usize::from(index))
-            .map_or(NOWHERE, |queue| &queue.name)
+        self.queues.get(index).map_or(NOWHERE, |queue| &queue.name)
     }
 
-    fn decode<'de, T: Deserialize<'de>>(&self, content: &'de Content) -> Result<T> {
+    fn decode<'de, T: Deserialize<'de>>(
+        &self,
+        content: &'de Content,
+        plain: &'de Plain,
+    ) -> Result<T> {
         let codec = self.serializers.decoder_for(
             content.content_type(),
             content.content_encoding(),
             &self.accept,
         )?;
-        Ok(codec.decode(content.body())?)
+        Ok(codec.decode(self.plain_body(content, plain)?)?)
+    }
+
+    #[inline]
+    fn plain_body<'a>(&self, content: &'a Content, plain: &'a Plain) -> Result<&'a Bytes> {
+        let limit = self.connection.inner().max_decompressed_size;
+        plain.of(content, &self.serializers, limit)
     }
 }
 
@@ -166,10 +163,12 @@ impl Link {
 ///
 /// # Drop
 ///
-/// A delivery that is dropped unsettled is released with a warning: it goes back to its original position.
-/// It is never acked. If its body could not be decoded, see [`take`](Delivery::take).
+/// A delivery that is dropped unsettled is released with a warning: it goes back to its original position. One that
+/// had been handed out before goes back 100 ms later, while its consumer is there and receives, so that a message that
+/// nobody settles doesn't come as fast as it can; until then it counts against the window. A delivery is never acked. If its body could not be decoded, see [`take`](Delivery::take).
 pub struct Delivery {
     envelope: Envelope,
+    plain: Plain,
     acker: Acker,
 }
 
@@ -177,8 +176,10 @@ impl Delivery {
     #[inline]
     pub(super) fn new(raw: RawDelivery, link: Arc<Link>) -> Self {
         let settled = link.no_ack;
+        link.deliveries.fetch_add(1, Ordering::Relaxed);
         Delivery {
             envelope: raw.envelope,
+            plain: Plain::default(),
             acker: Acker {
                 link,
                 id: raw.id,
@@ -191,26 +192,32 @@ impl Delivery {
         }
     }
 
-    /// Runs it through the interceptors. After an error it counts as undecodable.
-    pub(super) async fn intercept(&mut self) -> Result<()> {
+    /// What the interceptors make of the message. It borrows nothing, so the delivery can be settled meanwhile.
+    pub(super) fn intercepted(&self) -> BoxFuture<'static, Result<Content>> {
         let interceptors = self.acker.link.interceptors.clone();
-        if interceptors.is_empty() {
-            return Ok(());
-        }
-        let mut content = (*self.envelope).clone();
-        for interceptor in interceptors.iter() {
-            if let Err(error) = interceptor.on_delivery(&mut content).await {
+        Box::pin(received(interceptors, (*self.envelope).clone()))
+    }
+
+    /// Takes what the interceptors made of the message. After an error it counts as undecodable.
+    pub(super) fn replace(&mut self, content: Result<Content>) -> Result<()> {
+        match content {
+            Ok(content) => self.envelope = Envelope::new(self.envelope.publish_id(), content),
+            Err(error) => {
                 self.acker.undecodable.store(true, Ordering::Relaxed);
                 return Err(error);
             }
         }
-        self.envelope = Envelope::new(self.envelope.publish_id(), content);
         Ok(())
     }
 
     /// The queue that it came from.
     pub fn queue(&self) -> &Name {
         self.acker.link.queue_name(self.acker.queue)
+    }
+
+    /// The queue's number in its subscription.
+    pub(super) fn queue_index(&self) -> u16 {
+        self.acker.queue
     }
 
     /// Whether it was handed out before, to whomever.
@@ -231,7 +238,8 @@ impl Delivery {
         self.acker.link.session.driver.closed().await;
     }
 
-    /// Decodes the body with the codec of its content type, borrowing from it where `T` allows.
+    /// Decodes the body with the codec of its content type, borrowing from it where `T` allows. A compressed one
+    /// is decompressed first, and kept beside it.
     ///
     /// A borrowed value ends the delivery's freedom to be settled; [`split`](Delivery::split) separates the
     /// two. Write the type: `decode::<T>()`.
@@ -239,22 +247,44 @@ impl Delivery {
     /// # Errors
     ///
     /// [`ErrorKind::Undecodable`]; [`ErrorKind::ContentRefused`] if the content type isn't on the accept list;
-    /// [`ErrorKind::UnknownSerializer`] if nothing is registered for it. Nothing is decoded in the last two
-    /// cases. The delivery is then marked, and dropping it unsettled does what [`take`](Delivery::take)
+    /// [`ErrorKind::UnknownSerializer`] if nothing is registered for it, or for its compression. Nothing is decoded in
+    /// the last two cases. The delivery is then marked, and dropping it unsettled does what [`take`](Delivery::take)
     /// says; a later decode that succeeds takes the mark off.
     pub fn decode<'de, T: Deserialize<'de>>(&'de self) -> Result<T> {
-        let decoded = self.acker.link.decode(&self.envelope);
+        let decoded = self.acker.link.decode(&self.envelope, &self.plain);
         self.acker
             .undecodable
             .store(decoded.is_err(), Ordering::Relaxed);
-        decoded.map_err(|error| {
-            error.during("decode").with_context(&format!(
-                "message from queue `{}` (exchange `{}`, key `{}`)",
-                self.queue(),
-                self.exchange(),
-                self.routing_key()
-            ))
+        decoded.map_err(|error| self.undecodable(error))
+    }
+
+    /// The body that a codec reads: [`body`](Content::body) itself, or what it comes to if it is compressed. For bodies
+    /// that have no codec, such as images.
+    ///
+    /// It is decompressed once and then kept, whatever the accept list says.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::UnknownSerializer`] if nothing is registered for its compression; [`ErrorKind::Undecodable`] if it isn't
+    /// what its compression makes, or comes to more than the connection's
+    /// [`max_decompressed_size`](super::ConnectionBuilder::max_decompressed_size). The delivery is then marked, as by
+    /// [`decode`](Delivery::decode).
+    pub fn plain_body(&self) -> Result<&Bytes> {
+        let plain = self.acker.link.plain_body(&self.envelope, &self.plain);
+        plain.map_err(|error| {
+            self.acker.undecodable.store(true, Ordering::Relaxed);
+            self.undecodable(error)
         })
+    }
+
+    #[cold]
+    fn undecodable(&self, error: Error) -> Error {
+        error.during("decode").with_context(&format!(
+            "message from queue `{}` (exchange `{}`, key `{}`)",
+            self.queue(),
+            self.exchange(),
+            self.routing_key()
+        ))
     }
 
     /// Decodes the body into a value that owns its parts, and keeps the delivery.
@@ -295,6 +325,7 @@ impl Delivery {
     pub fn split(self) -> (Message, Acker) {
         let message = Message {
             envelope: self.envelope,
+            plain: self.plain,
             link: self.acker.link.clone(),
         };
         (message, self.acker)
@@ -354,6 +385,7 @@ impl fmt::Debug for Delivery {
 #[derive(Clone)]
 pub struct Message {
     envelope: Envelope,
+    plain: Plain,
     link: Arc<Link>,
 }
 
@@ -365,7 +397,19 @@ impl Message {
     /// As [`Delivery::decode`], without its effect on the delivery.
     pub fn decode<'de, T: Deserialize<'de>>(&'de self) -> Result<T> {
         self.link
-            .decode(&self.envelope)
+            .decode(&self.envelope, &self.plain)
+            .map_err(|error| error.during("decode"))
+    }
+
+    /// The body that a codec reads, decompressed if need be; as [`Delivery::plain_body`], without its effect on the
+    /// delivery.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Delivery::plain_body`].
+    pub fn plain_body(&self) -> Result<&Bytes> {
+        self.link
+            .plain_body(&self.envelope, &self.plain)
             .map_err(|error| error.during("decode"))
     }
 }
@@ -430,27 +474,29 @@ impl Acker {
     #[inline]
     fn settle(mut self, outcome: Outcome) -> Settling {
         if self.settled {
-            return Settling::new(Settlement::done(Err(Error::new(
+            return Settling::failed(Error::new(
                 ErrorKind::NotSettleable,
                 format!(
                     "{outcome} of a delivery from queue `{}`, whose consumer asked for `no_ack`: the broker \
                      forgot it when it handed it out",
                     self.link.queue_name(self.queue)
                 ),
-            ))));
+            ));
         }
         self.settled = true;
         let outcome = self.intercepted(outcome);
-        Settling::new(self.link.settler.settle(self.tag(), outcome))
+        Settling::new(self.link.settler.settle(self.tag(), outcome), || {
+            let limit = self.link.connection.inner().engine.deadlines.settle;
+            (outcome, self.link.queue_name(self.queue).clone(), limit)
+        })
     }
 
     /// The outcome that the interceptors make of this one.
     #[inline]
     fn intercepted(&self, outcome: Outcome) -> Outcome {
-        let queue = self.link.queue_name(self.queue);
         let interceptors = self.link.interceptors.iter();
         interceptors.fold(outcome, |outcome, interceptor| {
-            interceptor.on_settle(queue, outcome)
+            interceptor.on_settle(self.link.queue_name(self.queue), outcome)
         })
     }
 
@@ -469,7 +515,7 @@ impl Acker {
         let dead_letters = self
             .link
             .queues
-            .get(usize::from(self.queue))
+            .get(self.queue)
             .is_some_and(|queue| queue.dead_letters);
         let policy = self.link.undecodable;
         let rejects = match policy {
@@ -485,7 +531,6 @@ impl Acker {
             }
             Some(held) if undecodable && holds && held.hold(self.tag()) => {
                 tracing::warn!(%queue, "an undecodable delivery was dropped: held until the consumer closes");
-                held.task.wake();
                 return;
             }
             _ => {
@@ -494,6 +539,14 @@ impl Acker {
             }
         };
         let outcome = self.intercepted(outcome);
+        // What comes again and is dropped again would do so as fast as it can.
+        if let Some(held) = &self.link.held
+            && self.redelivered
+            && outcome == Outcome::Release
+            && held.put_off(self.tag())
+        {
+            return;
+        }
         // The warning is all that there is to say; a lost session has released it already.
         drop(self.link.settler.settle(self.tag(), outcome));
     }
@@ -505,7 +558,8 @@ impl Drop for Acker {
         if !self.settled {
             self.abandon();
         }
-        if self.link.stopping.load(Ordering::Relaxed) {
+        self.link.deliveries.fetch_sub(1, Ordering::SeqCst);
+        if self.link.stopping.load(Ordering::SeqCst) {
             self.link.connection.inner().open.count_settled();
         }
     }

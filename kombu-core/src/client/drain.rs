@@ -2,10 +2,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::future::{join, join_all};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout_at;
 
+use crate::engine;
 use crate::error::Result;
 
 use super::Connection;
@@ -60,17 +62,40 @@ impl Open {
         links
             .iter()
             .filter_map(Weak::upgrade)
-            .map(|link| Link::deliveries(&link))
+            .map(|link| link.deliveries.load(Ordering::SeqCst))
             .sum()
     }
 
+    /// Resolves when no delivery is held.
+    async fn all_settled(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.deliveries() == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     fn publishes(&self) -> usize {
-        let producers = self.producers.lock();
+        let producers = self.producers();
+        producers.map(|producer| producer.outbox.count()).sum()
+    }
+
+    /// Resolves when every publish has been answered, of those that there are now at least.
+    async fn all_confirmed(&self) {
+        join_all(
+            self.producers()
+                .map(async |producer| producer.outbox.empty().await),
+        )
+        .await;
+    }
+
+    fn producers(&self) -> impl Iterator<Item = Arc<producer::Inner>> + use<> {
+        let producers = self.producers.lock().clone();
         producers
-            .iter()
-            .filter_map(Weak::upgrade)
-            .map(|producer| producer.outbox.count())
-            .sum()
+            .into_iter()
+            .filter_map(|producer| producer.upgrade())
     }
 }
 
@@ -95,32 +120,21 @@ impl Connection {
     /// Dropping the future leaves consumers stopped and the connection open.
     pub async fn drain(&self, grace: Duration) -> Result<DrainReport> {
         let open = &self.inner().open;
-        let end = Instant::now() + grace;
+        let end = engine::deadline(grace);
         let links: Vec<_> = open.links.lock().iter().filter_map(Weak::upgrade).collect();
         for link in &links {
             link.stop();
         }
         drop(links);
         let under_way = open.publishes();
-        let settled = async {
-            loop {
-                let changed = open.changed.notified();
-                if open.deliveries() == 0 {
-                    return;
-                }
-                // A delivery tells while it is dropped, so its reference may outlast the news by a moment.
-                drop(timeout(Duration::from_millis(1), changed).await);
+        let nothing_is_left = async {
+            // Whoever handled a delivery may have published.
+            while open.deliveries() + open.publishes() > 0 {
+                join(open.all_settled(), open.all_confirmed()).await;
             }
         };
         // When it is too late, the report says so.
-        drop(timeout_at(end, settled).await);
-        let producers: Vec<_> = {
-            let producers = open.producers.lock();
-            producers.iter().filter_map(Weak::upgrade).collect()
-        };
-        for producer in &producers {
-            drop(timeout_at(end, producer.outbox.empty()).await);
-        }
+        drop(timeout_at(end, nothing_is_left).await);
         let (unsettled, unconfirmed) = (open.deliveries(), open.publishes());
         self.close().await?;
         Ok(DrainReport {

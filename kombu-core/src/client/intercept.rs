@@ -7,7 +7,8 @@ use crate::name::Name;
 
 /// Sees, and may change, every message and every settle of a connection or of one handle.
 ///
-/// Interceptors run in the order in which they were added, those of the connection before those of the handle.
+/// Interceptors run in the order in which they were added, those of the connection before those of the handle. They
+/// see bodies as they travel: encoded, and compressed where that was asked for.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -62,6 +63,14 @@ pub trait Interceptor: Send + Sync + 'static {
 
 /// Interceptors in the order in which they run.
 pub(super) type Interceptors = Arc<[Arc<dyn Interceptor>]>;
+
+/// What the interceptors make of a message that was fetched.
+pub(super) async fn received(interceptors: Interceptors, mut content: Content) -> Result<Content> {
+    for interceptor in interceptors.iter() {
+        interceptor.on_delivery(&mut content).await?;
+    }
+    Ok(content)
+}
 
 /// Those of the connection, then those of the handle.
 pub(super) fn chain(connection: &Interceptors, handle: Vec<Arc<dyn Interceptor>>) -> Interceptors {

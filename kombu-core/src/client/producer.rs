@@ -1,11 +1,12 @@
 use std::fmt;
 use std::future::IntoFuture;
+use std::iter;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kombu_serializers::Codec;
+use kombu_serializers::{Codec, Stage};
 use serde::Serialize;
 
 use crate::declare::{DeclareMode, DeliveryMode, Exchange, ExchangeKind};
@@ -16,6 +17,7 @@ use crate::message::PublishId;
 use crate::name::Name;
 
 use super::body::{Body, Raw, Text, Value};
+use super::destinations::Destinations;
 use super::intercept::{Interceptors, chain};
 use super::publish::Publish;
 use super::publishing::{Published, Publishing};
@@ -28,7 +30,9 @@ pub struct OpenProducer {
     connection: Connection,
     exchange: Exchange,
     routing_key: Name,
+    destinations: Vec<(Exchange, Name)>,
     serializer: Option<String>,
+    compression: Option<String>,
     delivery_mode: Option<DeliveryMode>,
     mandatory: Option<bool>,
     declare_mode: Option<DeclareMode>,
@@ -41,7 +45,9 @@ impl OpenProducer {
             connection,
             exchange,
             routing_key: Name::EMPTY,
+            destinations: Vec::new(),
             serializer: None,
+            compression: None,
             delivery_mode: None,
             mandatory: None,
             declare_mode: None,
@@ -55,9 +61,77 @@ impl OpenProducer {
         self
     }
 
+    /// Where messages go that set neither exchange nor routing key: to each of these, as
+    /// [`Publish::destinations`] does. Their exchanges are declared as the producer's own. Default: none; an empty list is
+    /// none.
+    ///
+    /// Such a publish is answered as one: it is an error if one destination fails (the error says how many did, and that
+    /// the message may have been stored if others have it), and [`Published::routed`] if it reached a queue anywhere.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use kombu::{Exchange, Queue};
+    ///
+    /// let connection = kombu::connect("memory://").await?;
+    /// let (news, archive) = (Exchange::topic("news"), Exchange::fanout("archive"));
+    /// let everything = Queue::new("everything").bind(&news, "#").bind(&archive, "");
+    /// connection.declare_queue(&everything).await?;
+    ///
+    /// let producer = connection.producer(&news).destinations([(&news, "weather"), (&archive, "")]).await?;
+    /// producer.publish("it rains").await?;
+    /// producer.publish("to one only").routing_key("sport").await?;
+    /// assert_eq!(connection.queue_info(&everything).await?.ready, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn destinations<E, K>(mut self, destinations: impl IntoIterator<Item = (E, K)>) -> Self
+    where
+        E: Into<Exchange>,
+        K: Into<Name>,
+    {
+        let pair = |(exchange, key): (E, K)| (exchange.into(), key.into());
+        self.destinations = destinations.into_iter().map(pair).collect();
+        self
+    }
+
     /// The serializer of values, by name. Default: `json`.
     pub fn serializer(mut self, name: impl Into<String>) -> Self {
         self.serializer = Some(name.into());
+        self
+    }
+
+    /// Compresses bodies before they are sent, by name: `zlib`, `bzip2` or `zstd`, each a cargo feature of kombu, or
+    /// what is registered in [`serializers().stages()`](Connection::serializers). Default: none.
+    ///
+    /// The header `compression` tells receivers, Python kombu's among them, and they need not be told otherwise.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// # #[cfg(feature = "zlib")] {
+    /// # use kombu::{Exchange, Queue};
+    /// # let connection = kombu::connect("memory://").await?;
+    /// # connection.declare_queue(&Queue::new("logs")).await?;
+    /// let producer = connection.producer(Exchange::default()).compression("zlib").routing_key("logs").await?;
+    /// let log = "all is well\n".repeat(1000);
+    /// producer.publish(&log).await?;
+    /// producer.publish(&log).uncompressed().await?;
+    ///
+    /// let delivery = connection.get("logs").await?.expect("a log");
+    /// assert!(delivery.body().len() < 200); // what was on the wire
+    /// assert_eq!(delivery.decode::<String>()?, log);
+    /// delivery.ack().await?;
+    /// # }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When awaited: [`ErrorKind::UnknownSerializer`] if there is none of that name.
+    pub fn compression(mut self, name: impl Into<String>) -> Self {
+        self.compression = Some(name.into());
         self
     }
 
@@ -89,24 +163,30 @@ impl OpenProducer {
     }
 
     async fn open(self) -> Result<Producer> {
+        let end = self.connection.deadline();
         let inner = self.connection.inner();
         let codec = match &self.serializer {
             Some(name) => Some(inner.serializers.by_name(name)?),
             // Bytes and text need none; a value without one is an error when it is published.
             None => inner.serializers.by_name("json").ok(),
         };
-        if self.exchange.is_default() {
+        let compression = match &self.compression {
+            Some(name) => Some(inner.serializers.stages().by_name(name)?),
+            None => None,
+        };
+        let others = self.destinations.iter().map(|(exchange, _)| exchange);
+        let exchanges = iter::once(&self.exchange).chain(others);
+        for exchange in exchanges.clone().filter(|exchange| exchange.is_default()) {
             // Always there; but a wrong declaration of it is still one.
-            self.exchange.check()?;
-        } else {
-            let mode = self.declare_mode.unwrap_or(inner.declare_mode);
-            self.connection
-                .ensure_exchange(&self.exchange, mode)
-                .await?;
+            exchange.check()?;
         }
+        let mode = self.declare_mode.unwrap_or(inner.declare_mode);
+        self.connection
+            .ensure_exchanges(exchanges, mode, end)
+            .await?;
         let (session, publisher) = self
             .connection
-            .control("open producer", |session| async move {
+            .control_until(end, "open producer", |session| async move {
                 let publisher = session.driver.open_publisher().await?;
                 Ok((session, publisher))
             })
@@ -114,8 +194,10 @@ impl OpenProducer {
         let inner = Arc::new(Inner {
             outbox: Outbox::new(publisher),
             codec,
+            compression,
             exchange: self.exchange.name().clone(),
             routing_key: self.routing_key,
+            destinations: self.destinations.into_iter().collect(),
             delivery_mode: self
                 .delivery_mode
                 .unwrap_or_else(|| self.exchange.get_delivery_mode()),
@@ -131,10 +213,10 @@ impl OpenProducer {
         let restore: Weak<Inner> = Arc::downgrade(&inner);
         inner.connection.inner().engine.register(restore);
         // A session that began in between did not know of this producer yet.
-        let limit = inner.connection.inner().engine.deadlines.declare;
-        match tokio::time::timeout(limit, inner.catch_up(&session)).await {
+        match tokio::time::timeout_at(end, inner.catch_up(&session)).await {
             Ok(caught_up) => caught_up?,
             Err(_) => {
+                let limit = inner.connection.inner().engine.deadlines.declare;
                 return Err(Error::new(
                     ErrorKind::Timeout,
                     format!("no session within {limit:?}: waiting for a connection"),
@@ -188,8 +270,11 @@ pub(super) struct Inner {
     pub(super) outbox: Outbox,
     /// Missing only where neither the user named one nor `json` is built in.
     pub(super) codec: Option<Codec>,
+    pub(super) compression: Option<Stage>,
     pub(super) exchange: Name,
     pub(super) routing_key: Name,
+    /// Of messages that say nothing; none if this is empty.
+    pub(super) destinations: Destinations,
     pub(super) delivery_mode: DeliveryMode,
     /// What the user asked for, whatever the exchange.
     pub(super) mandatory: Option<bool>,

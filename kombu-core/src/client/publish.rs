@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kombu_serializers::Codec;
+use kombu_serializers::{self as serializers, Codec};
 
 use crate::declare::{DeliveryMode, Exchange};
 use crate::error::{Error, ErrorKind, Result};
@@ -13,6 +13,8 @@ use crate::message::{Content, Envelope};
 use crate::name::Name;
 
 use super::body::Body;
+use super::destinations::{Destinations, PublishingAll};
+use super::plain::COMPRESSION;
 use super::producer::{Inner, is_mandatory_by_default};
 use super::publishing::{Published, Publishing, Sending, Stage, hand_over};
 
@@ -25,13 +27,23 @@ use super::publishing::{Published, Publishing, Sending, Stage, hand_over};
 /// The message is handed to the driver when it is first awaited. Dropping the future after that doesn't take it
 /// back; only the answer is lost.
 #[must_use = "nothing is published until this is awaited, or sent with `.send().await`"]
-pub struct Publish<'a, B> {
+pub struct Publish<'a, B, D = ()> {
     producer: &'a Arc<Inner>,
     body: B,
     content: Content,
     codec: Option<Codec>,
+    compression: Compression,
     mandatory: Option<bool>,
+    /// The message says itself where it goes.
+    addressed: bool,
+    destinations: D,
     failure: Option<Error>,
+}
+
+enum Compression {
+    Producers,
+    Own(serializers::Stage),
+    Off,
 }
 
 macro_rules! text_setters {
@@ -59,15 +71,44 @@ impl<'a, B: Body> Publish<'a, B> {
             body,
             content,
             codec: None,
+            compression: Compression::Producers,
             mandatory: producer.mandatory,
+            addressed: false,
+            destinations: (),
             failure: None,
         }
     }
 
+    /// Hands the message over and returns its receipt, so that the next one can be sent before this one is
+    /// confirmed.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// # let connection = kombu::connect("memory://").await?;
+    /// # connection.declare_queue(&kombu::Queue::new("jobs")).await?;
+    /// let producer = connection.producer(kombu::Exchange::default()).routing_key("jobs").await?;
+    /// let mut receipts = Vec::new();
+    /// for job in 0..100 {
+    ///     receipts.push(producer.publish(&job).send().await?);
+    /// }
+    /// for receipt in receipts {
+    ///     receipt.await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn send(self) -> Sending {
+        Sending(self.into_future())
+    }
+}
+
+impl<'a, B: Body, D> Publish<'a, B, D> {
     /// The routing key. Default: the producer's.
     #[inline]
     pub fn routing_key(mut self, key: impl Into<Name>) -> Self {
         self.content.routing_key = key.into();
+        self.addressed = true;
         self
     }
 
@@ -76,7 +117,54 @@ impl<'a, B: Body> Publish<'a, B> {
     pub fn exchange(mut self, exchange: &Exchange) -> Self {
         self.content.exchange = exchange.name().clone();
         self.content.mandatory = is_mandatory_by_default(exchange);
+        self.addressed = true;
         self
+    }
+
+    /// Publishes to several exchanges, or with several keys, and answers for each of them, in the same order. The body is
+    /// encoded once; each destination is a publish of its own, with its own confirm. The exchanges aren't declared.
+    ///
+    /// This list wins over exchange and routing key, the message's and the producer's. Of two lists, the last one wins;
+    /// an empty one publishes nothing.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use kombu::{ErrorKind, Exchange, Queue};
+    ///
+    /// let connection = kombu::connect("memory://").await?;
+    /// let news = Exchange::topic("news");
+    /// connection.declare_queue(&Queue::new("archive").bind(&news, "#")).await?;
+    ///
+    /// let producer = connection.producer(Exchange::default()).await?;
+    /// let results = producer
+    ///     .publish("it rains")
+    ///     .destinations([(&news, "weather.local"), (&Exchange::default(), "nobody")])
+    ///     .await;
+    /// assert!(results[0].as_ref().is_ok_and(|published| published.routed));
+    /// assert!(results[1].as_ref().is_err_and(|error| error.kind() == ErrorKind::Unroutable));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn destinations<E, K>(
+        self,
+        destinations: impl IntoIterator<Item = (E, K)>,
+    ) -> Publish<'a, B, Destinations>
+    where
+        E: Into<Exchange>,
+        K: Into<Name>,
+    {
+        Publish {
+            destinations: destinations.into_iter().collect(),
+            producer: self.producer,
+            body: self.body,
+            content: self.content,
+            codec: self.codec,
+            compression: self.compression,
+            mandatory: self.mandatory,
+            addressed: self.addressed,
+            failure: self.failure,
+        }
     }
 
     /// Another serializer than the producer's, by name.
@@ -85,6 +173,33 @@ impl<'a, B: Body> Publish<'a, B> {
             Ok(codec) => self.codec = Some(codec),
             Err(error) => self.fail(error.into()),
         }
+        self
+    }
+
+    /// Another compression than the producer's, by name. Bytes and text are compressed too.
+    ///
+    /// The header `compression` says so, in place of one that you set.
+    ///
+    /// # Errors
+    ///
+    /// When awaited: [`ErrorKind::UnknownSerializer`] if there is none of that name.
+    pub fn compression(mut self, name: &str) -> Self {
+        match self
+            .producer
+            .connection
+            .serializers()
+            .stages()
+            .by_name(name)
+        {
+            Ok(stage) => self.compression = Compression::Own(stage),
+            Err(error) => self.fail(error.into()),
+        }
+        self
+    }
+
+    /// Sends the body as it is, although the producer compresses.
+    pub fn uncompressed(mut self) -> Self {
+        self.compression = Compression::Off;
         self
     }
 
@@ -133,6 +248,22 @@ impl<'a, B: Body> Publish<'a, B> {
         self
     }
 
+    /// Whether a consumer has to be ready for the message: one with room in its window, and nothing waiting before it.
+    /// A queue without one doesn't get the message. Default: false.
+    ///
+    /// AMQP brokers don't have it (RabbitMQ since 3.0); neither has the transport for AMQP.
+    ///
+    /// # Errors
+    ///
+    /// When awaited: [`ErrorKind::NoConsumers`] if none of the queues got the message; [`ErrorKind::Unsupported`] where the
+    /// transport can't, before anything is sent.
+    pub fn immediate(mut self, immediate: bool) -> Self {
+        if immediate || self.content.rare.is_some() {
+            self.content.rare_mut().immediate = immediate;
+        }
+        self
+    }
+
     /// The priority, on queues that have priorities; a higher one is served first.
     pub fn priority(mut self, priority: u8) -> Self {
         self.content.set_priority(priority);
@@ -174,31 +305,14 @@ impl<'a, B: Body> Publish<'a, B> {
         cluster_id cluster_id;
     }
 
-    /// Hands the message over and returns its receipt, so that the next one can be sent before this one is
-    /// confirmed.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> kombu::Result<()> {
-    /// # let connection = kombu::connect("memory://").await?;
-    /// # connection.declare_queue(&kombu::Queue::new("jobs")).await?;
-    /// let producer = connection.producer(kombu::Exchange::default()).routing_key("jobs").await?;
-    /// let mut receipts = Vec::new();
-    /// for job in 0..100 {
-    ///     receipts.push(producer.publish(&job).send().await?);
-    /// }
-    /// for receipt in receipts {
-    ///     receipt.await?;
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn send(self) -> Sending {
-        Sending(self.into_future())
-    }
-
     fn fail(&mut self, error: Error) {
         self.failure.get_or_insert(error);
+    }
+
+    #[cold]
+    fn publish_to(self, destinations: &Destinations) -> PublishingAll {
+        let (producer, mandatory) = (self.producer, self.mandatory);
+        PublishingAll::start(producer, self.prepare(), mandatory, destinations)
     }
 
     /// Encodes and checks: everything that can fail before the wire does so here.
@@ -209,8 +323,10 @@ impl<'a, B: Body> Publish<'a, B> {
             body,
             mut content,
             codec,
+            compression,
             mandatory,
             failure,
+            ..
         } = self;
         if let Some(error) = failure {
             return Err(error);
@@ -221,6 +337,17 @@ impl<'a, B: Body> Publish<'a, B> {
         }
         let encoded = body.encode(codec.as_ref().or(producer.codec.as_ref()))?;
         content.body = encoded.body;
+        let stage = match &compression {
+            Compression::Producers => producer.compression.as_ref(),
+            Compression::Own(stage) => Some(stage),
+            Compression::Off => None,
+        };
+        if let Some(stage) = stage {
+            content.body = stage.encode(&content.body)?;
+            content
+                .headers
+                .insert(COMPRESSION, Name::from(stage.content_type()));
+        }
         if content.content_type.is_empty() {
             content.content_type = encoded.content_type;
         }
@@ -284,18 +411,37 @@ impl<'a, B: Body> IntoFuture for Publish<'a, B> {
     #[inline]
     fn into_future(self) -> Publishing {
         let producer = self.producer;
-        let stage = match self.prepare() {
-            Err(error) => Stage::Failed(Some(error)),
-            Ok(content) if producer.interceptors.is_empty() && producer.outbox.has_room() => {
-                match seal(producer, content) {
-                    Ok(envelope) => hand_over(producer, envelope),
-                    Err(error) => Stage::Failed(Some(error)),
-                }
-            }
-            Ok(content) => Stage::held_back(producer.clone(), content),
-        };
-        Publishing { stage }
+        if !self.addressed && !producer.destinations.is_empty() {
+            return Publishing::to_all(self.publish_to(&producer.destinations));
+        }
+        publish(producer, self.prepare())
     }
+}
+
+impl<'a, B: Body> IntoFuture for Publish<'a, B, Destinations> {
+    type Output = Vec<Result<Published>>;
+    type IntoFuture = PublishingAll;
+
+    fn into_future(mut self) -> PublishingAll {
+        let destinations = std::mem::take(&mut self.destinations);
+        self.publish_to(&destinations)
+    }
+}
+
+/// Starts a publish that was prepared.
+#[inline]
+pub(super) fn publish(producer: &Arc<Inner>, prepared: Result<Content>) -> Publishing {
+    let stage = match prepared {
+        Err(error) => Stage::Failed(Some(error)),
+        Ok(content) if producer.interceptors.is_empty() && producer.outbox.has_room() => {
+            match seal(producer, content) {
+                Ok(envelope) => hand_over(producer, envelope),
+                Err(error) => Stage::Failed(Some(error)),
+            }
+        }
+        Ok(content) => Stage::held_back(producer.clone(), content),
+    };
+    Publishing { stage }
 }
 
 /// The last look at a message before it is on its way.
@@ -306,7 +452,7 @@ pub(super) fn seal(producer: &Inner, content: Content) -> Result<Envelope> {
     Ok(Envelope::new(producer.next_id(), content))
 }
 
-impl<B> fmt::Debug for Publish<'_, B> {
+impl<B, D> fmt::Debug for Publish<'_, B, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Publish").field(&self.content).finish()
     }

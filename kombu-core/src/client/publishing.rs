@@ -11,12 +11,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Content, Envelope};
 use crate::name::Name;
 
+use super::destinations::PublishingAll;
 use super::producer::Inner;
 use super::publish::seal;
 use super::unconfirmed::{Entry, Handed};
 
 /// What a broker answered to a publish.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Published {
     /// The message id, if you set one.
@@ -42,6 +43,8 @@ pub(super) enum Stage {
     HeldBack(BoxFuture<'static, Stage>),
     /// The driver has it, or the next session will.
     Tracked(Box<Tracked>),
+    /// It goes to all destinations of its producer.
+    ToAll(Box<PublishingAll>),
 }
 
 /// A publish that wasn't answered at once.
@@ -140,9 +143,16 @@ impl Tracked {
 }
 
 impl Publishing {
+    #[cold]
+    pub(super) fn to_all(all: PublishingAll) -> Self {
+        Publishing {
+            stage: Stage::ToAll(Box::new(all)),
+        }
+    }
+
     /// Ready once the driver has the message, or has refused it.
     #[inline]
-    fn poll_sent(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+    pub(super) fn poll_sent(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
         loop {
             match &mut self.stage {
                 Stage::Failed(error) => {
@@ -162,6 +172,7 @@ impl Publishing {
                     }
                     return tracked.poll_end(context).map(Err);
                 }
+                Stage::ToAll(all) => return all.poll_sent(context).map(Ok),
             }
         }
     }
@@ -186,6 +197,7 @@ impl Publishing {
                 }
                 Poll::Pending => tracked.poll_end(context).map(Err),
             },
+            Stage::ToAll(all) => all.poll_together(context),
             Stage::Failed(_) | Stage::HeldBack(_) => Poll::Pending,
         }
     }
@@ -294,6 +306,15 @@ fn published(answer: Result<Confirmation>, envelope: &Envelope, resent: bool) ->
 #[cold]
 fn returned(code: u16, envelope: &Envelope) -> Error {
     let (exchange, key) = (envelope.exchange(), envelope.routing_key());
+    if code == 313 {
+        return Error::new(
+            ErrorKind::NoConsumers,
+            format!(
+                "no consumer is ready for an immediate message to exchange `{exchange}` with key `{key}`; open one, or \
+                 publish without `.immediate(true)`"
+            ),
+        );
+    }
     let message = if exchange.is_empty() {
         format!(
             "no queue is named `{key}`; declare it first, or publish with `.allow_unroutable()`"
@@ -304,9 +325,5 @@ fn returned(code: u16, envelope: &Envelope) -> Error {
              `.allow_unroutable()`"
         )
     };
-    let kind = match code {
-        313 => ErrorKind::NoConsumers,
-        _ => ErrorKind::Unroutable,
-    };
-    Error::new(kind, message).with_code(code)
+    Error::new(ErrorKind::Unroutable, message).with_code(code)
 }

@@ -1,13 +1,14 @@
 //! What was declared over a connection, to be declared again on its next session.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{BoxFuture, Connection, Destination};
-use crate::engine::{Event, Restore, Session};
+use crate::engine::{Entity, Event, Restore, Session};
 use crate::error::{ErrorKind, Result};
 use crate::name::Name;
 
@@ -21,16 +22,27 @@ enum Record {
     Bind(Destination, Binding),
 }
 
+pub(super) struct Entry {
+    record: Record,
+    /// Its place among the others.
+    number: u64,
+    /// It had gone when a session began, and nobody was told yet. The attempt that made it anew may have been lost
+    /// before its answer came; the next one finds it there.
+    missed: bool,
+}
+
 /// Everything that was declared, in the order in which it was first declared.
 pub(super) struct Recorded {
-    records: Mutex<Vec<Record>>,
+    entries: Mutex<Vec<Entry>>,
+    next_number: AtomicU64,
     events: broadcast::Sender<Event>,
 }
 
 impl Recorded {
     pub(super) fn new(events: broadcast::Sender<Event>) -> Self {
         Recorded {
-            records: Mutex::default(),
+            entries: Mutex::default(),
+            next_number: AtomicU64::new(0),
             events,
         }
     }
@@ -44,34 +56,126 @@ impl Recorded {
                 Record::Bind(destination.clone(), (*binding).clone())
             }
         };
-        let mut records = self.records.lock();
-        match records.iter_mut().find(|other| other.is_same(&record)) {
-            Some(other) => *other = record,
-            None => records.push(record),
+        let mut entries = self.entries.lock();
+        match entries
+            .iter_mut()
+            .find(|other| other.record.is_same(&record))
+        {
+            Some(other) => {
+                other.record = record;
+                other.missed = false;
+            }
+            None => entries.push(Entry {
+                record,
+                // Numbers are drawn under the lock, so that they stand in their order.
+                number: self.next_number.fetch_add(1, Ordering::Relaxed),
+                missed: false,
+            }),
         }
     }
 
-    pub(super) fn remove_queue(&self, name: &Name) {
-        self.records.lock().retain(|record| match record {
-            Record::Queue(queue, _) => queue.name() != name,
-            Record::Bind(Destination::Queue(queue), _) => queue != name,
-            _ => true,
-        });
+    /// Takes out what a deletion concerns, before the broker is asked for it: if the answer never comes, or nobody
+    /// waits for it, the deletion may have been carried out all the same, and nothing of it must come back.
+    pub(super) fn take(&self, deletion: &Deletion<'_>) -> Vec<Entry> {
+        let mut entries = self.entries.lock();
+        let taken = entries.extract_if(.., |entry| deletion.concerns(&entry.record));
+        taken.collect()
     }
 
-    pub(super) fn remove_exchange(&self, name: &Name) {
-        self.records.lock().retain(|record| match record {
-            Record::Exchange(exchange, _) => exchange.name() != name,
-            Record::Bind(Destination::Exchange(exchange), _) if exchange == name => false,
-            Record::Bind(_, binding) => binding.exchange().name() != name,
-            Record::Queue(..) => true,
-        });
+    /// Puts back where it was what had been taken out for a deletion that the broker refused, except for what was
+    /// declared again meanwhile.
+    pub(super) fn put_back(&self, taken: Vec<Entry>) {
+        let mut entries = self.entries.lock();
+        for entry in taken {
+            if !entries
+                .iter()
+                .any(|other| other.record.is_same(&entry.record))
+            {
+                let index = entries.partition_point(|other| other.number < entry.number);
+                entries.insert(index, entry);
+            }
+        }
     }
 
-    pub(super) fn remove_binding(&self, destination: &Destination, binding: &Binding) {
-        let gone = Record::Bind(destination.clone(), binding.clone());
-        self.records.lock().retain(|record| !record.is_same(&gone));
+    fn set_missed(&self, record: &Record, missed: bool) {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.iter_mut().find(|entry| entry.record == *record) {
+            entry.missed = missed;
+        }
     }
+
+    /// Declares again what is recorded, and tells if it had gone.
+    async fn declare(
+        &self,
+        record: &Record,
+        mut missed: bool,
+        driver: &Arc<dyn Connection>,
+    ) -> Result<()> {
+        let Some((what, name)) = record.survivor() else {
+            return record.declare(driver).await;
+        };
+        if !missed && record.is_missing(driver).await? {
+            missed = true;
+            self.set_missed(record, true);
+        }
+        // Also when it is there: it may have other attributes by now.
+        record.declare(driver).await?;
+        if missed {
+            self.set_missed(record, false);
+            tracing::warn!(%what, %name, "had gone, and was declared again");
+            let name = name.clone();
+            drop(self.events.send(Event::Recreated { what, name }));
+        }
+        Ok(())
+    }
+}
+
+/// What is to be deleted.
+pub(super) enum Deletion<'a> {
+    Queue(&'a Name),
+    Exchange(&'a Name),
+    Binding(&'a Destination, &'a Binding),
+}
+
+impl Deletion<'_> {
+    /// Whether a record goes with it.
+    fn concerns(&self, record: &Record) -> bool {
+        match self {
+            Deletion::Queue(name) => match record {
+                Record::Queue(queue, _) => queue.name() == *name,
+                Record::Bind(Destination::Queue(queue), _) => queue == *name,
+                _ => false,
+            },
+            Deletion::Exchange(name) => match record {
+                Record::Exchange(exchange, _) => exchange.name() == *name,
+                Record::Bind(Destination::Exchange(exchange), _) if exchange == *name => true,
+                Record::Bind(_, binding) => binding.exchange().name() == *name,
+                Record::Queue(..) => false,
+            },
+            Deletion::Binding(destination, binding) => match record {
+                Record::Bind(to, other) => to == *destination && is_same_binding(other, binding),
+                _ => false,
+            },
+        }
+    }
+}
+
+fn is_same_binding(one: &Binding, other: &Binding) -> bool {
+    one.exchange().name() == other.exchange().name()
+        && one.get_routing_key() == other.get_routing_key()
+        && one.arguments() == other.arguments()
+}
+
+/// Whether the broker understood what was asked, and didn't do it.
+pub(super) fn is_refusal(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::PreconditionFailed
+            | ErrorKind::ResourceLocked
+            | ErrorKind::AccessRefused
+            | ErrorKind::InvalidName
+            | ErrorKind::Unsupported
+    )
 }
 
 impl Record {
@@ -81,12 +185,46 @@ impl Record {
             (Record::Exchange(one, _), Record::Exchange(other, _)) => one.name() == other.name(),
             (Record::Queue(one, _), Record::Queue(other, _)) => one.name() == other.name(),
             (Record::Bind(to, one), Record::Bind(other_to, other)) => {
-                to == other_to
-                    && one.exchange().name() == other.exchange().name()
-                    && one.get_routing_key() == other.get_routing_key()
-                    && one.arguments() == other.arguments()
+                to == other_to && is_same_binding(one, other)
             }
             _ => false,
+        }
+    }
+
+    /// What should still be there after the session that declared it, if this is such a thing.
+    fn survivor(&self) -> Option<(Entity, &Name)> {
+        match self {
+            Record::Exchange(exchange, DeclareMode::Ensure) if !exchange.is_auto_delete() => {
+                Some((Entity::Exchange, exchange.name()))
+            }
+            Record::Queue(queue, DeclareMode::Ensure)
+                if !queue.is_exclusive()
+                    && !queue.is_auto_delete()
+                    && queue.get_expires().is_none() =>
+            {
+                Some((Entity::Queue, queue.name()))
+            }
+            _ => None,
+        }
+    }
+
+    async fn is_missing(&self, driver: &Arc<dyn Connection>) -> Result<bool> {
+        let found = match self {
+            Record::Exchange(exchange, _) => {
+                driver.declare_exchange(exchange, DeclareMode::Verify).await
+            }
+            Record::Queue(queue, _) => {
+                let info = driver.declare_queue(queue, DeclareMode::Verify).await;
+                info.map(drop)
+            }
+            Record::Bind(..) => Ok(()),
+        };
+        match found {
+            Ok(()) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+            // Then it is there, or may not be seen; declaring it says which.
+            Err(error) if is_refusal(error.kind()) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -102,9 +240,15 @@ impl Record {
 impl Restore for Recorded {
     fn restore<'a>(&'a self, session: &'a Arc<Session>) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let records = self.records.lock().clone();
-            for record in records {
-                let Err(error) = record.declare(&session.driver).await else {
+            let entries: Vec<_> = {
+                let entries = self.entries.lock();
+                let entries = entries.iter();
+                entries
+                    .map(|entry| (entry.record.clone(), entry.missed))
+                    .collect()
+            };
+            for (record, missed) in entries {
+                let Err(error) = self.declare(&record, missed, &session.driver).await else {
                     continue;
                 };
                 match error.kind() {
@@ -122,5 +266,43 @@ impl Restore for Recorded {
             }
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn only_what_goes_with_nobody_is_missed() {
+        use DeclareMode::{Ensure, Verify};
+        let exchange = || Exchange::topic("media");
+        let queue = || Queue::new("jobs");
+        let hour = Duration::from_secs(3600);
+        let survivors = [
+            Record::Exchange(exchange(), Ensure),
+            Record::Queue(queue(), Ensure),
+            Record::Queue(queue().durable(false), Ensure),
+        ];
+        for record in survivors {
+            assert!(record.survivor().is_some(), "{record:?}");
+        }
+        let others = [
+            Record::Exchange(exchange().auto_delete(true), Ensure),
+            Record::Exchange(exchange(), Verify),
+            Record::Queue(queue().exclusive(true), Ensure),
+            Record::Queue(queue().auto_delete(true), Ensure),
+            Record::Queue(queue().expires(hour), Ensure),
+            Record::Queue(queue(), Verify),
+            Record::Bind(
+                Destination::Queue("jobs".into()),
+                Binding::from(&exchange()),
+            ),
+        ];
+        for record in others {
+            assert!(record.survivor().is_none(), "{record:?}");
+        }
     }
 }

@@ -13,6 +13,15 @@ pub(super) enum Step<'a> {
 }
 
 impl Step<'_> {
+    /// What errors call it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Step::Exchange(..) => "declare exchange",
+            Step::Queue(..) => "declare queue",
+            Step::Bind(..) => "bind",
+        }
+    }
+
     pub(super) fn operation(&self) -> Operation<'_> {
         match self {
             Step::Exchange(exchange, mode) => Operation::DeclareExchange(exchange, *mode),

@@ -26,6 +26,23 @@ pub(super) const ALTERNATE: &str = "alternate-exchange";
 /// assert!(media.is_durable());
 /// assert_eq!(media, Exchange::topic("media").argument("alternate-exchange", "unrouted"));
 /// ```
+///
+/// It belongs to no connection, and so it can do nothing by itself: what does something is a method of the
+/// [`Connection`](crate::Connection), and there is no declaration that could be used while it is bound to none.
+///
+/// ```
+/// # async fn delete(connection: kombu::Connection) -> kombu::Result<()> {
+/// let media = kombu::Exchange::topic("media");
+/// connection.delete_exchange(&media).await
+/// # }
+/// ```
+///
+/// ```compile_fail
+/// # async fn delete(connection: kombu::Connection) -> kombu::Result<()> {
+/// let media = kombu::Exchange::topic("media");
+/// media.delete().await
+/// # }
+/// ```
 #[derive(Clone, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Exchange(Attributes);

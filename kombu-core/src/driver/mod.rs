@@ -16,6 +16,8 @@
 //!   [`Settle::settle`]) are plain functions: what was queued is queued when the call returns, in the order
 //!   of the calls, and the returned [`Op`] brings the answer. Dropping an [`Op`] undoes nothing.
 //! - A driver needs no cooperative yielding; the client does that.
+//! - A queue that is deleted under its consumer is an item of the stream ([`Received::Cancelled`]), and no end: the
+//!   consumer's other queues go on, and the client says what follows.
 //! - Buffers are bounded: a subscription holds at most its window.
 //! - Nothing panics, whatever the broker sends.
 
@@ -34,6 +36,6 @@ pub use layer::{Layer, Operation, SessionLayer};
 pub use op::{BoxFuture, Op};
 pub use publisher::{Confirm, Confirmation, Publisher};
 pub use subscription::{
-    Outcome, RawDelivery, Settle, Settlement, SubscribeOptions, Subscription, Tag,
+    Outcome, RawDelivery, Received, Settle, Settlement, SubscribeOptions, Subscription, Tag,
 };
 pub use transport::{Credentials, Target, Transport};

@@ -93,6 +93,22 @@ pub struct RawDelivery {
     pub redelivered: bool,
 }
 
+/// What a subscription brings.
+#[derive(Debug)]
+pub enum Received {
+    /// A message from one of its queues.
+    Delivery(RawDelivery),
+    /// A queue was deleted, or taken away, while it was being consumed: the subscription has left it, and brings
+    /// nothing more from it. This isn't an end, even if it was the last one.
+    Cancelled {
+        /// The queue's index, as in [`Tag`].
+        queue: u16,
+    },
+}
+
+// The stream of a subscription is what every delivery comes through.
+const _: () = assert!(size_of::<Option<Result<Received>>>() == size_of::<RawDelivery>());
+
 /// What becomes of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -161,9 +177,10 @@ pub trait Settle: Send + Sync {
 
 /// A stream of deliveries from one or several queues, with one window over all of them.
 ///
-/// `Err` items end the stream. Dropping the subscription gives back what was fetched and not yet handed
+/// A queue that is deleted meanwhile is told as [`Received::Cancelled`], after everything that was fetched from it.
+/// `Err` items end the stream, and so does the end of the session. Dropping the subscription gives back what was fetched and not yet handed
 /// out; what was handed out stays with its holder and can be settled.
-pub trait Subscription: Stream<Item = Result<RawDelivery>> + Send + Unpin {
+pub trait Subscription: Stream<Item = Result<Received>> + Send + Unpin {
     /// Settles what this subscription hands out.
     fn settler(&self) -> Arc<dyn Settle>;
 
@@ -171,10 +188,13 @@ pub trait Subscription: Stream<Item = Result<RawDelivery>> + Send + Unpin {
     fn set_window(&self, window: u32);
 
     /// Stops or goes on receiving. While it is paused, the consumer stays one, but is given nothing, and what was
-    /// fetched and not handed out goes back.
+    /// fetched and not handed out goes back; others are served as if it had no room. It still learns that a queue was
+    /// deleted, and that the session ended.
     fn pause(&mut self, paused: bool);
 
     /// Takes in another queue, under the same window, and answers its index. Indices are never used again.
+    ///
+    /// If the future is dropped, or fails, the queue is not taken in, and the others go on.
     fn add(&mut self, queue: &Name) -> BoxFuture<'_, Result<u16>>;
 
     /// Leaves a queue: what was fetched from it and not handed out goes back. The answer is there when the broker

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use tokio::sync::broadcast;
 
 use crate::driver::BoxFuture;
 use crate::error::ErrorKind;
+use crate::name::Name;
 
 /// What happened to a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,16 +47,77 @@ pub enum Event {
     },
     /// The broker takes publishes again.
     Unblocked,
+    /// An exchange or a queue that should have outlived the lost session was gone when the next one began, and was
+    /// declared again: the broker lost its state, or somebody deleted it. What was in a queue is gone.
+    ///
+    /// It comes before [`Restored`](Event::Restored). What goes with its connection or its users (exclusive,
+    /// `auto_delete`, `expires`) is declared again without it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use kombu::{Connection, Entity, Event, Faults, Queue};
+    ///
+    /// let faults = Faults::default();
+    /// let connection = Connection::builder(kombu::registry())
+    ///     .url("memory://recreated-example")
+    ///     .layer(faults.clone())
+    ///     .await?;
+    /// connection.declare_queue(&Queue::new("jobs")).await?;
+    /// let mut events = connection.events();
+    ///
+    /// kombu::memory::remove("recreated-example"); // the broker forgets everything
+    /// faults.cut();
+    /// while let Some(event) = events.next().await {
+    ///     if let Event::Recreated { what, name } = event {
+    ///         assert_eq!((what, name.as_str()), (Entity::Queue, "jobs"));
+    ///         break;
+    ///     }
+    /// }
+    /// # connection.close().await
+    /// # }
+    /// ```
+    Recreated {
+        /// What sort of thing it is.
+        what: Entity,
+        /// Its name.
+        name: Name,
+    },
     /// What was declared could not be declared again as it was.
     TopologyMismatch {
         /// What the broker said.
         reason: String,
+    },
+    /// A queue was deleted while a consumer received from it. The consumer goes on with its other queues, and ends with
+    /// [`ErrorKind::ConsumerCancelled`] if this was the last one.
+    ConsumerCancelled {
+        /// The queue's name.
+        queue: Name,
     },
     /// The connection was given up; every operation fails from now on.
     GivenUp {
         /// What the last attempt met.
         reason: String,
     },
+}
+
+/// What has a name on a broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Entity {
+    /// An exchange.
+    Exchange,
+    /// A queue.
+    Queue,
+}
+
+impl fmt::Display for Entity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Entity::Exchange => "exchange",
+            Entity::Queue => "queue",
+        })
+    }
 }
 
 /// The events of a connection from now on, as a stream.
@@ -109,8 +172,8 @@ impl Stream for Events {
     }
 }
 
-impl std::fmt::Debug for Events {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Events")
             .field("ended", &self.ended)
             .finish()

@@ -10,7 +10,8 @@ mod policy;
 mod shared;
 mod supervisor;
 
-pub use events::{Event, Events, Health};
+pub use events::{Entity, Event, Events, Health};
+pub(crate) use policy::deadline;
 pub use policy::{Deadlines, RetryPolicy};
 pub(crate) use shared::{Restore, Session, Shared};
 pub(crate) use supervisor::{Attempt, start};

@@ -2,6 +2,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::error::Error;
 
 type Observer = Arc<dyn Fn(&Error, Duration) + Send + Sync>;
@@ -76,6 +78,13 @@ impl fmt::Debug for RetryPolicy {
     }
 }
 
+/// When something that begins now has to be over; a limit without end is some decades, as in tokio's timers.
+pub(crate) fn deadline(limit: Duration) -> Instant {
+    const DECADES: Duration = Duration::from_secs(30 * 365 * 86_400);
+    let now = Instant::now();
+    now.checked_add(limit).unwrap_or_else(|| now + DECADES)
+}
+
 /// How long operations may take, from the call to the broker's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -84,8 +93,12 @@ pub struct Deadlines {
     pub connect: Duration,
     /// A publish, waiting for a connection and for room included. Default: 30 s.
     pub publish: Duration,
-    /// A declaration, and every other control operation. Default: 30 s.
+    /// A declaration with everything that it includes, opening a producer or a consumer, and every other control
+    /// operation. Default: 30 s.
     pub declare: Duration,
+    /// Settling, where the broker's answer is waited for ([`Settling::confirmed`](crate::Settling::confirmed)), and flushing
+    /// settles and confirms when a connection is closed. Default: 30 s.
+    pub settle: Duration,
     /// How long a session may be silent before it counts as lost. Default: 10 s.
     pub liveness: Duration,
 }
@@ -96,6 +109,7 @@ impl Default for Deadlines {
             connect: Duration::from_secs(10),
             publish: Duration::from_secs(30),
             declare: Duration::from_secs(30),
+            settle: Duration::from_secs(30),
             liveness: Duration::from_secs(10),
         }
     }

@@ -5,6 +5,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::driver::{self, BoxFuture, Notice};
 use crate::error::{Error, ErrorKind, Result};
+use crate::watched::Watched;
 
 use super::{Deadlines, Event, Health, RetryPolicy};
 
@@ -25,16 +26,21 @@ pub(crate) trait Restore: Send + Sync {
     fn end(&self) {}
 }
 
-#[derive(Clone)]
 pub(super) enum State {
     Connecting,
     Up(Arc<Session>),
     Ended { kind: ErrorKind, reason: String },
 }
 
+impl State {
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self, State::Ended { .. })
+    }
+}
+
 /// What the supervisor and the handles have in common.
 pub(crate) struct Shared {
-    pub(super) state: watch::Sender<State>,
+    pub(super) state: Arc<Watched<State>>,
     pub(super) events: broadcast::Sender<Event>,
     pub(super) restores: Mutex<Vec<Weak<dyn Restore>>>,
     pub(super) health: Mutex<Health>,
@@ -51,7 +57,7 @@ impl Shared {
     ) -> (Arc<Self>, watch::Receiver<()>) {
         let (alive, gone) = watch::channel(());
         let shared = Shared {
-            state: watch::Sender::new(State::Connecting),
+            state: Arc::new(Watched::new(State::Connecting)),
             events: broadcast::Sender::new(EVENTS),
             restores: Mutex::default(),
             health: Mutex::new(Health {
@@ -71,42 +77,37 @@ impl Shared {
     ///
     /// Fails if the connection was closed or given up. Cancel safe.
     pub(crate) async fn session(&self) -> Result<Arc<Session>> {
-        let mut state = self.state.subscribe();
-        let settled = state
-            .wait_for(|state| !matches!(state, State::Connecting))
-            .await;
-        match settled.as_deref() {
-            Ok(State::Up(session)) => Ok(session.clone()),
-            Ok(State::Ended { kind, reason }) => Err(Error::new(*kind, reason.clone())),
-            Ok(State::Connecting) | Err(_) => Err(closed()),
-        }
+        self.state
+            .until(|state| match state {
+                State::Connecting => None,
+                State::Up(session) => Some(Ok(session.clone())),
+                State::Ended { kind, reason } => Some(Err(Error::new(*kind, reason.clone()))),
+            })
+            .await
     }
 
     /// The session that follows this one.
     ///
     /// Fails if the connection was closed or given up. Cancel safe.
     pub(crate) async fn session_after(&self, last: &Arc<Session>) -> Result<Arc<Session>> {
-        let mut state = self.state.subscribe();
-        let settled = state
-            .wait_for(|state| match state {
-                State::Connecting => false,
-                State::Up(session) => !Arc::ptr_eq(session, last),
-                State::Ended { .. } => true,
+        self.state
+            .until(|state| match state {
+                State::Up(session) if !Arc::ptr_eq(session, last) => Some(Ok(session.clone())),
+                State::Up(_) | State::Connecting => None,
+                State::Ended { kind, reason } => Some(Err(Error::new(*kind, reason.clone()))),
             })
-            .await;
-        drop(settled);
-        self.session().await
+            .await
     }
 
     /// Whether the connection was closed or given up.
     pub(crate) fn has_ended(&self) -> bool {
-        matches!(&*self.state.borrow(), State::Ended { .. })
+        self.state.get().has_ended()
     }
 
     /// Ends the connection for all handles. The session that there was is the caller's to close.
     pub(crate) fn end(&self) -> Option<Arc<Session>> {
         let mut last = None;
-        self.state.send_if_modified(|state| {
+        self.state.change_if(|state| {
             let ended = State::Ended {
                 kind: ErrorKind::Closed,
                 reason: "the connection is closed; connect again".to_owned(),
@@ -137,7 +138,7 @@ impl Shared {
 
     /// Why there will be no further session.
     pub(crate) fn end_reason(&self) -> Error {
-        match &*self.state.borrow() {
+        match &*self.state.get() {
             State::Ended { kind, reason } => Error::new(*kind, reason.clone()),
             _ => closed(),
         }
@@ -184,7 +185,7 @@ impl Shared {
     }
 
     /// Tells whoever listens. Nobody has to.
-    pub(super) fn tell(&self, event: Event) {
+    pub(crate) fn tell(&self, event: Event) {
         drop(self.events.send(event));
     }
 }

@@ -3,14 +3,14 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::driver::{self, BoxFuture};
 use crate::error::{Error, ErrorKind, Result};
 
 use super::backoff::Backoff;
 use super::shared::{Session, Shared, State};
-use super::{Deadlines, Event, RetryPolicy};
+use super::{Deadlines, Event, RetryPolicy, deadline};
 
 /// One attempt to connect to one of several places, by number.
 pub(crate) trait Attempt: Send + Sync + 'static {
@@ -31,7 +31,7 @@ pub(crate) async fn start(
     deadlines: Deadlines,
 ) -> Result<(Arc<Shared>, Arc<Session>)> {
     let (shared, gone) = Shared::new(policy, deadlines);
-    let end = Instant::now() + deadlines.connect;
+    let end = deadline(deadlines.connect);
     let mut backoff = Backoff::new(&shared.policy);
     let mut place = 0;
     let mut attempts = 0;
@@ -66,7 +66,7 @@ pub(crate) async fn start(
         tokio::time::sleep(pause).await;
     };
     let session = Arc::new(Session { driver });
-    shared.state.send_replace(State::Up(session.clone()));
+    shared.state.set(State::Up(session.clone()));
     {
         let mut health = shared.health.lock();
         health.connected = true;
@@ -90,8 +90,8 @@ impl<A> Drop for Supervisor<A> {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        let abandoned = shared.state.send_if_modified(|state| {
-            let goes_on = !matches!(state, State::Ended { .. });
+        let abandoned = shared.state.change_if(|state| {
+            let goes_on = !state.has_ended();
             if goes_on {
                 *state = State::Ended {
                     kind: ErrorKind::ConnectionLost,
@@ -138,18 +138,29 @@ impl<A: Attempt> Supervisor<A> {
     async fn run(mut self, mut session: Arc<Session>) {
         loop {
             let mut gone = self.gone.clone();
+            let Some(state) = self.shared.upgrade().map(|shared| shared.state.clone()) else {
+                return;
+            };
+            let deadlines = self.deadlines();
             let reason = tokio::select! {
-                reason = watch_over(&session, self.deadlines()) => reason,
-                () = listen_to(&session, &self.shared) => return,
+                biased;
                 _ = gone.changed() => return,
+                // Whoever closes the connection may give up waiting for that.
+                () = state.until(|state| state.has_ended().then_some(())) => {
+                    close(&session, deadlines.settle).await;
+                    return;
+                }
+                // Before the end of the session: what the broker told before it hung up is heard.
+                () = listen_to(&session, &self.shared) => return,
+                reason = watch_over(&session, deadlines) => reason,
             };
             // Whatever is left of the old session must not reach the broker beside the next one.
-            drop(session.driver.close().await);
+            close(&session, deadlines.liveness).await;
             drop(session);
             let Some(shared) = self.shared.upgrade() else {
                 return;
             };
-            if !shared.state.send_if_modified(|state| match state {
+            if !shared.state.change_if(|state| match state {
                 State::Up(_) => {
                     *state = State::Connecting;
                     true
@@ -192,7 +203,7 @@ impl<A: Attempt> Supervisor<A> {
             let error = match self.try_once().await? {
                 Ok(session) => {
                     let shared = self.shared.upgrade()?;
-                    let wanted = shared.state.send_if_modified(|state| {
+                    let wanted = shared.state.change_if(|state| {
                         // It may be closed at this very moment, by another thread.
                         let wanted = matches!(state, State::Connecting);
                         if wanted {
@@ -201,7 +212,7 @@ impl<A: Attempt> Supervisor<A> {
                         wanted
                     });
                     if !wanted {
-                        drop(session.driver.close().await);
+                        close(&session, self.deadlines().liveness).await;
                         return None;
                     }
                     {
@@ -235,7 +246,7 @@ impl<A: Attempt> Supervisor<A> {
                 .is_some_and(|most| attempts >= most)
             {
                 let reason = format!("given up after {attempts} attempts; the last one: {error}");
-                shared.state.send_if_modified(|state| {
+                shared.state.change_if(|state| {
                     let gives_up = matches!(state, State::Connecting);
                     if gives_up {
                         *state = State::Ended {
@@ -256,13 +267,15 @@ impl<A: Attempt> Supervisor<A> {
                 reason: error.to_string(),
                 pause,
             });
-            let mut state = shared.state.subscribe();
+            let state = shared.state.clone();
             drop(shared);
             let mut gone = self.gone.clone();
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                // The pause last: whoever wants no further attempt gets none.
+                biased;
                 _ = gone.changed() => return None,
-                _ = state.wait_for(|state| matches!(state, State::Ended { .. })) => return None,
+                () = state.until(|state| state.has_ended().then_some(())) => return None,
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -292,13 +305,19 @@ impl<A: Attempt> Supervisor<A> {
             Ok(session)
         };
         tokio::select! {
-            answer = tokio::time::timeout(limit, attempt) => Some(match answer {
+            biased;
+            _ = gone.changed() => None,
+            answer = timeout(limit, attempt) => Some(match answer {
                 Ok(answer) => answer,
                 Err(_) => Err(too_late(limit, None)),
             }),
-            _ = gone.changed() => None,
         }
     }
+}
+
+/// Ends a session, which goes without it if it doesn't answer within `limit`.
+async fn close(session: &Session, limit: Duration) {
+    drop(timeout(limit, session.driver.close()).await);
 }
 
 /// Takes note of what the broker tells. Ends only when nobody holds the connection any more.
@@ -320,7 +339,7 @@ async fn watch_over(session: &Session, deadlines: Deadlines) -> Error {
         next.tick().await;
         loop {
             next.tick().await;
-            match tokio::time::timeout(deadlines.liveness / 2, session.driver.ping()).await {
+            match timeout(deadlines.liveness / 2, session.driver.ping()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return error,
                 Err(_) => {
@@ -336,6 +355,8 @@ async fn watch_over(session: &Session, deadlines: Deadlines) -> Error {
         }
     };
     tokio::select! {
+        // The driver knows better than a ping why it ended.
+        biased;
         error = session.driver.closed() => error,
         error = silent => error,
     }

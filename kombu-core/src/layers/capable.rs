@@ -9,7 +9,7 @@ use futures_core::Stream;
 use crate::declare::{DeclareMode, Exchange, ExchangeKind, Overflow, Queue};
 use crate::driver::{
     BoxFuture, Capabilities, Confirm, Connection, Destination, Feature, Layer, Op, Operation,
-    Outcome, Publisher, RawDelivery, SessionLayer, Settle, Settlement, Subscription, Tag,
+    Outcome, Publisher, Received, SessionLayer, Settle, Settlement, Subscription, Tag,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Content, Envelope};
@@ -232,12 +232,12 @@ struct CheckedSubscription {
 }
 
 impl Stream for CheckedSubscription {
-    type Item = Result<RawDelivery>;
+    type Item = Result<Received>;
 
     fn poll_next(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<RawDelivery>>> {
+    ) -> Poll<Option<Result<Received>>> {
         Pin::new(&mut self.next).poll_next(context)
     }
 }

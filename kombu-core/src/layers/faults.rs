@@ -14,11 +14,12 @@ use tokio::time::Instant;
 
 use crate::driver::{
     BoxFuture, Confirm, Confirmation, Connection, Layer, Notice, Notices, Op, Operation, Outcome,
-    Publisher, RawDelivery, SessionLayer, Settle, Settlement, Subscription, Tag,
+    Publisher, Received, SessionLayer, Settle, Settlement, Subscription, Tag,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Envelope;
 use crate::name::Name;
+use crate::watched::Watched;
 
 /// Faults on command, on any transport: what a test of your own error paths needs.
 ///
@@ -56,8 +57,8 @@ struct Commands {
     refusals: Mutex<VecDeque<ErrorKind>>,
     publishes: Mutex<VecDeque<PublishFault>>,
     controls: Mutex<VecDeque<ControlFault>>,
-    silence: watch::Sender<bool>,
-    replies_withheld: watch::Sender<bool>,
+    silence: Watched<bool>,
+    replies_withheld: Watched<bool>,
     blocked: watch::Sender<Option<String>>,
     delay: Mutex<Duration>,
 }
@@ -125,7 +126,7 @@ impl Faults {
     /// Withholds the broker's replies to operations that are neither publishes nor settles, until told otherwise.
     /// Requests go through.
     pub fn withhold_replies(&self, withheld: bool) {
-        self.0.replies_withheld.send_replace(withheld);
+        self.0.replies_withheld.set(withheld);
     }
 
     fn next_publishes(&self, count: usize, fault: PublishFault) {
@@ -143,7 +144,7 @@ impl Faults {
     /// Lets nothing through in either direction, as a network that drops every packet, until told otherwise. Then
     /// what waited goes on its way.
     pub fn silence(&self, silent: bool) {
-        self.0.silence.send_replace(silent);
+        self.0.silence.set(silent);
         if !silent {
             let lines = self.0.lines.lock().clone();
             for line in lines.iter().filter_map(Weak::upgrade) {
@@ -198,16 +199,16 @@ impl Layer for Faults {
 // The senders live as long as `self`.
 impl Commands {
     fn is_silent(&self) -> bool {
-        *self.silence.borrow()
+        *self.silence.get()
     }
 
     async fn audible(&self) {
-        drop(self.silence.subscribe().wait_for(|silent| !silent).await);
+        self.silence.until(|silent| (!silent).then_some(())).await;
     }
 
     async fn answering(&self) {
-        let mut withheld = self.replies_withheld.subscribe();
-        drop(withheld.wait_for(|withheld| !withheld).await);
+        let withheld = &self.replies_withheld;
+        withheld.until(|withheld| (!withheld).then_some(())).await;
         self.audible().await;
     }
 
@@ -231,7 +232,7 @@ impl Commands {
 /// The line to the broker of one session.
 #[derive(Default)]
 struct Line {
-    cut: watch::Sender<bool>,
+    cut: Watched<bool>,
     /// Settles on their way while the line is silent.
     settles: Mutex<VecDeque<WaitingSettle>>,
 }
@@ -245,16 +246,16 @@ struct WaitingSettle {
 
 impl Line {
     fn is_cut(&self) -> bool {
-        *self.cut.borrow()
+        *self.cut.get()
     }
 
     fn cut(&self) {
-        self.cut.send_replace(true);
+        self.cut.set(true);
         self.settles.lock().clear();
     }
 
     async fn until_cut(&self) {
-        drop(self.cut.subscribe().wait_for(|cut| *cut).await);
+        self.cut.until(|cut| cut.then_some(())).await;
     }
 
     fn settle_waiting(&self) {
@@ -285,12 +286,9 @@ struct Session {
     line: Arc<Line>,
 }
 
-impl SessionLayer for Session {
-    fn control<'a>(
-        &'a self,
-        _: Operation<'a>,
-        next: BoxFuture<'a, Result<()>>,
-    ) -> BoxFuture<'a, Result<()>> {
+impl Session {
+    /// Has the broker do something that is neither a publish nor a settle.
+    async fn carry_out<T>(&self, next: impl Future<Output = Result<T>>) -> Result<T> {
         let work = async {
             self.commands.audible().await;
             let fault = self.commands.controls.lock().pop_front();
@@ -306,13 +304,21 @@ impl SessionLayer for Session {
             self.commands.answering().await;
             answer
         };
-        Box::pin(async move {
-            tokio::select! {
-                biased;
-                () = self.line.until_cut() => Err(lost()),
-                answer = work => answer,
-            }
-        })
+        tokio::select! {
+            biased;
+            () = self.line.until_cut() => Err(lost()),
+            answer = work => answer,
+        }
+    }
+}
+
+impl SessionLayer for Session {
+    fn control<'a>(
+        &'a self,
+        _: Operation<'a>,
+        next: BoxFuture<'a, Result<()>>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.carry_out(next))
     }
 
     fn publisher(&self, next: Arc<dyn Publisher>) -> Arc<dyn Publisher> {
@@ -322,7 +328,6 @@ impl SessionLayer for Session {
             waiting: Mutex::default(),
         })))
     }
-
     fn subscription(&self, next: Box<dyn Subscription>) -> Box<dyn Subscription> {
         Box::new(FaultySubscription {
             settler: self.settler(next.settler()),
@@ -481,12 +486,12 @@ struct FaultySubscription {
 }
 
 impl Stream for FaultySubscription {
-    type Item = Result<RawDelivery>;
+    type Item = Result<Received>;
 
     fn poll_next(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<RawDelivery>>> {
+    ) -> Poll<Option<Result<Received>>> {
         let this = &mut *self;
         loop {
             if this.session.line.is_cut() {
@@ -528,15 +533,56 @@ impl Subscription for FaultySubscription {
     }
 
     fn add(&mut self, queue: &Name) -> BoxFuture<'_, Result<u16>> {
-        self.next.add(queue)
+        let session = self.session.clone();
+        let queue = queue.clone();
+        let mut adding = Adding {
+            subscription: &mut *self.next,
+            untold: None,
+        };
+        Box::pin(async move {
+            let index = session.carry_out(adding.add(&queue)).await?;
+            adding.tell();
+            Ok(index)
+        })
     }
 
     fn remove(&mut self, queue: u16) -> Op<Result<()>> {
-        self.next.remove(queue)
+        let session = self.session.clone();
+        let next = self.next.remove(queue);
+        Op::start(async move { session.carry_out(next).await })
     }
 
     fn cancel(self: Box<Self>) -> Op<Result<()>> {
-        self.next.cancel()
+        let session = self.session;
+        let next = self.next.cancel();
+        Op::start(async move { session.carry_out(next).await })
+    }
+}
+
+/// Takes in a queue. If whoever asked isn't told, because the answer is withheld and they have gone, the queue is left
+/// again.
+struct Adding<'a> {
+    subscription: &'a mut dyn Subscription,
+    untold: Option<u16>,
+}
+
+impl Adding<'_> {
+    async fn add(&mut self, queue: &Name) -> Result<u16> {
+        let index = self.subscription.add(queue).await?;
+        self.untold = Some(index);
+        Ok(index)
+    }
+
+    fn tell(&mut self) {
+        self.untold = None;
+    }
+}
+
+impl Drop for Adding<'_> {
+    fn drop(&mut self) {
+        if let Some(index) = self.untold {
+            drop(self.subscription.remove(index));
+        }
     }
 }
 

@@ -199,8 +199,9 @@ impl Content {
         self.rare.as_ref()?.delay
     }
 
-    /// Sets or removes the delay; drivers use it to rebuild a message.
+    /// Sets or removes the delay; drivers use it to rebuild a message. One of zero is none.
     pub fn set_delay(&mut self, delay: Option<Duration>) {
+        let delay = delay.filter(|delay| !delay.is_zero());
         if delay.is_some() || self.rare.is_some() {
             self.rare_mut().delay = delay;
         }

@@ -184,6 +184,8 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
         let (here, there) = (self.shared.ended(), self.shared.store.closed());
         Box::pin(async move {
             tokio::select! {
+                // What was ended here ends there too, but not the other way round.
+                biased;
                 () = here => session_ended(),
                 error = there => error,
             }

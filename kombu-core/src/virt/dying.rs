@@ -92,6 +92,7 @@ pub(super) fn move_away<S: QueueStore>(
                     return Shared::compare(store, route.version);
                 }
                 let finish = Finish::Move {
+                    death,
                     targets: &route.targets,
                     version: route.version,
                     envelope: letter,
@@ -114,6 +115,7 @@ pub(super) fn move_away<S: QueueStore>(
             }
         }
         tracing::warn!(queue = %name, "a dead letter is discarded: its exchange leads to no queue");
-        shared.store.finish(&holder, id, Finish::Forget).await
+        let discard = Finish::Discard { death };
+        shared.store.finish(&holder, id, discard).await
     })
 }

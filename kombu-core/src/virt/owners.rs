@@ -1,17 +1,19 @@
-use std::collections::HashMap;
+use rpds::HashTrieMapSync;
 
 use crate::name::Name;
 
 /// Whose an exclusive queue is, by the number of the session.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Owners(HashMap<Name, u64>);
+pub(super) struct Owners(HashTrieMapSync<Name, u64>);
 
 impl Owners {
     pub(super) fn set(&mut self, queue: &Name, owner: Option<u64>) {
         match owner {
-            Some(session) => self.0.insert(queue.clone(), session),
-            None => self.0.remove(queue),
-        };
+            Some(session) => self.0.insert_mut(queue.clone(), session),
+            None => {
+                self.0.remove_mut(queue);
+            }
+        }
     }
 
     pub(super) fn get(&self, queue: &str) -> Option<u64> {

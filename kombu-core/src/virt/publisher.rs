@@ -9,7 +9,7 @@ use crate::message::Envelope;
 use crate::name::Name;
 
 use super::lane::{Lane, Progress, Publishing, Stage};
-use super::shared::{Reached, Route, Sender, Shared};
+use super::shared::{Reach, Reached, Route, Sender, Shared};
 use super::store::{Answer, QueueStore};
 
 /// How many routes a publisher remembers. Beyond it, it starts over: a publisher with that many keys gains
@@ -156,8 +156,10 @@ pub(super) fn write<S: QueueStore>(
     route: &Route<S::Queue>,
     envelope: &Envelope,
 ) -> Op<Result<Answer>> {
-    if route.targets.is_empty() {
-        return Shared::compare(store, route.version);
+    match route.reach {
+        Reach::Queues => {}
+        Reach::Nowhere => return store.push_nowhere(route.version, envelope),
+        Reach::Missing | Reach::Internal => return Shared::compare(store, route.version),
     }
     store.push(&route.targets, route.version, envelope)
 }
@@ -175,6 +177,7 @@ pub(super) fn confirmation(reached: Result<Reached>, envelope: &Envelope) -> Res
     Ok(match reached? {
         Reached::Queues => Confirmation::Acked { routed: true },
         Reached::Nowhere if envelope.mandatory() => Confirmation::Returned { code: 312 },
+        Reached::Nowhere if envelope.immediate() => Confirmation::Returned { code: 313 },
         Reached::Nowhere => Confirmation::Acked { routed: false },
         Reached::NoConsumers => Confirmation::Returned { code: 313 },
         Reached::Refused => Confirmation::Nacked {

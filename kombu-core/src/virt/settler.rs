@@ -164,7 +164,10 @@ impl<S: QueueStore> VirtualSettler<S> {
             {
                 return self.die(source, id, &held.envelope, Death::DeliveryLimit);
             }
-            (Outcome::Ack | Outcome::Reject, _) => Finish::Forget,
+            (Outcome::Ack, _) => Finish::Forget,
+            (Outcome::Reject, _) => Finish::Discard {
+                death: Death::Rejected,
+            },
             (Outcome::Release, _) => Finish::Release,
             (Outcome::Retry { delay }, _) => Finish::Retry { delay },
         };

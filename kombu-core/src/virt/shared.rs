@@ -1,17 +1,19 @@
 use std::future::Future;
+use std::mem;
 use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::declare::{Exchange, Queue};
 use crate::driver::Op;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Envelope;
 use crate::name::Name;
+use crate::watched::Watched;
 
 use super::store::{Answer, Death, QueueStore};
 use super::table::{Table, missing_exchange, missing_queue};
@@ -28,7 +30,7 @@ pub(super) struct Shared<S: QueueStore> {
     pub(super) runtime: tokio::runtime::Handle,
     closed: AtomicBool,
     /// Tells whoever waits for the end.
-    end: watch::Sender<bool>,
+    end: Arc<Watched<bool>>,
     windows: Mutex<Vec<Weak<Window>>>,
     pub(super) under_way: UnderWay,
 }
@@ -137,6 +139,13 @@ impl Reach {
     }
 }
 
+impl<S: QueueStore> Drop for Shared<S> {
+    /// Whoever waits for the end refers to that alone.
+    fn drop(&mut self) {
+        self.end.set(true);
+    }
+}
+
 impl<S: QueueStore> Shared<S> {
     pub(super) fn new(store: S, table: Table, runtime: tokio::runtime::Handle) -> Self {
         Shared {
@@ -144,7 +153,7 @@ impl<S: QueueStore> Shared<S> {
             table: RwLock::new(table),
             runtime,
             closed: AtomicBool::new(false),
-            end: watch::Sender::new(false),
+            end: Arc::default(),
             windows: Mutex::default(),
             under_way: UnderWay::default(),
         }
@@ -162,7 +171,7 @@ impl<S: QueueStore> Shared<S> {
         if self.closed.swap(true, Ordering::AcqRel) {
             return false;
         }
-        self.end.send_replace(true);
+        self.end.set(true);
         for window in self.windows.lock().drain(..) {
             if let Some(window) = window.upgrade() {
                 window.end();
@@ -183,11 +192,8 @@ impl<S: QueueStore> Shared<S> {
 
     /// Resolves when the session has ended on this side.
     pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut end = self.end.subscribe();
-        async move {
-            // A sender that is gone has ended as well.
-            drop(end.wait_for(|ended| *ended).await);
-        }
+        let end = self.end.clone();
+        async move { end.until(|ended| ended.then_some(())).await }
     }
 
     /// Makes a window that ends with the session.
@@ -222,10 +228,11 @@ impl<S: QueueStore> Shared<S> {
         if self.store.is_current(version).await? {
             return Ok(());
         }
-        let table = self.store.load().await?;
+        let mut table = self.store.load().await?;
         let mut current = self.table.write();
         if table.version() > current.version() {
-            *current = table;
+            // The old one goes when the lock has gone.
+            mem::swap(&mut *current, &mut table);
         }
         Ok(())
     }

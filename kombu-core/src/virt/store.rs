@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::message::Envelope;
 use crate::name::Name;
 
+use super::shared::Shared;
 use super::table::{Change, Table};
 
 /// Queues on a broker, as one session sees them.
@@ -56,6 +57,17 @@ pub trait QueueStore: Send + Sync + 'static {
         version: u64,
         envelope: &Envelope,
     ) -> Op<Result<Answer>>;
+
+    /// Takes note of a published message that matches no queue, if `version` is still the newest.
+    ///
+    /// It is gone. A store may keep a record of it; the default doesn't.
+    fn push_nowhere(&self, version: u64, envelope: &Envelope) -> Op<Result<Answer>>
+    where
+        Self: Sized,
+    {
+        let _ = envelope;
+        Shared::compare(self, version)
+    }
 
     /// Starts to take from a queue, as a consumer of it.
     ///
@@ -182,7 +194,7 @@ pub trait Reader: Send + Unpin + 'static {
     /// `Ready(Ok(()))` means that at least one was taken. With a `max` of 0, nothing is taken, and the task needs
     /// to be woken only when the queue is deleted.
     /// [`ErrorKind::ConsumerCancelled`](crate::ErrorKind::ConsumerCancelled) means that the queue was
-    /// deleted; every other error ends the session.
+    /// deleted, and the reader isn't asked again; every other error ends the session.
     fn poll_take(
         &mut self,
         context: &mut Context<'_>,
@@ -265,8 +277,13 @@ pub enum Answer {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Finish<'a, Q> {
-    /// The message is done, or given up without a dead-letter target.
+    /// The message is done.
     Forget,
+    /// The message died, and there is no dead-letter target: it is gone, as if it was done.
+    Discard {
+        /// What it died of.
+        death: Death,
+    },
     /// Back to its original position, marked as redelivered.
     Release,
     /// As a release, and counted as a failure; invisible until the delay is over.
@@ -276,7 +293,12 @@ pub enum Finish<'a, Q> {
     },
     /// Into the targets (at least one), and gone from here, in one step. A full target that refuses what comes
     /// is left out.
+    ///
+    /// A delivery whose queue was deleted meanwhile is forgotten and moved nowhere: it went with its queue. What died
+    /// before its queue was deleted is moved.
     Move {
+        /// What the message died of.
+        death: Death,
         /// The queues to push to.
         targets: &'a [Q],
         /// The version of the table that the targets were found with.

@@ -1,12 +1,12 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use futures_core::Stream;
 
 use crate::driver::{
-    BoxFuture, Op, Outcome, RawDelivery, Settle, SubscribeOptions, Subscription, Tag,
+    BoxFuture, Op, Outcome, RawDelivery, Received, Settle, SubscribeOptions, Subscription, Tag,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
@@ -27,6 +27,10 @@ pub(super) struct VirtualSubscription<S: QueueStore> {
     /// Whom to ask first, so that a busy queue can't starve the others.
     start: usize,
     buffer: VecDeque<RawDelivery>,
+    /// Queues that were deleted and are to be told.
+    cancelled: VecDeque<u16>,
+    /// What a reader met while nobody polled.
+    failed: Option<Error>,
     window: Arc<Window>,
     settler: Arc<VirtualSettler<S>>,
 }
@@ -45,6 +49,8 @@ impl<S: QueueStore> VirtualSubscription<S> {
             readers: Vec::new(),
             start: 0,
             buffer: VecDeque::new(),
+            cancelled: VecDeque::new(),
+            failed: None,
             window,
             settler: Arc::new(settler),
         }
@@ -59,7 +65,7 @@ impl<S: QueueStore> VirtualSubscription<S> {
             // Whoever answered hasn't registered the task. And room that was kept for an answer, and isn't needed, is
             // there for who was asked before it.
             let again = ended_some || self.asked_for() < before;
-            if !self.buffer.is_empty() || !again {
+            if !self.buffer.is_empty() || !self.cancelled.is_empty() || !again {
                 return Ok(());
             }
         }
@@ -121,9 +127,7 @@ impl<S: QueueStore> VirtualSubscription<S> {
             match answer {
                 Poll::Ready(Err(error)) if error.kind() == ErrorKind::ConsumerCancelled => {
                     self.readers[index] = None;
-                    if self.readers.iter().all(Option::is_none) && self.buffer.is_empty() {
-                        return Err(error);
-                    }
+                    self.cancelled.push_back(index as u16);
                 }
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -174,24 +178,29 @@ impl<S: QueueStore> VirtualSubscription<S> {
 }
 
 impl<S: QueueStore> Stream for VirtualSubscription<S> {
-    type Item = Result<RawDelivery>;
+    type Item = Result<Received>;
 
     #[inline]
     fn poll_next(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<RawDelivery>>> {
+    ) -> Poll<Option<Result<Received>>> {
         let this = self.get_mut();
         if this.buffer.is_empty() {
             this.window.register(context);
             if this.window.has_ended() {
                 return Poll::Ready(None);
             }
-            if this.window.is_paused() {
-                return Poll::Pending;
-            }
-            if let Err(error) = this.poll_fill(context) {
+            let filled = match this.failed.take() {
+                Some(error) => Err(error),
+                None => this.poll_fill(context),
+            };
+            if let Err(error) = filled {
                 return Poll::Ready(Some(Err(error)));
+            }
+            // What was fetched from it has been handed out.
+            if let Some(queue) = this.cancelled.pop_front() {
+                return Poll::Ready(Some(Ok(Received::Cancelled { queue })));
             }
         } else if this.window.has_ended() {
             // What was fetched went back with the session, and may be somebody else's by now.
@@ -208,7 +217,7 @@ impl<S: QueueStore> Stream for VirtualSubscription<S> {
                 return Poll::Ready(None);
             }
         }
-        Poll::Ready(Some(Ok(delivery)))
+        Poll::Ready(Some(Ok(Received::Delivery(delivery))))
     }
 }
 
@@ -230,8 +239,15 @@ impl<S: QueueStore> Subscription for VirtualSubscription<S> {
 
     fn pause(&mut self, paused: bool) {
         self.window.pause(paused);
-        if paused {
-            drop(self.release_buffer());
+        if !paused {
+            return;
+        }
+        drop(self.release_buffer());
+        // The readers learn at once that there is no room: others are to be served, whether this consumer is polled
+        // meanwhile or not. Its task, which was woken, registers itself again.
+        let mut context = Context::from_waker(Waker::noop());
+        if let Err(error) = self.poll_fill(&mut context) {
+            self.failed = Some(error);
         }
     }
 
@@ -244,6 +260,7 @@ impl<S: QueueStore> Subscription for VirtualSubscription<S> {
                     format!("a consumer takes at most {} queues in its life", u16::MAX),
                 ));
             };
+            self.shared.check_open()?;
             let (queue, declaration) = self.shared.find_queue(&queue).await?;
             let options = ReaderOptions::of(&self.options);
             let reader = self.shared.store.open_reader(&queue, options).await?;

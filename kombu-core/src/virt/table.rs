@@ -1,5 +1,7 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use rpds::{HashTrieMapSync, HashTrieSetSync};
 
 use crate::declare::{Exchange, ExchangeKind, Queue};
 use crate::driver::{DeleteQueue, Destination};
@@ -44,18 +46,21 @@ pub enum Change {
 
 /// All exchanges, queues and bindings of a virtual host, ready for routing.
 ///
-/// A store keeps one per virtual host and counts its versions; connections route over a copy of it.
+/// A store keeps one per virtual host and counts its versions; connections route over a clone of it. A clone costs
+/// nothing, however much is declared: it shares everything, and a change copies only the way to what it changes.
 #[derive(Clone, Debug)]
 pub struct Table {
     version: u64,
-    exchanges: HashMap<Name, Node>,
-    queues: BTreeMap<Name, Arc<Queue>>,
+    exchanges: HashTrieMapSync<Name, Node>,
+    queues: HashTrieMapSync<Name, Arc<Queue>>,
     owners: Owners,
+    /// All bindings by where they lead to, so that they are found when that is deleted.
+    by_destination: HashTrieMapSync<Destination, HashTrieSetSync<Arc<BindingRecord>>>,
 }
 
 #[derive(Clone, Debug)]
 struct Node {
-    exchange: Exchange,
+    exchange: Arc<Exchange>,
     bindings: Bindings,
 }
 
@@ -64,9 +69,10 @@ impl Table {
     pub fn new() -> Self {
         let mut table = Table {
             version: 0,
-            exchanges: HashMap::new(),
-            queues: BTreeMap::new(),
+            exchanges: HashTrieMapSync::default(),
+            queues: HashTrieMapSync::default(),
             owners: Owners::default(),
+            by_destination: HashTrieMapSync::default(),
         };
         for exchange in [
             Exchange::direct("amq.direct"),
@@ -93,7 +99,18 @@ impl Table {
 
     /// The declaration of an exchange.
     pub fn exchange(&self, name: &str) -> Option<&Exchange> {
-        self.exchanges.get(name).map(|node| &node.exchange)
+        self.exchanges.get(name).map(|node| &*node.exchange)
+    }
+
+    /// The declarations of all exchanges, the predeclared ones included, in no order.
+    pub fn exchanges(&self) -> impl Iterator<Item = &Exchange> {
+        self.exchanges.values().map(|node| &*node.exchange)
+    }
+
+    /// All bindings, in no order.
+    pub fn bindings(&self) -> impl Iterator<Item = &BindingRecord> {
+        let nodes = self.exchanges.values();
+        nodes.flat_map(|node| node.bindings.iter().map(|record| &**record))
     }
 
     /// The declaration of a queue.
@@ -114,7 +131,7 @@ impl Table {
     /// What goes with a queue that goes: the queue itself, and exchanges that are deleted with their last binding.
     pub fn removal_of_queue(&self, name: &Name, options: DeleteQueue) -> Vec<Change> {
         let mut changes = vec![Change::DeleteQueue(name.clone(), options)];
-        self.add_unbound(&Destination::Queue(name.clone()), &mut changes);
+        self.add_unbound(Destination::Queue(name.clone()), &mut changes);
         changes
     }
 
@@ -122,7 +139,7 @@ impl Table {
     /// binding.
     pub fn removal_of_exchange(&self, name: &Name) -> Vec<Change> {
         let mut changes = vec![Change::DeleteExchange(name.clone())];
-        self.add_unbound(&Destination::Exchange(name.clone()), &mut changes);
+        self.add_unbound(Destination::Exchange(name.clone()), &mut changes);
         changes
     }
 
@@ -138,19 +155,25 @@ impl Table {
         changes
     }
 
-    /// Adds the deletion of every auto-delete exchange whose bindings all lead to `destination`.
-    fn add_unbound(&self, destination: &Destination, changes: &mut Vec<Change>) {
-        for node in self.exchanges.values() {
-            let name = node.exchange.name();
-            let deleted = Change::DeleteExchange(name.clone());
-            if node.exchange.is_auto_delete()
-                && !changes.contains(&deleted)
-                && node.bindings.all_lead_to(destination)
-            {
-                changes.push(deleted);
-                self.add_unbound(&Destination::Exchange(name.clone()), changes);
-            }
+    /// Adds the deletion of every auto-delete exchange whose bindings all lead to `destination`, or to exchanges that
+    /// go with it.
+    fn add_unbound(&self, destination: Destination, changes: &mut Vec<Change>) {
+        let mut gone = vec![destination];
+        while let Some(name) = self.next_unbound(&gone) {
+            gone.push(Destination::Exchange(name.clone()));
+            changes.push(Change::DeleteExchange(name));
         }
+    }
+
+    fn next_unbound(&self, gone: &[Destination]) -> Option<Name> {
+        let mut exchanges = self.exchanges.values();
+        let unbound = exchanges.find(|node| {
+            let destination = Destination::Exchange(node.exchange.name().clone());
+            node.exchange.is_auto_delete()
+                && !gone.contains(&destination)
+                && node.bindings.all_lead_to(gone)
+        });
+        unbound.map(|node| node.exchange.name().clone())
     }
 
     /// Whether an equal binding is there.
@@ -171,45 +194,83 @@ impl Table {
     pub fn apply(&mut self, change: &Change) {
         match change {
             Change::PutExchange(exchange) => {
-                let bindings = Bindings::new(exchange.kind());
-                self.exchanges.insert(
-                    exchange.name().clone(),
-                    Node {
-                        exchange: exchange.clone(),
-                        bindings,
-                    },
-                );
+                self.forget_from(exchange.name());
+                let node = Node {
+                    bindings: Bindings::new(exchange.kind()),
+                    exchange: Arc::new(exchange.clone()),
+                };
+                self.exchanges.insert_mut(exchange.name().clone(), node);
             }
             Change::DeleteExchange(name) => {
-                self.exchanges.remove(name);
-                self.forget(&Destination::Exchange(name.clone()));
+                self.forget_from(name);
+                self.exchanges.remove_mut(name);
+                self.forget_to(&Destination::Exchange(name.clone()));
             }
             Change::PutQueue(queue, owner) => {
                 self.owners.set(queue.name(), *owner);
                 self.queues
-                    .insert(queue.name().clone(), Arc::new(queue.clone()));
+                    .insert_mut(queue.name().clone(), Arc::new(queue.clone()));
             }
             Change::DeleteQueue(name, _) => {
-                self.queues.remove(name);
+                self.queues.remove_mut(name);
                 self.owners.set(name, None);
-                self.forget(&Destination::Queue(name.clone()));
+                self.forget_to(&Destination::Queue(name.clone()));
             }
             Change::Bind(record) => {
-                if let Some(node) = self.exchanges.get_mut(&record.source) {
+                if !self.is_bound(record)
+                    && let Some(node) = self.exchanges.get_mut(&record.source)
+                {
+                    let record = Arc::new(record.clone());
                     node.bindings.insert(record.clone());
+                    self.add_to_destination(record);
                 }
             }
             Change::Unbind(record) => {
-                if let Some(node) = self.exchanges.get_mut(&record.source) {
+                if self.is_bound(record)
+                    && let Some(node) = self.exchanges.get_mut(&record.source)
+                {
                     node.bindings.remove(record);
+                    self.remove_from_destination(record);
                 }
             }
         }
     }
 
-    fn forget(&mut self, destination: &Destination) {
-        for node in self.exchanges.values_mut() {
-            node.bindings.remove_destination(destination);
+    fn add_to_destination(&mut self, record: Arc<BindingRecord>) {
+        match self.by_destination.get_mut(&record.destination) {
+            Some(records) => records.insert_mut(record),
+            None => self.by_destination.insert_mut(
+                record.destination.clone(),
+                HashTrieSetSync::default().insert(record),
+            ),
+        }
+    }
+
+    fn remove_from_destination(&mut self, record: &BindingRecord) {
+        if let Some(records) = self.by_destination.get_mut(&record.destination) {
+            records.remove_mut(record);
+            if records.is_empty() {
+                self.by_destination.remove_mut(&record.destination);
+            }
+        }
+    }
+
+    /// Forgets where the bindings of an exchange lead to, which go with it.
+    fn forget_from(&mut self, exchange: &Name) {
+        let node = self.exchanges.get(exchange).cloned();
+        for record in node.iter().flat_map(|node| node.bindings.iter()) {
+            self.remove_from_destination(record);
+        }
+    }
+
+    /// Removes the bindings that lead to something that is gone.
+    fn forget_to(&mut self, destination: &Destination) {
+        let records = self.by_destination.get(destination).cloned();
+        self.by_destination.remove_mut(destination);
+        for record in records.iter().flat_map(|records| records.iter()) {
+            if let Some(node) = self.exchanges.get_mut(&record.source) {
+                node.bindings.remove(record);
+            }
         }
     }
 
@@ -230,31 +291,30 @@ impl Table {
         };
         let mut by_key = true;
         let mut queues: Vec<&Name> = Vec::new();
-        let mut seen: Vec<&Name> = vec![first.exchange.name()];
+        // Without the first one, which most often is the only one: it may be asked twice.
+        let mut seen: HashSet<&Name> = HashSet::new();
         let mut pending = vec![first];
         let mut matched = Vec::new();
         while let Some(node) = pending.pop() {
             by_key &= *node.exchange.kind() != ExchangeKind::Headers;
-            matched.clear();
             node.bindings
                 .matching(content.routing_key(), content.headers(), &mut matched);
-            let mut exchanges: Vec<&Name> = Vec::new();
-            for destination in &matched {
+            let mut visit = |name| {
+                if let Some(next) = self.exchanges.get(name)
+                    && seen.insert(name)
+                {
+                    pending.push(next);
+                }
+            };
+            if matched.is_empty()
+                && let Some(alternate) = node.exchange.get_alternate_exchange()
+            {
+                visit(alternate);
+            }
+            for destination in matched.drain(..) {
                 match destination {
                     Destination::Queue(name) => queues.push(name),
-                    Destination::Exchange(name) => exchanges.push(name),
-                }
-            }
-            if matched.is_empty() {
-                exchanges.extend(node.exchange.get_alternate_exchange());
-            }
-            for name in exchanges {
-                if seen.contains(&name) {
-                    continue;
-                }
-                if let Some(next) = self.exchanges.get(name) {
-                    seen.push(next.exchange.name());
-                    pending.push(next);
+                    Destination::Exchange(name) => visit(name),
                 }
             }
         }
@@ -300,3 +360,6 @@ pub(super) fn missing_queue(name: &Name) -> Error {
         ),
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,9 @@ impl Window {
 
     /// How many more may be taken now.
     pub(super) fn room(&self) -> usize {
+        if self.paused.load(Ordering::Relaxed) {
+            return 0;
+        }
         let limit = self.limit.load(Ordering::Relaxed);
         if limit == 0 {
             return usize::MAX;
@@ -51,13 +54,10 @@ impl Window {
         self.task.wake();
     }
 
+    /// While it is paused, there is no room.
     pub(super) fn pause(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
         self.task.wake();
-    }
-
-    pub(super) fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::Relaxed)
     }
 
     /// The session is over: wakes the subscription so that it ends.

@@ -27,11 +27,6 @@ impl Levels {
         self.len
     }
 
-    /// Of the bodies; 0 where they aren't counted.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.unwrap_or(0)
-    }
-
     #[inline]
     fn count_in(&mut self, entry: &Entry) {
         self.len += 1;
@@ -101,21 +96,58 @@ impl Levels {
         self.count_out(&taken[before..]);
     }
 
-    /// Takes the messages at the front of each level for which `is_gone` holds.
+    /// Takes messages from the front as long as `is_gone` holds.
     pub(super) fn take_while(&mut self, is_gone: impl Fn(&Entry) -> bool) -> Vec<Entry> {
         let mut gone = Vec::new();
-        for level in self.levels.iter_mut().rev() {
-            while level.front().is_some_and(&is_gone) {
-                gone.extend(level.pop_front());
-            }
+        while self.front().is_some_and(&is_gone) {
+            gone.extend(self.pop_front());
         }
-        self.count_out(&gone);
         gone
     }
 
-    /// The first message of each level.
-    pub(super) fn fronts(&self) -> impl Iterator<Item = &Entry> {
-        self.levels.iter().filter_map(VecDeque::front)
+    /// The message that is served next.
+    pub(super) fn front(&self) -> Option<&Entry> {
+        self.levels.iter().rev().find_map(VecDeque::front)
+    }
+
+    /// Takes the message out that is served after `count` others.
+    pub(super) fn take_after(&mut self, count: usize) -> Option<Entry> {
+        let mut index = count;
+        let mut levels = self.levels.iter_mut().rev();
+        let level = levels.find(|level| {
+            let is_here = index < level.len();
+            if !is_here {
+                index -= level.len();
+            }
+            is_here
+        })?;
+        let entry = level.remove(index)?;
+        self.count_out(std::slice::from_ref(&entry));
+        Some(entry)
+    }
+
+    /// The bytes of those that are served after `count` others.
+    pub(super) fn bytes_after(&self, count: usize) -> u64 {
+        let bytes = self.bytes.unwrap_or(0);
+        match count {
+            0 => bytes,
+            _ if count >= self.len => 0,
+            _ => {
+                let served = self.levels.iter().rev().flatten().take(count);
+                let served = served.map(|entry| entry.envelope.body().len() as u64);
+                bytes.saturating_sub(served.sum::<u64>())
+            }
+        }
+    }
+
+    /// All messages, in the order in which they are served.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.levels.iter_mut().rev().flatten()
+    }
+
+    /// All messages, as they would be served.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.levels.iter().rev().flatten()
     }
 
     /// Takes all messages out.

@@ -1,3 +1,4 @@
+mod contents;
 mod levels;
 mod readers;
 mod waiting;
@@ -17,8 +18,11 @@ use tokio::time::Instant;
 
 use crate::dead::{Corpse, DeadList};
 use crate::held::Holding;
-use crate::schedule::Schedule;
+use crate::history::{Died, Recorder};
+use crate::schedule::{Appointment, Schedule, after};
+use crate::settling::Settling;
 
+pub(crate) use self::contents::{Contents, Seen, are_settled};
 use self::levels::Levels;
 use self::readers::Readers;
 use self::waiting::Waiting;
@@ -33,13 +37,11 @@ pub(crate) struct Entry {
     lifetime: Option<Box<Lifetime>>,
     pub(crate) failures: u32,
     pub(crate) redelivered: bool,
-    /// It died, and is on its way to the dead-letter exchange.
-    pub(crate) death: Option<Death>,
 }
 
 struct Lifetime {
     ends: Instant,
-    /// It was over at once, but a consumer was waiting for the message.
+    /// It was over at once, but a consumer had room for the message.
     promised: bool,
 }
 
@@ -56,6 +58,8 @@ impl Entry {
 pub(crate) struct Surroundings {
     pub(crate) schedule: Schedule,
     pub(crate) dead: DeadList,
+    pub(crate) recorder: Recorder,
+    pub(crate) settling: Settling,
 }
 
 pub(crate) struct MemoryQueue {
@@ -94,7 +98,7 @@ struct Ready {
     /// Messages may be there whose time is over, or will be.
     may_expire: bool,
     /// When the broker looks at this queue next.
-    scheduled: Option<Instant>,
+    scheduled: Option<Appointment>,
     /// Since when nobody has used it.
     unused_since: Instant,
     deleted: bool,
@@ -169,6 +173,10 @@ impl MemoryQueue {
         &self.declaration
     }
 
+    pub(crate) fn surroundings(&self) -> &Arc<Surroundings> {
+        &self.surroundings
+    }
+
     /// Everything as it is now: delayed messages that are due are there, and expired ones are not.
     fn now(&self) -> MutexGuard<'_, Ready> {
         let mut ready = self.ready.lock();
@@ -179,30 +187,33 @@ impl MemoryQueue {
     /// The clock is read only if something depends on it.
     #[inline]
     fn catch_up(&self, ready: &mut Ready) {
-        if !ready.delayed.is_empty() {
-            self.show_due(ready, Instant::now());
-        }
-        if ready.may_expire {
-            self.bury_expired(ready, Instant::now());
+        if !ready.delayed.is_empty() || ready.may_expire {
+            self.catch_up_with(ready, Instant::now());
         }
     }
 
-    pub(crate) fn info(&self) -> QueueInfo {
-        let holdings: Vec<_> = {
-            let mut holdings = self.holdings.lock();
-            holdings.retain(|holding| holding.strong_count() > 0);
-            holdings.iter().filter_map(Weak::upgrade).collect()
-        };
-        // All holdings are locked before the queue, so that a batch is never counted in neither place.
-        let held: Vec<_> = holdings.iter().map(|holding| holding.lock()).collect();
-        let unsettled = held.iter().map(|held| held.len() as u64).sum();
-        let ready = self.now();
-        QueueInfo::new(
-            self.name().clone(),
-            ready.messages.len() as u64,
-            Some(unsettled),
-            ready.readers.len() as u64,
-        )
+    fn catch_up_with(&self, ready: &mut Ready, now: Instant) {
+        self.show_due(ready, now);
+        if ready.may_expire {
+            self.bury_expired(ready, now);
+        }
+    }
+
+    pub(crate) fn info(self: &Arc<Self>) -> QueueInfo {
+        contents::still(std::slice::from_ref(self), |held, ready| {
+            let unsettled = held.iter().map(|held| held.len() as u64).sum();
+            let ready = &ready[0];
+            QueueInfo::new(
+                self.name().clone(),
+                ready.messages.len() as u64,
+                Some(unsettled),
+                ready.readers.len() as u64,
+            )
+        })
+    }
+
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.ready.lock().deleted
     }
 
     /// Somebody declares the queue again, asks about it, or gets from it: it isn't unused.
@@ -212,21 +223,28 @@ impl MemoryQueue {
         }
     }
 
+    /// Stores a message that arrives now, or arrived earlier.
     #[inline]
-    pub(crate) fn push(&self, envelope: &Envelope) -> std::result::Result<Woken, Full> {
+    pub(crate) fn push(
+        &self,
+        envelope: &Envelope,
+        arrival: Option<Instant>,
+    ) -> std::result::Result<Woken, Full> {
         let mut ready = self.ready.lock();
         if ready.deleted {
             return Ok(Woken::default());
         }
-        if self.limits.has_length {
+        // What is due stands before this one.
+        if self.limits.has_length || !ready.delayed.is_empty() {
             self.catch_up(&mut ready);
-            if self.limits.rejects && self.would_overflow(&ready, envelope) {
+            let bytes = envelope.body().len() as u64;
+            if self.limits.rejects && self.exceeds_limits(&ready, 1, bytes) {
                 return Err(Full);
             }
         }
         match envelope.delay() {
-            None => self.append(&mut ready, envelope.clone()),
-            Some(delay) => ready.delay(delay, Delayed::New(envelope.clone())),
+            None => self.append(&mut ready, envelope.clone(), arrival),
+            Some(delay) => self.delay(&mut ready, delay, Delayed::New(envelope.clone())),
         }
         // Also for a delayed one: whoever waits has to wait for it too.
         Ok(ready.waiting.take())
@@ -235,7 +253,7 @@ impl MemoryQueue {
     /// Whether a consumer would be given a message at once.
     pub(crate) fn has_ready_consumer(&self) -> bool {
         let ready = self.now();
-        !ready.deleted && ready.messages.len() == 0 && ready.readers.any_has_room()
+        !ready.deleted && ready.messages.len() < ready.readers.room()
     }
 
     /// Puts a message back where it was, visible after the delay.
@@ -244,7 +262,7 @@ impl MemoryQueue {
         if ready.deleted {
             return Woken::default();
         }
-        ready.delay(delay, Delayed::Again(entry));
+        self.delay(&mut ready, delay, Delayed::Again(entry));
         ready.waiting.take()
     }
 
@@ -284,19 +302,21 @@ impl MemoryQueue {
         let mut count = max.min(ready.messages.len());
         let mut woken = Woken::default();
         if let Some((reader, _)) = waiting {
-            let had_room = max > 0;
             if ready.readers.are_selective() {
-                ready.readers.set_room(reader, had_room);
-                if !ready.readers.admits(reader) {
-                    count = 0;
-                }
-                ready.readers.set_room(reader, max > count);
-                if max <= count && ready.messages.len() > count {
+                ready.readers.set_room(reader, max);
+                count = max.min(ready.readers.share(reader, ready.messages.len()));
+                // Whoever comes after this one may have something to look at now.
+                if max == count && ready.messages.len() > count {
                     woken = ready.waiting.take();
                 }
-            } else {
-                ready.readers.set_room(reader, max > count);
             }
+            ready.readers.set_room(reader, max - count);
+        }
+        ready.messages.take(count, taken);
+        // There may be less room for what is left, and another one is at the head.
+        self.drop_heads(&mut ready, None);
+        if ready.may_expire {
+            self.schedule(&mut ready);
         }
         if count == 0 {
             if let Some((reader, waker)) = waiting {
@@ -308,12 +328,12 @@ impl MemoryQueue {
             }
             return Taken::Nothing(ready.next_due(), woken);
         }
-        ready.messages.take(count, taken);
         Taken::Messages(woken)
     }
 
     pub(crate) fn purge(&self) -> u64 {
         let purged = self.now().messages.clear();
+        self.surroundings.settling.fewer();
         purged.len() as u64
     }
 
@@ -342,10 +362,14 @@ impl MemoryQueue {
         }
         ready.deleted = true;
         ready.delayed.clear();
+        if let Some(appointment) = ready.scheduled.take() {
+            self.surroundings.schedule.remove(appointment);
+        }
         let entries = ready.messages.clear();
         let woken = [ready.waiting.take(), ready.full.take()];
         drop(ready);
         woken.into_iter().for_each(Woken::wake);
+        self.surroundings.settling.fewer();
         Ok(entries.len() as u64)
     }
 
@@ -359,10 +383,20 @@ impl MemoryQueue {
     pub(crate) fn remove_consumer(&self, reader: u64) -> bool {
         let mut ready = self.ready.lock();
         ready.readers.remove(reader);
+        self.drop_heads(&mut ready, None);
         ready.waiting.remove(reader);
         ready.full.remove(reader);
         // What this one was served first may be somebody else's now.
         let woken = ready.waiting.take();
+        if ready.may_expire && ready.readers.room() == 0 {
+            // Whoever they were promised to is gone.
+            for entry in ready.messages.iter_mut() {
+                if let Some(lifetime) = &mut entry.lifetime {
+                    lifetime.promised = false;
+                }
+            }
+            self.schedule(&mut ready);
+        }
         let last = ready.readers.is_empty();
         if last {
             ready.unused_since = Instant::now();
@@ -373,36 +407,41 @@ impl MemoryQueue {
         last && self.declaration.is_auto_delete()
     }
 
-    /// The time that this queue was scheduled for has come. Whether it has been unused for so long that it goes.
-    pub(crate) fn look_at(&self) -> bool {
+    /// The time that this queue was scheduled for has come, now or a while ago. Whether it had been unused for so long
+    /// that it goes.
+    pub(crate) fn look_at(&self, at: Instant) -> bool {
         let mut ready = self.ready.lock();
         ready.scheduled = None;
         if ready.deleted {
             return false;
         }
-        self.catch_up(&mut ready);
+        self.catch_up_with(&mut ready, at);
         let unused = ready
             .unused_until(&self.limits)
-            .is_some_and(|end| end <= Instant::now());
+            .is_some_and(|end| end <= at);
         if !unused {
             self.schedule(&mut ready);
         }
+        let woken = ready.waiting.take();
+        drop(ready);
+        woken.wake();
         unused
     }
 
-    /// A dead message goes back to the dead.
-    pub(crate) fn bury(&self, mut entry: Entry, death: Death) {
-        entry.death = Some(death);
+    /// A dead message goes to the dead.
+    fn bury(&self, entry: Entry, death: Death, died: Instant) {
         if let Some(queue) = self.myself.upgrade() {
             self.surroundings.dead.add(Corpse {
                 queue,
                 entry,
                 death,
+                died,
             });
         }
     }
 
-    fn append(&self, ready: &mut Ready, envelope: Envelope) {
+    /// Puts a message to the back. Its time begins with its arrival, or now.
+    fn append(&self, ready: &mut Ready, envelope: Envelope, arrival: Option<Instant>) {
         let ttl = match (self.limits.message_ttl, envelope.expiration()) {
             (Some(queue), Some(own)) => Some(queue.min(own)),
             (queue, own) => queue.or(own),
@@ -411,8 +450,8 @@ impl MemoryQueue {
         ready.next_position += 1;
         let lifetime = ttl.map(|ttl| {
             Box::new(Lifetime {
-                ends: Instant::now() + ttl,
-                promised: ttl.is_zero() && ready.readers.any_has_room(),
+                ends: after(arrival.unwrap_or_else(Instant::now), ttl),
+                promised: ttl.is_zero() && ready.messages.len() < ready.readers.room(),
             })
         });
         ready.messages.push_back(Entry {
@@ -421,42 +460,47 @@ impl MemoryQueue {
             lifetime,
             failures: 0,
             redelivered: false,
-            death: None,
         });
-        if ttl.is_some() {
-            ready.may_expire = true;
-            self.schedule(ready);
-        }
-        self.drop_heads(ready);
-    }
-
-    fn put_back(&self, ready: &mut Ready, entry: Entry) {
-        ready.may_expire |= entry.lifetime.is_some();
-        ready.messages.put_back(entry);
+        ready.may_expire |= ttl.is_some();
+        self.drop_heads(ready, arrival);
         if ready.may_expire {
             self.schedule(ready);
         }
-        self.drop_heads(ready);
     }
 
-    fn would_overflow(&self, ready: &Ready, envelope: &Envelope) -> bool {
-        let bytes = envelope.body().len() as u64;
-        ready.messages.len() as u64 >= self.limits.max_length
-            || ready.messages.bytes() + bytes > self.limits.max_bytes
+    fn put_back(&self, ready: &mut Ready, mut entry: Entry) {
+        // It was promised to who gives it back.
+        if let Some(lifetime) = &mut entry.lifetime {
+            lifetime.promised = false;
+            ready.may_expire = true;
+        }
+        ready.messages.put_back(entry);
+        self.drop_heads(ready, None);
+        if ready.may_expire {
+            self.schedule(ready);
+        }
     }
 
+    /// Whether the queue would be too long with this many messages and bytes more. Those that a consumer has room for
+    /// don't count: they are as good as delivered, and RabbitMQ has sent them by then.
+    fn exceeds_limits(&self, ready: &Ready, messages: u64, bytes: u64) -> bool {
+        let room = ready.readers.room();
+        let waiting = ready.messages.len().saturating_sub(room) as u64;
+        waiting + messages > self.limits.max_length
+            || ready.messages.bytes_after(room) + bytes > self.limits.max_bytes
+    }
+
+    /// Drops what is too much, the oldest first.
     #[inline]
-    fn drop_heads(&self, ready: &mut Ready) {
+    fn drop_heads(&self, ready: &mut Ready, arrival: Option<Instant>) {
         if !self.limits.has_length || self.limits.rejects {
             return;
         }
-        while ready.messages.len() as u64 > self.limits.max_length
-            || ready.messages.bytes() > self.limits.max_bytes
-        {
-            let Some(head) = ready.messages.pop_front() else {
+        while self.exceeds_limits(ready, 0, 0) {
+            let Some(head) = ready.messages.take_after(ready.readers.room()) else {
                 return;
             };
-            self.die(head, Death::MaxLength);
+            self.die(head, Death::MaxLength, arrival);
         }
     }
 
@@ -464,40 +508,78 @@ impl MemoryQueue {
     fn bury_expired(&self, ready: &mut Ready, now: Instant) {
         let is_over = |entry: &Entry| entry.ends().is_some_and(|end| end <= now);
         for expired in ready.messages.take_while(is_over) {
-            self.die(expired, Death::Expired);
+            self.die(expired, Death::Expired, Some(now));
         }
         ready.may_expire = ready.messages.len() > 0;
     }
 
-    fn die(&self, entry: Entry, death: Death) {
+    /// A message dies, now or earlier.
+    fn die(&self, entry: Entry, death: Death, died: Option<Instant>) {
         if self.limits.dead_letters {
-            self.bury(entry, death);
+            self.bury(entry, death, died.unwrap_or_else(Instant::now));
+            return;
+        }
+        if self.surroundings.recorder.is_on() {
+            self.record(&entry, death, died, Vec::new());
+        }
+        // Nobody who waits until all are settled has to be told: there was an appointment, or another message.
+    }
+
+    /// Keeps in mind that a message died, now or earlier, and where it was moved.
+    #[cold]
+    pub(crate) fn record(
+        &self,
+        entry: &Entry,
+        death: Death,
+        died: Option<Instant>,
+        queues: Vec<Name>,
+    ) {
+        self.surroundings.recorder.die(Died {
+            envelope: entry.envelope.clone(),
+            queue: self.name().clone(),
+            death,
+            queues,
+            at: died.unwrap_or_else(Instant::now),
+        });
+    }
+
+    /// Has the broker look at this queue when something is over, or begins.
+    fn schedule(&self, ready: &mut Ready) {
+        let times = [
+            ready.messages.front().and_then(Entry::ends),
+            ready.next_due(),
+            ready.unused_until(&self.limits),
+        ];
+        let next = times.into_iter().flatten().min();
+        let Some(next) = next else { return };
+        if ready.scheduled.is_none_or(|(at, _)| next < at) {
+            if let Some(later) = ready.scheduled.take() {
+                self.surroundings.schedule.remove(later);
+            }
+            let appointment = self.surroundings.schedule.add(next, self.myself.clone());
+            ready.scheduled = Some(appointment);
         }
     }
 
-    /// Has the broker look at this queue when something is over.
-    fn schedule(&self, ready: &mut Ready) {
-        let next = ready
-            .messages
-            .fronts()
-            .filter_map(Entry::ends)
-            .chain(ready.unused_until(&self.limits))
-            .min();
-        let Some(next) = next else { return };
-        if ready.scheduled.is_none_or(|scheduled| next < scheduled) {
-            ready.scheduled = Some(next);
-            self.surroundings.schedule.add(next, self.myself.clone());
-        }
+    /// Keeps a message back for a while.
+    fn delay(&self, ready: &mut Ready, delay: Duration, delayed: Delayed) {
+        let number = ready.next_delayed;
+        ready.next_delayed += 1;
+        let due = after(Instant::now(), delay);
+        ready.delayed.insert((due, number), delayed);
+        // Nobody may be there who waits for it, and its time in the queue begins when it is due.
+        self.schedule(ready);
     }
 
     /// Makes visible what is due.
     fn show_due(&self, ready: &mut Ready, now: Instant) {
         while let Some(first) = ready.delayed.first_entry() {
-            if first.key().0 > now {
+            let (due, _) = *first.key();
+            if due > now {
                 return;
             }
             match first.remove() {
-                Delayed::New(envelope) => self.append(ready, envelope),
+                Delayed::New(envelope) => self.append(ready, envelope, Some(due)),
                 Delayed::Again(entry) => self.put_back(ready, entry),
             }
         }
@@ -505,13 +587,6 @@ impl MemoryQueue {
 }
 
 impl Ready {
-    fn delay(&mut self, delay: Duration, delayed: Delayed) {
-        let number = self.next_delayed;
-        self.next_delayed += 1;
-        self.delayed
-            .insert((Instant::now() + delay, number), delayed);
-    }
-
     fn next_due(&self) -> Option<Instant> {
         self.delayed.first_key_value().map(|((due, _), _)| *due)
     }
@@ -519,6 +594,6 @@ impl Ready {
     /// When the queue goes, unless somebody uses it before.
     fn unused_until(&self, limits: &Limits) -> Option<Instant> {
         let expires = limits.expires.filter(|_| self.readers.is_empty())?;
-        Some(self.unused_since + expires)
+        Some(after(self.unused_since, expires))
     }
 }

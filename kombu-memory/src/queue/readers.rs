@@ -7,6 +7,8 @@ pub(super) struct Readers {
     readers: Vec<Reader>,
     /// Only one of them gets messages.
     single_active: bool,
+    /// That one.
+    active: Option<u64>,
     /// They differ in priority, or only one is active: whoever takes has to be asked for.
     selective: bool,
 }
@@ -15,8 +17,8 @@ struct Reader {
     number: u64,
     exclusive: bool,
     priority: i32,
-    /// It has room for more, as far as is known.
-    has_room: bool,
+    /// How many messages it has room for, as far as is known.
+    room: usize,
 }
 
 impl Readers {
@@ -24,6 +26,7 @@ impl Readers {
         Readers {
             readers: Vec::new(),
             single_active,
+            active: None,
             selective: single_active,
         }
     }
@@ -41,6 +44,8 @@ impl Readers {
             Some("somebody else consumes from it exclusively")
         } else if options.exclusive && !self.is_empty() {
             Some("an exclusive consumer has to be the only one, and there are others")
+        } else if options.exclusive && self.single_active {
+            Some("it has a single active consumer, which an exclusive one can't be")
         } else {
             None
         };
@@ -56,15 +61,33 @@ impl Readers {
             number,
             exclusive: options.exclusive,
             priority: options.priority,
-            has_room: true,
+            // Nobody waits for messages without room for one.
+            room: 1,
         });
+        self.active.get_or_insert(number);
         self.note_differences();
         Ok(())
     }
 
     pub(super) fn remove(&mut self, number: u64) {
         self.readers.retain(|reader| reader.number != number);
+        if self.active == Some(number) {
+            self.active = self.next_active();
+        }
         self.note_differences();
+    }
+
+    /// Of the highest priority, the one that came first. Whoever comes later doesn't take over from it, whatever its
+    /// priority.
+    fn next_active(&self) -> Option<u64> {
+        let first =
+            self.readers
+                .iter()
+                .reduce(|first, next| match next.priority > first.priority {
+                    true => next,
+                    false => first,
+                });
+        first.map(|reader| reader.number)
     }
 
     fn note_differences(&mut self) {
@@ -78,40 +101,38 @@ impl Readers {
         self.selective
     }
 
-    /// Whether it is this reader's turn. A single get has no number and is always served.
-    pub(super) fn admits(&self, number: u64) -> bool {
+    /// How many of `ready` messages this reader may take: those that nobody has room for who is served before it.
+    pub(super) fn share(&self, number: u64, ready: usize) -> usize {
         let Some(reader) = self.readers.iter().find(|reader| reader.number == number) else {
-            return true;
+            return 0;
         };
         if self.single_active {
-            return self
-                .active()
-                .is_none_or(|active| active.number == reader.number);
+            return if self.active == Some(number) {
+                ready
+            } else {
+                0
+            };
         }
-        let mut others = self.readers.iter();
-        !others.any(|other| other.priority > reader.priority && other.has_room)
-    }
-
-    /// The one that gets messages: of the highest priority, the one that came first.
-    fn active(&self) -> Option<&Reader> {
-        self.readers
-            .iter()
-            .reduce(|active, next| match next.priority > active.priority {
-                true => next,
-                false => active,
-            })
+        let before = self.readers.iter();
+        let before = before.filter(|other| other.priority > reader.priority);
+        ready.saturating_sub(room_of(before))
     }
 
     /// Takes note of how much room a reader has.
-    pub(super) fn set_room(&mut self, number: u64, has_room: bool) {
+    pub(super) fn set_room(&mut self, number: u64, room: usize) {
         let mut readers = self.readers.iter_mut();
         if let Some(reader) = readers.find(|reader| reader.number == number) {
-            reader.has_room = has_room;
+            reader.room = room;
         }
     }
 
-    /// Whether anybody takes a message now.
-    pub(super) fn any_has_room(&self) -> bool {
-        self.readers.iter().any(|reader| reader.has_room)
+    /// How many messages are taken as soon as they are there.
+    pub(super) fn room(&self) -> usize {
+        let readers = self.readers.iter();
+        room_of(readers.filter(|reader| !self.single_active || self.active == Some(reader.number)))
     }
+}
+
+fn room_of<'a>(readers: impl Iterator<Item = &'a Reader>) -> usize {
+    readers.fold(0, |room, reader| room.saturating_add(reader.room))
 }

@@ -25,6 +25,16 @@ impl Woken {
     }
 }
 
+/// For what wakes none, one or several.
+impl IntoIterator for Woken {
+    type Item = Woken;
+    type IntoIter = std::iter::Once<Woken>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        std::iter::once(self)
+    }
+}
+
 impl Waiting {
     pub(super) fn insert(&mut self, reader: u64, waker: &Waker) {
         match self.0.iter_mut().find(|(waiting, _)| *waiting == reader) {

@@ -97,7 +97,7 @@ pub(super) enum Ending {
 impl Ending {
     pub(super) fn from(finish: Finish<'_, Name>) -> Result<Self> {
         Ok(match finish {
-            Finish::Forget => Ending::Forget,
+            Finish::Forget | Finish::Discard { .. } => Ending::Forget,
             Finish::Release => Ending::GiveBack {
                 failures: 0,
                 delay: None,
@@ -107,6 +107,7 @@ impl Ending {
                 targets,
                 version,
                 envelope,
+                ..
             } => Ending::Move {
                 targets: targets.to_vec(),
                 version,
@@ -460,7 +461,12 @@ impl State {
             Ending::Move {
                 targets, envelope, ..
             } => {
-                self.unhold(holder, id)?;
+                let held = self.unhold(holder, id)?;
+                let is_the_same = |queue: &AwkwardQueue| queue.number == held.queue;
+                if !self.queues.get(&holder.queue).is_some_and(is_the_same) {
+                    // It went with its queue.
+                    return Ok(Answer::Done);
+                }
                 for target in targets {
                     self.store(&target, &envelope);
                 }

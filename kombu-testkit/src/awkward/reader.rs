@@ -127,6 +127,10 @@ impl Reader for AwkwardReader {
         batch: &mut Batch<'_>,
     ) -> Poll<Result<()>> {
         self.bell.task.register(context.waker());
+        if max == 0 {
+            // No longer wanted: what is on its way goes back as it arrives.
+            self.asked = None;
+        }
         self.polls += 1;
         if self.polls % 5 == 2 {
             // Woken for nothing, and asked again.

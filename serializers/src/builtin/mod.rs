@@ -1,5 +1,6 @@
-//! The codecs that come with the crate, one file each, and the table of all of them.
+//! The codecs that come with the crate, one file each, and the table of all of them; compression likewise.
 
+pub(crate) mod compression;
 #[cfg(feature = "json")]
 pub(crate) mod json;
 #[cfg(feature = "msgpack")]

@@ -6,16 +6,14 @@
 //! the text it began with.
 
 use std::cell::{Cell, OnceCell};
-use std::fmt::{self, Write};
+use std::fmt;
 
 use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
-use crate::limits::NESTING;
-
-/// Characters of an error that are kept.
-const LONGEST_ERROR: usize = 400;
+use crate::error::beginning;
+use crate::limits::{NESTING, ROOM};
 
 /// What the levels of one value have in common.
 #[derive(Default)]
@@ -57,31 +55,6 @@ impl Drop for Level<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
-}
-
-/// As much of an error as is worth keeping; the rest is not even formatted.
-fn beginning(error: &impl fmt::Display) -> String {
-    struct Cut {
-        text: String,
-        left: usize,
-    }
-    impl Write for Cut {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            for character in text.chars() {
-                self.left = self.left.checked_sub(1).ok_or(fmt::Error)?;
-                self.text.push(character);
-            }
-            Ok(())
-        }
-    }
-    let mut cut = Cut {
-        text: String::new(),
-        left: LONGEST_ERROR,
-    };
-    if write!(cut, "{error}").is_err() {
-        cut.text.push('…');
-    }
-    cut.text
 }
 
 /// Whatever serde hands around while it takes a value out, with the watch beside it.
@@ -249,7 +222,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Guarded<'_, A> {
     }
 
     fn size_hint(&self) -> Option<usize> {
-        self.inner.size_hint()
+        self.inner.size_hint().map(|items| items.min(ROOM))
     }
 }
 
@@ -274,7 +247,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Guarded<'_, A> {
     }
 
     fn size_hint(&self) -> Option<usize> {
-        self.inner.size_hint()
+        self.inner.size_hint().map(|items| items.min(ROOM))
     }
 }
 

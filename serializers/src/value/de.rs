@@ -5,10 +5,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::Value;
-
-/// Room made for a collection before its first item is read: what a body says about its length is
-/// only a claim.
-const ROOM: usize = 256;
+use crate::limits::ROOM;
 
 impl<'de> Deserialize<'de> for Value {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

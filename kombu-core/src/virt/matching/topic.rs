@@ -1,6 +1,10 @@
-use std::collections::HashMap;
+use std::collections::HashSet;
+use std::mem;
 use std::sync::Arc;
 
+use rpds::HashTrieMapSync;
+
+use super::group::Group;
 use crate::driver::Destination;
 use crate::name::Name;
 use crate::virt::table::BindingRecord;
@@ -16,95 +20,122 @@ pub(super) struct Patterns {
 
 #[derive(Clone, Debug, Default)]
 struct Node {
-    words: HashMap<Name, Node>,
-    star: Option<Box<Node>>,
-    hash: Option<Box<Node>>,
-    /// This node stands for `#` and takes any further words.
-    repeats: bool,
-    here: Vec<Arc<BindingRecord>>,
+    words: HashTrieMapSync<Name, Arc<Node>>,
+    star: Option<Arc<Node>>,
+    hash: Option<Arc<Node>>,
+    here: Group,
 }
 
 impl Patterns {
     pub(super) fn insert(&mut self, record: Arc<BindingRecord>) {
-        let mut node = &mut self.root;
-        for word in words(&record.routing_key) {
-            node = match word {
-                "*" => node.star.get_or_insert_default(),
-                "#" => {
-                    let next = node.hash.get_or_insert_default();
-                    next.repeats = true;
-                    next
-                }
-                word => node.words.entry(word.into()).or_default(),
-            };
-        }
-        node.here.push(record);
+        let pattern = record.routing_key.clone();
+        self.root.insert(words(&pattern), record);
     }
 
     pub(super) fn remove(&mut self, record: &BindingRecord) {
-        let path: Vec<&str> = words(&record.routing_key).collect();
-        self.root.remove(&path, record);
+        self.root.remove(words(&record.routing_key), record);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_unused(&self) -> bool {
+        self.root.is_unused()
     }
 
     pub(super) fn matching<'a>(&'a self, routing_key: &str, found: &mut Vec<&'a Destination>) {
-        let mut current = Vec::new();
-        self.root.enter(&mut current);
+        let mut walk = Walk::default();
+        walk.enter(&self.root);
         for word in words(routing_key) {
-            let mut next = Vec::new();
-            for node in current {
-                if let Some(child) = node.words.get(word) {
-                    child.enter(&mut next);
-                }
-                if let Some(child) = &node.star {
-                    child.enter(&mut next);
-                }
-                if node.repeats {
-                    node.enter(&mut next);
-                }
-            }
-            current = next;
+            walk.step(word);
         }
-        for node in current {
+        for node in walk.nodes.iter().chain(&walk.hashes) {
             found.extend(node.here.iter().map(|record| &record.destination));
         }
     }
 }
 
-impl Node {
-    /// Adds this node, and what `#` reaches from here without a word.
-    fn enter<'a>(&'a self, nodes: &mut Vec<&'a Node>) {
-        if nodes.iter().any(|node| std::ptr::eq(*node, self)) {
-            return;
+/// The nodes that the words so far lead to.
+#[derive(Default)]
+struct Walk<'a> {
+    /// Nodes of words and stars. Each is reached from its parent only, and so once.
+    nodes: Vec<&'a Node>,
+    /// Nodes of `#`. They take any further words, so they stay.
+    hashes: Vec<&'a Node>,
+    known_hashes: HashSet<*const Node>,
+}
+
+impl<'a> Walk<'a> {
+    fn step(&mut self, word: &str) {
+        let known = self.hashes.len();
+        let nodes = mem::take(&mut self.nodes);
+        for node in nodes {
+            self.follow(node, word);
         }
-        nodes.push(self);
-        if let Some(hash) = &self.hash {
-            hash.enter(nodes);
+        // Those that are reached in this step haven't taken its word.
+        for index in 0..known {
+            self.follow(self.hashes[index], word);
         }
     }
 
-    fn remove(&mut self, path: &[&str], record: &BindingRecord) {
-        let Some((word, rest)) = path.split_first() else {
-            self.here.retain(|other| **other != *record);
-            return;
-        };
-        let prune = |slot: &mut Option<Box<Node>>| {
-            if let Some(child) = slot {
-                child.remove(rest, record);
-                if child.is_unused() {
-                    *slot = None;
+    fn follow(&mut self, node: &'a Node, word: &str) {
+        if let Some(child) = node.words.get(word) {
+            self.enter(child);
+        }
+        if let Some(child) = &node.star {
+            self.enter(child);
+        }
+    }
+
+    /// Adds a node, and what `#` reaches from there without a word.
+    fn enter(&mut self, node: &'a Node) {
+        self.nodes.push(node);
+        let mut next = &node.hash;
+        while let Some(hash) = next
+            && self.known_hashes.insert(Arc::as_ptr(hash))
+        {
+            self.hashes.push(hash);
+            next = &hash.hash;
+        }
+    }
+}
+
+impl Node {
+    fn insert<'a>(&mut self, mut path: impl Iterator<Item = &'a str>, record: Arc<BindingRecord>) {
+        match path.next() {
+            None => self.here.insert(record),
+            Some("*") => Arc::make_mut(self.star.get_or_insert_default()).insert(path, record),
+            Some("#") => Arc::make_mut(self.hash.get_or_insert_default()).insert(path, record),
+            Some(word) => match self.words.get_mut(word) {
+                Some(child) => Arc::make_mut(child).insert(path, record),
+                None => {
+                    let mut child = Node::default();
+                    child.insert(path, record);
+                    self.words.insert_mut(word.into(), Arc::new(child));
                 }
-            }
-        };
-        match *word {
-            "*" => prune(&mut self.star),
-            "#" => prune(&mut self.hash),
-            word => {
+            },
+        }
+    }
+
+    fn remove<'a>(&mut self, mut path: impl Iterator<Item = &'a str>, record: &BindingRecord) {
+        let slot = match path.next() {
+            None => return self.here.remove(record),
+            Some("*") => &mut self.star,
+            Some("#") => &mut self.hash,
+            Some(word) => {
                 if let Some(child) = self.words.get_mut(word) {
-                    child.remove(rest, record);
+                    let child = Arc::make_mut(child);
+                    child.remove(path, record);
                     if child.is_unused() {
-                        self.words.remove(word);
+                        self.words.remove_mut(word);
                     }
                 }
+                return;
+            }
+        };
+        if let Some(child) = slot {
+            let child = Arc::make_mut(child);
+            child.remove(path, record);
+            if child.is_unused() {
+                *slot = None;
             }
         }
     }
@@ -124,6 +155,7 @@ fn words(key: &str) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
     use crate::field::FieldTable;
+    use crate::virt::matching::scan;
 
     fn record(pattern: &str) -> BindingRecord {
         BindingRecord {
@@ -140,21 +172,6 @@ mod tests {
         let mut found = Vec::new();
         patterns.matching(key, &mut found);
         !found.is_empty()
-    }
-
-    /// The plainest form of the rule, to hold the tree against.
-    fn matches_by_definition(pattern: &[&str], key: &[&str]) -> bool {
-        match (pattern.split_first(), key.split_first()) {
-            (None, None) => true,
-            (Some((&"#", rest)), _) => {
-                (0..=key.len()).any(|taken| matches_by_definition(rest, &key[taken..]))
-            }
-            (Some((&"*", rest)), Some((_, key))) => matches_by_definition(rest, key),
-            (Some((word, rest)), Some((other, key))) => {
-                word == other && matches_by_definition(rest, key)
-            }
-            _ => false,
-        }
     }
 
     #[test]
@@ -184,23 +201,11 @@ mod tests {
             for key in &keys {
                 assert_eq!(
                     matches(&pattern.join("."), &key.join(".")),
-                    matches_by_definition(pattern, key),
+                    scan::topic(pattern, key),
                     "pattern {pattern:?}, key {key:?}"
                 );
             }
         }
-    }
-
-    #[test]
-    fn removing_the_last_pattern_leaves_an_empty_tree() {
-        let mut patterns = Patterns::default();
-        for pattern in ["a.*.#", "a.b", ""] {
-            patterns.insert(Arc::new(record(pattern)));
-        }
-        for pattern in ["a.*.#", "a.b", ""] {
-            patterns.remove(&record(pattern));
-        }
-        assert!(patterns.root.is_unused());
     }
 
     #[test]

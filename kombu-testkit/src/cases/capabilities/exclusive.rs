@@ -5,7 +5,8 @@ use kombu_core::{Binding, ErrorKind, Exchange, Queue};
 
 use super::{has_queue, until_gone};
 use crate::Broker;
-use crate::expect::{assert_refused, collect_one};
+use crate::cases::publish;
+use crate::expect::{assert_refused, assert_unsupported, collect_one, info};
 
 /// 405 for everything but publishing.
 pub async fn other_connections_may_publish_to_it_and_nothing_else(broker: &Broker) {
@@ -77,4 +78,101 @@ pub async fn it_can_not_be_declared_as_shared(broker: &Broker) {
         .await;
     assert_refused(shared, ErrorKind::ResourceLocked, 405);
     owner.declare_queue(&answers).await.unwrap();
+}
+
+/// They share it as any other queue.
+pub async fn its_own_connection_may_consume_it_more_than_once(broker: &Broker) {
+    let owner = broker.connect().await;
+    let answers = Queue::new("answers").exclusive(true);
+    if !has_queue(&owner, Feature::ExclusiveQueue, &answers).await {
+        return;
+    }
+    let mut first = owner.consumer(&answers).prefetch(1).await.unwrap();
+    let mut second = owner.consumer(&answers).prefetch(1).await.unwrap();
+    publish(&owner, "answers", ["0", "1"]).await;
+    let one = collect_one(&mut first).await;
+    let other = collect_one(&mut second).await;
+    assert_ne!(one.body(), other.body());
+    one.ack().await.unwrap();
+    other.ack().await.unwrap();
+    assert_eq!(info(&owner, "answers").await.consumers, 2);
+}
+
+/// It is one that is deleted with its last user, too.
+pub async fn it_goes_with_its_last_consumer(broker: &Broker) {
+    let owner = broker.connect().await;
+    let answers = Queue::new("answers").exclusive(true);
+    if !has_queue(&owner, Feature::ExclusiveQueue, &answers).await {
+        return;
+    }
+    let first = owner.consumer(&answers).await.unwrap();
+    let second = owner.consumer(&answers).await.unwrap();
+    first.cancel().await.unwrap();
+    assert_eq!(info(&owner, "answers").await.consumers, 1);
+    second.cancel().await.unwrap();
+    until_gone(&owner, "answers").await;
+}
+
+/// Each connection gets one of its own.
+pub async fn queues_without_a_name_belong_to_their_connections(broker: &Broker) {
+    let (one, other) = (broker.connect().await, broker.connect().await);
+    let news = Exchange::fanout("news");
+    let answers = Queue::server_named().exclusive(true).bind(&news, "");
+    if !one.capabilities().has(Feature::ExclusiveQueue) {
+        assert_unsupported(one.declare_queue(&answers).await);
+        return;
+    }
+    let mut here = one.consumer(&answers).await.unwrap();
+    let mut there = other.consumer(&answers).await.unwrap();
+    assert_ne!(here.queues(), there.queues());
+    let producer = one.producer(&news).await.unwrap();
+    producer.publish_text("to all").await.unwrap();
+    for consumer in [&mut here, &mut there] {
+        let delivery = collect_one(consumer).await;
+        assert_eq!(delivery.body(), "to all");
+        delivery.ack().await.unwrap();
+    }
+    let name = here.queues()[0].clone();
+    assert_refused(other.get(&name).await, ErrorKind::ResourceLocked, 405);
+}
+
+/// So does an exchange that was there for it only.
+pub async fn its_bindings_go_with_its_connection(broker: &Broker) {
+    let (owner, other) = (broker.connect().await, broker.connect().await);
+    let news = Exchange::fanout("news");
+    let answers = Queue::new("answers").exclusive(true).bind(&news, "");
+    if !has_queue(&owner, Feature::ExclusiveQueue, &answers).await {
+        return;
+    }
+    let producer = other.producer(&news).await.unwrap();
+    assert!(producer.publish_text("0").await.unwrap().routed);
+    owner.close().await.unwrap();
+    until_gone(&other, "answers").await;
+    assert!(!producer.publish_text("1").await.unwrap().routed);
+}
+
+/// The consumers of another connection's queue would be the first to notice.
+pub async fn another_connection_that_closes_leaves_it(broker: &Broker) {
+    let (owner, other) = (broker.connect().await, broker.connect().await);
+    let answers = Queue::new("answers").exclusive(true);
+    if !has_queue(&owner, Feature::ExclusiveQueue, &answers).await {
+        return;
+    }
+    publish(&other, "answers", ["0"]).await;
+    other.close().await.unwrap();
+    broker.assert_counts(&owner, "answers", 1, 0).await;
+}
+
+/// A name that is held that way is not free for a shared queue either.
+pub async fn its_name_is_taken_for_everybody_else(broker: &Broker) {
+    let (owner, other) = (broker.connect().await, broker.connect().await);
+    let answers = Queue::new("answers").exclusive(true);
+    if !has_queue(&owner, Feature::ExclusiveQueue, &answers).await {
+        return;
+    }
+    let shared = other.declare_queue(&Queue::new("answers")).await;
+    assert_refused(shared, ErrorKind::ResourceLocked, 405);
+    owner.delete_queue("answers").await.unwrap();
+    let shared = Queue::new("answers");
+    other.declare_queue(&shared).await.unwrap();
 }

@@ -3,21 +3,12 @@
 use std::time::Duration;
 
 use kombu_core::driver::Feature;
-use kombu_core::{Connection, ErrorKind, Exchange, FieldValue, Queue};
+use kombu_core::{ErrorKind, Exchange, FieldValue, Queue};
 
-use super::{has_queue, until_gone};
+use super::{SOON, has_queue, until_empty, until_gone};
 use crate::Broker;
 use crate::cases::publish;
 use crate::expect::{assert_unsupported, collect_one, drain, info};
-
-const SOON: Duration = Duration::from_millis(20);
-
-/// Waits until the queue has no ready message.
-async fn until_empty(connection: &Connection, queue: &str) {
-    while info(connection, queue).await.ready > 0 {
-        tokio::task::yield_now().await;
-    }
-}
 
 /// Nobody consumes from it, and it goes.
 pub async fn a_queue_expires_when_nobody_uses_it(broker: &Broker) {

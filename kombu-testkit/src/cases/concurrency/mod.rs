@@ -65,6 +65,8 @@ pub async fn ten_producers_and_ten_consumers_on_ten_queues_deliver_exactly_once(
                 let mut received: Vec<(u32, u32, u32)> = Vec::new();
                 loop {
                     let delivery = tokio::select! {
+                        // Also when all are settled: one more is what this is looking for.
+                        biased;
                         delivery = collect_one(&mut consumer) => delivery,
                         _ = finished.changed() => return received,
                     };

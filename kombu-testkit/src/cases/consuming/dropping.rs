@@ -1,11 +1,13 @@
 //! Whatever is dropped gives back what it holds, and never acks.
 
+use std::time::Duration;
+
 use kombu_core::Queue;
 
 use super::{consumers, numbers};
 use crate::Broker;
 use crate::cases::publish;
-use crate::expect::{collect, collect_one, texts};
+use crate::expect::{collect, collect_one, drain, texts};
 
 /// It comes again, to its place, marked, and not counted as a failure.
 pub async fn a_delivery_that_is_dropped_is_released(broker: &Broker) {
@@ -119,4 +121,58 @@ pub async fn a_connection_stays_open_for_what_uses_it(broker: &Broker) {
     delivery.ack().await.unwrap();
     let other = broker.connect().await;
     broker.assert_counts(&other, "jobs", 0, 0).await;
+}
+
+/// Not at once, as fast as it can: it is held for a moment, and the window with it.
+pub async fn a_redelivery_that_is_dropped_comes_back_later(broker: &Broker) {
+    let connection = broker.connect().await;
+    let open = connection.consumer(&Queue::new("jobs")).prefetch(1);
+    let mut consumer = open.await.unwrap();
+    publish(&connection, "jobs", ["poison", "next"]).await;
+    drop(collect_one(&mut consumer).await);
+    let again = collect_one(&mut consumer).await;
+    assert!(again.redelivered());
+    drop(again);
+    broker.assert_counts(&connection, "jobs", 1, 1).await;
+    assert!(consumer.receive(Duration::ZERO).await.unwrap().is_none());
+    let again = collect_one(&mut consumer).await;
+    assert_eq!(
+        (again.body().as_ref(), again.attempt()),
+        (&b"poison"[..], 1)
+    );
+    again.ack().await.unwrap();
+    assert_eq!(collect_one(&mut consumer).await.body(), "next");
+}
+
+/// What it held for a moment goes back then.
+pub async fn a_consumer_that_closes_gives_back_redeliveries_at_once(broker: &Broker) {
+    let connection = broker.connect().await;
+    let jobs = Queue::new("jobs");
+    for way in ["dropped", "cancelled"] {
+        let mut consumer = connection.consumer(&jobs).await.unwrap();
+        publish(&connection, "jobs", ["one", "two"]).await;
+        drop(collect(&mut consumer, 2).await);
+        drop(collect(&mut consumer, 2).await);
+        broker.assert_counts(&connection, "jobs", 0, 2).await;
+        match way {
+            "dropped" => drop(consumer),
+            _ => consumer.cancel().await.unwrap(),
+        }
+        broker.assert_counts(&connection, "jobs", 2, 0).await;
+        assert_eq!(texts(&drain(&connection, "jobs").await), ["one", "two"]);
+    }
+}
+
+/// Nobody would give it back later.
+pub async fn a_redelivery_that_outlives_its_consumer_is_released_when_it_is_dropped(
+    broker: &Broker,
+) {
+    let connection = broker.connect().await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    publish(&connection, "jobs", ["work"]).await;
+    drop(collect_one(&mut consumer).await);
+    let again = collect_one(&mut consumer).await;
+    consumer.cancel().await.unwrap();
+    drop(again);
+    broker.assert_counts(&connection, "jobs", 1, 0).await;
 }

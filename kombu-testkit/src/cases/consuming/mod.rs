@@ -4,10 +4,13 @@ use kombu_core::Connection;
 
 use crate::expect::info;
 
+pub mod adding_queues;
 pub mod dropping;
 pub mod ending;
 pub mod getting;
+pub mod leaving_queues;
 pub mod no_ack;
+pub mod pausing;
 pub mod receiving;
 pub mod several_queues;
 pub mod sharing;

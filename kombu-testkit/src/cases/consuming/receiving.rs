@@ -4,12 +4,12 @@ use std::future::IntoFuture;
 use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
-use kombu_core::{Delivery, Exchange, Queue};
+use kombu_core::{Delivery, ErrorKind, Exchange, Queue};
 
-use super::numbers;
+use super::{consumers, numbers};
 use crate::Broker;
 use crate::cases::publish;
-use crate::expect::{collect, collect_one, texts};
+use crate::expect::{assert_refused, collect, collect_one, info, texts};
 
 /// What was published first comes first.
 pub async fn messages_come_in_the_order_of_the_queue(broker: &Broker) {
@@ -34,6 +34,24 @@ pub async fn a_message_from_before_the_consumer_comes_to_it(broker: &Broker) {
     broker.assert_counts(&connection, "jobs", 1, 0).await;
     let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
     assert_eq!(collect_one(&mut consumer).await.body(), "early");
+}
+
+/// A builder takes nothing and declares nothing; opened, it gets what was there before.
+pub async fn nothing_is_taken_before_the_consumer_is_opened(broker: &Broker) {
+    let connection = broker.connect().await;
+    let (jobs, later) = (Queue::new("jobs"), Queue::new("later"));
+    connection.declare_queue(&jobs).await.unwrap();
+    let opening = connection.consumer(&jobs);
+    drop(connection.consumer(&later));
+    publish(&connection, "jobs", ["early"]).await;
+    assert_eq!(info(&connection, "jobs").await.ready, 1);
+    assert_eq!(consumers(&connection, "jobs").await, 0);
+    let missing = connection.queue_info("later").await;
+    assert_refused(missing, ErrorKind::NotFound, 404);
+    let mut consumer = opening.await.unwrap();
+    let delivery = collect_one(&mut consumer).await;
+    assert_eq!(delivery.body(), "early");
+    delivery.ack().await.unwrap();
 }
 
 /// A consumer that waits is woken by a publish on another connection.

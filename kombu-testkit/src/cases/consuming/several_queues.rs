@@ -111,6 +111,29 @@ pub async fn a_busy_queue_does_not_starve_the_others(broker: &Broker) {
     panic!("500 messages of the busy queue came first");
 }
 
+/// One of three is flooded, and the window is small: the other two get their turns within the first deliveries, and
+/// every time.
+pub async fn a_flooded_queue_leaves_the_others_their_turns(broker: &Broker) {
+    let connection = broker.connect().await;
+    let queues = ["flooded", "one", "other"].map(Queue::new);
+    for queue in &queues {
+        connection.declare_queue(queue).await.unwrap();
+    }
+    publish(&connection, "flooded", numbers(0..1000)).await;
+    let mut consumer = connection.consumer(&queues).prefetch(2).await.unwrap();
+    for _ in 0..10 {
+        publish(&connection, "one", ["quiet"]).await;
+        publish(&connection, "other", ["quiet"]).await;
+        let mut quiet = 0;
+        for _ in 0..12 {
+            let delivery = collect_one(&mut consumer).await;
+            quiet += u32::from(delivery.queue() != "flooded");
+            delivery.ack().await.unwrap();
+        }
+        assert_eq!(quiet, 2, "of the quiet queues among 12 deliveries");
+    }
+}
+
 /// The others go on; the last one ends the consumer.
 pub async fn a_queue_that_is_deleted_leaves_the_others(broker: &Broker) {
     let connection = broker.connect().await;

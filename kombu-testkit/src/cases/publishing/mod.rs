@@ -5,10 +5,12 @@ use kombu_core::{Connection, Delivery, Exchange, Producer, Queue};
 pub mod answers;
 pub mod batches;
 pub mod bodies;
+pub mod destinations;
 pub mod limits;
 pub mod overrides;
 pub mod properties;
 pub mod receipts;
+pub mod trace_contexts;
 
 /// A producer that reaches the queue `inbox` when nothing else is said.
 async fn to_inbox(connection: &Connection) -> Producer {

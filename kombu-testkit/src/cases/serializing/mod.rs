@@ -4,6 +4,7 @@ use kombu_core::{Connection, Exchange, Producer, Queue};
 
 pub mod accepting;
 pub mod choosing;
+pub mod compression;
 pub mod undecodable;
 
 /// A producer for a queue, which is declared.

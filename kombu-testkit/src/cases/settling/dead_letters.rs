@@ -3,11 +3,12 @@
 use std::time::SystemTime;
 
 use kombu_core::driver::Feature;
-use kombu_core::message::Content;
-use kombu_core::{Binding, Connection, Exchange, FieldTable, FieldValue, Queue, Timestamp};
+use kombu_core::{
+    Binding, Connection, Exchange, FieldTable, FieldValue, Queue, Timestamp, TraceContext,
+};
 
 use crate::Broker;
-use crate::cases::publish;
+use crate::cases::{deaths, publish, reject, text_of};
 use crate::expect::{assert_unsupported, collect_one, drain, texts};
 
 /// Declares the queue. Whether the cases can go on: false where dead-lettering is refused, as it then has to be.
@@ -19,29 +20,6 @@ async fn declared(connection: &Connection, queue: &Queue) -> bool {
     }
     assert_unsupported(result);
     false
-}
-
-/// Takes the first message of a queue and rejects it.
-async fn reject(connection: &Connection, queue: &str) {
-    let delivery = connection.get(queue).await.unwrap().unwrap();
-    delivery.reject().confirmed().await.unwrap();
-}
-
-/// The deaths of a message, the latest first.
-fn deaths(content: &Content) -> Vec<&FieldTable> {
-    let deaths = content
-        .headers()
-        .get("x-death")
-        .and_then(FieldValue::as_array);
-    deaths
-        .unwrap()
-        .iter()
-        .map(|death| death.as_table().unwrap())
-        .collect()
-}
-
-fn text<'a>(table: &'a FieldTable, name: &str) -> Option<&'a str> {
-    table.get(name).and_then(FieldValue::as_str)
 }
 
 fn count(death: &FieldTable) -> Option<i64> {
@@ -74,9 +52,9 @@ pub async fn a_rejected_message_tells_how_it_died(broker: &Broker) {
     let dead = connection.get("dead").await.unwrap().unwrap();
     let [death] = deaths(&dead).try_into().unwrap();
     assert_eq!(count(death), Some(1));
-    assert_eq!(text(death, "reason"), Some("rejected"));
-    assert_eq!(text(death, "queue"), Some("jobs"));
-    assert_eq!(text(death, "exchange"), Some("work"));
+    assert_eq!(text_of(death, "reason"), Some("rejected"));
+    assert_eq!(text_of(death, "queue"), Some("jobs"));
+    assert_eq!(text_of(death, "exchange"), Some("work"));
     let keys = death.get("routing-keys").and_then(FieldValue::as_array);
     assert_eq!(keys, Some(&[FieldValue::from("job.new")][..]));
     let time = death
@@ -92,9 +70,9 @@ pub async fn a_rejected_message_tells_how_it_died(broker: &Broker) {
     );
     assert_eq!(death.len(), 6, "{death:?}");
     let headers = dead.headers();
-    assert_eq!(text(headers, "x-first-death-reason"), Some("rejected"));
-    assert_eq!(text(headers, "x-first-death-queue"), Some("jobs"));
-    assert_eq!(text(headers, "x-first-death-exchange"), Some("work"));
+    assert_eq!(text_of(headers, "x-first-death-reason"), Some("rejected"));
+    assert_eq!(text_of(headers, "x-first-death-queue"), Some("jobs"));
+    assert_eq!(text_of(headers, "x-first-death-exchange"), Some("work"));
     dead.ack().await.unwrap();
 }
 
@@ -146,11 +124,38 @@ pub async fn a_dead_letter_is_otherwise_unchanged(broker: &Broker) {
         .filter(|(name, _)| !name.starts_with("x-"))
         .collect();
     assert_eq!(own.len(), 2, "{own:?}");
-    assert_eq!(text(dead.headers(), "note"), Some("kept"));
+    assert_eq!(text_of(dead.headers(), "note"), Some("kept"));
     assert_eq!(
         dead.headers().get("tenant").and_then(FieldValue::as_i64),
         Some(7)
     );
+    dead.ack().await.unwrap();
+}
+
+/// What becomes of it there belongs to the trace that it came from.
+pub async fn a_dead_letter_keeps_its_trace_context(broker: &Broker) {
+    let connection = broker.connect().await;
+    let jobs = Queue::new("jobs")
+        .dead_letter_exchange("")
+        .dead_letter_routing_key("dead");
+    if !declared(&connection, &jobs).await {
+        return;
+    }
+    connection.declare_queue(&Queue::new("dead")).await.unwrap();
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let tracestate = "rojo=00f067aa0ba902b7, congo=t61rcWkgMzE";
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    let publish = producer.publish_text("bad");
+    let publish = publish.header("traceparent", traceparent);
+    publish.header("tracestate", tracestate).await.unwrap();
+    reject(&connection, "jobs").await;
+    let dead = connection.get("dead").await.unwrap().unwrap();
+    assert_eq!(deaths(&dead).len(), 1);
+    assert_eq!(text_of(dead.headers(), "traceparent"), Some(traceparent));
+    assert_eq!(text_of(dead.headers(), "tracestate"), Some(tracestate));
+    let context = TraceContext::parse(traceparent, Some(tracestate));
+    assert_eq!(dead.trace_context(), context);
     dead.ack().await.unwrap();
 }
 
@@ -242,7 +247,7 @@ pub async fn dying_twice_in_a_loop_counts_to_two(broker: &Broker) {
         let again = connection.get("jobs").await.unwrap().unwrap();
         let [death] = deaths(&again).try_into().unwrap();
         assert_eq!(count(death), Some(times));
-        assert_eq!(text(death, "queue"), Some("jobs"));
+        assert_eq!(text_of(death, "queue"), Some("jobs"));
         assert!(!again.redelivered());
         again.release().confirmed().await.unwrap();
     }
@@ -268,14 +273,14 @@ pub async fn deaths_in_two_queues_are_told_apart(broker: &Broker) {
     let dead = connection.get("second").await.unwrap().unwrap();
     let [latest, earlier] = deaths(&dead).try_into().unwrap();
     assert_eq!(
-        (text(latest, "queue"), count(latest)),
+        (text_of(latest, "queue"), count(latest)),
         (Some("jobs"), Some(2))
     );
     assert_eq!(
-        (text(earlier, "queue"), count(earlier)),
+        (text_of(earlier, "queue"), count(earlier)),
         (Some("second"), Some(1))
     );
-    assert_eq!(text(dead.headers(), "x-first-death-queue"), Some("jobs"));
+    assert_eq!(text_of(dead.headers(), "x-first-death-queue"), Some("jobs"));
     dead.ack().await.unwrap();
 }
 

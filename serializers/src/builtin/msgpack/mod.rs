@@ -7,10 +7,15 @@ use rmp_serde::encode::Error as EncodeError;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::NESTING;
+use nesting::Fault;
 
 /// A body of at most this length isn't looked at for enums: a level takes two bytes, so it can't hold more of them
 /// than any thread's stack does.
 const SMALL: usize = 512;
+
+/// Nearly every body has fewer levels. One that has more is looked at first: at each level serde sets aside up to
+/// a megabyte for what a collection claims to hold.
+const SHALLOW: usize = 32;
 
 #[inline]
 pub(crate) fn encode<T: Serialize + ?Sized>(
@@ -23,17 +28,46 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
 #[inline(always)]
 pub(crate) fn decode<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, DecodeError> {
     // The deserializer counts sequences and maps but not the enums around them.
-    if body.len() > SMALL && nesting::may_be_too_deep(body) && nesting::is_too_deep(body) {
-        return Err(DecodeError::DepthLimitExceeded);
+    if body.len() > SMALL && nesting::may_be_too_deep(body) {
+        check(body)?;
     }
+    match attempt(body, SHALLOW) {
+        Err(DecodeError::DepthLimitExceeded) => decode_deeper(body),
+        decoded => decoded,
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn decode_deeper<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, DecodeError> {
+    check(body)?;
+    attempt(body, NESTING)
+}
+
+#[inline(always)]
+fn attempt<'de, T: Deserialize<'de>>(body: &'de [u8], levels: usize) -> Result<T, DecodeError> {
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(body);
-    deserializer.set_max_depth(NESTING + 1);
+    deserializer.set_max_depth(levels + 1);
     let value = T::deserialize(&mut deserializer)?;
     // It doesn't say how far it got either, so it is asked for one more value.
     match u8::deserialize(&mut deserializer) {
         Err(DecodeError::InvalidMarkerRead(_)) => Ok(value),
         _ => Err(trailing()),
     }
+}
+
+#[cold]
+fn check(body: &[u8]) -> Result<(), DecodeError> {
+    match nesting::fault(body) {
+        Some(Fault::TooDeep) => Err(DecodeError::DepthLimitExceeded),
+        Some(Fault::ClaimsTooMuch) => Err(cut_off()),
+        None => Ok(()),
+    }
+}
+
+#[cold]
+fn cut_off() -> DecodeError {
+    DecodeError::Uncategorized("it claims to hold more than it has".into())
 }
 
 #[cold]
@@ -91,6 +125,18 @@ mod tests {
             .spawn(move || decode::<Chain>(&body).is_ok())
             .unwrap();
         read.join().unwrap();
+    }
+
+    #[test]
+    fn a_body_is_read_to_the_deepest_level_if_it_has_what_it_claims() {
+        let nested = |levels: usize| [&b"\x91".repeat(levels - 1)[..], b"\x90"].concat();
+        for levels in [1, SHALLOW, SHALLOW + 1, NESTING] {
+            assert!(decode::<crate::Value>(&nested(levels)).is_ok(), "{levels}");
+        }
+        assert!(decode::<crate::Value>(&nested(NESTING + 1)).is_err());
+        let claims = [&b"\xdc\xff\xff".repeat(SHALLOW + 1)[..], b"\x90"].concat();
+        let error = decode::<crate::Value>(&claims).unwrap_err();
+        assert!(error.to_string().contains("claims"), "{error}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How deep a body is nested, found out without recursion.
+//! How deep a body is nested and how much it claims to hold, found out without recursion.
 
 use crate::limits::NESTING;
 
@@ -29,29 +29,39 @@ fn has_many(body: &[u8], is_one: impl Fn(u8) -> bool) -> bool {
     counts.map(usize::from).sum::<usize>() > NESTING
 }
 
-/// Walks over the first value. A body that is cut off or makes no sense isn't too deep: decoding it
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    TooDeep,
+    /// More items are to come than there are bytes.
+    ClaimsTooMuch,
+}
+
+/// Walks over the first value. A body that is cut off or makes no sense has no fault: decoding it
 /// will tell.
 #[cold]
-pub(super) fn is_too_deep(body: &[u8]) -> bool {
+pub(super) fn fault(body: &[u8]) -> Option<Fault> {
     let mut open: Vec<u64> = Vec::with_capacity(NESTING + 1);
     let mut input = Input(body);
+    // Items to come, over all levels.
+    let mut claimed: u64 = 1;
     loop {
-        let Some(items) = input.skip_one() else {
-            return false;
-        };
+        let items = input.skip_one()?;
+        claimed += items;
         match items {
             0 => {}
-            items if open.len() < NESTING => {
+            _ if open.len() >= NESTING => return Some(Fault::TooDeep),
+            // The collection itself is one that has come.
+            _ if claimed - 1 > input.0.len() as u64 => return Some(Fault::ClaimsTooMuch),
+            items => {
                 open.push(items);
+                claimed -= 1;
                 continue;
             }
-            _ => return true,
         }
+        claimed -= 1;
         // An item has ended, and with it every collection of which it was the last.
         loop {
-            let Some(left) = open.last_mut() else {
-                return false;
-            };
+            let left = open.last_mut()?;
             *left -= 1;
             if *left > 0 {
                 break;
@@ -136,8 +146,9 @@ mod tests {
             b"\x81\x00",
             b"\x92\xc4\x02\x91\x91",
         ] {
-            assert!(!is_too_deep(&nested(marker, NESTING)), "{marker:x?}");
-            assert!(is_too_deep(&nested(marker, NESTING + 1)), "{marker:x?}");
+            assert_eq!(fault(&nested(marker, NESTING)), None, "{marker:x?}");
+            let deeper = fault(&nested(marker, NESTING + 1));
+            assert_eq!(deeper, Some(Fault::TooDeep), "{marker:x?}");
             assert!(may_be_too_deep(&nested(marker, NESTING + 1)), "{marker:x?}");
         }
     }
@@ -147,7 +158,22 @@ mod tests {
         let mut body = vec![0xdc, 0x03, 0xe8];
         body.extend(b"\x92\x90\x81\x01\x80".repeat(1_000));
         assert!(may_be_too_deep(&body));
-        assert!(!is_too_deep(&body));
+        assert_eq!(fault(&body), None);
+    }
+
+    #[test]
+    fn claims_are_met_to_the_item() {
+        for body in [
+            &b"\xdc\x00\x02\xc0\xc0"[..],
+            b"\xde\x00\x01\xc0\xc0",
+            b"\xdd\x00\x00\x00\x02\xdc\x00\x01\xc0\xc0",
+            b"\x92\xdc\x00\x01\xc0\xdc\x00\x01\xc0",
+        ] {
+            assert_eq!(fault(body), None, "{body:x?}");
+            let cut = fault(&body[..body.len() - 1]);
+            assert_eq!(cut, Some(Fault::ClaimsTooMuch), "{body:x?}");
+        }
+        assert_eq!(fault(b"\xdd\xff\xff\xff\xff"), Some(Fault::ClaimsTooMuch));
     }
 
     #[test]
@@ -179,14 +205,8 @@ mod tests {
 
     #[test]
     fn a_body_that_is_cut_off_is_left_to_the_decoder() {
-        for body in [
-            &b""[..],
-            b"\x91",
-            b"\xdd\xff\xff\xff\xff\x91",
-            b"\xc6\xff\xff\xff\xff",
-            b"\xdf\x00",
-        ] {
-            assert!(!is_too_deep(body), "{body:x?}");
+        for body in [&b""[..], b"\xc6\xff\xff\xff\xff", b"\xdf\x00"] {
+            assert_eq!(fault(body), None, "{body:x?}");
         }
     }
 }

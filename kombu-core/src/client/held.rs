@@ -1,0 +1,153 @@
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::Context;
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::driver::Tag;
+
+/// How long a delivery that came again, and was dropped again, is held.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// Deliveries of one consumer that were dropped unsettled and aren't given back yet.
+pub(super) struct Held {
+    window: AtomicU32,
+    tags: Mutex<Tags>,
+    /// Whether any are put off: for each delivery, the consumer looks here and not at the list.
+    puts_any_off: AtomicBool,
+    /// The consumer's task: it has to notice when held deliveries fill the window, and when one is put off.
+    task: AtomicWaker,
+}
+
+#[derive(Default)]
+struct Tags {
+    /// They can't be decoded and have nowhere to go.
+    undecodable: Vec<Tag>,
+    /// They were handed out before. With the time when they are given back, the earliest first.
+    put_off: VecDeque<(Instant, Tag)>,
+    /// The consumer has closed: nothing is held any more.
+    closed: bool,
+}
+
+impl Held {
+    pub(super) fn new(window: u32) -> Self {
+        Held {
+            window: AtomicU32::new(window),
+            tags: Mutex::default(),
+            puts_any_off: AtomicBool::new(false),
+            task: AtomicWaker::new(),
+        }
+    }
+
+    pub(super) fn set_window(&self, deliveries: u32) {
+        self.window.store(deliveries, Ordering::Relaxed);
+    }
+
+    /// Has [`wake`](Self::wake) wake this task. Look at the state again afterwards.
+    pub(super) fn register(&self, context: &Context<'_>) {
+        self.task.register(context.waker());
+    }
+
+    pub(super) fn wake(&self) {
+        self.task.wake();
+    }
+
+    /// Holds a delivery that can't be decoded until the consumer closes; false if it has.
+    pub(super) fn hold(&self, tag: Tag) -> bool {
+        {
+            let mut tags = self.tags.lock();
+            if tags.closed {
+                return false;
+            }
+            tags.undecodable.push(tag);
+        }
+        self.wake();
+        true
+    }
+
+    /// Holds a delivery that was handed out before for a moment; false if the consumer has closed.
+    pub(super) fn put_off(&self, tag: Tag) -> bool {
+        {
+            let mut tags = self.tags.lock();
+            if tags.closed {
+                return false;
+            }
+            tags.put_off.push_back((Instant::now() + BACK_OFF, tag));
+            self.puts_any_off.store(true, Ordering::Relaxed);
+        }
+        self.wake();
+        true
+    }
+
+    #[inline]
+    pub(super) fn puts_any_off(&self) -> bool {
+        self.puts_any_off.load(Ordering::Relaxed)
+    }
+
+    /// When the next one that was put off is to be given back.
+    pub(super) fn put_off_until(&self) -> Option<Instant> {
+        let tags = self.tags.lock();
+        tags.put_off.front().map(|(due, _)| *due)
+    }
+
+    /// Stops holding what was put off until `now`, and answers it in the order in which it is to be given back.
+    pub(super) fn take_due(&self, now: Instant) -> Vec<Tag> {
+        let mut tags = self.tags.lock();
+        let due = tags.put_off.iter().take_while(|(due, _)| *due <= now);
+        let due = due.count();
+        let taken = tags.put_off.drain(..due).map(|(_, tag)| tag);
+        let taken = latest_first(taken);
+        self.puts_any_off
+            .store(!tags.put_off.is_empty(), Ordering::Relaxed);
+        taken
+    }
+
+    /// How many can't be decoded, if they fill the window.
+    pub(super) fn fills_window(&self) -> Option<usize> {
+        let window = self.window.load(Ordering::Relaxed) as usize;
+        let held = self.tags.lock().undecodable.len();
+        (window != 0 && held >= window).then_some(held)
+    }
+
+    /// Stops holding what came from this queue, and answers it in the order in which it is to be given back.
+    pub(super) fn take_from(&self, queue: u16) -> Vec<Tag> {
+        let mut tags = self.tags.lock();
+        let mut taken = Vec::new();
+        let mut keep = |tag: Tag| {
+            if tag.queue == queue {
+                taken.push(tag);
+            }
+            tag.queue != queue
+        };
+        tags.undecodable.retain(|tag| keep(*tag));
+        tags.put_off.retain(|(_, tag)| keep(*tag));
+        self.puts_any_off
+            .store(!tags.put_off.is_empty(), Ordering::Relaxed);
+        latest_first(taken)
+    }
+
+    /// Holds nothing any more; answers what was held, in the order in which it is to be given back.
+    pub(super) fn close(&self) -> Vec<Tag> {
+        let mut tags = self.tags.lock();
+        tags.closed = true;
+        self.puts_any_off.store(false, Ordering::Relaxed);
+        let undecodable = mem::take(&mut tags.undecodable);
+        let put_off = mem::take(&mut tags.put_off);
+        latest_first(
+            undecodable
+                .into_iter()
+                .chain(put_off.into_iter().map(|(_, tag)| tag)),
+        )
+    }
+}
+
+/// So that each goes back in front of its successor.
+fn latest_first(tags: impl IntoIterator<Item = Tag>) -> Vec<Tag> {
+    let mut tags: Vec<Tag> = tags.into_iter().collect();
+    tags.reverse();
+    tags
+}

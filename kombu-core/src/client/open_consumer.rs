@@ -1,0 +1,255 @@
+use std::fmt;
+use std::future::IntoFuture;
+use std::sync::Arc;
+
+use kombu_serializers::Accept;
+
+use crate::declare::{DeclareMode, Queue};
+use crate::driver::{BoxFuture, Operation, SubscribeOptions};
+use crate::error::{Error, ErrorKind, Result};
+use crate::layers;
+
+use super::connection::named;
+use super::intercept::chain;
+use super::subscribed::{Plan, Sources};
+use super::{Connection, Consumer, Interceptor, UndecodablePolicy};
+
+/// Deliveries that may be unsettled at once unless the consumer says otherwise.
+const DEFAULT_PREFETCH: u32 = 64;
+
+/// A consumer to be: awaiting it declares its queues and subscribes.
+#[must_use = "a builder does nothing until it is awaited"]
+pub struct OpenConsumer {
+    connection: Connection,
+    queues: Vec<Queue>,
+    prefetch: u32,
+    no_ack: Option<bool>,
+    exclusive: bool,
+    priority: Option<i32>,
+    no_local: bool,
+    accept: Accept,
+    declare_mode: Option<DeclareMode>,
+    interceptors: Vec<Arc<dyn Interceptor>>,
+    undecodable: UndecodablePolicy,
+}
+
+impl OpenConsumer {
+    pub(super) fn new(connection: Connection, queues: Vec<Queue>) -> Self {
+        OpenConsumer {
+            connection,
+            queues,
+            prefetch: DEFAULT_PREFETCH,
+            no_ack: None,
+            exclusive: false,
+            priority: None,
+            no_local: false,
+            accept: Accept::all(),
+            declare_mode: None,
+            interceptors: Vec::new(),
+            undecodable: UndecodablePolicy::default(),
+        }
+    }
+
+    /// How many deliveries may be unsettled at once, over all queues. Default: 64; 0 means no limit, which
+    /// lets a full queue fill the memory.
+    pub fn prefetch(mut self, deliveries: u32) -> Self {
+        self.prefetch = deliveries;
+        self
+    }
+
+    /// The broker forgets a message when it hands it out: a crash loses it, and settling is an error.
+    /// Default: what the queues say, if they all say the same, else false.
+    pub fn no_ack(mut self, no_ack: bool) -> Self {
+        self.no_ack = Some(no_ack);
+        self
+    }
+
+    /// Keeps others away: nobody else consumes from the queues while this consumer is there. Single gets are none of
+    /// that. Default: false.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use kombu::{ErrorKind, Queue};
+    ///
+    /// let connection = kombu::connect("memory://").await?;
+    /// let jobs = Queue::new("jobs");
+    /// let only = connection.consumer(&jobs).exclusive(true).await?;
+    /// let refused = connection.consumer(&jobs).await.unwrap_err();
+    /// assert_eq!((refused.kind(), refused.code()), (ErrorKind::AccessRefused, Some(403)));
+    /// only.cancel().await?;
+    /// connection.consumer(&jobs).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When awaited: [`ErrorKind::AccessRefused`] if one of the queues has a consumer already; every other consumer gets
+    /// the same error while this one is there. [`ErrorKind::Unsupported`] where the transport can't.
+    pub fn exclusive(mut self, exclusive: bool) -> Self {
+        self.exclusive = exclusive;
+        self
+    }
+
+    /// Consumers with a higher number are served first, as long as they have room in their windows; those with a lower
+    /// one get what is left. Default: what the queues' consumer argument `x-priority` says, if they all say the same,
+    /// else 0.
+    ///
+    /// # Errors
+    ///
+    /// When awaited: [`ErrorKind::Unsupported`] where the transport can't, unless it is 0.
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    /// Doesn't receive what is published over its own connection: such messages are dropped. Only together with
+    /// [`exclusive`](OpenConsumer::exclusive), since they would be lost to other consumers of the queue. Default: false.
+    ///
+    /// # Errors
+    ///
+    /// When awaited: [`ErrorKind::Unsupported`] if the consumer isn't exclusive, and where the transport can't.
+    pub fn no_local(mut self, no_local: bool) -> Self {
+        self.no_local = no_local;
+        self
+    }
+
+    /// Serializer names or content types that are decoded; everything else is refused before decoding.
+    /// Default: every serializer that is built in or registered.
+    pub fn accept<I>(mut self, names: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.accept = Accept::only(names);
+        self
+    }
+
+    /// Whether queues, exchanges and bindings are declared, verified or neither, where the declarations don't
+    /// say so themselves. Default: the connection's mode.
+    pub fn declare(mut self, mode: DeclareMode) -> Self {
+        self.declare_mode = Some(mode);
+        self
+    }
+
+    /// What becomes of deliveries that can't be decoded and are dropped without being settled.
+    pub fn on_undecodable(mut self, policy: UndecodablePolicy) -> Self {
+        self.undecodable = policy;
+        self
+    }
+
+    /// Adds an interceptor for what this consumer receives, behind those of the connection.
+    pub fn intercept(mut self, interceptor: impl Interceptor) -> Self {
+        self.interceptors.push(Arc::new(interceptor));
+        self
+    }
+
+    async fn open(self) -> Result<Consumer> {
+        if self.queues.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "a consumer needs at least one queue",
+            ));
+        }
+        self.accept.check(self.connection.serializers())?;
+        let queues: Vec<Queue> = self.queues.iter().map(named).collect();
+        let options = self.options(&queues)?;
+        let inherited = self.connection.inner().declare_mode;
+        let mode = self.declare_mode.unwrap_or(inherited);
+        let sources = Sources::new(&queues, mode);
+        let subscribing = Operation::OpenSubscription(sources.names(), &options);
+        layers::check(&subscribing, self.connection.capabilities())?;
+        let end = self.connection.deadline();
+        self.connection.ensure_queues(&queues, mode, end).await?;
+        let plan = Arc::new(Plan {
+            declare_mode: mode,
+            accept: self.accept,
+            undecodable: self.undecodable,
+            interceptors: chain(&self.connection.inner().interceptors, self.interceptors),
+            connection: self.connection,
+        });
+        let opened = plan.open(&sources, options, end).await?;
+        tracing::debug!(queues = ?sources.names(), ?options, "consumer opened");
+        Ok(Consumer::new(plan, sources, options, opened))
+    }
+
+    fn options(&self, queues: &[Queue]) -> Result<SubscribeOptions> {
+        if self.no_local && !self.exclusive {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "`no_local` drops what the consumer's own connection publishes, which other consumers of the queue may \
+                 wait for: only exclusive consumers can ask for it; add `.exclusive(true)`, or leave it out",
+            ));
+        }
+        let priority = match self.priority {
+            Some(priority) => priority,
+            None => common_priority(queues)?,
+        };
+        let no_ack = self
+            .no_ack
+            .unwrap_or_else(|| queues.iter().all(Queue::is_no_ack));
+        let origin = self.connection.inner().origin;
+        Ok(SubscribeOptions::new(self.prefetch)
+            .no_ack(no_ack)
+            .exclusive(self.exclusive)
+            .priority(priority)
+            .no_local(self.no_local.then_some(origin)))
+    }
+}
+
+/// What all of the queues say about their consumers' priority.
+fn common_priority(queues: &[Queue]) -> Result<i32> {
+    let priorities: Vec<i32> = queues
+        .iter()
+        .map(consumer_priority)
+        .collect::<Result<_>>()?;
+    Ok(match &*priorities {
+        [first, others @ ..] if others.iter().all(|other| other == first) => *first,
+        _ => 0,
+    })
+}
+
+fn consumer_priority(queue: &Queue) -> Result<i32> {
+    const ARGUMENT: &str = "x-priority";
+    let Some(value) = queue.consumer_arguments().get(ARGUMENT) else {
+        return Ok(0);
+    };
+    let number = value.as_i64().and_then(|number| number.try_into().ok());
+    number.ok_or_else(|| {
+        Error::new(
+            ErrorKind::Config,
+            format!(
+                "queue `{}`: the consumer argument `{ARGUMENT}` takes a whole number of 32 bits, not {value:?}",
+                queue.name()
+            ),
+        )
+    })
+}
+
+impl fmt::Debug for OpenConsumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenConsumer")
+            .field("queues", &self.queues)
+            .field("prefetch", &self.prefetch)
+            .field("no_ack", &self.no_ack)
+            .field("exclusive", &self.exclusive)
+            .field("priority", &self.priority)
+            .field("no_local", &self.no_local)
+            .field("accept", &self.accept)
+            .finish_non_exhaustive()
+    }
+}
+
+impl IntoFuture for OpenConsumer {
+    type Output = Result<Consumer>;
+    type IntoFuture = BoxFuture<'static, Result<Consumer>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            self.open()
+                .await
+                .map_err(|error| error.during("open consumer"))
+        })
+    }
+}

@@ -1,0 +1,274 @@
+//! What a consumer is opened with, for the first time and after every lost session.
+
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::task::Context;
+
+use kombu_serializers::Accept;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use crate::declare::{DeclareMode, Queue};
+use crate::driver::{Op, SubscribeOptions, Subscription};
+use crate::engine::Session;
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::Name;
+
+use super::delivery::{Link, LinkQueue};
+use super::held::Held;
+use super::intercept::Interceptors;
+use super::{Connection, UndecodablePolicy};
+
+/// What stays as it is for as long as the consumer lives.
+pub(super) struct Plan {
+    pub(super) declare_mode: DeclareMode,
+    pub(super) accept: Accept,
+    pub(super) interceptors: Interceptors,
+    pub(super) undecodable: UndecodablePolicy,
+    pub(super) connection: Connection,
+}
+
+/// The queues that a consumer receives from at present, in the order in which they came.
+#[derive(Clone)]
+pub(super) struct Sources {
+    names: Vec<Name>,
+    /// As many.
+    details: Vec<Source>,
+}
+
+#[derive(Clone, Copy)]
+struct Source {
+    /// The subscription's number for it.
+    index: u16,
+    dead_letters: bool,
+}
+
+impl Sources {
+    /// The queues of a subscription to be; `mode` is for declarations that don't say otherwise themselves.
+    pub(super) fn new(queues: &[Queue], mode: DeclareMode) -> Self {
+        let mut sources = Sources {
+            names: Vec::with_capacity(queues.len()),
+            details: Vec::with_capacity(queues.len()),
+        };
+        for queue in queues {
+            sources.add(0, &LinkQueue::new(queue, mode));
+        }
+        sources.renumber();
+        sources
+    }
+
+    pub(super) fn names(&self) -> &[Name] {
+        &self.names
+    }
+
+    /// The queues, for people.
+    pub(super) fn listed(&self) -> String {
+        let names = self.names.iter().map(|name| format!("`{name}`"));
+        names.collect::<Vec<_>>().join(", ")
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Takes in a queue; the number is the subscription's.
+    pub(super) fn add(&mut self, index: u16, queue: &LinkQueue) {
+        self.names.push(queue.name.clone());
+        self.details.push(Source {
+            index,
+            dead_letters: queue.dead_letters,
+        });
+    }
+
+    /// Takes out the queue with this number.
+    pub(super) fn take(&mut self, index: u16) -> Option<Name> {
+        let mut details = self.details.iter();
+        let place = details.position(|source| source.index == index)?;
+        self.details.remove(place);
+        Some(self.names.remove(place))
+    }
+
+    /// Takes out every queue of this name, and answers their numbers.
+    pub(super) fn take_all(&mut self, name: &Name) -> Vec<u16> {
+        let sources = self.names.iter().zip(&self.details);
+        let taken = sources.filter(|(other, _)| *other == name);
+        let taken: Vec<u16> = taken.map(|(_, source)| source.index).collect();
+        for index in &taken {
+            self.take(*index);
+        }
+        taken
+    }
+
+    /// A new subscription numbers its queues anew, by their places in the list.
+    pub(super) fn renumber(&mut self) {
+        for (index, source) in (0..=u16::MAX).zip(&mut self.details) {
+            source.index = index;
+        }
+    }
+
+    fn link_queues(&self) -> impl Iterator<Item = (u16, LinkQueue)> {
+        let sources = self.names.iter().zip(&self.details);
+        sources.map(|(name, source)| {
+            let queue = LinkQueue {
+                name: name.clone(),
+                dead_letters: source.dead_letters,
+            };
+            (source.index, queue)
+        })
+    }
+}
+
+/// A subscription on one session, and what its deliveries refer to.
+pub(super) struct Opened {
+    pub(super) session: Arc<Session>,
+    // In front of the link, whose end gives back what must not come here again.
+    pub(super) subscription: Box<dyn Subscription>,
+    pub(super) link: Receiving,
+    /// Rings when something that was put off is due.
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+/// A consumer's own reference to what its deliveries refer to.
+pub(super) struct Receiving(Arc<Link>);
+
+impl Deref for Receiving {
+    type Target = Arc<Link>;
+
+    fn deref(&self) -> &Arc<Link> {
+        &self.0
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.0.release_held();
+    }
+}
+
+impl Opened {
+    pub(super) fn set_window(&self, deliveries: u32) {
+        if let Some(held) = &self.link.held {
+            held.set_window(deliveries);
+        }
+        self.subscription.set_window(deliveries);
+    }
+
+    /// Gives back what was put off until now, and wakes the task when the next of it is due. Whether there was any.
+    #[inline]
+    pub(super) fn give_back_due(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(held) = &self.link.held else {
+            return false;
+        };
+        held.puts_any_off() && self.poll_alarm(context)
+    }
+
+    #[cold]
+    fn poll_alarm(&mut self, context: &mut Context<'_>) -> bool {
+        let mut gave_back = false;
+        while let Some(due) = self.link.put_off_until() {
+            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            if alarm.deadline() != due {
+                alarm.as_mut().reset(due);
+            }
+            if alarm.as_mut().poll(context).is_pending() {
+                break;
+            }
+            self.link.release_due(due);
+            gave_back = true;
+        }
+        gave_back
+    }
+
+    /// Leaves a queue; what was dropped and held goes back as well.
+    pub(super) fn leave(&mut self, queue: u16) -> Op<Result<()>> {
+        let answer = self.subscription.remove(queue);
+        self.link.release_held_from(queue);
+        answer
+    }
+}
+
+impl Plan {
+    pub(super) async fn open(
+        &self,
+        sources: &Sources,
+        options: SubscribeOptions,
+        end: Instant,
+    ) -> Result<Opened> {
+        let (names, wanted) = (sources.names(), &options);
+        let (session, subscription) = self
+            .connection
+            .control_until(end, "subscribe", |session| async move {
+                let subscription = session.driver.open_subscription(names, wanted).await?;
+                Ok((session, subscription))
+            })
+            .await?;
+        Ok(self.opened(session, subscription, sources, options))
+    }
+
+    /// Opens it again on the session that follows, however long that takes to come. Once it is there, the broker
+    /// has to answer within the deadline.
+    pub(super) async fn open_after(
+        &self,
+        last: Arc<Session>,
+        sources: &Sources,
+        options: SubscribeOptions,
+    ) -> Result<Opened> {
+        let engine = &self.connection.inner().engine;
+        let mut session = engine.session_after(&last).await?;
+        loop {
+            let limit = engine.deadlines.declare;
+            let opening = session.driver.open_subscription(sources.names(), &options);
+            let opened = timeout(limit, opening).await.unwrap_or_else(|_| {
+                Err(Error::new(
+                    ErrorKind::Timeout,
+                    format!(
+                        "no answer within {limit:?}: waiting for the broker to subscribe the consumer of {} again \
+                         after a lost connection; open another one",
+                        sources.listed()
+                    ),
+                ))
+            });
+            match opened {
+                Ok(subscription) => {
+                    return Ok(self.opened(session, subscription, sources, options));
+                }
+                Err(error) if error.kind() == ErrorKind::ConnectionLost => {
+                    session = engine.session_after(&session).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn opened(
+        &self,
+        session: Arc<Session>,
+        subscription: Box<dyn Subscription>,
+        sources: &Sources,
+        options: SubscribeOptions,
+    ) -> Opened {
+        let link = Link {
+            settler: subscription.settler(),
+            queues: sources.link_queues().collect(),
+            serializers: self.connection.serializers().clone(),
+            accept: self.accept.clone(),
+            no_ack: options.no_ack,
+            held: Some(Held::new(options.window)),
+            deliveries: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
+            interceptors: self.interceptors.clone(),
+            undecodable: self.undecodable,
+            session: session.clone(),
+            connection: self.connection.clone(),
+        };
+        let link = Arc::new(link);
+        self.connection.inner().open.add_link(&link);
+        Opened {
+            session,
+            subscription,
+            link: Receiving(link),
+            alarm: None,
+        }
+    }
+}

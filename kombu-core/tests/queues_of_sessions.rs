@@ -1,0 +1,195 @@
+//! Queues that belong to a session, or to its consumers, when the session is lost.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use kombu::{
+    Connection, ConnectionBuilder, Consumer, ErrorKind, Event, Events, Exchange, Faults, Queue,
+};
+
+fn builder(name: &str, faults: &Faults) -> ConnectionBuilder {
+    Connection::builder(kombu::registry())
+        .url(format!("memory://queues-of-sessions-{name}"))
+        .layer(faults.clone())
+}
+
+/// Another connection to the same broker, which is never cut.
+async fn other(name: &str) -> Connection {
+    kombu::connect(&format!("memory://queues-of-sessions-{name}"))
+        .await
+        .unwrap()
+}
+
+async fn until_restored(events: &mut Events) {
+    while !matches!(events.next().await, Some(Event::Restored { .. })) {}
+}
+
+async fn publish(connection: &Connection, queue: &str, text: &str) {
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    let publish = producer.publish_text(text).routing_key(queue);
+    publish.await.unwrap();
+}
+
+async fn next(consumer: &mut Consumer) -> String {
+    let delivery = consumer.try_next().await.unwrap().unwrap();
+    let text = String::from_utf8(delivery.body().to_vec()).unwrap();
+    delivery.ack().await.unwrap();
+    text
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exclusive_queue_is_there_again_with_its_bindings() {
+    let faults = Faults::default();
+    let connection = builder("exclusive", &faults).await.unwrap();
+    let other = other("exclusive").await;
+    let mut events = connection.events();
+    let news = Exchange::fanout("news");
+    let answers = Queue::new("answers").exclusive(true).bind(&news, "");
+    let mut consumer = connection.consumer(&answers).await.unwrap();
+    let producer = other.producer(&news).await.unwrap();
+    for round in 0..5 {
+        producer.publish_text(round.to_string()).await.unwrap();
+        assert_eq!(next(&mut consumer).await, round.to_string());
+        faults.cut();
+        until_restored(&mut events).await;
+        // It belongs to the new session.
+        let refused = other.get("answers").await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ResourceLocked);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_named_queue_keeps_its_name() {
+    let faults = Faults::default();
+    let connection = builder("named", &faults).await.unwrap();
+    let other = other("named").await;
+    let mut events = connection.events();
+    let answers = Queue::server_named().exclusive(true);
+    let mut consumer = connection.consumer(&answers).await.unwrap();
+    let name = consumer.queues()[0].clone();
+    // Who was told the name before goes on using it.
+    for round in ["0", "1", "2"] {
+        faults.cut();
+        until_restored(&mut events).await;
+        assert_eq!(consumer.queues(), [name.as_str()]);
+        publish(&other, &name, round).await;
+        assert_eq!(next(&mut consumer).await, round);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exclusive_queue_is_empty_after_its_session_was_lost() {
+    let faults = Faults::default();
+    let connection = builder("empty", &faults).await.unwrap();
+    let mut events = connection.events();
+    let answers = Queue::new("answers").exclusive(true);
+    let declared = connection.declare_queue(&answers).await.unwrap();
+    publish(&connection, &declared.name, "gone with it").await;
+    faults.cut();
+    until_restored(&mut events).await;
+    assert_eq!(connection.queue_info("answers").await.unwrap().ready, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exclusive_queue_is_gone_while_its_connection_is_away() {
+    let faults = Faults::default();
+    let connection = builder("away", &faults).await.unwrap();
+    let other = other("away").await;
+    let mut events = connection.events();
+    let answers = Queue::new("answers").exclusive(true);
+    let mut consumer = connection.consumer(&answers).await.unwrap();
+    faults.refuse_connects([ErrorKind::ConnectionLost; 3]);
+    faults.cut();
+    while !matches!(events.next().await, Some(Event::Lost { .. })) {}
+    let found = loop {
+        match other.queue_info("answers").await {
+            // Until the broker has noticed.
+            Err(error) if error.kind() == ErrorKind::ResourceLocked => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            found => break found,
+        }
+    };
+    assert_eq!(found.unwrap_err().kind(), ErrorKind::NotFound);
+    until_restored(&mut events).await;
+    publish(&other, "answers", "welcome back").await;
+    assert_eq!(next(&mut consumer).await, "welcome back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_auto_delete_queue_and_its_exchange_are_there_again() {
+    let faults = Faults::default();
+    let connection = builder("auto-delete", &faults).await.unwrap();
+    let other = other("auto-delete").await;
+    let mut events = connection.events();
+    let news = Exchange::fanout("news").auto_delete(true);
+    let jobs = Queue::new("jobs").auto_delete(true).bind(&news, "");
+    let mut consumer = connection.consumer(&jobs).await.unwrap();
+    for round in 0..3 {
+        faults.cut();
+        until_restored(&mut events).await;
+        let producer = other.producer(&news).await.unwrap();
+        producer.publish_text(round.to_string()).await.unwrap();
+        assert_eq!(next(&mut consumer).await, round.to_string());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_consumer_is_active_when_the_active_ones_session_is_lost() {
+    let faults = Faults::default();
+    let connection = builder("active", &faults).await.unwrap();
+    let other = other("active").await;
+    let mut events = connection.events();
+    let jobs = Queue::new("jobs").single_active_consumer(true);
+    let mut active = connection.consumer(&jobs).prefetch(1).await.unwrap();
+    let mut waiting = other.consumer(&jobs).prefetch(1).await.unwrap();
+    publish(&other, "jobs", "0").await;
+    let held = active.try_next().await.unwrap().unwrap();
+    faults.cut();
+    until_restored(&mut events).await;
+    let again = waiting.try_next().await.unwrap().unwrap();
+    assert!(again.redelivered());
+    again.ack().await.unwrap();
+    assert_eq!(held.ack().await.unwrap_err().kind(), ErrorKind::SettleLost);
+    // The one that was active has come back as the last.
+    publish(&other, "jobs", "1").await;
+    assert!(active.receive(Duration::ZERO).await.unwrap().is_none());
+    assert_eq!(next(&mut waiting).await, "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_expired_during_an_outage_is_declared_again() {
+    let faults = Faults::default();
+    let connection = builder("expired", &faults).await.unwrap();
+    let other = other("expired").await;
+    let mut events = connection.events();
+    let jobs = Queue::new("jobs").expires(Duration::from_millis(50));
+    let mut consumer = connection.consumer(&jobs).await.unwrap();
+    faults.refuse_connects([ErrorKind::ConnectionLost; 5]);
+    faults.cut();
+    until_restored(&mut events).await;
+    publish(&other, "jobs", "0").await;
+    assert_eq!(next(&mut consumer).await, "0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn dead_letters_are_moved_by_whichever_session_is_there() {
+    let faults = Faults::default();
+    let connection = builder("dying", &faults).await.unwrap();
+    let mut events = connection.events();
+    let time_to_live = Duration::from_secs(1);
+    let jobs = Queue::new("jobs").message_ttl(time_to_live);
+    let jobs = jobs
+        .dead_letter_exchange("")
+        .dead_letter_routing_key("late");
+    connection.declare_queue(&jobs).await.unwrap();
+    let late = Queue::new("late");
+    let mut late = connection.consumer(&late).await.unwrap();
+    for round in ["0", "1", "2"] {
+        publish(&connection, "jobs", round).await;
+        faults.cut();
+        until_restored(&mut events).await;
+        assert_eq!(next(&mut late).await, round);
+    }
+}
