@@ -948,7 +948,7 @@ async fn publishes_wait_for_room_when_too_many_are_unconfirmed_and_end_with_back
         .routing_key("q")
         .await
         .unwrap();
-    faults.delay_publishes(Duration::from_secs(20));
+    faults.delay_publishes(Duration::from_secs(12));
     let mut receipts = Vec::new();
     for number in 0..1024 {
         receipts.push(producer.publish(&number).into_future());
@@ -957,7 +957,7 @@ async fn publishes_wait_for_room_when_too_many_are_unconfirmed_and_end_with_back
     let published = producer.publish(&1024).await.unwrap();
     assert!(published.routed);
     // The first ones had to be confirmed before it could be sent.
-    assert_eq!(begin.elapsed().as_secs(), 40);
+    assert_eq!(begin.elapsed().as_secs(), 24);
     for receipt in receipts {
         receipt.await.unwrap();
     }
@@ -1149,4 +1149,36 @@ async fn delayed_publishes_go_on_without_being_awaited_and_keep_their_order() {
     assert_eq!(next(&mut consumer).await, 2);
     first.await.unwrap();
     second.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publish_has_one_deadline_for_room_and_confirm_from_the_call() {
+    let faults = Faults::default();
+    let connection = builder("one-deadline", &faults).await.unwrap();
+    connection.declare_queue(&Queue::new("q")).await.unwrap();
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("q")
+        .await
+        .unwrap();
+    faults.delay_publishes(Duration::from_secs(20));
+    let receipts: Vec<_> = (0..1024)
+        .map(|number| producer.publish(&number).into_future())
+        .collect();
+    let begin = tokio::time::Instant::now();
+    // 20 s for room, and 20 s for the confirm.
+    let late = producer.publish(&1024).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Timeout);
+    assert_eq!(begin.elapsed().as_secs(), 30);
+    drop(receipts);
+
+    // One that is awaited late ends no later.
+    let other = connection.producer(Exchange::default()).routing_key("q");
+    let other = other.await.unwrap();
+    faults.silence(true);
+    let waiting = other.publish(&1025).into_future();
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    let begin = tokio::time::Instant::now();
+    assert_eq!(waiting.await.unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(begin.elapsed(), Duration::ZERO);
 }

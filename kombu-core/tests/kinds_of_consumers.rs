@@ -429,6 +429,19 @@ async fn what_was_kept_for_a_consumer_goes_with_it() {
 }
 
 #[tokio::test]
+async fn what_was_kept_for_one_consumer_is_kept_for_the_others() {
+    let broker = Broker::with(&Queue::new("jobs").message_ttl(Duration::ZERO)).await;
+    let driver = broker.driver().await;
+    let mut one = Reader::open(&driver, window(1)).await.unwrap();
+    let mut other = Reader::open(&driver, window(1)).await.unwrap();
+    assert_eq!((one.next(), other.next()), (None, None));
+    broker.publish(&["0"]).await;
+    one.subscription.cancel().await.unwrap();
+    assert_eq!(broker.counts().await, (1, 0));
+    assert_eq!(other.all(), ["0"]);
+}
+
+#[tokio::test]
 async fn the_room_of_those_who_wait_for_the_active_consumer_is_no_room() {
     let jobs = Queue::new("jobs").single_active_consumer(true);
     let broker = Broker::with(&jobs.message_ttl(Duration::ZERO)).await;

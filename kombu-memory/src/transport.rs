@@ -49,7 +49,7 @@ pub(crate) const CAPABILITIES: Capabilities = {
         all = all.native(Feature::ALL[index]);
         index += 1;
     }
-    all.without(Feature::CustomExchangeKind)
+    all
 };
 
 #[async_trait]
@@ -84,6 +84,7 @@ impl Transport for Memory {
         if let Some(limit) = options.history {
             broker.surroundings().recorder.keep_at_least(limit);
         }
-        VirtualConnection::open(MemoryStore::new(broker, options)).await
+        let kinds = target.exchange_kinds().clone();
+        VirtualConnection::open_with(MemoryStore::new(broker, options), kinds).await
     }
 }

@@ -30,6 +30,9 @@ pub trait Harness: Send + Sync {
     }
 }
 
+/// How many times the lag a count may take.
+const PATIENCE: u32 = 20;
+
 /// The broker of one case. Any number of connections can be made to it.
 pub struct Broker {
     registry: Registry,
@@ -106,7 +109,8 @@ impl Broker {
         }
     }
 
-    /// Fails unless the queue has as many ready and unsettled messages within the [lag](Broker::with_lag).
+    /// Fails unless the queue has as many ready and unsettled messages within 20 times the [lag](Broker::with_lag): a busy
+    /// machine shows late what was done, and nothing is waited for once it is shown.
     /// Unsettled ones aren't looked at where the broker doesn't tell.
     ///
     /// # Panics
@@ -128,7 +132,7 @@ impl Broker {
                 return;
             }
             assert!(
-                begin.elapsed() < self.lag,
+                begin.elapsed() < self.lag * PATIENCE,
                 "`{queue}` has {} ready and {} unsettled messages, not {ready} and {unsettled}",
                 found.0,
                 found.1

@@ -122,6 +122,58 @@ fn a_delivery_and_its_ack_allocate_nothing() {
     });
 }
 
+/// How many bytes more are in use after `ITERATIONS` calls, in the round that left the fewest behind.
+async fn fewest_bytes_left(mut call: impl AsyncFnMut()) -> usize {
+    let mut fewest = usize::MAX;
+    for _ in 0..ROUNDS {
+        let region = Region::new(ALLOCATOR);
+        for _ in 0..ITERATIONS {
+            call().await;
+        }
+        let change = region.change();
+        let freed = change.bytes_deallocated;
+        fewest = fewest.min(change.bytes_allocated.saturating_sub(freed));
+    }
+    fewest
+}
+
+#[test]
+fn single_gets_leave_nothing_behind() {
+    measure(async {
+        let (connection, producer, consumer) = queue().await;
+        consumer.cancel().await.unwrap();
+        let left = fewest_bytes_left(async || {
+            producer.publish_bytes(&b"0123456789"[..]).await.unwrap();
+            let delivery = connection.get("jobs").await.unwrap().unwrap();
+            delivery.ack().await.unwrap();
+        });
+        assert_eq!(left.await, 0, "bytes after {ITERATIONS} gets");
+    });
+}
+
+#[test]
+fn connections_to_fresh_brokers_leave_nothing_behind() {
+    measure(async {
+        let left = fewest_bytes_left(async || {
+            let connection = kombu::connect("memory://").await.unwrap();
+            connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+            connection.close().await.unwrap();
+            drop(connection);
+            // Its tasks end when they are told.
+            tokio::task::yield_now().await;
+        });
+        assert_eq!(left.await, 0, "bytes after {ITERATIONS} connections");
+    });
+}
+
+#[test]
+fn the_measurement_sees_what_is_left() {
+    measure(async {
+        let left = fewest_bytes_left(async || std::mem::forget(Box::new(7_u64))).await;
+        assert_eq!(left, 8 * ITERATIONS);
+    });
+}
+
 #[test]
 fn the_measurement_sees_an_allocation() {
     measure(async {

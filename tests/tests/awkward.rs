@@ -3,7 +3,10 @@
 // Its helpers say no as its tests do.
 #![allow(clippy::unwrap_used)]
 
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
 
 use kombu::{Binding, Connection, ErrorKind, Exchange, Queue, Registry};
 use kombu_testkit::awkward::Awkward;
@@ -261,5 +264,57 @@ async fn one_window_is_asked_for_once_however_many_queues_there_are() {
         }
         assert_eq!(counts, (left, 1));
         delivery.ack().confirmed().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_waits_for_what_is_under_way_and_no_longer() {
+    let (awkward, url) = (Awkward::default(), url());
+    let connection = connect(&awkward, &url).await;
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("jobs")
+        .await
+        .unwrap();
+    for number in 0..20 {
+        drop(producer.publish(&number).send().await.unwrap());
+    }
+    let begin = tokio::time::Instant::now();
+    connection.close().await.unwrap();
+    // Everything is answered within some turns; nothing waits for a clock.
+    assert!(begin.elapsed() < Duration::from_secs(1));
+    let other = connect(&awkward, &url).await;
+    assert_eq!(other.queue_info("jobs").await.unwrap().ready, 20);
+}
+
+#[tokio::test]
+async fn a_consumer_whose_session_is_lost_while_it_is_cancelled_has_given_everything_back() {
+    let (awkward, url) = (Awkward::default(), url());
+    let (consuming, other) = (connect(&awkward, &url).await, connect(&awkward, &url).await);
+    let queue = Queue::new("jobs");
+    let mut consumer = consuming.consumer(&queue).await.unwrap();
+    let producer = other
+        .producer(Exchange::default())
+        .routing_key("jobs")
+        .await
+        .unwrap();
+    for number in 0..5 {
+        producer.publish(&number).await.unwrap();
+    }
+    let held = consumer.try_next().await.unwrap().unwrap();
+    let mut cancelling = std::pin::pin!(consumer.cancel());
+    // The cancel is on its way.
+    let polled = std::future::poll_fn(|context| Poll::Ready(cancelling.as_mut().poll(context)));
+    assert!(polled.await.is_pending());
+    awkward.cut();
+    cancelling.await.unwrap();
+    drop(held);
+    loop {
+        let info = other.queue_info("jobs").await.unwrap();
+        if (info.ready, info.consumers) == (5, 0) {
+            break;
+        }
+        tokio::task::yield_now().await;
     }
 }

@@ -15,9 +15,6 @@ const LATER: &[&str] = &[
     "with the AMQP transport",
     "with the Redis transport",
     "with calls and handlers",
-    "with compression",
-    "with custom exchange kinds",
-    "with consumers that choose",
 ];
 
 fn root() -> PathBuf {

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use kombu_serializers as serializers;
 
 use crate::declare::DeclareMode;
-use crate::driver::{self, BoxFuture, Credentials, Layer, Layered, Target, Transport};
+use crate::driver::{
+    self, BoxFuture, Credentials, ExchangeKinds, Layer, Layered, RouteMessages, Target, Transport,
+};
 use crate::engine::{self, Attempt, Deadlines, RetryPolicy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layers::Capable;
+use crate::name::Name;
 
 use super::{Connection, Interceptor, Registry};
 
@@ -35,6 +38,7 @@ pub struct ConnectionBuilder {
     deadlines: Deadlines,
     declare_mode: DeclareMode,
     layers: Vec<Arc<dyn Layer>>,
+    exchange_kinds: ExchangeKinds,
     serializers: serializers::Registry,
     sizes: Sizes,
     interceptors: Vec<Arc<dyn Interceptor>>,
@@ -51,6 +55,7 @@ impl ConnectionBuilder {
             deadlines: Deadlines::default(),
             declare_mode: DeclareMode::Ensure,
             layers: Vec::new(),
+            exchange_kinds: ExchangeKinds::default(),
             interceptors: Vec::new(),
             credentials: None,
             serializers: serializers::Registry::default(),
@@ -106,6 +111,41 @@ impl ConnectionBuilder {
         self
     }
 
+    /// Adds an exchange kind, for transports that route on this side: memory, Redis and NATS. Brokers with exchanges of
+    /// their own have their plugins, and aren't told of this one.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use kombu::virt::BindingRecord;
+    /// use kombu::{Connection, Content, Exchange, Queue};
+    ///
+    /// // To the binding whose key is the longest beginning of the message's key.
+    /// let longest = |message: &Content, bindings: &[&BindingRecord]| {
+    ///     let starts = |index: &usize| message.routing_key().starts_with(bindings[*index].routing_key.as_str());
+    ///     let found = (0..bindings.len()).filter(starts);
+    ///     found.max_by_key(|index| bindings[*index].routing_key.len()).into_iter().collect()
+    /// };
+    /// let paths = Exchange::custom("x-longest-prefix", "paths");
+    /// let connection = Connection::builder(kombu::registry())
+    ///     .url("memory://")
+    ///     .exchange_kind("x-longest-prefix", longest)
+    ///     .await?;
+    /// connection.declare_queue(&Queue::new("all").bind(&paths, "/")).await?;
+    /// connection.declare_queue(&Queue::new("docs").bind(&paths, "/docs")).await?;
+    ///
+    /// let producer = connection.producer(&paths).await?;
+    /// producer.publish(&1).routing_key("/docs/semantics").await?;
+    /// assert_eq!(connection.queue_info("docs").await?.ready, 1);
+    /// assert_eq!(connection.queue_info("all").await?.ready, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn exchange_kind(mut self, name: impl Into<Name>, kind: impl RouteMessages) -> Self {
+        self.exchange_kinds.add(name, kind);
+        self
+    }
+
     /// Puts a layer around every session; the last one added is the outermost.
     pub fn layer(mut self, layer: impl Layer) -> Self {
         self.layers.push(Arc::new(layer));
@@ -146,9 +186,11 @@ impl ConnectionBuilder {
                 "no URL given; set one with `.url(\"memory://\")`",
             ));
         }
+        let kinds = Arc::new(self.exchange_kinds);
         let mut places = Vec::with_capacity(self.urls.len());
         for url in &self.urls {
-            places.push(self.registry.resolve(url)?);
+            let (transport, target) = self.registry.resolve(url)?;
+            places.push((transport, target.with_exchange_kinds(kinds.clone())));
         }
         if self.shuffle {
             fastrand::shuffle(&mut places);

@@ -1,41 +1,56 @@
 use std::sync::OnceLock;
 
-/// How many levels it takes for every index.
-const LEVELS: usize = 17;
+/// How many levels it takes for every index but the first.
+const LEVELS: usize = 16;
 
 /// Values by number, which are added while others read, without a lock: they never move and are never taken away.
 pub(super) struct Indexed<T> {
+    /// Mostly there is no other one.
+    first: OnceLock<T>,
     /// Each level has twice as many places as the one before it; the first one has one.
-    levels: [OnceLock<Box<[OnceLock<T>]>>; LEVELS],
+    others: OnceLock<Box<[Level<T>; LEVELS]>>,
 }
+
+type Level<T> = OnceLock<Box<[OnceLock<T>]>>;
 
 impl<T> Indexed<T> {
     pub(super) fn new() -> Self {
         Indexed {
-            levels: [const { OnceLock::new() }; LEVELS],
+            first: OnceLock::new(),
+            others: OnceLock::new(),
         }
     }
 
     #[inline]
     pub(super) fn get(&self, index: u16) -> Option<&T> {
-        let (level, place) = Self::place(index);
-        self.levels[level].get()?.get(place)?.get()
+        let Some((level, place)) = place(index) else {
+            return self.first.get();
+        };
+        self.others.get()?[level].get()?.get(place)?.get()
     }
 
     /// Adds a value. A number that has one keeps it.
     pub(super) fn add(&self, index: u16, value: T) {
-        let (level, place) = Self::place(index);
-        let places =
-            self.levels[level].get_or_init(|| (0..1 << level).map(|_| OnceLock::new()).collect());
-        drop(places[place].set(value));
+        let slot = match place(index) {
+            None => &self.first,
+            Some((level, place)) => {
+                let levels = self
+                    .others
+                    .get_or_init(|| Box::new([const { OnceLock::new() }; LEVELS]));
+                let size = 1 << level;
+                let places =
+                    levels[level].get_or_init(|| (0..size).map(|_| OnceLock::new()).collect());
+                &places[place]
+            }
+        };
+        drop(slot.set(value));
     }
+}
 
-    #[inline]
-    fn place(index: u16) -> (usize, usize) {
-        let number = usize::from(index) + 1;
-        let level = number.ilog2() as usize;
-        (level, number - (1 << level))
-    }
+/// Level, and place in it, of every index but the first.
+fn place(index: u16) -> Option<(usize, usize)> {
+    let level = index.checked_ilog2()?;
+    Some((level as usize, usize::from(index) - (1 << level)))
 }
 
 impl<T> FromIterator<(u16, T)> for Indexed<T> {

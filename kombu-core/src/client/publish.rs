@@ -309,12 +309,6 @@ impl<'a, B: Body, D> Publish<'a, B, D> {
         self.failure.get_or_insert(error);
     }
 
-    #[cold]
-    fn publish_to(self, destinations: &Destinations) -> PublishingAll {
-        let (producer, mandatory) = (self.producer, self.mandatory);
-        PublishingAll::start(producer, self.prepare(), mandatory, destinations)
-    }
-
     /// Encodes and checks: everything that can fail before the wire does so here.
     #[inline]
     fn prepare(self) -> Result<Content> {
@@ -410,11 +404,12 @@ impl<'a, B: Body> IntoFuture for Publish<'a, B> {
 
     #[inline]
     fn into_future(self) -> Publishing {
-        let producer = self.producer;
-        if !self.addressed && !producer.destinations.is_empty() {
-            return Publishing::to_all(self.publish_to(&producer.destinations));
+        let (producer, mandatory, addressed) = (self.producer, self.mandatory, self.addressed);
+        let prepared = self.prepare();
+        if !addressed && !producer.destinations.is_empty() {
+            return Publishing::to_all(producer, prepared, mandatory);
         }
-        publish(producer, self.prepare())
+        publish(producer, prepared)
     }
 }
 
@@ -424,7 +419,8 @@ impl<'a, B: Body> IntoFuture for Publish<'a, B, Destinations> {
 
     fn into_future(mut self) -> PublishingAll {
         let destinations = std::mem::take(&mut self.destinations);
-        self.publish_to(&destinations)
+        let (producer, mandatory) = (self.producer, self.mandatory);
+        PublishingAll::start(producer, self.prepare(), mandatory, &destinations)
     }
 }
 
@@ -435,7 +431,7 @@ pub(super) fn publish(producer: &Arc<Inner>, prepared: Result<Content>) -> Publi
         Err(error) => Stage::Failed(Some(error)),
         Ok(content) if producer.interceptors.is_empty() && producer.outbox.has_room() => {
             match seal(producer, content) {
-                Ok(envelope) => hand_over(producer, envelope),
+                Ok(envelope) => hand_over(producer, envelope, None),
                 Err(error) => Stage::Failed(Some(error)),
             }
         }

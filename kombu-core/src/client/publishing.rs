@@ -4,9 +4,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::time::{Sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use crate::driver::{BoxFuture, Confirmation};
+use crate::engine::deadline;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Content, Envelope};
 use crate::name::Name;
@@ -52,13 +53,15 @@ pub(super) struct Tracked {
     producer: Arc<Inner>,
     envelope: Envelope,
     entry: Arc<Entry>,
+    /// When there has to be an answer: it counts from the call, whatever the publish waited for since.
+    end: Instant,
     /// Made when there is something to wait for.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 /// Gives the message to the driver, or to the list of those that wait for one.
 #[inline]
-pub(super) fn hand_over(producer: &Arc<Inner>, envelope: Envelope) -> Stage {
+pub(super) fn hand_over(producer: &Arc<Inner>, envelope: Envelope, end: Option<Instant>) -> Stage {
     let engine = &producer.connection.inner().engine;
     let handed = producer.outbox.hand_over(&envelope, || {
         engine.has_ended().then(|| engine.end_reason())
@@ -69,6 +72,7 @@ pub(super) fn hand_over(producer: &Arc<Inner>, envelope: Envelope) -> Stage {
             producer: producer.clone(),
             envelope,
             entry,
+            end: end.unwrap_or_else(|| deadline(producer.deadline())),
             deadline: None,
         })),
     }
@@ -78,9 +82,18 @@ impl Stage {
     /// Interceptors, or publishes without a confirm, come before it.
     #[cold]
     pub(super) fn held_back(producer: Arc<Inner>, mut content: Content) -> Self {
+        let limit = producer.deadline();
+        let end = deadline(limit);
         Stage::HeldBack(Box::pin(async move {
             for interceptor in producer.interceptors.iter() {
-                if let Err(error) = interceptor.on_publish(&mut content).await {
+                let intercepted = timeout_at(end, interceptor.on_publish(&mut content)).await;
+                let intercepted = intercepted.unwrap_or_else(|_| {
+                    Err(Error::new(
+                        ErrorKind::Timeout,
+                        format!("no answer within {limit:?}: waiting for an interceptor"),
+                    ))
+                });
+                if let Err(error) = intercepted {
                     return Stage::Failed(Some(error));
                 }
             }
@@ -88,9 +101,8 @@ impl Stage {
                 Ok(envelope) => envelope,
                 Err(error) => return Stage::Failed(Some(error)),
             };
-            let limit = producer.deadline();
-            match timeout(limit, producer.outbox.room()).await {
-                Ok(()) => hand_over(&producer, envelope),
+            match timeout_at(end, producer.outbox.room()).await {
+                Ok(()) => hand_over(&producer, envelope, Some(end)),
                 Err(_) => Stage::Failed(Some(Error::new(
                     ErrorKind::Backpressure,
                     format!(
@@ -116,7 +128,7 @@ impl Tracked {
         let limit = self.producer.deadline();
         let deadline = self
             .deadline
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+            .get_or_insert_with(|| Box::pin(sleep_until(self.end)));
         if deadline.as_mut().poll(context).is_pending() {
             return Poll::Pending;
         }
@@ -143,8 +155,15 @@ impl Tracked {
 }
 
 impl Publishing {
+    /// To the destinations of the producer.
     #[cold]
-    pub(super) fn to_all(all: PublishingAll) -> Self {
+    pub(super) fn to_all(
+        producer: &Arc<Inner>,
+        prepared: Result<Content>,
+        mandatory: Option<bool>,
+    ) -> Self {
+        let destinations = &producer.destinations;
+        let all = PublishingAll::start(producer, prepared, mandatory, destinations);
         Publishing {
             stage: Stage::ToAll(Box::new(all)),
         }

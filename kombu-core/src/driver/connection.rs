@@ -39,7 +39,7 @@ impl QueueInfo {
 }
 
 /// Where a binding leads.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Destination {
     /// A queue.
     Queue(Name),

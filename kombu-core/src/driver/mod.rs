@@ -23,6 +23,7 @@
 
 mod capabilities;
 mod connection;
+mod exchange_kinds;
 mod layer;
 mod op;
 mod publisher;
@@ -31,6 +32,7 @@ mod transport;
 
 pub use capabilities::{Capabilities, Feature, Support};
 pub use connection::{Connection, DeleteQueue, Destination, Notice, Notices, QueueInfo};
+pub use exchange_kinds::{ExchangeKinds, RouteMessages};
 pub(crate) use layer::Layered;
 pub use layer::{Layer, Operation, SessionLayer};
 pub use op::{BoxFuture, Op};

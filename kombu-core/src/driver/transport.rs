@@ -8,18 +8,34 @@ use url::Url;
 use crate::error::{Error, ErrorKind, Result};
 use crate::options;
 
-use super::{Capabilities, Connection};
+use super::{Capabilities, Connection, ExchangeKinds};
 
 /// Where to connect to: a URL whose password appears in no output.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Target {
     url: Url,
+    exchange_kinds: Arc<ExchangeKinds>,
 }
 
 impl Target {
     /// A target from a parsed URL.
     pub fn new(url: Url) -> Self {
-        Target { url }
+        Target {
+            url,
+            exchange_kinds: Arc::default(),
+        }
+    }
+
+    /// The same place, for a connection that knows these exchange kinds.
+    #[must_use]
+    pub fn with_exchange_kinds(mut self, kinds: Arc<ExchangeKinds>) -> Self {
+        self.exchange_kinds = kinds;
+        self
+    }
+
+    /// The exchange kinds that were registered for the connection.
+    pub fn exchange_kinds(&self) -> &Arc<ExchangeKinds> {
+        &self.exchange_kinds
     }
 
     /// The same place, with these credentials in place of those of the URL.
@@ -29,7 +45,10 @@ impl Target {
             .set_username(&credentials.user)
             .and_then(|()| url.set_password(Some(&credentials.password)));
         match set {
-            Ok(()) => Ok(Target::new(url)),
+            Ok(()) => Ok(Target {
+                url,
+                exchange_kinds: self.exchange_kinds.clone(),
+            }),
             Err(()) => Err(Error::new(
                 ErrorKind::Config,
                 format!(

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{
-    self, BoxFuture, Capabilities, DeleteQueue, Destination, Outcome, Publisher, QueueInfo,
-    RawDelivery, Settle, SubscribeOptions, Subscription,
+    self, BoxFuture, Capabilities, DeleteQueue, Destination, ExchangeKinds, Outcome, Publisher,
+    QueueInfo, RawDelivery, Settle, SubscribeOptions, Subscription,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
@@ -30,6 +30,14 @@ impl<S: QueueStore> VirtualConnection<S> {
     ///
     /// Call it within a tokio runtime; work that outlives its caller runs there.
     pub async fn open(store: S) -> Result<Arc<dyn driver::Connection>> {
+        Self::open_with(store, Arc::default()).await
+    }
+
+    /// The same for a connection that knows these exchange kinds, which [`Target::exchange_kinds`](driver::Target::exchange_kinds) has.
+    pub async fn open_with(
+        store: S,
+        kinds: Arc<ExchangeKinds>,
+    ) -> Result<Arc<dyn driver::Connection>> {
         let table = store.load().await?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|problem| {
             Error::new(
@@ -38,7 +46,7 @@ impl<S: QueueStore> VirtualConnection<S> {
             )
             .with_source(problem)
         })?;
-        let shared = Arc::new(Shared::new(store, table, runtime));
+        let shared = Arc::new(Shared::new(store, table, kinds, runtime));
         dying::watch(&shared);
         Ok(Arc::new(VirtualConnection { shared }))
     }
@@ -86,6 +94,9 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
     }
 
     async fn declare_exchange(&self, exchange: &Exchange, mode: DeclareMode) -> Result<()> {
+        if mode == DeclareMode::Ensure {
+            declarations::check_kind(exchange, &self.shared.kinds)?;
+        }
         self.change(|table| declarations::exchange(table, exchange, mode))
             .await
             .map(drop)

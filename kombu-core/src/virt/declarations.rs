@@ -1,7 +1,7 @@
 //! What a declaration changes in the table, and what it conflicts with.
 
-use crate::declare::{Binding, DeclareMode, Exchange, Queue};
-use crate::driver::{DeleteQueue, Destination};
+use crate::declare::{Binding, DeclareMode, Exchange, ExchangeKind, Queue};
+use crate::driver::{DeleteQueue, Destination, ExchangeKinds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 
@@ -21,6 +21,26 @@ pub(super) fn exchange(
             Some(difference) => Err(conflict("exchange", exchange.name(), &difference)),
         },
     }
+}
+
+/// Whether this side knows how exchanges of the kind route.
+pub(super) fn check_kind(exchange: &Exchange, kinds: &ExchangeKinds) -> Result<()> {
+    match exchange.kind() {
+        ExchangeKind::Custom(kind) if kinds.get(kind).is_none() => Err(unknown_kind(exchange)),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn unknown_kind(exchange: &Exchange) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        format!(
+            "exchange `{}` is of kind `{}`, which nobody told this connection of; register it with \
+             `ConnectionBuilder::exchange_kind`, or use another kind",
+            exchange.name(),
+            exchange.kind().as_str()
+        ),
+    )
 }
 
 pub(super) fn queue(

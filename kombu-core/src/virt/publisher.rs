@@ -159,7 +159,9 @@ pub(super) fn write<S: QueueStore>(
     match route.reach {
         Reach::Queues => {}
         Reach::Nowhere => return store.push_nowhere(route.version, envelope),
-        Reach::Missing | Reach::Internal => return Shared::compare(store, route.version),
+        Reach::Missing | Reach::UnknownKind | Reach::Internal => {
+            return Shared::compare(store, route.version);
+        }
     }
     store.push(&route.targets, route.version, envelope)
 }

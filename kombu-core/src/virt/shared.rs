@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::declare::{Exchange, Queue};
-use crate::driver::Op;
+use crate::driver::{ExchangeKinds, Op};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Envelope;
 use crate::name::Name;
@@ -27,6 +27,7 @@ const FLUSH: Duration = Duration::from_secs(5);
 pub(super) struct Shared<S: QueueStore> {
     pub(super) store: S,
     pub(super) table: RwLock<Table>,
+    pub(super) kinds: Arc<ExchangeKinds>,
     pub(super) runtime: tokio::runtime::Handle,
     closed: AtomicBool,
     /// Tells whoever waits for the end.
@@ -94,6 +95,8 @@ pub(super) enum Reach {
     Nowhere,
     /// The exchange isn't there.
     Missing,
+    /// An exchange is of a kind that this connection doesn't know.
+    UnknownKind,
     /// The exchange takes messages from other exchanges only.
     Internal,
 }
@@ -128,6 +131,14 @@ impl Reach {
             }),
             Reach::Nowhere => Ok(Reached::Nowhere),
             Reach::Missing => Err(missing_exchange(envelope.exchange())),
+            Reach::UnknownKind => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "exchange `{}`, or one that it leads to, is of a kind that nobody told this connection of; register \
+                     it with `ConnectionBuilder::exchange_kind`",
+                    envelope.exchange()
+                ),
+            )),
             Reach::Internal => Err(Error::new(
                 ErrorKind::AccessRefused,
                 format!(
@@ -147,10 +158,16 @@ impl<S: QueueStore> Drop for Shared<S> {
 }
 
 impl<S: QueueStore> Shared<S> {
-    pub(super) fn new(store: S, table: Table, runtime: tokio::runtime::Handle) -> Self {
+    pub(super) fn new(
+        store: S,
+        table: Table,
+        kinds: Arc<ExchangeKinds>,
+        runtime: tokio::runtime::Handle,
+    ) -> Self {
         Shared {
             store,
             table: RwLock::new(table),
+            kinds,
             runtime,
             closed: AtomicBool::new(false),
             end: Arc::default(),
@@ -251,7 +268,10 @@ impl<S: QueueStore> Shared<S> {
             route.reach = Reach::Internal;
             return route;
         }
-        match table.route(envelope) {
+        match table.route_with(envelope, &self.kinds) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                route.reach = Reach::UnknownKind
+            }
             Err(_) => route.reach = Reach::Missing,
             Ok(routed) => {
                 route.by_key = routed.by_key;

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use rpds::{HashTrieMapSync, HashTrieSetSync};
 
 use crate::declare::{Exchange, ExchangeKind, Queue};
-use crate::driver::{DeleteQueue, Destination};
+use crate::driver::{DeleteQueue, Destination, ExchangeKinds, RouteMessages};
 use crate::error::{Error, ErrorKind, Result};
 use crate::field::FieldTable;
 use crate::message::Content;
 use crate::name::Name;
 
+use super::declarations::unknown_kind;
 use super::matching::Bindings;
 use super::owners::Owners;
 
@@ -62,6 +63,27 @@ pub struct Table {
 struct Node {
     exchange: Arc<Exchange>,
     bindings: Bindings,
+}
+
+impl Node {
+    /// Adds the destinations that a kind of somebody's own chooses.
+    fn route_by<'a>(
+        &'a self,
+        kind: &dyn RouteMessages,
+        content: &Content,
+        matched: &mut Vec<&'a Destination>,
+    ) {
+        let mut bindings: Vec<&BindingRecord> =
+            self.bindings.iter().map(|record| &**record).collect();
+        bindings.sort_unstable_by(|one, other| {
+            let key =
+                |record: &'a BindingRecord| (&record.destination, record.routing_key.as_str());
+            key(one).cmp(&key(other))
+        });
+        let chosen = kind.route(content, &bindings);
+        let chosen = chosen.into_iter().filter_map(|index| bindings.get(index));
+        matched.extend(chosen.map(|record| &record.destination));
+    }
 }
 
 impl Table {
@@ -278,7 +300,15 @@ impl Table {
     ///
     /// As in RabbitMQ, an exchange whose own bindings match nothing hands the message to its alternate
     /// exchange, and an alternate exchange that is missing counts as none.
+    ///
+    /// An exchange of a kind that isn't one of the four fails with [`ErrorKind::Unsupported`];
+    /// [`route_with`](Self::route_with) knows more.
     pub fn route(&self, content: &Content) -> Result<Routed> {
+        self.route_with(content, &ExchangeKinds::default())
+    }
+
+    /// As [`route`](Self::route), with exchange kinds beyond the four.
+    pub fn route_with(&self, content: &Content, kinds: &ExchangeKinds) -> Result<Routed> {
         if content.exchange().is_empty() {
             let queue = self.queues.get_key_value(content.routing_key());
             return Ok(Routed {
@@ -296,9 +326,20 @@ impl Table {
         let mut pending = vec![first];
         let mut matched = Vec::new();
         while let Some(node) = pending.pop() {
-            by_key &= *node.exchange.kind() != ExchangeKind::Headers;
-            node.bindings
-                .matching(content.routing_key(), content.headers(), &mut matched);
+            match node.exchange.kind() {
+                ExchangeKind::Custom(kind) => {
+                    by_key = false;
+                    let Some(kind) = kinds.get(kind) else {
+                        return Err(unknown_kind(&node.exchange));
+                    };
+                    node.route_by(kind, content, &mut matched);
+                }
+                kind => {
+                    by_key &= *kind != ExchangeKind::Headers;
+                    node.bindings
+                        .matching(content.routing_key(), content.headers(), &mut matched);
+                }
+            }
             let mut visit = |name| {
                 if let Some(next) = self.exchanges.get(name)
                     && seen.insert(name)

@@ -128,6 +128,25 @@ pub async fn the_time_of_the_next_head_is_looked_after(broker: &Broker) {
     live.ack().await.unwrap();
 }
 
+/// Though the queue has something else to wait for, and for much longer.
+pub async fn a_short_time_is_looked_after_beside_a_long_one(broker: &Broker) {
+    let connection = broker.connect().await;
+    let jobs = jobs().message_ttl(SOON).expires(LONG);
+    let features = [
+        Feature::QueueExpiry,
+        Feature::QueueMessageTtl,
+        Feature::DeadLetter,
+    ];
+    if !has_queue_with(&connection, &features, &jobs).await {
+        return;
+    }
+    let mut late = connection.consumer(&Queue::new("late")).await.unwrap();
+    publish(&connection, "jobs", ["0"]).await;
+    let letter = collect_one(&mut late).await;
+    assert_eq!(fates(&letter), [("jobs", "expired", 1)]);
+    letter.ack().await.unwrap();
+}
+
 /// A consumer that comes later gets the live ones only.
 pub async fn an_expired_message_is_never_handed_out(broker: &Broker) {
     let connection = broker.connect().await;
