@@ -20,7 +20,8 @@ fn numbers(deliveries: &[Delivery]) -> Vec<u32> {
 async fn publish(connection: &kombu::Connection, queue: &str, numbers: std::ops::Range<u32>) {
     let producer = connection.producer(Exchange::default());
     let producer = producer.routing_key(queue).await.unwrap();
-    let messages = numbers.map(|number| producer.publish(&number));
+    let numbers: Vec<u32> = numbers.collect();
+    let messages = numbers.iter().map(|number| producer.publish(number));
     for answer in producer.batch(messages).await {
         answer.unwrap();
     }
