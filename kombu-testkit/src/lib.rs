@@ -58,6 +58,8 @@ pub mod expect;
 mod harness;
 pub mod history;
 mod poll;
+#[cfg(all(feature = "brokers", unix))]
+mod ports;
 mod run;
 pub mod table;
 
