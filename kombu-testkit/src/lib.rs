@@ -58,8 +58,10 @@ pub mod expect;
 mod harness;
 pub mod history;
 mod poll;
-#[cfg(all(feature = "brokers", unix))]
+#[cfg(any(all(feature = "brokers", unix), feature = "proxy"))]
 mod ports;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 mod run;
 pub mod table;
 
