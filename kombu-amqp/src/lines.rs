@@ -14,8 +14,8 @@ use crate::transport::Dialer;
 /// A publisher that the broker blocks must not hold up settles: so publishers have a connection of their own,
 /// opened with the first of them.
 pub(crate) struct Lines {
-    main: Connection,
-    publishing: OnceCell<Connection>,
+    main: Line,
+    publishing: OnceCell<Line>,
     dialer: Dialer,
     ended: Arc<watch::Sender<Option<String>>>,
     notices: broadcast::Sender<Notice>,
@@ -23,60 +23,47 @@ pub(crate) struct Lines {
     closed: OnceCell<()>,
 }
 
+/// A connection, and whether it is lost: its sender is dropped then.
+struct Line {
+    connection: Connection,
+    lost: watch::Receiver<()>,
+}
+
 impl Lines {
     pub(crate) async fn open(dialer: Dialer) -> Result<Self> {
-        let lines = Lines {
-            main: dialer.dial("").await?,
+        let ended = Arc::new(watch::Sender::new(None));
+        let notices = broadcast::Sender::new(16);
+        Ok(Lines {
+            main: watched(dialer.dial("").await?, &ended, &notices),
             publishing: OnceCell::new(),
             dialer,
-            ended: Arc::new(watch::Sender::new(None)),
-            notices: broadcast::Sender::new(16),
+            ended,
+            notices,
             closed: OnceCell::new(),
-        };
-        lines.watch(&lines.main);
-        Ok(lines)
+        })
     }
 
     /// A channel for everything but publishing.
     pub(crate) async fn channel(&self) -> Result<Channel> {
         self.check()?;
-        self.main.create_channel().await.map_err(classify)
+        self.main
+            .connection
+            .create_channel()
+            .await
+            .map_err(classify)
     }
 
     /// A channel for publishing.
     pub(crate) async fn publishing_channel(&self) -> Result<Channel> {
         self.check()?;
-        let connection = self
+        let line = self
             .publishing
             .get_or_try_init(|| async {
                 let connection = self.dialer.dial(" (publishing)").await?;
-                self.watch(&connection);
-                Ok::<_, Error>(connection)
+                Ok::<_, Error>(watched(connection, &self.ended, &self.notices))
             })
             .await?;
-        connection.create_channel().await.map_err(classify)
-    }
-
-    fn watch(&self, connection: &Connection) {
-        let mut events = Box::pin(connection.events_listener());
-        let (ended, notices) = (self.ended.clone(), self.notices.clone());
-        tokio::spawn(async move {
-            let reason = loop {
-                match events.next().await {
-                    // A soft one ends a channel, and is its user's.
-                    Some(Event::Error(error)) if error.is_amqp_soft_error() => {}
-                    Some(Event::Error(error)) => break error.to_string(),
-                    None => break "the connection is closed".to_owned(),
-                    // Nobody has to listen.
-                    Some(Event::ConnectionBlocked(reason)) => {
-                        drop(notices.send(Notice::Blocked { reason }));
-                    }
-                    Some(Event::ConnectionUnblocked) => drop(notices.send(Notice::Unblocked)),
-                    Some(_) => {}
-                }
-            };
-            end(&ended, reason);
-        });
+        line.connection.create_channel().await.map_err(classify)
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -123,8 +110,8 @@ impl Lines {
         self.closed
             .get_or_init(|| async {
                 let publishing = async {
-                    if let Some(connection) = self.publishing.get() {
-                        close(connection).await;
+                    if let Some(line) = self.publishing.get() {
+                        close(line).await;
                     }
                 };
                 tokio::join!(publishing, close(&self.main));
@@ -133,9 +120,49 @@ impl Lines {
     }
 }
 
-async fn close(connection: &Connection) {
-    if let Err(error) = connection.close(200, "bye".into()).await {
-        tracing::debug!(%error, "closing a connection");
+/// Watches a connection, whose loss ends the session.
+fn watched(
+    connection: Connection,
+    ended: &Arc<watch::Sender<Option<String>>>,
+    notices: &broadcast::Sender<Notice>,
+) -> Line {
+    let mut events = Box::pin(connection.events_listener());
+    let (ended, notices) = (ended.clone(), notices.clone());
+    let (here, lost) = watch::channel(());
+    tokio::spawn(async move {
+        let reason = loop {
+            match events.next().await {
+                // A soft one ends a channel, and is its user's.
+                Some(Event::Error(error)) if error.is_amqp_soft_error() => {}
+                Some(Event::Error(error)) => break error.to_string(),
+                None => break "the connection is closed".to_owned(),
+                // Nobody has to listen.
+                Some(Event::ConnectionBlocked(reason)) => {
+                    drop(notices.send(Notice::Blocked { reason }));
+                }
+                Some(Event::ConnectionUnblocked) => drop(notices.send(Notice::Unblocked)),
+                Some(_) => {}
+            }
+        };
+        end(&ended, reason);
+        drop(here);
+    });
+    Line { connection, lost }
+}
+
+/// lapin never answers if the connection is lost meanwhile, as it is where a network takes all of a session's
+/// connections with it.
+async fn close(line: &Line) {
+    let mut lost = line.lost.clone();
+    tokio::select! {
+        biased;
+        answer = line.connection.close(200, "bye".into()) => {
+            if let Err(error) = answer {
+                tracing::debug!(%error, "closing a connection");
+            }
+        }
+        // Nothing is ever sent: this is the end of the sender.
+        _ = lost.changed() => {}
     }
 }
 
