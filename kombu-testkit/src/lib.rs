@@ -59,6 +59,10 @@ mod freedom;
 mod harness;
 pub mod history;
 mod poll;
+#[cfg(any(all(feature = "brokers", unix), feature = "proxy"))]
+mod ports;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 mod run;
 pub mod table;
 
