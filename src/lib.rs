@@ -51,6 +51,8 @@ mod config;
 mod signal;
 
 pub use config::{Config, from_config};
+#[cfg(feature = "amqp")]
+pub use kombu_amqp as amqp;
 pub use kombu_core::declare::{
     Binding, DeclareMode, DeliveryMode, Exchange, ExchangeKind, Overflow, Queue, QueueType,
 };
@@ -92,7 +94,11 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// assert!(schemes.contains(&"memory"));
 /// ```
 pub fn registry() -> Registry {
-    let registry = Registry::new().without("memory", "memory");
+    let registry = Registry::new()
+        .without("memory", "memory")
+        .without("amqp", "amqp");
+    #[cfg(feature = "amqp")]
+    let registry = registry.with(amqp::Amqp);
     #[cfg(feature = "memory")]
     let registry = registry.with(memory::Memory);
     registry

@@ -4,5 +4,10 @@ use kombu_testkit::awkward::AwkwardHarness;
 use kombu_testkit::conformance;
 use kombu_tests::MemoryHarness;
 
+conformance!(
+    amqp,
+    kombu_tests::AmqpHarness::new(),
+    ignore_unless = kombu_test_amqp
+);
 conformance!(memory, MemoryHarness::new());
 conformance!(awkward, AwkwardHarness::new());

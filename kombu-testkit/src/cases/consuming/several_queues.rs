@@ -5,7 +5,7 @@ use kombu_core::{ErrorKind, Exchange, Queue};
 use super::numbers;
 use crate::Broker;
 use crate::cases::publish;
-use crate::expect::{assert_refused, collect, collect_one, texts};
+use crate::expect::{self, assert_refused, collect, collect_one, texts};
 
 /// Each delivery tells where it comes from.
 pub async fn a_consumer_receives_from_all_of_its_queues(broker: &Broker) {
@@ -41,7 +41,10 @@ pub async fn one_window_spans_all_queues(broker: &Broker) {
         _ => ("right", "left"),
     };
     broker.assert_counts(&connection, one, 0, 1).await;
-    broker.assert_counts(&connection, other, 1, 0).await;
+    // Where the broker doesn't tell what is unsettled, it doesn't tell what was fetched ahead either.
+    if expect::info(&connection, other).await.unsettled.is_some() {
+        broker.assert_counts(&connection, other, 1, 0).await;
+    }
     first.ack().await.unwrap();
     let second = collect_one(&mut consumer).await;
     assert_eq!(second.body(), other);

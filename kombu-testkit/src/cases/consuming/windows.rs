@@ -46,11 +46,17 @@ pub async fn every_outcome_makes_room(broker: &Broker) {
     let again = collect_one(&mut consumer).await;
     assert_eq!(again.body(), "release");
     again.retry().await.unwrap();
-    drop(collect_one(&mut consumer).await);
+    // Where a retry is a copy, it comes behind the last one.
+    let dropped = collect_one(&mut consumer).await;
+    let body = dropped.body().clone();
+    drop(dropped);
     let again = collect_one(&mut consumer).await;
-    assert_eq!(again.body(), "release");
+    assert_eq!(again.body(), &body);
     again.ack().await.unwrap();
-    assert_eq!(collect_one(&mut consumer).await.body(), "last");
+    let other = collect_one(&mut consumer).await;
+    let mut both = [&body[..], &other.body()[..]];
+    both.sort_unstable();
+    assert_eq!(both, [&b"last"[..], b"release"]);
 }
 
 /// Handlers in many tasks: the window is reached, and never exceeded.

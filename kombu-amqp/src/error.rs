@@ -1,0 +1,189 @@
+//! What lapin's errors mean in the terms of the messaging model.
+
+use kombu_core::message::Content;
+use kombu_core::{Error, ErrorKind};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+
+/// Classifies an error of an operation on a live connection.
+pub(crate) fn classify(error: lapin::Error) -> Error {
+    let (kind, code, text) = match error.kind() {
+        lapin::ErrorKind::ProtocolError(problem) => {
+            let kind = match problem.kind() {
+                AMQPErrorKind::Soft(soft) => of_soft(soft),
+                AMQPErrorKind::Hard(hard) => of_hard(hard),
+            };
+            let text = problem.get_message().as_str();
+            // RabbitMQ has no error of its own for it.
+            if text.contains("message size") {
+                (ErrorKind::TooLarge, Some(311), too_large(text))
+            } else {
+                (kind, Some(problem.get_id()), in_our_words(kind, text))
+            }
+        }
+        lapin::ErrorKind::ChannelsLimitReached => (
+            ErrorKind::Backpressure,
+            None,
+            "all channels of the connection are in use; raise `channel_max` here and on the broker"
+                .to_owned(),
+        ),
+        lapin::ErrorKind::ParsingError(_) | lapin::ErrorKind::SerialisationError(_) => {
+            (ErrorKind::Protocol, None, error.to_string())
+        }
+        // Whatever else happens to a channel or a connection means that it is gone.
+        _ => (ErrorKind::ConnectionLost, None, error.to_string()),
+    };
+    let classified = Error::new(kind, text).with_source(error);
+    match code {
+        Some(code) => classified.with_code(code),
+        None => classified,
+    }
+}
+
+fn too_large(text: &str) -> String {
+    format!("{text}; raise `max_message_size` on the broker, or set it here to what that takes")
+}
+
+fn of_soft(error: &AMQPSoftError) -> ErrorKind {
+    match error {
+        AMQPSoftError::CONTENTTOOLARGE => ErrorKind::TooLarge,
+        AMQPSoftError::NOROUTE => ErrorKind::Unroutable,
+        AMQPSoftError::NOCONSUMERS => ErrorKind::NoConsumers,
+        AMQPSoftError::ACCESSREFUSED => ErrorKind::AccessRefused,
+        AMQPSoftError::NOTFOUND => ErrorKind::NotFound,
+        AMQPSoftError::RESOURCELOCKED => ErrorKind::ResourceLocked,
+        AMQPSoftError::PRECONDITIONFAILED => ErrorKind::PreconditionFailed,
+    }
+}
+
+fn of_hard(error: &AMQPHardError) -> ErrorKind {
+    match error {
+        AMQPHardError::CONNECTIONFORCED => ErrorKind::ConnectionLost,
+        AMQPHardError::INVALIDPATH | AMQPHardError::NOTALLOWED => ErrorKind::AccessRefused,
+        AMQPHardError::NOTIMPLEMENTED => ErrorKind::Unsupported,
+        AMQPHardError::RESOURCEERROR => ErrorKind::Backpressure,
+        _ => ErrorKind::Protocol,
+    }
+}
+
+/// Classifies an error of an attempt to connect: what the broker refuses then won't get better by itself.
+pub(crate) fn classify_connect(error: lapin::Error) -> Error {
+    let refused = match error.kind() {
+        lapin::ErrorKind::ProtocolError(problem) => matches!(
+            problem.kind(),
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)
+                | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED | AMQPHardError::INVALIDPATH)
+        ),
+        _ => false,
+    };
+    let classified = classify(error);
+    if !refused {
+        return classified;
+    }
+    let code = classified.code();
+    let error = Error::new(
+        ErrorKind::Credentials,
+        format!(
+            "the broker refused user, password or virtual host: {}",
+            classified.message()
+        ),
+    )
+    .with_source(classified);
+    match code {
+        Some(code) => error.with_code(code),
+        None => error,
+    }
+}
+
+/// The session is over.
+pub(crate) fn lost(reason: impl Into<String>) -> Error {
+    Error::new(ErrorKind::ConnectionLost, reason)
+}
+
+pub(crate) fn settle_lost() -> Error {
+    Error::new(
+        ErrorKind::SettleLost,
+        "the session that delivered this message is gone; the message goes to another consumer",
+    )
+}
+
+/// RabbitMQ's text, with the thing as we write it, the attribute by its name here, and the way out.
+fn in_our_words(kind: ErrorKind, text: &str) -> String {
+    let named = |what: &str| {
+        let (_, rest) = text.split_once(&format!("{what} '"))?;
+        rest.split_once('\'').map(|(name, _)| name)
+    };
+    let thing = named("queue")
+        .map(|name| ("queue", name))
+        .or_else(|| named("exchange").map(|name| ("exchange", name)));
+    let Some((what, name)) = thing else {
+        return text.to_owned();
+    };
+    match kind {
+        ErrorKind::NotFound => format!(
+            "no {what} `{name}`; declare it with `connection.declare_{what}`, or open what uses it with its \
+             declaration"
+        ),
+        ErrorKind::PreconditionFailed => match named("inequivalent arg") {
+            Some(argument) => format!(
+                "{what} `{name}` is there with another declaration: {} ({text}); declare it as it is, verify it with \
+                 `.passive()`, or delete it first",
+                attribute(argument)
+            ),
+            None => format!("{what} `{name}`: {text}"),
+        },
+        _ => format!("{what} `{name}`: {text}"),
+    }
+}
+
+/// `x-message-ttl` is our `message_ttl`; what isn't an argument has the same name.
+fn attribute(argument: &str) -> String {
+    match argument.strip_prefix("x-") {
+        Some("queue-type") => format!("`type` ({argument})"),
+        Some(known) => format!("`{}` ({argument})", known.replace('-', "_")),
+        None => format!("`{argument}`"),
+    }
+}
+
+/// What an error on a publishing channel is about.
+pub(crate) enum Culprit {
+    /// Publishes to this exchange.
+    Exchange(String),
+    /// Messages whose user isn't who published them.
+    User(String),
+    /// Bodies of so many bytes.
+    Size(usize),
+}
+
+/// Finds out from its text what an error of the broker is about.
+pub(crate) fn culprit(error: &Error) -> Option<Culprit> {
+    let text = error.message();
+    let between = |before: &str, after: char| {
+        let (_, rest) = text.split_once(before)?;
+        rest.split_once(after).map(|(found, _)| found.to_owned())
+    };
+    if let Some(user) = between("user_id property set to '", '\'') {
+        return Some(Culprit::User(user));
+    }
+    if let Some(size) = between("message size ", ' ') {
+        return size.parse().ok().map(Culprit::Size);
+    }
+    between("exchange `", '`').map(Culprit::Exchange)
+}
+
+impl Culprit {
+    pub(crate) fn exchange(&self) -> Option<&str> {
+        match self {
+            Culprit::Exchange(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Whether a publish is one that the error is about.
+    pub(crate) fn is(&self, exchange: &str, content: &Content) -> bool {
+        match self {
+            Culprit::Exchange(name) => exchange == name,
+            Culprit::User(user) => content.user_id() == Some(user),
+            Culprit::Size(size) => content.body().len() == *size,
+        }
+    }
+}

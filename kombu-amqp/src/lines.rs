@@ -1,0 +1,238 @@
+//! The connections to the broker of one session, and when it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kombu_core::driver::{BoxFuture, Notice, Notices};
+use kombu_core::{Error, Result};
+use lapin::{Channel, Connection, Event};
+use tokio::sync::{Mutex, OnceCell, broadcast, watch};
+use tokio::time::timeout;
+
+use crate::error::{classify, lost};
+use crate::transport::Dialer;
+
+/// How long the broker has to answer the end of a connection. A blocked one doesn't read that it ends.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A publisher that the broker blocks must not hold up settles: so publishers have a connection of their own,
+/// opened with the first of them.
+pub(crate) struct Lines {
+    main: Line,
+    publishing: OnceCell<Line>,
+    /// For what the broker may refuse, once refusals may have used up half of the channels of the main connection.
+    spare: Mutex<Option<Line>>,
+    refusals: AtomicUsize,
+    dialer: Dialer,
+    ended: Arc<watch::Sender<Option<String>>>,
+    notices: broadcast::Sender<Notice>,
+    /// Of two calls that close a connection of lapin's at the same time, one never returns.
+    closed: OnceCell<()>,
+}
+
+/// A connection, and whether it is lost: its sender is dropped then.
+struct Line {
+    connection: Connection,
+    lost: watch::Receiver<()>,
+}
+
+impl Lines {
+    pub(crate) async fn open(dialer: Dialer) -> Result<Self> {
+        let ended = Arc::new(watch::Sender::new(None));
+        let notices = broadcast::Sender::new(16);
+        Ok(Lines {
+            main: watched(dialer.dial("").await?, &ended, &notices),
+            publishing: OnceCell::new(),
+            spare: Mutex::default(),
+            refusals: AtomicUsize::new(0),
+            dialer,
+            ended,
+            notices,
+            closed: OnceCell::new(),
+        })
+    }
+
+    /// A channel for everything but publishing.
+    pub(crate) async fn channel(&self) -> Result<Channel> {
+        self.check()?;
+        let channel = open_channel(&self.main).await;
+        self.checked(channel)
+    }
+
+    /// A channel for what the broker may refuse, and what belongs to no connection.
+    pub(crate) async fn spare_channel(&self) -> Result<Channel> {
+        let most = usize::from(self.main.connection.configuration().channel_max());
+        if self.refusals.load(Ordering::Relaxed) < most / 2 {
+            return self.channel().await;
+        }
+        self.check()?;
+        let mut spare = self.spare.lock().await;
+        if let Some(line) = &*spare
+            && let Ok(channel) = open_channel(line).await
+        {
+            return Ok(channel);
+        }
+        let connection = self.dialer.dial(" (declaring)").await?;
+        // The session goes on without it.
+        let line = spare.insert(watched(connection, &Arc::default(), &self.notices));
+        open_channel(line).await.map_err(classify)
+    }
+
+    /// The broker has closed a channel.
+    pub(crate) fn refused(&self) {
+        self.refusals.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A channel for publishing.
+    pub(crate) async fn publishing_channel(&self) -> Result<Channel> {
+        self.check()?;
+        let line = self
+            .publishing
+            .get_or_try_init(|| async {
+                let connection = self.dialer.dial(" (publishing)").await?;
+                Ok::<_, Error>(watched(connection, &self.ended, &self.notices))
+            })
+            .await?;
+        let channel = open_channel(line).await;
+        self.checked(channel)
+    }
+
+    /// Without channels to open, nothing works but a fresh session.
+    fn checked(&self, channel: lapin::Result<Channel>) -> Result<Channel> {
+        channel.map_err(|error| {
+            let exhausted = matches!(error.kind(), lapin::ErrorKind::ChannelsLimitReached);
+            if exhausted && self.refusals.load(Ordering::Relaxed) > 0 {
+                self.end("the connection has no channels left; the next one has");
+                return lost("the connection has no channels left");
+            }
+            classify(error)
+        })
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        match &*self.ended.borrow() {
+            None => Ok(()),
+            Some(reason) => Err(lost(reason.clone())),
+        }
+    }
+
+    pub(crate) fn end(&self, reason: &str) {
+        end(&self.ended, reason.to_owned());
+    }
+
+    pub(crate) fn closed(&self) -> BoxFuture<'static, Error> {
+        let mut ended = self.ended.subscribe();
+        Box::pin(async move {
+            let reason = match ended.wait_for(Option::is_some).await {
+                Ok(reason) => reason.clone(),
+                Err(_) => None,
+            };
+            lost(reason.unwrap_or_else(|| "the session has ended".to_owned()))
+        })
+    }
+
+    pub(crate) fn notices(&self) -> Notices {
+        let receiver = self.notices.subscribe();
+        Box::pin(futures_util::stream::unfold(
+            receiver,
+            |mut receiver| async {
+                loop {
+                    match receiver.recv().await {
+                        Ok(notice) => return Some((notice, receiver)),
+                        Err(broadcast::error::RecvError::Lagged(_)) => {}
+                        Err(broadcast::error::RecvError::Closed) => return None,
+                    }
+                }
+            },
+        ))
+    }
+
+    /// Closes both, and returns when the broker has answered. One that is gone already needs no closing.
+    pub(crate) async fn close(&self) {
+        self.end("the session was closed");
+        self.closed
+            .get_or_init(|| async {
+                let publishing = async {
+                    if let Some(line) = self.publishing.get() {
+                        close(line).await;
+                    }
+                };
+                let spare = async {
+                    if let Some(line) = &*self.spare.lock().await {
+                        close(line).await;
+                    }
+                };
+                tokio::join!(publishing, spare, close(&self.main));
+            })
+            .await;
+    }
+}
+
+/// Watches a connection, whose loss ends the session.
+fn watched(
+    connection: Connection,
+    ended: &Arc<watch::Sender<Option<String>>>,
+    notices: &broadcast::Sender<Notice>,
+) -> Line {
+    let mut events = Box::pin(connection.events_listener());
+    let (ended, notices) = (ended.clone(), notices.clone());
+    let (here, lost) = watch::channel(());
+    tokio::spawn(async move {
+        let reason = loop {
+            match events.next().await {
+                // A soft one ends a channel, and is its user's.
+                Some(Event::Error(error)) if error.is_amqp_soft_error() => {}
+                Some(Event::Error(error)) => break error.to_string(),
+                None => break "the connection is closed".to_owned(),
+                // Nobody has to listen.
+                Some(Event::ConnectionBlocked(reason)) => {
+                    drop(notices.send(Notice::Blocked { reason }));
+                }
+                Some(Event::ConnectionUnblocked) => drop(notices.send(Notice::Unblocked)),
+                Some(_) => {}
+            }
+        };
+        end(&ended, reason);
+        drop(here);
+    });
+    Line { connection, lost }
+}
+
+/// lapin never answers if the connection is lost meanwhile, as it is where a network takes all of a session's
+/// connections with it.
+async fn close(line: &Line) {
+    let mut lost = line.lost.clone();
+    tokio::select! {
+        biased;
+        answer = timeout(PATIENCE, line.connection.close(200, "bye".into())) => match answer {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "closing a connection"),
+            Err(_) => tracing::debug!("the broker doesn't answer that a connection is closed"),
+        },
+        // Nothing is ever sent: this is the end of the sender.
+        _ = lost.changed() => {}
+    }
+}
+
+/// Opens a channel with a number that works: one whose channel the broker has closed gives lapin the error of that
+/// time, without asking the broker, and isn't given out again.
+async fn open_channel(line: &Line) -> lapin::Result<Channel> {
+    loop {
+        match line.connection.create_channel().await {
+            Err(error) if error.is_amqp_soft_error() => {}
+            answer => return answer,
+        }
+    }
+}
+
+fn end(ended: &watch::Sender<Option<String>>, reason: String) {
+    ended.send_if_modified(|ended| {
+        let first = ended.is_none();
+        if first {
+            *ended = Some(reason);
+        }
+        first
+    });
+}

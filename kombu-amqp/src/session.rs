@@ -1,0 +1,513 @@
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kombu_core::declare::{Binding, DeclareMode, Exchange, Queue};
+use kombu_core::driver::{
+    BoxFuture, Capabilities, Connection, DeleteQueue, Destination, Notices, Publisher, QueueInfo,
+    RawDelivery, Settle, SubscribeOptions, Subscription,
+};
+use kombu_core::{Error, ErrorKind, Name, Result};
+use lapin::options::{
+    BasicConsumeOptions, BasicGetOptions, BasicQosOptions, ExchangeBindOptions,
+    ExchangeDeclareOptions, ExchangeDeleteOptions, ExchangeUnbindOptions, QueueBindOptions,
+    QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{Channel, ExchangeKind};
+use parking_lot::Mutex;
+use tokio::sync::Mutex as Slot;
+
+use crate::error::classify;
+use crate::fields::{short, table_to};
+use crate::ladder::Ladder;
+use crate::lines::Lines;
+use crate::message::received;
+use crate::publisher::AmqpPublisher;
+use crate::settler::{AmqpSettler, Lane};
+use crate::subscription::AmqpSubscription;
+use crate::under_way::UnderWay;
+
+/// How long the end of a session waits for the broker's answers.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// One session with the broker.
+pub(crate) struct Session(Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) lines: Lines,
+    capabilities: Capabilities,
+    /// For declarations, one after the other. An error of the broker closes a channel; the next operation opens
+    /// another one.
+    control: Slot<Option<Channel>>,
+    /// The same for what belongs to this connection, once the others have a connection of their own.
+    own: Slot<Option<Channel>>,
+    get: Slot<Option<(Channel, Lane)>>,
+    gotten: OnceLock<Arc<AmqpSettler>>,
+    /// Exchanges that were there when this session looked.
+    exchanges: Mutex<HashSet<Name>>,
+    /// What this session has declared.
+    queues: Mutex<HashMap<Name, Arc<Queue>>>,
+    settlers: Mutex<Vec<Weak<AmqpSettler>>>,
+    pub(crate) under_way: UnderWay,
+    pub(crate) ladder: Ladder,
+    /// Somebody here doesn't want what is published here.
+    marks_own: AtomicBool,
+}
+
+impl Session {
+    pub(crate) fn open(lines: Lines, capabilities: Capabilities) -> Arc<dyn Connection> {
+        Arc::new(Session(Arc::new(Shared {
+            lines,
+            capabilities,
+            control: Slot::default(),
+            own: Slot::default(),
+            get: Slot::default(),
+            gotten: OnceLock::new(),
+            exchanges: Mutex::default(),
+            queues: Mutex::default(),
+            settlers: Mutex::default(),
+            under_way: UnderWay::default(),
+            ladder: Ladder::default(),
+            marks_own: AtomicBool::new(false),
+        })))
+    }
+}
+
+impl Drop for Session {
+    /// Its tasks hold what they share, and would wait for ever.
+    fn drop(&mut self) {
+        self.0.lines.end("nobody uses the session any more");
+    }
+}
+
+/// Whom a declaration concerns.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Owner {
+    Anybody,
+    /// Only this connection may touch it.
+    ThisConnection,
+}
+
+impl Shared {
+    /// Runs one operation on the channel for declarations.
+    ///
+    /// The channel goes back only after success: one that the broker has closed, or whose answer nobody waited for,
+    /// isn't used again.
+    pub(crate) async fn control<T>(
+        &self,
+        owner: Owner,
+        work: impl AsyncFnOnce(&Channel) -> lapin::Result<T>,
+    ) -> Result<T> {
+        let slot = match owner {
+            Owner::Anybody => &self.control,
+            Owner::ThisConnection => &self.own,
+        };
+        let mut slot = slot.lock().await;
+        let channel = match (slot.take(), owner) {
+            (Some(channel), _) => channel,
+            (None, Owner::Anybody) => self.lines.spare_channel().await?,
+            (None, Owner::ThisConnection) => self.lines.channel().await?,
+        };
+        let answer = work(&channel).await.map_err(|error| self.refusal(error))?;
+        *slot = Some(channel);
+        Ok(answer)
+    }
+
+    /// Classifies what the broker answered on a channel, which it has closed with it.
+    pub(crate) fn refusal(&self, error: lapin::Error) -> Error {
+        if error.is_amqp_soft_error() {
+            self.lines.refused();
+        }
+        let error = classify(error);
+        if error.kind() == ErrorKind::ConnectionLost {
+            // The next session is waited for, so this one has to be over.
+            self.lines.end(error.message());
+        }
+        error
+    }
+
+    /// Whether only this connection may touch the queue.
+    pub(crate) fn owner_of(&self, queue: &Name) -> Owner {
+        let is_exclusive = |queue: Arc<Queue>| queue.is_exclusive();
+        match self.declared(queue).is_some_and(is_exclusive) {
+            true => Owner::ThisConnection,
+            false => Owner::Anybody,
+        }
+    }
+
+    fn owner_of_destination(&self, destination: &Destination) -> Owner {
+        match destination {
+            Destination::Queue(queue) => self.owner_of(queue),
+            Destination::Exchange(_) => Owner::Anybody,
+        }
+    }
+
+    /// The queue as this session has declared it.
+    pub(crate) fn declared(&self, queue: &Name) -> Option<Arc<Queue>> {
+        self.queues.lock().get(queue).cloned()
+    }
+
+    /// A consumer of this queue has gone, and nothing has gone back.
+    ///
+    /// Where only one consumer is active at a time, RabbitMQ then makes another one the active one but sends it nothing
+    /// until something else happens to the queue (3.10.8). Another consumer that comes is such a thing.
+    pub(crate) async fn wake_next_consumer(&self, queue: &Name) {
+        let is_single = |queue: Arc<Queue>| queue.is_single_active_consumer();
+        if !self.declared(queue).is_some_and(is_single) {
+            return;
+        }
+        let woken = async {
+            if self.passive_queue(queue).await?.consumers == 0 {
+                return Ok(());
+            }
+            let channel = self.lines.channel().await?;
+            let woken = async {
+                channel.basic_qos(1, BasicQosOptions::default()).await?;
+                let options = BasicConsumeOptions::default();
+                let queue = queue.as_str().into();
+                channel
+                    .basic_consume(queue, "kombu.wake".into(), options, FieldTable::default())
+                    .await?;
+                channel.close(200, "bye".into()).await
+            };
+            woken.await.map_err(|error| self.refusal(error))
+        };
+        if let Err(error) = woken.await {
+            tracing::debug!(%error, %queue, "the next consumer may have to wait for the next message");
+        }
+    }
+
+    pub(crate) fn mark_own_messages(&self) {
+        self.marks_own.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn marks_own_messages(&self) -> bool {
+        self.marks_own.load(Ordering::Relaxed)
+    }
+
+    /// Whether an exchange is there: publishing to one that isn't would cost a channel, and with it the confirms of
+    /// everybody who publishes on it.
+    pub(crate) async fn find_exchange(&self, name: &Name) -> Result<()> {
+        if name.is_empty() || self.exchanges.lock().contains(name) {
+            return Ok(());
+        }
+        self.passive_exchange(name).await?;
+        self.exchanges.lock().insert(name.clone());
+        Ok(())
+    }
+
+    async fn passive_exchange(&self, name: &Name) -> Result<()> {
+        let exchange = short(name)?;
+        self.control(Owner::Anybody, async |channel| {
+            let options = ExchangeDeclareOptions {
+                passive: true,
+                ..ExchangeDeclareOptions::default()
+            };
+            channel
+                .exchange_declare(
+                    exchange,
+                    ExchangeKind::Direct,
+                    options,
+                    FieldTable::default(),
+                )
+                .await
+        })
+        .await
+    }
+
+    pub(crate) fn forget_exchange(&self, name: &str) {
+        self.exchanges.lock().remove(name);
+    }
+
+    pub(crate) async fn passive_queue(&self, name: &Name) -> Result<QueueInfo> {
+        let queue = short(name)?;
+        let found = self
+            .control(self.owner_of(name), async |channel| {
+                let options = QueueDeclareOptions {
+                    passive: true,
+                    ..QueueDeclareOptions::default()
+                };
+                channel
+                    .queue_declare(queue, options, FieldTable::default())
+                    .await
+            })
+            .await?;
+        Ok(info(name, &found))
+    }
+
+    pub(crate) fn add_settler(&self, settler: &Arc<AmqpSettler>) {
+        let mut settlers = self.settlers.lock();
+        settlers.retain(|settler| settler.strong_count() > 0);
+        settlers.push(Arc::downgrade(settler));
+    }
+
+    /// The queue is gone; what was retried must not turn up in another one of its name.
+    fn forget_queue(&self, name: &Name) {
+        self.queues.lock().remove(name);
+        let settlers = self.settlers.lock();
+        for settler in settlers.iter().filter_map(Weak::upgrade) {
+            settler.orphan(name);
+        }
+    }
+}
+
+fn info(name: &Name, queue: &lapin::Queue) -> QueueInfo {
+    QueueInfo::new(
+        name.clone(),
+        u64::from(queue.message_count()),
+        None,
+        u64::from(queue.consumer_count()),
+    )
+}
+
+#[async_trait]
+impl Connection for Session {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities
+    }
+
+    async fn declare_exchange(&self, exchange: &Exchange, mode: DeclareMode) -> Result<()> {
+        match mode {
+            DeclareMode::Never => return Ok(()),
+            DeclareMode::Verify => return self.0.passive_exchange(exchange.name()).await,
+            DeclareMode::Ensure => {}
+        }
+        let name = short(exchange.name())?;
+        let arguments = table_to(&exchange.arguments_table())?;
+        let options = ExchangeDeclareOptions {
+            durable: exchange.is_durable(),
+            auto_delete: exchange.is_auto_delete(),
+            internal: exchange.is_internal(),
+            ..ExchangeDeclareOptions::default()
+        };
+        let kind = ExchangeKind::Custom(exchange.kind().as_str().to_owned());
+        self.0
+            .control(Owner::Anybody, async |channel| {
+                channel
+                    .exchange_declare(name, kind, options, arguments)
+                    .await
+            })
+            .await
+    }
+
+    async fn delete_exchange(&self, name: &Name, if_unused: bool) -> Result<()> {
+        self.0.forget_exchange(name);
+        let exchange = short(name)?;
+        let options = ExchangeDeleteOptions {
+            if_unused,
+            ..ExchangeDeleteOptions::default()
+        };
+        self.0
+            .control(Owner::Anybody, async |channel| {
+                channel.exchange_delete(exchange, options).await
+            })
+            .await
+    }
+
+    async fn declare_queue(&self, queue: &Queue, mode: DeclareMode) -> Result<QueueInfo> {
+        let name = queue.name();
+        match mode {
+            DeclareMode::Never | DeclareMode::Verify => return self.0.passive_queue(name).await,
+            DeclareMode::Ensure => {}
+        }
+        let sent = short(name)?;
+        let arguments = table_to(&queue.arguments_table())?;
+        let options = QueueDeclareOptions {
+            durable: queue.is_durable(),
+            exclusive: queue.is_exclusive(),
+            auto_delete: queue.is_auto_delete(),
+            ..QueueDeclareOptions::default()
+        };
+        let owner = match queue.is_exclusive() {
+            true => Owner::ThisConnection,
+            false => self.0.owner_of(name),
+        };
+        let declared = self
+            .0
+            .control(owner, async |channel| {
+                channel.queue_declare(sent, options, arguments).await
+            })
+            .await?;
+        let mut queues = self.0.queues.lock();
+        queues.insert(name.clone(), Arc::new(queue.clone()));
+        Ok(info(name, &declared))
+    }
+
+    async fn delete_queue(&self, name: &Name, options: DeleteQueue) -> Result<u64> {
+        let queue = short(name)?;
+        let options = QueueDeleteOptions {
+            if_unused: options.if_unused,
+            if_empty: options.if_empty,
+            ..QueueDeleteOptions::default()
+        };
+        let messages = self
+            .0
+            .control(self.0.owner_of(name), async |channel| {
+                channel.queue_delete(queue, options).await
+            })
+            .await?;
+        self.0.forget_queue(name);
+        Ok(u64::from(messages))
+    }
+
+    async fn purge_queue(&self, name: &Name) -> Result<u64> {
+        let queue = short(name)?;
+        let messages = self
+            .0
+            .control(self.0.owner_of(name), async |channel| {
+                channel
+                    .queue_purge(queue, QueuePurgeOptions::default())
+                    .await
+            })
+            .await?;
+        Ok(u64::from(messages))
+    }
+
+    async fn bind(&self, destination: &Destination, binding: &Binding) -> Result<()> {
+        let source = short(binding.exchange().name())?;
+        let key = short(binding.get_routing_key())?;
+        let arguments = table_to(binding.arguments())?;
+        let owner = self.0.owner_of_destination(destination);
+        self.0
+            .control(owner, async |channel| match destination {
+                Destination::Queue(queue) => {
+                    let options = QueueBindOptions::default();
+                    channel
+                        .queue_bind(queue.as_str().into(), source, key, options, arguments)
+                        .await
+                }
+                Destination::Exchange(exchange) => {
+                    let options = ExchangeBindOptions::default();
+                    channel
+                        .exchange_bind(exchange.as_str().into(), source, key, options, arguments)
+                        .await
+                }
+            })
+            .await
+    }
+
+    async fn unbind(&self, destination: &Destination, binding: &Binding) -> Result<()> {
+        let source = short(binding.exchange().name())?;
+        let key = short(binding.get_routing_key())?;
+        let arguments = table_to(binding.arguments())?;
+        let owner = self.0.owner_of_destination(destination);
+        self.0
+            .control(owner, async |channel| match destination {
+                Destination::Queue(queue) => {
+                    channel
+                        .queue_unbind(queue.as_str().into(), source, key, arguments)
+                        .await
+                }
+                Destination::Exchange(exchange) => {
+                    let options = ExchangeUnbindOptions::default();
+                    channel
+                        .exchange_unbind(exchange.as_str().into(), source, key, options, arguments)
+                        .await
+                }
+            })
+            .await
+    }
+
+    async fn queue_info(&self, name: &Name) -> Result<QueueInfo> {
+        self.0.passive_queue(name).await
+    }
+
+    async fn open_publisher(&self) -> Result<Arc<dyn Publisher>> {
+        Ok(Arc::new(AmqpPublisher::open(self.0.clone()).await?))
+    }
+
+    async fn open_subscription(
+        &self,
+        queues: &[Name],
+        options: &SubscribeOptions,
+    ) -> Result<Box<dyn Subscription>> {
+        let mut subscription = Box::new(AmqpSubscription::new(self.0.clone(), *options));
+        for queue in queues {
+            if let Err(error) = subscription.add(queue).await {
+                subscription.cancel().await?;
+                return Err(error);
+            }
+        }
+        Ok(subscription)
+    }
+
+    async fn get(
+        &self,
+        queue: &Name,
+        no_ack: bool,
+    ) -> Result<Option<(RawDelivery, Arc<dyn Settle>)>> {
+        // A get from a queue that isn't there would close the channel, and with it what others hold there.
+        self.0.passive_queue(queue).await?;
+        let name = short(queue)?;
+        let mut slot = self.0.get.lock().await;
+        let (channel, lane) = match slot.take() {
+            Some(open) if open.0.status().connected() => open,
+            last => {
+                if let (Some((_, lane)), Some(settler)) = (last, self.0.gotten.get()) {
+                    settler.lose(&lane);
+                }
+                let channel = self.0.lines.channel().await?;
+                let lane = Lane::open(self.0.clone(), channel.clone());
+                (channel, lane)
+            }
+        };
+        let got = channel.basic_get(name, BasicGetOptions { no_ack }).await;
+        let got = got.map_err(|error| self.0.refusal(error))?;
+        *slot = Some((channel, lane.clone()));
+        let Some(message) = got else {
+            return Ok(None);
+        };
+        let settler = self.0.gotten.get_or_init(|| AmqpSettler::new(&self.0, 0));
+        let delivery = message.delivery;
+        let (envelope, failures) = received(
+            delivery.exchange.as_str(),
+            delivery.routing_key.as_str(),
+            &delivery.properties,
+            delivery.data,
+        );
+        let tag = delivery.delivery_tag;
+        let raw = RawDelivery {
+            id: match no_ack {
+                true => tag,
+                false => settler.hold(&lane, tag, queue, &envelope, failures),
+            },
+            envelope,
+            failures: failures.all(),
+            queue: 0,
+            redelivered: delivery.redelivered || failures.copied > 0,
+        };
+        Ok(Some((raw, settler.clone())))
+    }
+
+    fn closed(&self) -> BoxFuture<'static, Error> {
+        self.0.lines.closed()
+    }
+
+    fn notices(&self) -> Notices {
+        self.0.lines.notices()
+    }
+
+    /// lapin's own heartbeats find out that the broker is gone; what this asks for has to come back through it.
+    async fn ping(&self) -> Result<()> {
+        self.0.lines.check()?;
+        self.0
+            .passive_exchange(&Name::from_static("amq.direct"))
+            .await
+    }
+
+    async fn close(&self) -> Result<()> {
+        if self.0.lines.check().is_ok() {
+            tokio::select! {
+                biased;
+                _ = self.0.lines.closed() => {}
+                () = self.0.under_way.none() => {}
+                () = tokio::time::sleep(FLUSH) => {}
+            }
+        }
+        self.0.lines.close().await;
+        Ok(())
+    }
+}
