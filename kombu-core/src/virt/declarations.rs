@@ -1,6 +1,6 @@
 //! What a declaration changes in the table, and what it conflicts with.
 
-use crate::declare::{Binding, DeclareMode, Exchange, ExchangeKind, Queue};
+use crate::declare::{Binding, DeclareMode, Exchange, ExchangeKind, Queue, check_match};
 use crate::driver::{DeleteQueue, Destination, ExchangeKinds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
@@ -137,9 +137,9 @@ pub(super) fn bind(table: &Table, record: &BindingRecord, session: u64) -> Resul
     if let Destination::Queue(name) = &record.destination {
         check_access(table, name, session)?;
     }
-    if table.exchange(&record.source).is_none() {
+    let Some(source) = table.exchange(&record.source) else {
         return Err(missing_exchange(&record.source));
-    }
+    };
     match &record.destination {
         Destination::Queue(name) if table.queue(name).is_none() => {
             return Err(missing_queue(name));
@@ -149,6 +149,8 @@ pub(super) fn bind(table: &Table, record: &BindingRecord, session: u64) -> Resul
         }
         _ => {}
     }
+    // The one who binds need not know of which kind the exchange is.
+    check_match(source, &record.arguments)?;
     if table.is_bound(record) {
         return Ok(Vec::new());
     }

@@ -119,12 +119,22 @@ impl Oracle {
         names: &Names,
         patience: Duration,
     ) -> Option<(usize, Observed, Observed)> {
-        let model = self.model.observe(sequence, names).await;
+        let mut model = self.model.observe(sequence, names).await;
+        model.truncate(self.decided(sequence, names, &model).await);
         let other = self.other.follow(sequence, names, &model, patience).await;
         let pairs = model.into_iter().zip(other);
         let mut pairs = pairs.enumerate();
         let (step, (model, other)) = pairs.find(|(_, (model, other))| model != other)?;
         Some((step, model, other))
+    }
+
+    /// How many steps of the model don't depend on the order in which queues get a message.
+    async fn decided(&self, sequence: &Sequence, names: &Names, model: &[Observed]) -> usize {
+        let sequence = freedoms::mirrored(sequence).unwrap();
+        let mirror = self.model.observe(&sequence, names).await;
+        let mut pairs = model.iter().zip(&mirror);
+        let undecided = pairs.position(|(one, mirror)| *one != freedoms::mirrored(mirror).unwrap());
+        undecided.unwrap_or(model.len())
     }
 }
 

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use kombu_core::declare::{DeliveryMode, Exchange, Queue};
 use kombu_core::{Connection, Delivery, Error, ErrorKind, Name, Producer, Result, Settling};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::freedoms;
@@ -14,7 +14,7 @@ use crate::Broker;
 const EMPTY: &str = "oracle-empty";
 
 /// What a user sees of one step.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Observed {
     pub(super) answer: Value,
     /// Ready messages, by queue; queues that aren't there have none.

@@ -6,6 +6,10 @@ use kombu_core::declare::{Binding, Exchange, Overflow, Queue};
 use kombu_core::{FieldTable, FieldValue, Name};
 use serde::{Deserialize, Serialize};
 
+/// How many queues there are, and what their names have before their number, which has one digit.
+pub(super) const QUEUES: usize = 4;
+pub(super) const QUEUE: &str = "-jobs";
+
 /// Messages either die at once or outlive every test: nothing depends on how fast a machine is.
 const TIMES_TO_LIVE: [Duration; 2] = [Duration::ZERO, Duration::from_secs(3600)];
 
@@ -155,11 +159,11 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn of(seed: u64) -> Self {
-        let name = |thing: &str, number: usize| Name::from(format!("oracle-{seed}-{thing}{number}"));
+        let name = |thing: &str, number: usize| Name::from(format!("oracle-{seed}{thing}{number}"));
         Names {
-            queues: (0..4).map(|number| name("queue", number)).collect(),
-            exchanges: (0..4).map(|number| name("exchange", number)).collect(),
-            missing: name("missing", 0),
+            queues: (0..QUEUES).map(|number| name(QUEUE, number)).collect(),
+            exchanges: (0..4).map(|number| name("-exchange", number)).collect(),
+            missing: name("-missing", 0),
         }
     }
 }
