@@ -64,7 +64,8 @@ fn simpler(step: &Step) -> Vec<Step> {
         part.pointer_mut(object)?.as_object_mut()?.remove(key)?;
         serde_json::from_value(part).ok()
     });
-    parts.collect()
+    // An attribute that follows from another one comes back.
+    parts.filter(|part| part != step).collect()
 }
 
 /// All keys of all objects, with the path of the object.
