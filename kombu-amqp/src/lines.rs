@@ -19,6 +19,8 @@ pub(crate) struct Lines {
     dialer: Dialer,
     ended: Arc<watch::Sender<Option<String>>>,
     notices: broadcast::Sender<Notice>,
+    /// Of two calls that close a connection of lapin's at the same time, one never returns.
+    closed: OnceCell<()>,
 }
 
 impl Lines {
@@ -29,6 +31,7 @@ impl Lines {
             dialer,
             ended: Arc::new(watch::Sender::new(None)),
             notices: broadcast::Sender::new(16),
+            closed: OnceCell::new(),
         };
         lines.watch(&lines.main);
         Ok(lines)
@@ -114,15 +117,25 @@ impl Lines {
         ))
     }
 
-    /// Closes both. One that is gone already needs no closing.
+    /// Closes both, and returns when the broker has answered. One that is gone already needs no closing.
     pub(crate) async fn close(&self) {
         self.end("the session was closed");
-        let all = self.publishing.get().into_iter().chain([&self.main]);
-        for connection in all {
-            if let Err(error) = connection.close(200, "bye".into()).await {
-                tracing::debug!(%error, "closing a connection");
-            }
-        }
+        self.closed
+            .get_or_init(|| async {
+                let publishing = async {
+                    if let Some(connection) = self.publishing.get() {
+                        close(connection).await;
+                    }
+                };
+                tokio::join!(publishing, close(&self.main));
+            })
+            .await;
+    }
+}
+
+async fn close(connection: &Connection) {
+    if let Err(error) = connection.close(200, "bye".into()).await {
+        tracing::debug!(%error, "closing a connection");
     }
 }
 
