@@ -40,7 +40,7 @@ impl Lines {
     /// A channel for everything but publishing.
     pub(crate) async fn channel(&self) -> Result<Channel> {
         self.check()?;
-        self.main.create_channel().await.map_err(classify)
+        self.open_channel(&self.main).await
     }
 
     /// A channel for publishing.
@@ -54,7 +54,30 @@ impl Lines {
                 Ok::<_, Error>(connection)
             })
             .await?;
-        connection.create_channel().await.map_err(classify)
+        self.open_channel(connection).await
+    }
+
+    /// lapin keeps the error that closed a channel for the next one of its number, which fails with it: nothing that was
+    /// asked for now is meant, and the next number may be free of it. When no number is left, only another session helps.
+    async fn open_channel(&self, connection: &Connection) -> Result<Channel> {
+        let mut stale = false;
+        loop {
+            let error = match connection.create_channel().await {
+                Ok(channel) => return Ok(channel),
+                Err(error) => error,
+            };
+            // A broker answers the opening of a channel by a hard one, if it refuses.
+            if error.is_amqp_soft_error() {
+                stale = true;
+            } else if stale && matches!(error.kind(), lapin::ErrorKind::ChannelsLimitReached) {
+                let reason =
+                    "every channel number of the connection had a channel that an error closed";
+                self.end(reason);
+                return Err(lost(reason));
+            } else {
+                return Err(classify(error));
+            }
+        }
     }
 
     fn watch(&self, connection: &Connection) {
