@@ -134,9 +134,6 @@ pub(super) fn record(destination: &Destination, binding: &Binding) -> BindingRec
 }
 
 pub(super) fn bind(table: &Table, record: &BindingRecord, session: u64) -> Result<Vec<Change>> {
-    if let Destination::Queue(name) = &record.destination {
-        check_access(table, name, session)?;
-    }
     let Some(source) = table.exchange(&record.source) else {
         return Err(missing_exchange(&record.source));
     };
@@ -151,6 +148,7 @@ pub(super) fn bind(table: &Table, record: &BindingRecord, session: u64) -> Resul
     }
     // The one who binds need not know of which kind the exchange is.
     check_match(source, &record.arguments)?;
+    check_destination(table, record, session)?;
     if table.is_bound(record) {
         return Ok(Vec::new());
     }
@@ -158,12 +156,16 @@ pub(super) fn bind(table: &Table, record: &BindingRecord, session: u64) -> Resul
 }
 
 pub(super) fn unbind(table: &Table, record: &BindingRecord, session: u64) -> Result<Vec<Change>> {
-    if let Destination::Queue(name) = &record.destination {
-        check_access(table, name, session)?;
+    if !table.is_bound(record) {
+        return Ok(Vec::new());
     }
-    Ok(if table.is_bound(record) {
-        table.removal_of_binding(record)
-    } else {
-        Vec::new()
-    })
+    check_destination(table, record, session)?;
+    Ok(table.removal_of_binding(record))
+}
+
+fn check_destination(table: &Table, record: &BindingRecord, session: u64) -> Result<()> {
+    match &record.destination {
+        Destination::Queue(name) => check_access(table, name, session),
+        Destination::Exchange(_) => Ok(()),
+    }
 }
