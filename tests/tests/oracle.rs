@@ -1,7 +1,7 @@
 //! Memory and RabbitMQ do the same, whatever the order of operations.
 //!
-//! `KOMBU_TEST_ORACLE_SEQUENCES` says how many sequences are tried, 200 unless set; `KOMBU_TEST_ORACLE_SEED` says which is the first,
-//! 0 unless set. So with the seed that a failure tells, and 1, that sequence alone is tried again.
+//! `KOMBU_TEST_ORACLE_SEQUENCES` says how many sequences are tried, 200 unless set; `KOMBU_TEST_ORACLE_SEED` says which is
+//! the first, 0 unless set. With the seed that a failure tells, and 1, that sequence alone is tried again.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(not(kombu_test_amqp), allow(dead_code, unused_imports))]

@@ -46,10 +46,8 @@ const LESS_PATIENCE: Duration = Duration::from_millis(300);
 /// Two brokers, and what compares them.
 pub struct Oracle {
     names: [String; 2],
-    model: User,
-    other: User,
-    /// Until the users are gone.
-    _brokers: [Broker; 2],
+    model: Broker,
+    other: Broker,
 }
 
 /// A sequence that two brokers answer differently.
@@ -70,12 +68,10 @@ impl Oracle {
     ///
     /// If either broker can't be reached.
     pub async fn new(model: &impl Harness, other: &impl Harness) -> Self {
-        let brokers = [model.broker().await, other.broker().await];
         Oracle {
             names: [model.name().to_owned(), other.name().to_owned()],
-            model: User::new(&brokers[0]).await,
-            other: User::new(&brokers[1]).await,
-            _brokers: brokers,
+            model: model.broker().await,
+            other: other.broker().await,
         }
     }
 
@@ -99,7 +95,9 @@ impl Oracle {
         let (step, ..) = self.compare(&sequence, &names, PATIENCE).await?;
         sequence.0.truncate(step + 1);
         let sequence = shrink::shrink(sequence, async |sequence| {
-            self.compare(sequence, &names, LESS_PATIENCE).await.is_some()
+            self.compare(sequence, &names, LESS_PATIENCE)
+                .await
+                .is_some()
         });
         let mut sequence = sequence.await;
         let (step, model, other) = self.compare(&sequence, &names, PATIENCE).await?;
@@ -119,9 +117,10 @@ impl Oracle {
         names: &Names,
         patience: Duration,
     ) -> Option<(usize, Observed, Observed)> {
-        let mut model = self.model.observe(sequence, names).await;
+        let mut model = User::new(&self.model).await.observe(sequence, names).await;
         model.truncate(self.decided(sequence, names, &model).await);
-        let other = self.other.follow(sequence, names, &model, patience).await;
+        let user = User::new(&self.other).await;
+        let other = user.follow(sequence, names, &model, patience).await;
         let pairs = model.into_iter().zip(other);
         let mut pairs = pairs.enumerate();
         let (step, (model, other)) = pairs.find(|(_, (model, other))| model != other)?;
@@ -131,7 +130,7 @@ impl Oracle {
     /// How many steps of the model don't depend on the order in which queues get a message.
     async fn decided(&self, sequence: &Sequence, names: &Names, model: &[Observed]) -> usize {
         let sequence = freedoms::mirrored(sequence).unwrap();
-        let mirror = self.model.observe(&sequence, names).await;
+        let mirror = User::new(&self.model).await.observe(&sequence, names).await;
         let mut pairs = model.iter().zip(&mirror);
         let undecided = pairs.position(|(one, mirror)| *one != freedoms::mirrored(mirror).unwrap());
         undecided.unwrap_or(model.len())
@@ -158,6 +157,8 @@ impl fmt::Display for Difference {
 
 impl fmt::Debug for Oracle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Oracle").field("names", &self.names).finish_non_exhaustive()
+        f.debug_struct("Oracle")
+            .field("names", &self.names)
+            .finish_non_exhaustive()
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Observed {
     pub(super) counts: BTreeMap<Name, u64>,
 }
 
-/// A broker, and what a user of it has in hand.
+/// Two connections to a broker, for one sequence: on AMQP, each refusal costs a channel.
 pub(super) struct User {
     connections: [Connection; 2],
     producers: [Producer; 2],
@@ -43,8 +43,8 @@ impl User {
     }
 
     /// Carries out a sequence, and observes every step. Afterwards nothing of it is left.
-    pub(super) async fn observe(&self, sequence: &Sequence, names: &Names) -> Vec<Observed> {
-        let mut session = Session::new(self, names);
+    pub(super) async fn observe(self, sequence: &Sequence, names: &Names) -> Vec<Observed> {
+        let mut session = Session::new(&self, names);
         let mut all = Vec::with_capacity(sequence.0.len());
         for step in &sequence.0 {
             let answer = session.perform(step).await;
@@ -52,19 +52,20 @@ impl User {
             all.push(Observed { answer, counts });
         }
         session.clean_up().await;
+        self.close().await;
         all
     }
 
     /// The same on a broker that shows late what was done: it has `patience` to show what was `expected`. Ends with the
     /// first step that differs.
     pub(super) async fn follow(
-        &self,
+        self,
         sequence: &Sequence,
         names: &Names,
         expected: &[Observed],
         patience: Duration,
     ) -> Vec<Observed> {
-        let mut session = Session::new(self, names);
+        let mut session = Session::new(&self, names);
         let mut all = Vec::with_capacity(sequence.0.len());
         for (step, expected) in sequence.0.iter().zip(expected) {
             let answer = session.perform(step).await;
@@ -77,7 +78,14 @@ impl User {
             }
         }
         session.clean_up().await;
+        self.close().await;
         all
+    }
+
+    async fn close(self) {
+        for connection in self.connections {
+            connection.close().await.unwrap();
+        }
     }
 }
 
@@ -108,23 +116,31 @@ impl<'a> Session<'a> {
         let connection = &self.user.connections[usize::from(step.elsewhere)];
         let producer = &self.user.producers[usize::from(step.elsewhere)];
         match &step.operation {
-            Operation::DeclareExchange(exchange) => told(connection.declare_exchange(exchange).await),
+            Operation::DeclareExchange(exchange) => {
+                told(connection.declare_exchange(exchange).await)
+            }
             // The count may be late.
-            Operation::DeclareQueue(queue) => {
-                told(connection.declare_queue(queue).await.map(drop))
-            }
-            Operation::BindQueue(link) => {
-                told(connection.bind_queue(&link.destination, &link.binding()).await)
-            }
-            Operation::BindExchange(link) => {
-                told(connection.bind_exchange(&link.destination, &link.binding()).await)
-            }
-            Operation::UnbindQueue(link) => {
-                told(connection.unbind_queue(&link.destination, &link.binding()).await)
-            }
-            Operation::UnbindExchange(link) => {
-                told(connection.unbind_exchange(&link.destination, &link.binding()).await)
-            }
+            Operation::DeclareQueue(queue) => told(connection.declare_queue(queue).await.map(drop)),
+            Operation::BindQueue(link) => told(
+                connection
+                    .bind_queue(&link.destination, &link.binding())
+                    .await,
+            ),
+            Operation::BindExchange(link) => told(
+                connection
+                    .bind_exchange(&link.destination, &link.binding())
+                    .await,
+            ),
+            Operation::UnbindQueue(link) => told(
+                connection
+                    .unbind_queue(&link.destination, &link.binding())
+                    .await,
+            ),
+            Operation::UnbindExchange(link) => told(
+                connection
+                    .unbind_exchange(&link.destination, &link.binding())
+                    .await,
+            ),
             Operation::DeleteExchange {
                 name,
                 if_unused: false,
@@ -193,13 +209,7 @@ impl<'a> Session<'a> {
         told(message.await.map(|published| published.routed))
     }
 
-    async fn republish(
-        &self,
-        producer: &Producer,
-        held: usize,
-        to: &Name,
-        key: &Name,
-    ) -> Value {
+    async fn republish(&self, producer: &Producer, held: usize, to: &Name, key: &Name) -> Value {
         let Some(index) = self.index(held) else {
             return Value::Null;
         };
@@ -288,7 +298,10 @@ impl<'a> Session<'a> {
             }
         }
         for exchange in &self.names.exchanges {
-            self.user.connections[0].delete_exchange(exchange).await.unwrap();
+            self.user.connections[0]
+                .delete_exchange(exchange)
+                .await
+                .unwrap();
         }
     }
 }

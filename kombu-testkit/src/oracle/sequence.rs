@@ -6,6 +6,8 @@ use kombu_core::declare::{Binding, Exchange, Overflow, Queue};
 use kombu_core::{FieldTable, FieldValue, Name};
 use serde::{Deserialize, Serialize};
 
+use super::freedoms;
+
 /// How many queues there are, and what their names have before their number, which has one digit.
 pub(super) const QUEUES: usize = 4;
 pub(super) const QUEUE: &str = "-jobs";
@@ -14,10 +16,11 @@ pub(super) const QUEUE: &str = "-jobs";
 const TIMES_TO_LIVE: [Duration; 2] = [Duration::ZERO, Duration::from_secs(3600)];
 
 /// Keys and patterns alike: the odd ones among them are the interesting ones.
-const KEYS: [&str; 16] = [
-    "", "a", "b", "a.b", "a.b.c", "b.a", ".", "a..b", "*", "#", "a.*", "a.#", "#.b", "*.b",
-    "a.#.b", "#.#",
+const ODD_KEYS: [&str; 12] = [
+    "b", "a.b.c", "b.a", ".", "a..b", "*", "a.*", "a.#", "#.b", "*.b", "a.#.b", "#.#",
 ];
+/// Few, so that bindings and messages meet.
+const KEYS: [&str; 4] = ["", "a", "a.b", "#"];
 
 /// What a user does, one operation after the other.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -140,11 +143,14 @@ impl fmt::Display for Sequence {
 impl Sequence {
     /// The sequence of this seed: always the same, and with names that no other seed's has.
     pub fn generate(seed: u64) -> Self {
-        Generator {
+        let mut generator = Generator {
             rng: Rng::with_seed(seed),
             names: Names::of(seed),
-        }
-        .sequence()
+            bound: Vec::new(),
+        };
+        let mut sequence = generator.sequence();
+        freedoms::leave_out(&mut sequence);
+        sequence
     }
 }
 
@@ -171,6 +177,7 @@ impl Names {
 struct Generator {
     rng: Rng,
     names: Names,
+    bound: Vec<Operation>,
 }
 
 impl Generator {
@@ -182,10 +189,10 @@ impl Generator {
         for name in self.names.queues.clone() {
             operations.push(Operation::DeclareQueue(self.queue(name)));
         }
-        for _ in 0..self.rng.usize(2..10) {
+        for _ in 0..self.rng.usize(3..12) {
             operations.push(self.bind());
         }
-        for _ in 0..self.rng.usize(5..50) {
+        for _ in 0..self.rng.usize(10..60) {
             operations.push(self.operation());
         }
         let queues = self.names.queues.iter().cloned();
@@ -199,19 +206,18 @@ impl Generator {
 
     fn operation(&mut self) -> Operation {
         match self.rng.u8(..100) {
-            0..36 => Operation::Publish(self.publish()),
-            36..52 => Operation::Get(self.any_queue()),
-            52..57 => Operation::Ack(self.rng.usize(..8)),
-            57..64 => Operation::Release(self.rng.usize(..8)),
-            64..76 => Operation::Reject(self.rng.usize(..8)),
-            76..79 => Operation::Republish {
+            0..40 => Operation::Publish(self.publish()),
+            40..62 => Operation::Get(self.any_queue()),
+            62..64 => Operation::Ack(self.rng.usize(..8)),
+            64..69 => Operation::Release(self.rng.usize(..8)),
+            69..79 => Operation::Reject(self.rng.usize(..8)),
+            79..81 => Operation::Republish {
                 held: self.rng.usize(..8),
                 exchange: self.any_exchange(),
                 key: self.key(),
             },
-            79..85 => self.bind(),
-            85..88 if self.chance(70) => Operation::UnbindQueue(self.link_to_queue()),
-            85..88 => Operation::UnbindExchange(self.link_to_exchange()),
+            81..85 => self.bind(),
+            85..88 => self.unbind(),
             88..92 => {
                 let name = self.any_queue();
                 Operation::DeclareQueue(self.queue(name))
@@ -256,14 +262,15 @@ impl Generator {
 
     fn queue(&mut self, name: Name) -> Queue {
         let mut queue = Queue::new(name);
-        if self.chance(65) {
-            queue = queue.dead_letter_exchange(self.any_exchange());
-            if self.chance(60) {
-                queue = queue.dead_letter_routing_key(self.key());
+        if self.chance(80) {
+            let (exchange, key) = self.address();
+            queue = queue.dead_letter_exchange(exchange);
+            if self.chance(70) {
+                queue = queue.dead_letter_routing_key(key);
             }
         }
         if self.chance(30) {
-            queue = queue.max_length(self.rng.u64(..4));
+            queue = queue.max_length(self.rng.u64(..3));
         }
         if self.chance(15) {
             queue = queue.max_length_bytes(self.rng.u64(..40));
@@ -299,10 +306,25 @@ impl Generator {
     }
 
     fn bind(&mut self) -> Operation {
-        if self.chance(65) {
+        let bind = if self.chance(65) {
             Operation::BindQueue(self.link_to_queue())
         } else {
             Operation::BindExchange(self.link_to_exchange())
+        };
+        self.bound.push(bind.clone());
+        bind
+    }
+
+    /// Most often of what was bound, since nothing else makes a difference.
+    fn unbind(&mut self) -> Operation {
+        let bound = match self.bound.is_empty() || self.chance(10) {
+            true => self.bind(),
+            false => self.bound[self.rng.usize(..self.bound.len())].clone(),
+        };
+        match bound {
+            Operation::BindQueue(link) => Operation::UnbindQueue(link),
+            Operation::BindExchange(link) => Operation::UnbindExchange(link),
+            other => other,
         }
     }
 
@@ -334,11 +356,7 @@ impl Generator {
     }
 
     fn publish(&mut self) -> Publish {
-        let exchange = self.any_exchange();
-        let key = match exchange.is_empty() && self.chance(90) {
-            true => self.any_queue(),
-            false => self.key(),
-        };
+        let (exchange, key) = self.address();
         Publish {
             exchange,
             key,
@@ -376,6 +394,14 @@ impl Generator {
         headers
     }
 
+    /// Where a message goes: most often somewhere.
+    fn address(&mut self) -> (Name, Name) {
+        match self.chance(40) {
+            true => (Name::EMPTY, self.any_queue()),
+            false => (self.any_exchange(), self.key()),
+        }
+    }
+
     fn any_queue(&mut self) -> Name {
         if self.chance(2) {
             return self.names.missing.clone();
@@ -390,7 +416,7 @@ impl Generator {
     }
 
     fn any_exchange(&mut self) -> Name {
-        match self.chance(25) {
+        match self.chance(5) {
             true => Name::EMPTY,
             false => self.any_exchange_but_default(),
         }
@@ -399,15 +425,18 @@ impl Generator {
     fn any_exchange_but_default(&mut self) -> Name {
         match self.rng.u8(..100) {
             0..3 => self.names.missing.clone(),
-            3..10 => Name::from(self.one_of(&["amq.direct", "amq.fanout", "amq.topic", "amq.match"])),
+            3..10 => {
+                Name::from(self.one_of(&["amq.direct", "amq.fanout", "amq.topic", "amq.match"]))
+            }
             _ => self.own_exchange(),
         }
     }
 
     fn key(&mut self) -> Name {
-        match self.chance(30) {
-            true => self.any_queue(),
-            false => Name::from(self.one_of(&KEYS)),
+        match self.rng.u8(..100) {
+            0..25 => self.any_queue(),
+            25..45 => Name::from(self.one_of(&ODD_KEYS)),
+            _ => Name::from(self.one_of(&KEYS)),
         }
     }
 

@@ -106,9 +106,8 @@ mod tests {
         let Operation::DeclareQueue(queue) = step.operation else {
             panic!("{step:?}");
         };
-        let bare = kombu_core::Queue::new("").dead_letter_exchange(
-            queue.get_dead_letter_exchange().cloned().unwrap(),
-        );
+        let bare = kombu_core::Queue::new("")
+            .dead_letter_exchange(queue.get_dead_letter_exchange().cloned().unwrap());
         assert_eq!(queue, bare);
     }
 }
