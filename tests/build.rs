@@ -1,9 +1,12 @@
 //! Sets a `cfg` for each broker that tests can reach; where there is none, its tests are shown as ignored.
 
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(kombu_test_amqp)");
-    println!("cargo::rerun-if-env-changed=KOMBU_TEST_AMQP_URL");
-    if std::env::var_os("KOMBU_TEST_AMQP_URL").is_some() {
-        println!("cargo::rustc-cfg=kombu_test_amqp");
+    for broker in ["amqp", "redis", "nats"] {
+        let variable = format!("KOMBU_TEST_{}_URL", broker.to_uppercase());
+        println!("cargo::rustc-check-cfg=cfg(kombu_test_{broker})");
+        println!("cargo::rerun-if-env-changed={variable}");
+        if std::env::var_os(variable).is_some() {
+            println!("cargo::rustc-cfg=kombu_test_{broker}");
+        }
     }
 }
