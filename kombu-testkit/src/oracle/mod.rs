@@ -39,7 +39,7 @@ pub use sequence::{Link, Operation, Publish, Sequence, Step};
 use crate::{Broker, Harness};
 
 /// How long the other broker may take to show the counts of the model. It needs a small part of it.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The same where a difference was seen before: while it is shrunk, most sequences have one.
 const LESS_PATIENCE: Duration = Duration::from_millis(300);
 
