@@ -7,7 +7,7 @@ use super::exchange::ALTERNATE;
 use super::known::Known;
 use super::{Binding, DeclareMode, Exchange, ExchangeKind, Overflow, Queue, QueueType, duration};
 use crate::error::{Error, ErrorKind, Result};
-use crate::field::FieldValue;
+use crate::field::{FieldTable, FieldValue};
 
 const RESERVED: &str = "amq.";
 
@@ -149,23 +149,29 @@ impl Binding {
         }
         self.get_routing_key().check_length("routing key")?;
         self.arguments().check()?;
-        if *exchange.kind() == ExchangeKind::Headers
-            && let Some(value) = self.arguments().get("x-match")
-            && !matches!(
-                value.as_str(),
-                Some("all" | "any" | "all-with-x" | "any-with-x")
-            )
-        {
-            return Err(Error::new(
-                ErrorKind::PreconditionFailed,
-                format!(
-                    "`x-match` of a binding to {} must be all, any, all-with-x or any-with-x; use `match_all` or `match_any`",
-                    ThisExchange(exchange)
-                ),
-            ));
-        }
+        check_match(exchange, self.arguments())?;
         exchange.check_as(mode)
     }
+}
+
+/// Fails if a binding with these arguments says how to match headers, and its exchange doesn't know that way.
+pub(crate) fn check_match(exchange: &Exchange, arguments: &FieldTable) -> Result<()> {
+    if *exchange.kind() == ExchangeKind::Headers
+        && let Some(value) = arguments.get("x-match")
+        && !matches!(
+            value.as_str(),
+            Some("all" | "any" | "all-with-x" | "any-with-x")
+        )
+    {
+        return Err(Error::new(
+            ErrorKind::PreconditionFailed,
+            format!(
+                "`x-match` of a binding to {} must be all, any, all-with-x or any-with-x; use `match_all` or `match_any`",
+                ThisExchange(exchange)
+            ),
+        ));
+    }
+    Ok(())
 }
 
 impl Queue {
