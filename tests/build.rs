@@ -1,9 +1,14 @@
-//! Sets a `cfg` for each broker that tests can reach; where there is none, its tests are shown as ignored.
+//! Sets a `cfg` for each broker that tests can reach, and for Python; where there is none, its tests are shown as ignored.
 
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(kombu_test_amqp)");
-    println!("cargo::rerun-if-env-changed=KOMBU_TEST_AMQP_URL");
-    if std::env::var_os("KOMBU_TEST_AMQP_URL").is_some() {
-        println!("cargo::rustc-cfg=kombu_test_amqp");
+    for (name, variable) in [
+        ("amqp", "KOMBU_TEST_AMQP_URL"),
+        ("python", "KOMBU_TEST_PYTHON"),
+    ] {
+        println!("cargo::rustc-check-cfg=cfg(kombu_test_{name})");
+        println!("cargo::rerun-if-env-changed={variable}");
+        if std::env::var_os(variable).is_some() {
+            println!("cargo::rustc-cfg=kombu_test_{name}");
+        }
     }
 }
