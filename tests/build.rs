@@ -1,12 +1,15 @@
-//! Sets a `cfg` for each broker that tests can reach; where there is none, its tests are shown as ignored.
+//! Sets a `cfg` for each broker that tests can reach, and for Python; where there is none, its tests are shown as ignored.
 
 fn main() {
-    for broker in ["amqp", "redis", "nats"] {
-        let variable = format!("KOMBU_TEST_{}_URL", broker.to_uppercase());
-        println!("cargo::rustc-check-cfg=cfg(kombu_test_{broker})");
+    for name in ["amqp", "redis", "nats", "python"] {
+        let variable = match name {
+            "python" => "KOMBU_TEST_PYTHON".to_owned(),
+            broker => format!("KOMBU_TEST_{}_URL", broker.to_uppercase()),
+        };
+        println!("cargo::rustc-check-cfg=cfg(kombu_test_{name})");
         println!("cargo::rerun-if-env-changed={variable}");
         if std::env::var_os(variable).is_some() {
-            println!("cargo::rustc-cfg=kombu_test_{broker}");
+            println!("cargo::rustc-cfg=kombu_test_{name}");
         }
     }
 }
