@@ -5,12 +5,14 @@ use crate::field::{FieldTable, FieldValue, Timestamp};
 use crate::message::Envelope;
 use crate::name::Name;
 
+use super::copies;
 use super::store::Death;
 
 /// The message that a dead one becomes on its way to the dead-letter exchange.
 ///
 /// RabbitMQ's rules: the queue's dead-letter routing key replaces the message's own one if it is set, the
-/// expiration is taken off and kept in the entry, and `x-death` counts by queue and reason, the latest first.
+/// expiration is taken off and kept in the entry, and `x-death` counts by queue and reason, the latest first. With a
+/// key of the queue's, further keys of the message don't count any more.
 pub(super) fn letter(
     envelope: &Envelope,
     queue: &Queue,
@@ -48,6 +50,7 @@ pub(super) fn letter(
     }
     if let Some(key) = queue.get_dead_letter_routing_key() {
         content.routing_key = key.clone();
+        copies::forget(&mut content);
     }
     content.mandatory = false;
     Envelope::new(envelope.publish_id(), content)
@@ -115,7 +118,11 @@ fn count(
                 ("reason", FieldValue::from(Name::from_static(reason))),
                 (
                     "routing-keys",
-                    FieldValue::Array(vec![FieldValue::from(envelope.routing_key().clone())]),
+                    FieldValue::Array(
+                        copies::visible_keys(envelope)
+                            .map(FieldValue::from)
+                            .collect(),
+                    ),
                 ),
                 ("time", FieldValue::Timestamp(Timestamp::from(died))),
             ]);
