@@ -277,7 +277,7 @@ async fn a_delay_without_end_is_one() {
     let connection = connect().await;
     let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
     publish_delayed(&connection, "jobs", "never", Duration::MAX).await;
-    publish_expiring(&connection, "jobs", "for ever", Duration::MAX).await;
+    publish(&connection, "jobs", "for ever").await;
     let delivery = next(&mut consumer).await;
     delivery.retry_after(Duration::MAX).await.unwrap();
     tokio::time::advance(1_000 * HOUR).await;

@@ -373,6 +373,20 @@ fn check_content(producer: &Inner, content: &Content) -> Result<()> {
     content.content_encoding.check_length("content_encoding")?;
     if !content.headers.is_empty() {
         content.headers.check()?;
+        for header in ["CC", "BCC"] {
+            if let Some(value) = content.headers.get(header)
+                && value.as_array().is_none()
+            {
+                return Err(Error::new(
+                    ErrorKind::PreconditionFailed,
+                    format!(
+                        "the header `{header}` is a list of further routing keys on every broker, not {}; give it a list, \
+                         or another name",
+                        value.type_name()
+                    ),
+                ));
+            }
+        }
     }
     match &content.rare {
         None => Ok(()),

@@ -1,5 +1,6 @@
 //! What a consumer is opened with, for the first time and after every lost session.
 
+use std::collections::HashSet;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -46,14 +47,17 @@ struct Source {
 }
 
 impl Sources {
-    /// The queues of a subscription to be; `mode` is for declarations that don't say otherwise themselves.
+    /// The queues of a subscription to be, each once; `mode` is for declarations that don't say otherwise themselves.
     pub(super) fn new(queues: &[Queue], mode: DeclareMode) -> Self {
         let mut sources = Sources {
             names: Vec::with_capacity(queues.len()),
             details: Vec::with_capacity(queues.len()),
         };
+        let mut seen = HashSet::with_capacity(queues.len());
         for queue in queues {
-            sources.add(0, &LinkQueue::new(queue, mode));
+            if seen.insert(queue.name()) {
+                sources.add(0, &LinkQueue::new(queue, mode));
+            }
         }
         sources.renumber();
         sources

@@ -18,6 +18,7 @@
 //!   to its original position.
 
 mod connection;
+mod copies;
 mod dead_letter;
 mod declarations;
 mod dying;

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::message::Envelope;
 use crate::name::Name;
 
+use super::copies;
 use super::lane::{Lane, Progress, Publishing, Stage};
 use super::shared::{Reach, Reached, Route, Sender, Shared};
 use super::store::{Answer, QueueStore};
@@ -67,6 +68,10 @@ impl<S: QueueStore> VirtualPublisher<S> {
     /// Routes the envelope and writes it to its queues, unless others have to be written before.
     #[inline]
     fn write(&self, state: &mut State<S::Queue>, envelope: &Envelope) -> (Stage, u64) {
+        if copies::has_any(envelope) {
+            let route = self.shared.route(Sender::Publisher, envelope);
+            return self.write_to(&state.progress, &route, envelope);
+        }
         let (exchange, key) = (envelope.exchange(), envelope.routing_key());
         if let Some((last_exchange, last_key, route)) = &state.last
             && last_key == key
@@ -167,6 +172,8 @@ pub(super) fn write<S: QueueStore>(
             return Shared::compare(store, route.version);
         }
     }
+    let seen = copies::without_hidden(envelope);
+    let envelope = seen.as_ref().unwrap_or(envelope);
     store.push(&route.targets, route.version, envelope)
 }
 

@@ -11,6 +11,7 @@ use crate::field::FieldTable;
 use crate::message::Content;
 use crate::name::Name;
 
+use super::copies;
 use super::declarations::unknown_kind;
 use super::matching::Bindings;
 use super::owners::Owners;
@@ -305,7 +306,7 @@ impl Table {
         }
     }
 
-    /// The queues that a message reaches, each once, or [`ErrorKind::NotFound`] if its exchange is missing.
+    /// The queues that a message reaches by its routing key, and by those that its headers `CC` and `BCC` list, each once, or [`ErrorKind::NotFound`] if its exchange is missing.
     ///
     /// As in RabbitMQ, an exchange whose own bindings match nothing hands the message to its alternate
     /// exchange, and an alternate exchange that is missing counts as none.
@@ -320,11 +321,9 @@ impl Table {
     /// [`ErrorKind::Protocol`].
     pub fn route_with(&self, content: &Content, kinds: &ExchangeKinds) -> Result<Routed> {
         if content.exchange().is_empty() {
-            let queue = self.queues.get_key_value(content.routing_key());
-            return Ok(Routed {
-                queues: queue.map(|(name, _)| name.clone()).into_iter().collect(),
-                by_key: true,
-            });
+            let queues = copies::keys(content).filter_map(|key| self.queues.get_key_value(key));
+            let queues = queues.map(|(name, _)| name).collect();
+            return Ok(Routed::to(queues, !copies::has_any(content)));
         }
         let Some(first) = self.exchanges.get(content.exchange()) else {
             return Err(missing_exchange(content.exchange()));
@@ -346,8 +345,9 @@ impl Table {
                 }
                 kind => {
                     by_key &= *kind != ExchangeKind::Headers;
-                    node.bindings
-                        .matching(content.routing_key(), content.headers(), &mut matched);
+                    for key in copies::keys(content) {
+                        node.bindings.matching(key, content.headers(), &mut matched);
+                    }
                 }
             }
             let mut visit = |name| {
@@ -369,12 +369,7 @@ impl Table {
                 }
             }
         }
-        queues.sort_unstable();
-        queues.dedup();
-        Ok(Routed {
-            queues: queues.into_iter().cloned().collect(),
-            by_key,
-        })
+        Ok(Routed::to(queues, by_key && !copies::has_any(content)))
     }
 }
 
@@ -383,8 +378,20 @@ impl Table {
 pub struct Routed {
     /// The queues, each once.
     pub queues: Vec<Name>,
-    /// Whether every message with this exchange and routing key goes there, whatever its headers are.
+    /// Whether every message with this exchange and routing key goes there, whatever its headers are, unless they
+    /// have further keys in `CC` or `BCC`.
     pub by_key: bool,
+}
+
+impl Routed {
+    fn to(mut queues: Vec<&Name>, by_key: bool) -> Self {
+        queues.sort_unstable();
+        queues.dedup();
+        Routed {
+            queues: queues.into_iter().cloned().collect(),
+            by_key,
+        }
+    }
 }
 
 impl Default for Table {

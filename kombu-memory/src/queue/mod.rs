@@ -442,16 +442,26 @@ impl MemoryQueue {
             return false;
         }
         self.catch_up_with(&mut ready, at);
-        let unused = ready
-            .unused_until(&self.limits)
-            .is_some_and(|end| end <= at);
-        if !unused {
-            self.schedule(&mut ready);
-        }
         let woken = ready.waiting.take();
+        let expired = self.is_over(&mut ready, at);
         drop(ready);
         woken.wake();
-        unused
+        expired
+    }
+
+    /// Whether nobody had used the queue for too long by then.
+    pub(crate) fn has_expired(&self, at: Instant) -> bool {
+        self.is_over(&mut self.ready.lock(), at)
+    }
+
+    /// The same. If it isn't, the broker looks again.
+    fn is_over(&self, ready: &mut Ready, at: Instant) -> bool {
+        let end = ready.unused_until(&self.limits);
+        let is_over = end.is_some_and(|end| end <= at);
+        if !is_over && !ready.deleted {
+            self.schedule(ready);
+        }
+        is_over
     }
 
     /// A dead message goes to the dead.

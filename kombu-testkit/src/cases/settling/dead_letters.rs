@@ -8,7 +8,7 @@ use kombu_core::{
 };
 
 use crate::Broker;
-use crate::cases::{deaths, publish, reject, text_of};
+use crate::cases::{deaths, producer_to, publish, reject, text_of};
 use crate::expect::{assert_unsupported, collect_one, drain, texts};
 
 /// Declares the queue. Whether the cases can go on: false where dead-lettering is refused, as it then has to be.
@@ -74,6 +74,47 @@ pub async fn a_rejected_message_tells_how_it_died(broker: &Broker) {
     assert_eq!(text_of(headers, "x-first-death-queue"), Some("jobs"));
     assert_eq!(text_of(headers, "x-first-death-exchange"), Some("work"));
     dead.ack().await.unwrap();
+}
+
+/// Those of its headers `CC` and `BCC`, unless its queue has a key for its dead letters.
+pub async fn a_dead_letter_goes_by_its_further_keys_too(broker: &Broker) {
+    let connection = broker.connect().await;
+    let jobs = Queue::new("jobs").dead_letter_exchange("failed");
+    if !declared(&connection, &jobs).await {
+        return;
+    }
+    let failed = Exchange::direct("failed");
+    for queue in [
+        Queue::new("others")
+            .dead_letter_exchange("failed")
+            .dead_letter_routing_key("jobs"),
+        Queue::new("dead").bind(&failed, "jobs"),
+        Queue::new("cc").bind(&failed, "others"),
+        Queue::new("bcc").bind(&failed, "hidden"),
+    ] {
+        connection.declare_queue(&queue).await.unwrap();
+    }
+    let others = FieldValue::Array(vec!["others".into()]);
+    let both = FieldValue::Array(vec!["jobs".into(), "others".into()]);
+    let producer = producer_to(&connection, "jobs").await;
+    let hidden = FieldValue::Array(vec!["hidden".into()]);
+    let publish = producer.publish_text("bad").header("BCC", hidden);
+    publish.header("CC", others.clone()).await.unwrap();
+    reject(&connection, "jobs").await;
+    for queue in ["dead", "cc", "bcc"] {
+        let [letter] = drain(&connection, queue).await.try_into().unwrap();
+        assert_eq!(letter.headers().get("CC"), Some(&others));
+        let [death] = deaths(&letter).try_into().unwrap();
+        assert_eq!(death.get("routing-keys"), Some(&both));
+    }
+    reject(&connection, "others").await;
+    let [letter] = drain(&connection, "dead").await.try_into().unwrap();
+    assert_eq!(letter.headers().get("CC"), None);
+    let [death] = deaths(&letter).try_into().unwrap();
+    assert_eq!(death.get("routing-keys"), Some(&both));
+    for queue in ["cc", "bcc"] {
+        broker.assert_counts(&connection, queue, 0, 0).await;
+    }
 }
 
 /// It is a new message there: in its own words, and never delivered before.
