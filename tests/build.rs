@@ -3,6 +3,8 @@
 fn main() {
     for (name, variable) in [
         ("amqp", "KOMBU_TEST_AMQP_URL"),
+        ("redis", "KOMBU_TEST_REDIS_URL"),
+        ("nats", "KOMBU_TEST_NATS_URL"),
         ("python", "KOMBU_TEST_PYTHON"),
     ] {
         println!("cargo::rustc-check-cfg=cfg(kombu_test_{name})");

@@ -1,11 +1,12 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kombu::Registry;
-use kombu_testkit::{Broker, Harness};
+use kombu_testkit::{Broker, Harness, table};
 use url::Url;
 
 /// A virtual host for each case, on the RabbitMQ of `KOMBU_TEST_AMQP_URL`, made and removed through its management
@@ -68,6 +69,35 @@ impl AmqpHarness {
     }
 }
 
+impl AmqpHarness {
+    /// Waits until the connections to a virtual host show so many channels together.
+    ///
+    /// # Panics
+    ///
+    /// If they don't for 30 s.
+    pub async fn until_channels(&self, broker: &Broker, expected: RangeInclusive<usize>) {
+        let url = Url::parse(broker.url()).expect("a broker has a URL");
+        let virtual_host = url.path().trim_start_matches('/');
+        let path = format!("vhosts/{virtual_host}/channels?columns=number");
+        let begin = Instant::now();
+        loop {
+            let found = ask(&self.admin, "GET", &path);
+            let channels: Vec<serde_json::Value> = serde_json::from_str(&found).unwrap_or_default();
+            if expected.contains(&channels.len()) {
+                return;
+            }
+            let waited = begin.elapsed();
+            assert!(
+                waited.as_secs() < 30,
+                "there are {} channels",
+                channels.len()
+            );
+            // Its statistics come every few seconds.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
 impl Default for AmqpHarness {
     fn default() -> Self {
         Self::new()
@@ -95,6 +125,7 @@ impl Harness for AmqpHarness {
         url.set_path(&name);
         Broker::new(self.registry(), url)
             .with_lag(Duration::from_millis(400))
+            .with_freedoms(table::freedoms("amqp"))
             .keep(VirtualHost {
                 admin: self.admin.clone(),
                 name,

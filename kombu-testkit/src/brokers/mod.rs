@@ -1,44 +1,44 @@
-//! Private brokers, on free ports of the loopback interface: started for one run of tests and ended with it.
+//! Private brokers, on free ports of the loopback interface: started by a test, or for a run of them, and ended with it.
+//!
+//! ```no_run
+//! use kombu_testkit::brokers::{Data, RabbitMq};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let mut rabbit = RabbitMq::builder().config("consumer_timeout = 10000").start()?;
+//! let url = rabbit.url(); // the same for as long as it lives
+//! rabbit.kill()?; // like a crash
+//! rabbit.restart(Data::Keep)?;
+//! rabbit.pause()?; // there, and silent
+//! rabbit.resume()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The programs are those of the system, or of the folder that `KOMBU_TEST_BROKERS_ROOT` names, which holds a system of its
+//! own and is entered with `chroot`; that takes root, and Linux. `scripts/install-next-brokers` makes one.
+//!
+//! Everything here blocks the thread that calls it. A test whose client has to notice meanwhile runs on several threads
+//! (`#[tokio::test(flavor = "multi_thread")]`).
+//!
+//! # Drop
+//!
+//! Ends the broker as a crash would, and removes its data. The same happens when the process that started it is killed.
 
+mod folder;
+mod nats;
+mod process;
+mod programs;
 mod rabbitmq;
+mod redis;
+mod server;
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
-use std::{env, io};
-
-pub use rabbitmq::RabbitMq;
+pub use nats::{Nats, NatsBuilder};
+pub use rabbitmq::{Certificates, RabbitMq, RabbitMqBuilder};
+pub use redis::{Redis, RedisBuilder};
+pub use server::{Data, Server};
 
 /// Whether `KOMBU_TEST_REQUIRE`, a list with commas, names this broker.
 pub fn is_required(broker: &str) -> bool {
-    env::var("KOMBU_TEST_REQUIRE")
+    std::env::var("KOMBU_TEST_REQUIRE")
         .is_ok_and(|list| list.split(',').any(|name| name.trim() == broker))
-}
-
-/// A port that nobody listens on at the moment.
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
-}
-
-/// A program with all that it started, in a process group of its own.
-struct Group(Child);
-
-impl Group {
-    fn start(command: &mut Command) -> io::Result<Self> {
-        use std::os::unix::process::CommandExt;
-        command.process_group(0).stdin(Stdio::null());
-        command.spawn().map(Group)
-    }
-}
-
-impl Drop for Group {
-    /// Asks all of them to end, and waits for the first.
-    fn drop(&mut self) {
-        let group = format!("-{}", self.0.id());
-        let asked = Command::new("kill").args(["-TERM", "--", &group]).status();
-        if asked.is_ok_and(|status| status.success()) {
-            drop(self.0.wait());
-        } else {
-            drop(self.0.kill());
-        }
-    }
 }

@@ -1,0 +1,93 @@
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// How long a program that was asked to end may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+const STEP: Duration = Duration::from_millis(10);
+
+/// A program with all that it started: a process group of its own. Dropping it kills the group.
+pub(super) struct Process {
+    child: Child,
+    guardian: Child,
+}
+
+impl Process {
+    /// Starts a program. If we die without a chance to end it, it is killed, and the folder removed.
+    pub(super) fn start(command: &mut Command, folder: &Path) -> io::Result<Self> {
+        let mut child = command.process_group(0).stdin(Stdio::null()).spawn()?;
+        match guard(&child, folder) {
+            Ok(guardian) => Ok(Process { child, guardian }),
+            Err(error) => {
+                child.kill()?;
+                child.wait()?;
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(super) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Sends a signal to all of them.
+    pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
+        let group = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let group = group.ok_or_else(|| io::Error::other("no process has this number"))?;
+        Ok(kill_process_group(group, signal)?)
+    }
+
+    /// Asks all of them to end, and waits for the first.
+    pub(super) fn stop(mut self) -> io::Result<()> {
+        self.signal(Signal::TERM)?;
+        // One that is paused hears nothing.
+        self.signal(Signal::CONT)?;
+        let deadline = Instant::now() + PATIENCE;
+        while !self.has_ended() {
+            if Instant::now() > deadline {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("it didn't end within {PATIENCE:?}, and was killed"),
+                ));
+            }
+            thread::sleep(STEP);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // First, so that it never kills a group of somebody else who got the same number.
+        drop(self.guardian.kill());
+        drop(self.guardian.wait());
+        // Nobody gets the number of a child before we have waited for it.
+        if !self.has_ended() {
+            drop(self.signal(Signal::KILL));
+            drop(self.child.wait());
+        }
+    }
+}
+
+/// A process that waits until its input ends, as it does when we are no more, however that came.
+fn guard(child: &Child, folder: &Path) -> io::Result<Child> {
+    let script =
+        "read -r _; kill -s KILL -- \"-$1\"; rm -rf -- \"$2\" || { sleep 1; rm -rf -- \"$2\"; }";
+    Command::new("sh")
+        .args(["-c", script, "sh", &child.id().to_string()])
+        .arg(folder)
+        // Ctrl-C in a terminal is for all of its group.
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+}

@@ -1,0 +1,174 @@
+use std::fmt::{self, Write as _};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::folder::{DATA, Folder};
+use super::programs::Programs;
+use super::server::{Server, on_free_ports};
+
+const SOCKET: &str = "socket";
+/// One that doesn't answer a greeting in this time is asked again.
+const GREETING: Duration = Duration::from_secs(1);
+
+/// A Redis of our own. What else it can do is on [`Server`].
+#[derive(Debug)]
+pub struct Redis {
+    server: Server,
+    port: u16,
+    password: Secret,
+    has_socket: bool,
+}
+
+/// How a [`Redis`] is to be: by default without a password, and storing nothing.
+#[derive(Clone, Debug, Default)]
+pub struct RedisBuilder {
+    persistent: bool,
+    unix_socket: bool,
+    password: Secret,
+    config: String,
+}
+
+/// Shows nothing of itself.
+#[derive(Clone, Default)]
+struct Secret(Option<String>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "***" } else { "none" })
+    }
+}
+
+impl RedisBuilder {
+    /// Has every change written to disk before it is answered, so that it survives a crash.
+    pub fn persistent(mut self) -> Self {
+        self.persistent = true;
+        self
+    }
+
+    /// Listens on a unix socket too.
+    pub fn unix_socket(mut self) -> Self {
+        self.unix_socket = true;
+        self
+    }
+
+    /// Asks clients for this password.
+    pub fn password(mut self, password: impl Into<String>) -> Self {
+        self.password = Secret(Some(password.into()));
+        self
+    }
+
+    /// Adds a line to its configuration file, such as `maxmemory 10mb` or `user alice on >secret ~* +@all`.
+    pub fn config(mut self, line: &str) -> Self {
+        self.config.push_str(line);
+        self.config.push('\n');
+        self
+    }
+
+    /// Starts it, and waits until it takes connections.
+    ///
+    /// # Errors
+    ///
+    /// If it isn't installed, or doesn't start.
+    pub fn start(self) -> io::Result<Redis> {
+        on_free_ports(|[port]| self.start_on(port))
+    }
+
+    fn start_on(&self, port: u16) -> io::Result<Redis> {
+        let programs = Programs::find()?;
+        let folder = Folder::create(&programs, "redis", port)?;
+        let mut config = format!(
+            "bind 127.0.0.1\nport {port}\nsave \"\"\ndir \"{}\"\n",
+            folder.inside(DATA).display()
+        );
+        if self.persistent {
+            config.push_str("appendonly yes\nappendfsync always\n");
+        }
+        if self.unix_socket {
+            let socket = folder.inside(SOCKET);
+            // Writing to a string can't fail.
+            let _ = writeln!(config, "unixsocket \"{}\"", socket.display());
+        }
+        if let Some(password) = &self.password.0 {
+            let _ = writeln!(config, "requirepass \"{password}\"");
+        }
+        config.push_str(&self.config);
+        let config = folder.write("redis.conf", &config)?;
+        let command = move || {
+            let mut command = programs.command_in_path("redis-server")?;
+            command.arg(&config);
+            Ok(command)
+        };
+        let server = Server::start("Redis", folder, command, move |_| answers(port))?;
+        Ok(Redis {
+            server,
+            port,
+            password: self.password.clone(),
+            has_socket: self.unix_socket,
+        })
+    }
+}
+
+/// Whether it is there and has read what it had stored. Asking for a password is an answer too.
+fn answers(port: u16) -> bool {
+    let ask = || -> io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(GREETING))?;
+        stream.write_all(b"PING\r\n")?;
+        let mut answer = [0; 7];
+        stream.read_exact(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    ask().is_ok_and(|answer| answer.starts_with("+PONG") || answer.starts_with("-NOAUTH"))
+}
+
+impl Redis {
+    /// How it is to be.
+    pub fn builder() -> RedisBuilder {
+        RedisBuilder::default()
+    }
+
+    /// Starts one without a password, which stores nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`RedisBuilder::start`].
+    pub fn start() -> io::Result<Self> {
+        Self::builder().start()
+    }
+
+    /// Where it takes connections, with its password if it has one.
+    pub fn url(&self) -> String {
+        match &self.password.0 {
+            Some(password) => format!("redis://:{password}@127.0.0.1:{}", self.port),
+            None => format!("redis://127.0.0.1:{}", self.port),
+        }
+    }
+
+    /// The same as `host:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its unix socket, if it has one.
+    pub fn unix_socket(&self) -> Option<PathBuf> {
+        let folder = self.server.folder().path();
+        self.has_socket.then(|| folder.join(SOCKET))
+    }
+}
+
+impl Deref for Redis {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl DerefMut for Redis {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.server
+    }
+}
