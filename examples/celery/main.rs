@@ -74,7 +74,7 @@ struct Exception {
 impl Celery {
     async fn new(connection: &Connection) -> Result<Self> {
         // As Celery declares it; then it doesn't matter who is here first.
-        let tasks = Queue::new("celery").bind(&Exchange::direct("celery"), "celery");
+        let tasks = Queue::new("celery").bind(Exchange::direct("celery"), "celery");
         connection.declare_queue(&tasks).await?;
         // It gets a name of its own, and goes with the connection.
         let results = Queue::server_named().exclusive(true);

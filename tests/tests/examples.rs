@@ -121,10 +121,7 @@ fn worker(broker: &Broker) -> tokio::process::Child {
 }
 
 #[tokio::test]
-#[cfg_attr(
-    not(all(kombu_test_amqp, kombu_test_python)),
-    ignore = "there is no RabbitMQ or no Python to test against"
-)]
+#[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn a_celery_worker_runs_the_tasks_of_the_example_and_its_results_are_printed() {
     let broker = AmqpHarness::new().broker().await;
     let _worker = worker(&broker);

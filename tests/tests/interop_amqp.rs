@@ -1,10 +1,7 @@
 //! Python kombu on the other side of a RabbitMQ: what one sends the other reads, value by value.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#![cfg_attr(
-    not(all(kombu_test_amqp, kombu_test_python)),
-    allow(dead_code, unused_imports)
-)]
+#![cfg_attr(not(kombu_test_amqp_python), allow(dead_code, unused_imports))]
 
 use std::time::Duration;
 
@@ -82,10 +79,7 @@ fn integer(value: i64) -> Value {
 }
 
 #[tokio::test]
-#[cfg_attr(
-    not(all(kombu_test_amqp, kombu_test_python)),
-    ignore = "there is no RabbitMQ or no Python to test against"
-)]
+#[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn every_property_that_python_sets_arrives() {
     let meeting = Meeting::new().await;
     let mut consumer = meeting.consumer().await;
@@ -149,10 +143,7 @@ async fn every_property_that_python_sets_arrives() {
 }
 
 #[tokio::test]
-#[cfg_attr(
-    not(all(kombu_test_amqp, kombu_test_python)),
-    ignore = "there is no RabbitMQ or no Python to test against"
-)]
+#[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn python_reads_every_property() {
     let meeting = Meeting::new().await;
     let producer = meeting.producer().await;
@@ -212,10 +203,7 @@ async fn python_reads_every_property() {
 }
 
 #[tokio::test]
-#[cfg_attr(
-    not(all(kombu_test_amqp, kombu_test_python)),
-    ignore = "there is no RabbitMQ or no Python to test against"
-)]
+#[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn headers_of_every_type_that_python_sends_are_read() {
     let meeting = Meeting::new().await;
     let mut consumer = meeting.consumer().await;
@@ -241,6 +229,12 @@ async fn headers_of_every_type_that_python_sends_are_read() {
         ("float", json!({"float": 0.1}), FieldValue::F64(0.1)),
         ("large", json!({"float": -1e300}), FieldValue::F64(-1e300)),
         ("decimal", json!({"decimal": "12.50"}), decimal(2, 1250)),
+        // Python's have a sign, and AMQP's haven't.
+        (
+            "minus",
+            json!({"decimal": "-12.50"}),
+            decimal(2, u32::MAX - 1249),
+        ),
         ("text", json!("Grüße"), FieldValue::from("Grüße")),
         ("empty", json!(""), FieldValue::from("")),
         ("long", json!(long), FieldValue::from(long.as_str())),
@@ -272,10 +266,7 @@ async fn headers_of_every_type_that_python_sends_are_read() {
 }
 
 #[tokio::test]
-#[cfg_attr(
-    not(all(kombu_test_amqp, kombu_test_python)),
-    ignore = "there is no RabbitMQ or no Python to test against"
-)]
+#[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn python_reads_headers_of_every_type() {
     let meeting = Meeting::new().await;
     let long = "ü".repeat(40_000);
@@ -356,10 +347,7 @@ const SERIALIZERS: [(&str, &str); 3] = [
 ];
 
 #[tokio::test]
-#[cfg_attr(
-    not(all(kombu_test_amqp, kombu_test_python)),
-    ignore = "there is no RabbitMQ or no Python to test against"
-)]
+#[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn what_python_serializes_is_decoded() {
     let meeting = Meeting::new().await;
     let mut consumer = meeting.consumer().await;
@@ -395,10 +383,7 @@ async fn what_python_serializes_is_decoded() {
 }
 
 #[tokio::test]
-#[cfg_attr(
-    not(all(kombu_test_amqp, kombu_test_python)),
-    ignore = "there is no RabbitMQ or no Python to test against"
-)]
+#[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn python_decodes_what_is_serialized() {
     let meeting = Meeting::new().await;
     let producer = meeting.producer().await;
@@ -420,10 +405,7 @@ async fn python_decodes_what_is_serialized() {
 }
 
 #[tokio::test]
-#[cfg_attr(
-    not(all(kombu_test_amqp, kombu_test_python)),
-    ignore = "there is no RabbitMQ or no Python to test against"
-)]
+#[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn what_python_pickles_is_not_decoded_and_there_as_bytes() {
     let meeting = Meeting::new().await;
     let mut consumer = meeting.consumer().await;
@@ -447,10 +429,7 @@ const COMPRESSIONS: [(&str, &str); 3] = [
 ];
 
 #[tokio::test]
-#[cfg_attr(
-    not(all(kombu_test_amqp, kombu_test_python)),
-    ignore = "there is no RabbitMQ or no Python to test against"
-)]
+#[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn what_python_compresses_is_decompressed() {
     let meeting = Meeting::new().await;
     let mut consumer = meeting.consumer().await;
@@ -471,10 +450,7 @@ async fn what_python_compresses_is_decompressed() {
 }
 
 #[tokio::test]
-#[cfg_attr(
-    not(all(kombu_test_amqp, kombu_test_python)),
-    ignore = "there is no RabbitMQ or no Python to test against"
-)]
+#[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn python_decompresses_what_is_compressed() {
     let meeting = Meeting::new().await;
     let producer = meeting.producer().await;
@@ -491,10 +467,7 @@ async fn python_decompresses_what_is_compressed() {
 }
 
 #[tokio::test]
-#[cfg_attr(
-    not(all(kombu_test_amqp, kombu_test_python)),
-    ignore = "there is no RabbitMQ or no Python to test against"
-)]
+#[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn the_most_urgent_comes_first_on_both_sides() {
     let meeting = Meeting::new().await;
     let priorities = [0, 5, 9, 1];
@@ -534,10 +507,7 @@ async fn the_most_urgent_comes_first_on_both_sides() {
 }
 
 #[tokio::test]
-#[cfg_attr(
-    not(all(kombu_test_amqp, kombu_test_python)),
-    ignore = "there is no RabbitMQ or no Python to test against"
-)]
+#[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn what_one_declares_is_the_same_to_the_other() {
     let meeting = Meeting::new().await;
     let message = json!({
@@ -588,10 +558,7 @@ async fn what_one_declares_is_the_same_to_the_other() {
 }
 
 #[tokio::test]
-#[cfg_attr(
-    not(all(kombu_test_amqp, kombu_test_python)),
-    ignore = "there is no RabbitMQ or no Python to test against"
-)]
+#[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn python_answers_requests() {
     let meeting = Meeting::new().await;
     let producer = meeting.producer().await;
@@ -613,10 +580,7 @@ async fn python_answers_requests() {
 }
 
 #[tokio::test]
-#[cfg_attr(
-    not(all(kombu_test_amqp, kombu_test_python)),
-    ignore = "there is no RabbitMQ or no Python to test against"
-)]
+#[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn requests_of_python_are_answered() {
     let meeting = Meeting::new().await;
     let mut consumer = meeting.consumer().await;
