@@ -1,5 +1,6 @@
 //! What lapin's errors mean in the terms of the messaging model.
 
+use kombu_core::message::Content;
 use kombu_core::{Error, ErrorKind};
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
@@ -11,8 +12,13 @@ pub(crate) fn classify(error: lapin::Error) -> Error {
                 AMQPErrorKind::Soft(soft) => of_soft(soft),
                 AMQPErrorKind::Hard(hard) => of_hard(hard),
             };
-            let text = in_our_words(kind, problem.get_message().as_str());
-            (kind, Some(problem.get_id()), text)
+            let text = problem.get_message().as_str();
+            // RabbitMQ has no error of its own for it.
+            if text.contains("message size") {
+                (ErrorKind::TooLarge, Some(311), too_large(text))
+            } else {
+                (kind, Some(problem.get_id()), in_our_words(kind, text))
+            }
         }
         lapin::ErrorKind::ChannelsLimitReached => (
             ErrorKind::Backpressure,
@@ -31,6 +37,10 @@ pub(crate) fn classify(error: lapin::Error) -> Error {
         Some(code) => classified.with_code(code),
         None => classified,
     }
+}
+
+fn too_large(text: &str) -> String {
+    format!("{text}; raise `max_message_size` on the broker, or set it here to what that takes")
 }
 
 fn of_soft(error: &AMQPSoftError) -> ErrorKind {
@@ -134,8 +144,46 @@ fn attribute(argument: &str) -> String {
     }
 }
 
-/// The exchange that an error of the broker is about.
-pub(crate) fn exchange_of(error: &Error) -> Option<&str> {
-    let (_, rest) = error.message().split_once("exchange `")?;
-    rest.split_once('`').map(|(name, _)| name)
+/// What an error on a publishing channel is about.
+pub(crate) enum Culprit {
+    /// Publishes to this exchange.
+    Exchange(String),
+    /// Messages whose user isn't who published them.
+    User(String),
+    /// Bodies of so many bytes.
+    Size(usize),
+}
+
+/// Finds out from its text what an error of the broker is about.
+pub(crate) fn culprit(error: &Error) -> Option<Culprit> {
+    let text = error.message();
+    let between = |before: &str, after: char| {
+        let (_, rest) = text.split_once(before)?;
+        rest.split_once(after).map(|(found, _)| found.to_owned())
+    };
+    if let Some(user) = between("user_id property set to '", '\'') {
+        return Some(Culprit::User(user));
+    }
+    if let Some(size) = between("message size ", ' ') {
+        return size.parse().ok().map(Culprit::Size);
+    }
+    between("exchange `", '`').map(Culprit::Exchange)
+}
+
+impl Culprit {
+    pub(crate) fn exchange(&self) -> Option<&str> {
+        match self {
+            Culprit::Exchange(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Whether a publish is one that the error is about.
+    pub(crate) fn is(&self, exchange: &str, content: &Content) -> bool {
+        match self {
+            Culprit::Exchange(name) => exchange == name,
+            Culprit::User(user) => content.user_id() == Some(user),
+            Culprit::Size(size) => content.body().len() == *size,
+        }
+    }
 }

@@ -5,6 +5,7 @@
 
 mod error;
 mod fields;
+mod ladder;
 mod lines;
 mod message;
 mod publisher;

@@ -1,21 +1,30 @@
 //! The connections to the broker of one session, and when it ends.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use kombu_core::driver::{BoxFuture, Notice, Notices};
 use kombu_core::{Error, Result};
 use lapin::{Channel, Connection, Event};
-use tokio::sync::{OnceCell, broadcast, watch};
+use tokio::sync::{Mutex, OnceCell, broadcast, watch};
+use tokio::time::timeout;
 
 use crate::error::{classify, lost};
 use crate::transport::Dialer;
+
+/// How long the broker has to answer the end of a connection. A blocked one doesn't read that it ends.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A publisher that the broker blocks must not hold up settles: so publishers have a connection of their own,
 /// opened with the first of them.
 pub(crate) struct Lines {
     main: Connection,
     publishing: OnceCell<Connection>,
+    /// For what the broker may refuse, once refusals may have used up half of the channels of the main connection.
+    spare: Mutex<Option<Connection>>,
+    refusals: AtomicUsize,
     dialer: Dialer,
     ended: Arc<watch::Sender<Option<String>>>,
     notices: broadcast::Sender<Notice>,
@@ -28,6 +37,8 @@ impl Lines {
         let lines = Lines {
             main: dialer.dial("").await?,
             publishing: OnceCell::new(),
+            spare: Mutex::default(),
+            refusals: AtomicUsize::new(0),
             dialer,
             ended: Arc::new(watch::Sender::new(None)),
             notices: broadcast::Sender::new(16),
@@ -40,7 +51,30 @@ impl Lines {
     /// A channel for everything but publishing.
     pub(crate) async fn channel(&self) -> Result<Channel> {
         self.check()?;
-        self.main.create_channel().await.map_err(classify)
+        let channel = open_channel(&self.main).await;
+        self.checked(channel)
+    }
+
+    /// A channel for what the broker may refuse, and what belongs to no connection.
+    pub(crate) async fn spare_channel(&self) -> Result<Channel> {
+        let most = usize::from(self.main.configuration().channel_max());
+        if self.refusals.load(Ordering::Relaxed) < most / 2 {
+            return self.channel().await;
+        }
+        self.check()?;
+        let mut spare = self.spare.lock().await;
+        if let Some(connection) = &*spare
+            && let Ok(channel) = open_channel(connection).await
+        {
+            return Ok(channel);
+        }
+        let connection = spare.insert(self.dialer.dial(" (declaring)").await?);
+        open_channel(connection).await.map_err(classify)
+    }
+
+    /// The broker has closed a channel.
+    pub(crate) fn refused(&self) {
+        self.refusals.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A channel for publishing.
@@ -54,7 +88,20 @@ impl Lines {
                 Ok::<_, Error>(connection)
             })
             .await?;
-        connection.create_channel().await.map_err(classify)
+        let channel = open_channel(connection).await;
+        self.checked(channel)
+    }
+
+    /// Without channels to open, nothing works but a fresh session.
+    fn checked(&self, channel: lapin::Result<Channel>) -> Result<Channel> {
+        channel.map_err(|error| {
+            let exhausted = matches!(error.kind(), lapin::ErrorKind::ChannelsLimitReached);
+            if exhausted && self.refusals.load(Ordering::Relaxed) > 0 {
+                self.end("the connection has no channels left; the next one has");
+                return lost("the connection has no channels left");
+            }
+            classify(error)
+        })
     }
 
     fn watch(&self, connection: &Connection) {
@@ -127,15 +174,33 @@ impl Lines {
                         close(connection).await;
                     }
                 };
-                tokio::join!(publishing, close(&self.main));
+                let spare = async {
+                    if let Some(connection) = &*self.spare.lock().await {
+                        close(connection).await;
+                    }
+                };
+                tokio::join!(publishing, spare, close(&self.main));
             })
             .await;
     }
 }
 
 async fn close(connection: &Connection) {
-    if let Err(error) = connection.close(200, "bye".into()).await {
-        tracing::debug!(%error, "closing a connection");
+    match timeout(PATIENCE, connection.close(200, "bye".into())).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "closing a connection"),
+        Err(_) => tracing::debug!("the broker doesn't answer that a connection is closed"),
+    }
+}
+
+/// Opens a channel with a number that works: one whose channel the broker has closed gives lapin the error of that
+/// time, without asking the broker, and isn't given out again.
+async fn open_channel(connection: &Connection) -> lapin::Result<Channel> {
+    loop {
+        match connection.create_channel().await {
+            Err(error) if error.is_amqp_soft_error() => {}
+            answer => return answer,
+        }
     }
 }
 

@@ -7,41 +7,217 @@ use kombu_core::declare::DeliveryMode;
 use kombu_core::message::{Content, Envelope, PublishId};
 use kombu_core::{FieldTable, FieldValue, Name, Result};
 use lapin::BasicProperties;
-use lapin::types::ShortString;
+use lapin::types::{AMQPValue, ShortString};
 
 use crate::fields::{seconds, short, table_from, table_to, timestamp};
+use crate::ladder::{self, Steps};
 
-/// How often a message failed, on the copies that stand for a retry. Taken off before it is handed out.
+/// How often a message failed, on the copies that stand for a retry.
 const FAILURES: &str = "x-kombu-failures";
 /// Where the message of such a copy was published to.
 const EXCHANGE: &str = "x-kombu-exchange";
-const ROUTING_KEY: &str = "x-kombu-routing-key";
-/// The same as quorum queues count it.
+/// Who published it: RabbitMQ lets nobody else say so.
+const USER_ID: &str = "x-kombu-user-id";
+/// What the message said of its deaths before its delay, in which it died on every step.
+const BEFORE: &str = "x-kombu-before";
+/// The connection that published it, for consumers that don't want to hear themselves.
+const ORIGIN: &str = "x-kombu-origin";
+/// The same as [`FAILURES`] as quorum queues count it.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
-pub(crate) fn properties(content: &Content) -> Result<BasicProperties> {
-    properties_with(content, content.headers())
+const DEATHS: &str = "x-death";
+const FIRST_DEATH: [&str; 3] = [
+    "x-first-death-exchange",
+    "x-first-death-queue",
+    "x-first-death-reason",
+];
+/// RabbitMQ 4 tells it too.
+const LAST_DEATH: [&str; 3] = [
+    "x-last-death-exchange",
+    "x-last-death-queue",
+    "x-last-death-reason",
+];
+
+/// How often a message came back and was counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Failures {
+    /// On copies that stand for retries.
+    pub(crate) copied: u32,
+    /// By the queue.
+    pub(crate) counted: u32,
+}
+
+impl Failures {
+    pub(crate) fn all(self) -> u32 {
+        self.copied.saturating_add(self.counted)
+    }
+}
+
+/// The properties of a message; `origin` tells consumers whose it is.
+pub(crate) fn properties(content: &Content, origin: Option<u32>) -> Result<BasicProperties> {
+    let Some(origin) = origin else {
+        return properties_with(content, content.headers(), content.user_id());
+    };
+    let mut headers = content.headers().clone();
+    headers.insert(Name::from_static(ORIGIN), i64::from(origin));
+    properties_with(content, &headers, content.user_id())
+}
+
+/// The properties of a message that goes up the ladder before it comes to its exchange.
+pub(crate) fn properties_delayed(
+    content: &Content,
+    origin: Option<u32>,
+    steps: Steps,
+) -> Result<BasicProperties> {
+    let mut content = content.clone();
+    if let Some(origin) = origin {
+        let headers = content.headers_mut();
+        headers.insert(Name::from_static(ORIGIN), i64::from(origin));
+    }
+    let exchange = content.exchange().clone();
+    prepare_for_steps(&mut content, steps, exchange);
+    properties_with(&content, content.headers(), content.user_id())
 }
 
 /// The properties of the copy that stands for a retry.
-pub(crate) fn properties_of_retry(content: &Content, failures: u32) -> Result<BasicProperties> {
-    let mut headers = content.headers().clone();
-    headers.insert(
-        Name::from_static(FAILURES),
-        FieldValue::I64(i64::from(failures)),
-    );
-    headers.insert(
-        Name::from_static(EXCHANGE),
-        FieldValue::Text(content.exchange().clone()),
-    );
-    headers.insert(
-        Name::from_static(ROUTING_KEY),
-        FieldValue::Text(content.routing_key().clone()),
-    );
-    properties_with(content, &headers)
+pub(crate) fn properties_of_retry(
+    content: &Content,
+    queue: &Name,
+    failures: u32,
+    steps: Option<Steps>,
+) -> Result<BasicProperties> {
+    let mut copy = content.clone();
+    let headers = copy.headers_mut();
+    headers.insert(Name::from_static(FAILURES), i64::from(failures));
+    headers.insert(Name::from_static(EXCHANGE), content.exchange().clone());
+    headers.insert(Name::from_static(ladder::RETRY_TO), queue.clone());
+    if let Some(user) = content.user_id() {
+        headers.insert(Name::from_static(USER_ID), Name::from(user));
+    }
+    if let Some(steps) = steps {
+        prepare_for_steps(&mut copy, steps, ladder::RETRIES);
+    }
+    properties_with(&copy, copy.headers(), None)
 }
 
-fn properties_with(content: &Content, headers: &FieldTable) -> Result<BasicProperties> {
+/// Tells the ladder which steps to take and where to go then.
+fn prepare_for_steps(content: &mut Content, steps: Steps, exchange: Name) {
+    // It would expire on the way.
+    content.set_expiration(None);
+    let headers = content.headers_mut();
+    let mut before = FieldTable::new();
+    for name in [DEATHS].into_iter().chain(FIRST_DEATH).chain(LAST_DEATH) {
+        if let Some(value) = headers.remove(name) {
+            before.insert(Name::from_static(name), value);
+        }
+    }
+    if !before.is_empty() {
+        headers.insert(Name::from_static(BEFORE), FieldValue::Table(before));
+    }
+    for name in steps.headers() {
+        headers.insert(name, true);
+    }
+    headers.insert(Name::from_static(ladder::DELAY_TO), exchange);
+}
+
+/// Takes off what was put on for retries and delays. Answers the exchange that the message was published to, if it is
+/// a copy that stands for a retry.
+fn clean(headers: &mut FieldTable) -> (Option<Name>, u32) {
+    let exchange = match headers.remove(EXCHANGE) {
+        Some(FieldValue::Text(name)) => Some(name),
+        _ => None,
+    };
+    let failures = headers.remove(FAILURES);
+    let failures = failures.as_ref().and_then(count).unwrap_or(0);
+    headers.remove(ORIGIN);
+    let is_delayed = headers.contains(ladder::DELAY_TO);
+    let before = headers.remove(BEFORE);
+    headers.retain(|name, _| !ladder::is_header(name));
+    if is_delayed {
+        forget_steps(headers, before);
+    }
+    (exchange, failures)
+}
+
+fn count(value: &FieldValue) -> Option<u32> {
+    u32::try_from(value.as_i64()?).ok()
+}
+
+/// A delay is a death on every step of the ladder, which is nobody's business.
+fn forget_steps(headers: &mut FieldTable, before: Option<FieldValue>) {
+    let mut deaths = match headers.remove(DEATHS) {
+        Some(FieldValue::Array(deaths)) => deaths,
+        _ => Vec::new(),
+    };
+    deaths.retain(|death| !text(death.as_table(), "queue").is_some_and(ladder::is_queue));
+    for names in [FIRST_DEATH, LAST_DEATH] {
+        if text(Some(headers), names[1]).is_some_and(ladder::is_queue) {
+            for name in names {
+                headers.remove(name);
+            }
+        }
+    }
+    if let Some(FieldValue::Table(before)) = before {
+        for (name, value) in &before {
+            match (name.as_str(), value) {
+                (DEATHS, FieldValue::Array(older)) => add_deaths(&mut deaths, older),
+                _ => drop(headers.insert(name.clone(), value.clone())),
+            }
+        }
+    }
+    if !headers.contains(FIRST_DEATH[1])
+        && let Some(FieldValue::Table(first)) = deaths.last()
+    {
+        for (name, field) in FIRST_DEATH.into_iter().zip(["exchange", "queue", "reason"]) {
+            if let Some(value) = first.get(field) {
+                headers.insert(Name::from_static(name), value.clone());
+            }
+        }
+    }
+    if !deaths.is_empty() {
+        headers.insert(Name::from_static(DEATHS), FieldValue::Array(deaths));
+    }
+}
+
+fn text<'a>(table: Option<&'a FieldTable>, name: &str) -> Option<&'a str> {
+    table?.get(name)?.as_str()
+}
+
+/// One entry for each queue and reason, those of later deaths first.
+fn add_deaths(deaths: &mut Vec<FieldValue>, older: &[FieldValue]) {
+    let counted = |death: &FieldTable| death.get("count").and_then(FieldValue::as_i64).unwrap_or(0);
+    let is_same = |one: &FieldTable, other: &FieldTable| {
+        one.get("queue") == other.get("queue") && one.get("reason") == other.get("reason")
+    };
+    for death in older.iter().filter_map(FieldValue::as_table) {
+        let same = deaths.iter_mut().find_map(|one| match one {
+            FieldValue::Table(one) if is_same(one, death) => Some(one),
+            _ => None,
+        });
+        match same {
+            Some(one) => {
+                let count = counted(one).saturating_add(counted(death));
+                one.insert(Name::from_static("count"), count);
+            }
+            None => deaths.push(FieldValue::Table(death.clone())),
+        }
+    }
+}
+
+/// Whether the message says that this connection published it.
+pub(crate) fn is_from(properties: &BasicProperties, origin: Option<u32>) -> bool {
+    let (Some(origin), Some(headers)) = (origin, properties.headers()) else {
+        return false;
+    };
+    let said = headers.inner().get(ORIGIN);
+    matches!(said, Some(AMQPValue::LongLongInt(said)) if *said == i64::from(origin))
+}
+
+fn properties_with(
+    content: &Content,
+    headers: &FieldTable,
+    user_id: Option<&str>,
+) -> Result<BasicProperties> {
     let mode = match content.delivery_mode() {
         DeliveryMode::Persistent => 2,
         DeliveryMode::Transient => 1,
@@ -73,7 +249,7 @@ fn properties_with(content: &Content, headers: &FieldTable) -> Result<BasicPrope
         (content.reply_to(), BasicProperties::with_reply_to),
         (content.message_id(), BasicProperties::with_message_id),
         (content.kind(), BasicProperties::with_type),
-        (content.user_id(), BasicProperties::with_user_id),
+        (user_id, BasicProperties::with_user_id),
         (content.app_id(), BasicProperties::with_app_id),
         (content.cluster_id(), BasicProperties::with_cluster_id),
     ];
@@ -91,27 +267,29 @@ pub(crate) fn received(
     routing_key: &str,
     properties: &BasicProperties,
     body: Vec<u8>,
-) -> (Envelope, u32) {
-    let mut failures = 0;
-    let (mut exchange, mut routing_key) = (Name::from(exchange), Name::from(routing_key));
-    let mut received_headers = FieldTable::new();
-    if let Some(headers) = properties.headers() {
-        let mut headers = table_from(headers);
-        if let Some(FieldValue::Text(name)) = headers.remove(EXCHANGE) {
-            exchange = name;
+) -> (Envelope, Failures) {
+    let mut failures = Failures::default();
+    let (mut exchange, routing_key) = (Name::from(exchange), Name::from(routing_key));
+    let mut headers = FieldTable::new();
+    let mut user_id = None;
+    if let Some(sent) = properties.headers() {
+        headers = table_from(sent);
+        failures.counted = headers.get(DELIVERY_COUNT).and_then(count).unwrap_or(0);
+        if headers
+            .iter()
+            .any(|(name, _)| ladder::is_header(name) || name == ORIGIN)
+        {
+            user_id = headers.remove(USER_ID);
+            let (published_to, copied) = clean(&mut headers);
+            // A copy that died has a new life with whoever gets it.
+            if exchange == ladder::RETRIES {
+                exchange = published_to.unwrap_or(exchange);
+                failures.copied = copied;
+            }
         }
-        if let Some(FieldValue::Text(key)) = headers.remove(ROUTING_KEY) {
-            routing_key = key;
-        }
-        let count = |value: &FieldValue| value.as_i64().and_then(|count| u32::try_from(count).ok());
-        failures = headers.get(DELIVERY_COUNT).and_then(count).unwrap_or(0);
-        if let Some(copied) = headers.remove(FAILURES) {
-            failures = count(&copied).unwrap_or(0).saturating_add(failures);
-        }
-        received_headers = headers;
     }
     let mut content = Content::new(exchange, routing_key, Bytes::from(body));
-    *content.headers_mut() = received_headers;
+    *content.headers_mut() = headers;
     content.set_delivery_mode(match properties.delivery_mode() {
         Some(2) => DeliveryMode::Persistent,
         _ => DeliveryMode::Transient,
@@ -158,6 +336,9 @@ pub(crate) fn received(
         if let Some(text) = text {
             set(&mut content, Name::from(text.as_str()));
         }
+    }
+    if let Some(FieldValue::Text(user)) = user_id {
+        content.set_user_id(user);
     }
     let nobody = PublishId {
         producer: 0,

@@ -1,98 +1,172 @@
 use std::sync::Arc;
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use kombu_core::declare::Queue;
 use kombu_core::driver::{BoxFuture, Confirm, Confirmation, Op, Publisher};
 use kombu_core::message::Envelope;
+use kombu_core::virt::{self, Death};
 use kombu_core::{Error, ErrorKind, Name, Result};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use crate::error::{classify, exchange_of, lost};
+use crate::error::{classify, culprit, lost};
 use crate::fields::short;
-use crate::message::{properties, properties_of_retry};
-use crate::returns::{Outstanding, Returns};
+use crate::ladder::{self, Steps};
+use crate::message::{Failures, properties, properties_delayed, properties_of_retry};
+use crate::returns::{Confirmed, Outstanding, Returns};
 use crate::session::Shared;
-use crate::under_way::{OnItsWay, UnderWay};
+use crate::under_way::OnItsWay;
+
+/// Room for publishes without an answer, in units of 1 KiB: 128 MiB, or 2,048 small messages.
+///
+/// A producer has less than that under way. But those that it gave up stay here until the broker answers, and one that
+/// blocks answers nothing.
+const ROOM: usize = 128 * 1024;
+/// What a message takes at least.
+const LEAST: usize = ROOM / 2048;
 
 /// Publishes over one channel, in a task of its own: whatever waits while it writes goes out together.
 pub(crate) struct AmqpPublisher {
+    /// Bounded by the room.
     calls: mpsc::UnboundedSender<Call>,
-    under_way: UnderWay,
+    room: Arc<Semaphore>,
+    shared: Arc<Shared>,
 }
 
 struct Call {
     exchange: Name,
-    routing_key: Name,
     properties: BasicProperties,
     envelope: Envelope,
-    mandatory: bool,
+    delay: Option<Steps>,
     answer: oneshot::Sender<Result<Confirmation>>,
-    _on_its_way: OnItsWay,
+    on_its_way: (OnItsWay, OwnedSemaphorePermit),
 }
 
 impl AmqpPublisher {
     pub(crate) async fn open(shared: Arc<Shared>) -> Result<Self> {
         let channel = open_channel(&shared).await?;
-        // The client bounds how many publishes have no answer.
         let (calls, receiver) = mpsc::unbounded_channel();
         let task = Task {
-            shared,
+            shared: shared.clone(),
             channel,
             confirms: FuturesUnordered::new(),
             returns: Returns::default(),
         };
-        let under_way = task.shared.under_way.clone();
         tokio::spawn(task.run(receiver));
-        Ok(AmqpPublisher { calls, under_way })
+        Ok(AmqpPublisher {
+            calls,
+            room: Arc::new(Semaphore::new(ROOM)),
+            shared,
+        })
     }
 
+    /// Hands a message to the task: at once if there is room.
     fn call(
         &self,
         envelope: &Envelope,
         exchange: Name,
-        routing_key: Name,
-        properties: Result<BasicProperties>,
-        mandatory: bool,
-    ) -> Confirm {
-        let properties = match properties {
-            Ok(properties) => properties,
-            Err(error) => return Op::ready(Err(error)),
+        properties: BasicProperties,
+        delay: Option<Steps>,
+    ) -> Op<Result<Confirm>> {
+        let (calls, under_way) = (self.calls.clone(), self.shared.under_way.clone());
+        let envelope = envelope.clone();
+        let size = (LEAST + envelope.body().len() / 1024).min(ROOM) as u32;
+        let send = move |room: OwnedSemaphorePermit| {
+            let (answer, receiver) = oneshot::channel();
+            let call = Call {
+                exchange,
+                properties,
+                envelope,
+                delay,
+                answer,
+                on_its_way: (under_way.one(), room),
+            };
+            match calls.send(call) {
+                Ok(()) => Ok(Op::pending(async move {
+                    receiver.await.unwrap_or_else(|_| Err(ended()))
+                })),
+                Err(_) => Err(ended()),
+            }
         };
-        let (answer, receiver) = oneshot::channel();
-        let call = Call {
-            exchange,
-            routing_key,
-            properties,
-            envelope: envelope.clone(),
-            mandatory,
-            answer,
-            _on_its_way: self.under_way.one(),
-        };
-        if self.calls.send(call).is_err() {
-            return Op::ready(Err(ended()));
+        match self.room.clone().try_acquire_many_owned(size) {
+            Ok(room) => Op::ready(send(room)),
+            Err(_) => {
+                let room = self.room.clone().acquire_many_owned(size);
+                // Those that wait have their turn in the order of the calls.
+                Op::start(async move { room.await.map_err(|_| ended()).and_then(send) })
+            }
         }
-        Op::pending(async move { receiver.await.unwrap_or_else(|_| Err(ended())) })
     }
 
-    /// Puts a copy at the end of a queue; it is there when this resolves.
-    pub(crate) async fn publish_copy(
+    /// Puts a copy with another failure at the end of a queue, or has it come there later. It is on its way when this
+    /// returns, and the broker has it when the answer resolves.
+    pub(crate) async fn publish_retry(
         &self,
         envelope: &Envelope,
         queue: &Name,
-        failures: u32,
-    ) -> Result<()> {
-        let properties = properties_of_retry(envelope, failures);
-        let confirm = self.call(envelope, Name::EMPTY, queue.clone(), properties, true);
-        match confirm.await? {
-            Confirmation::Acked { .. } => Ok(()),
-            Confirmation::Nacked { reason } => Err(Error::new(ErrorKind::Nacked, reason)),
-            Confirmation::Returned { .. } => Err(Error::new(
-                ErrorKind::NotFound,
-                format!("queue `{queue}` is gone"),
-            )),
-        }
+        failures: Failures,
+        delay: Option<Steps>,
+    ) -> Result<BoxFuture<'static, Result<()>>> {
+        let failed = failures.all().saturating_add(1);
+        let properties = properties_of_retry(envelope, queue, failed, delay)?;
+        self.shared.ladder.lead_back(&self.shared, queue).await?;
+        let exchange = match delay {
+            Some(steps) => {
+                let ladder = &self.shared.ladder;
+                ladder.lead(&self.shared, steps, &ladder::RETRIES).await?;
+                steps.entry()
+            }
+            None => ladder::RETRIES,
+        };
+        let confirm = self.call(envelope, exchange, properties, None).await?;
+        let (shared, queue) = (self.shared.clone(), queue.clone());
+        Ok(Box::pin(async move {
+            match confirm.await? {
+                Confirmation::Acked { routed: true } => Ok(()),
+                Confirmation::Nacked { reason } => Err(Error::new(ErrorKind::Nacked, reason)),
+                Confirmation::Acked { .. } | Confirmation::Returned { .. } => {
+                    shared.ladder.forget(&queue).await;
+                    Err(Error::new(
+                        ErrorKind::NotFound,
+                        format!(
+                            "the way back to queue `{queue}` is gone; the message is where it was"
+                        ),
+                    ))
+                }
+            }
+        }))
+    }
+
+    /// Publishes what becomes of a message that was delivered too often.
+    pub(crate) fn publish_letter(
+        &self,
+        envelope: &Envelope,
+        queue: &Queue,
+    ) -> BoxFuture<'static, Result<()>> {
+        let letter = virt::letter(envelope, queue, Death::DeliveryLimit);
+        let properties = match properties(&letter, None) {
+            Ok(properties) => properties,
+            Err(error) => return Box::pin(std::future::ready(Err(error))),
+        };
+        let call = self.call(&letter, letter.exchange().clone(), properties, None);
+        let queue = queue.name().clone();
+        Box::pin(async move {
+            let discarded = match call.await?.await {
+                Ok(Confirmation::Acked { routed }) => !routed,
+                Ok(Confirmation::Returned { .. }) => true,
+                Ok(Confirmation::Nacked { reason }) => {
+                    return Err(Error::new(ErrorKind::Nacked, reason));
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => true,
+                Err(error) => return Err(error),
+            };
+            if discarded {
+                tracing::warn!(%queue, "a dead letter leads nowhere and is discarded");
+            }
+            Ok(())
+        })
     }
 }
 
@@ -111,15 +185,36 @@ fn ended() -> Error {
 
 impl Publisher for AmqpPublisher {
     fn publish(&self, envelope: &Envelope) -> Op<Result<Confirm>> {
-        Op::ready(Ok(self.call(
-            envelope,
-            envelope.exchange().clone(),
-            envelope.routing_key().clone(),
-            properties(envelope),
-            // A message that no queue matches is told from one that is stored only by its return.
-            true,
-        )))
+        let marks = self.shared.marks_own_messages();
+        let origin = marks.then(|| envelope.publish_id().origin());
+        let prepared = match envelope.delay() {
+            None => properties(envelope, origin).map(|properties| (properties, None)),
+            Some(delay) => delayed(envelope, origin, delay),
+        };
+        match prepared {
+            Ok((properties, delay)) => {
+                self.call(envelope, envelope.exchange().clone(), properties, delay)
+            }
+            Err(error) => Op::ready(Err(error)),
+        }
     }
+}
+
+fn delayed(
+    envelope: &Envelope,
+    origin: Option<u32>,
+    delay: std::time::Duration,
+) -> Result<(BasicProperties, Option<Steps>)> {
+    if envelope.expiration().is_some() {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "RabbitMQ takes the expiration off a message that waits for its delay; leave one of the two out, or give the \
+             queue a `message_ttl`",
+        ));
+    }
+    let steps = Steps::new(delay)?;
+    let properties = properties_delayed(envelope, origin, steps)?;
+    Ok((properties, Some(steps)))
 }
 
 type Confirming = BoxFuture<'static, (u64, lapin::Result<lapin::Confirmation>)>;
@@ -141,8 +236,8 @@ impl Task {
             tokio::select! {
                 biased;
                 _ = &mut closed => return,
-                Some((number, confirmation)) = self.confirms.next() => {
-                    if let Err(error) = self.confirmed(number, confirmation)
+                Some(first) = self.confirms.next() => {
+                    if let Err(error) = self.confirmed(first)
                         && self.repair(error).await.is_err()
                     {
                         return;
@@ -158,13 +253,16 @@ impl Task {
         }
     }
 
-    /// The broker closed the channel: whoever published to the exchange that it complains about is told so. What others
-    /// have without an answer may be stored or not, and is for the next session to send again.
+    /// The broker closed the channel: whoever published what it complains about is told so. What others have without an
+    /// answer may be stored or not, and is for the next session to send again.
     async fn repair(&mut self, error: Error) -> Result<()> {
         let alive = self.shared.lines.check();
-        if let (Ok(()), Some(exchange)) = (alive, exchange_of(&error)) {
-            self.shared.forget_exchange(exchange);
-            self.returns.refuse(exchange, &error);
+        if let (Ok(()), Some(culprit)) = (alive, culprit(&error)) {
+            self.shared.lines.refused();
+            if let Some(exchange) = culprit.exchange() {
+                self.shared.forget_exchange(exchange);
+            }
+            self.returns.refuse(&culprit, &error);
             self.confirms.clear();
             if self.returns.is_empty() {
                 self.channel = open_channel(&self.shared).await?;
@@ -175,30 +273,28 @@ impl Task {
         Err(error)
     }
 
-    async fn start(&mut self, call: Call) {
-        if let Err(error) = self.shared.find_exchange(&call.exchange).await {
-            drop(call.answer.send(Err(error)));
-            return;
+    async fn start(&mut self, mut call: Call) {
+        match self.prepare(&mut call).await {
+            Ok(None) => {}
+            Ok(Some(confirmation)) => return drop(call.answer.send(Ok(confirmation))),
+            Err(error) => return drop(call.answer.send(Err(error))),
         }
-        let names =
-            short(&call.exchange).and_then(|exchange| Ok((exchange, short(&call.routing_key)?)));
+        let key = call.envelope.routing_key();
+        let names = short(&call.exchange).and_then(|exchange| Ok((exchange, short(key)?)));
         let (exchange, key) = match names {
             Ok(names) => names,
-            Err(error) => {
-                drop(call.answer.send(Err(error)));
-                return;
-            }
+            Err(error) => return drop(call.answer.send(Err(error))),
         };
         let options = BasicPublishOptions {
-            mandatory: call.mandatory,
+            // A message that no queue matches is told from one that is stored only by its return.
+            mandatory: true,
             ..BasicPublishOptions::default()
         };
         let number = self.returns.add(Outstanding {
             exchange: call.exchange,
-            routing_key: call.routing_key,
             envelope: call.envelope.clone(),
             answer: call.answer,
-            _on_its_way: call._on_its_way,
+            _on_its_way: call.on_its_way,
         });
         let (channel, envelope, properties) =
             (self.channel.clone(), call.envelope, call.properties);
@@ -213,15 +309,51 @@ impl Task {
         }));
     }
 
-    fn confirmed(
-        &mut self,
-        number: u64,
-        confirmation: lapin::Result<lapin::Confirmation>,
-    ) -> Result<()> {
-        let confirmation = confirmation.map_err(classify)?;
-        let acked = !confirmation.is_nack();
-        let returned = confirmation.take_message();
-        self.returns.confirmed(number, acked, returned.as_ref());
-        Ok(())
+    /// Sees that the exchange is there, and for a delayed message the way to it. `Some` if that is an answer already.
+    async fn prepare(&mut self, call: &mut Call) -> Result<Option<Confirmation>> {
+        let Some(steps) = call.delay else {
+            if !ladder::is_exchange(&call.exchange) {
+                self.shared.find_exchange(&call.exchange).await?;
+            }
+            return Ok(None);
+        };
+        // It is routed when it is due. What can be known before is whether there is anything to route it.
+        if !call.exchange.is_empty() {
+            self.shared.find_exchange(&call.exchange).await?;
+        } else if let Err(error) = self.shared.passive_queue(call.envelope.routing_key()).await {
+            return match error.kind() {
+                ErrorKind::NotFound => Ok(Some(match call.envelope.mandatory() {
+                    true => Confirmation::Returned { code: 312 },
+                    false => Confirmation::Acked { routed: false },
+                })),
+                // It is another connection's, and there.
+                ErrorKind::ResourceLocked => Ok(None),
+                _ => Err(error),
+            };
+        }
+        let ladder = &self.shared.ladder;
+        ladder.lead(&self.shared, steps, &call.exchange).await?;
+        call.exchange = steps.entry();
+        Ok(None)
+    }
+
+    /// Takes one confirm, and with it all that have come: one of them may carry the return of another.
+    fn confirmed(&mut self, first: (u64, lapin::Result<lapin::Confirmation>)) -> Result<()> {
+        let mut batch = Vec::new();
+        let mut result = Ok(());
+        let mut next = Some(first);
+        while let Some((number, confirmation)) = next {
+            match confirmation {
+                Ok(confirmation) => batch.push(Confirmed {
+                    number,
+                    acked: !confirmation.is_nack(),
+                    returned: confirmation.take_message(),
+                }),
+                Err(error) => result = result.and(Err(classify(error))),
+            }
+            next = self.confirms.next().now_or_never().flatten();
+        }
+        self.returns.confirmed(batch);
+        result
     }
 }

@@ -1,12 +1,13 @@
 //! Which publish a returned message belongs to.
 //!
 //! RabbitMQ returns an unroutable message before it confirms it, in the order of the publishes. lapin hands each return
-//! out with the next confirm that resolves, whosever that is. So a confirm by itself doesn't say that its message
-//! was stored:
+//! out with the next confirm that it resolves, whosever that is, and resolves those of one frame in any order. So a confirm
+//! by itself doesn't say that its message was stored, and has to be looked at together with all that were resolved before:
 //!
 //! - it carries nothing: every return before it was handed out, its own among them;
 //! - it carries the return of a later publish: its own would have come first;
-//! - it carries the return of an earlier one: its own may still follow, and it has to wait.
+//! - it carries the return of an earlier one: its own may still follow, and it has to wait for a later confirm that
+//!   carries nothing, or the return of a later publish.
 
 use std::collections::BTreeMap;
 
@@ -15,17 +16,26 @@ use kombu_core::driver::Confirmation;
 use kombu_core::message::Envelope;
 use kombu_core::{Error, Result};
 use lapin::message::BasicReturnMessage;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::error::Culprit;
+use crate::message::properties;
 use crate::under_way::OnItsWay;
 
 /// A publish without an answer.
 pub(crate) struct Outstanding {
     pub(crate) exchange: Name,
-    pub(crate) routing_key: Name,
     pub(crate) envelope: Envelope,
     pub(crate) answer: oneshot::Sender<Result<Confirmation>>,
-    pub(crate) _on_its_way: OnItsWay,
+    pub(crate) _on_its_way: (OnItsWay, OwnedSemaphorePermit),
+}
+
+/// What the broker said to one.
+pub(crate) struct Confirmed {
+    pub(crate) number: u64,
+    pub(crate) acked: bool,
+    /// The return that lapin handed out with it, of whichever publish.
+    pub(crate) returned: Option<BasicReturnMessage>,
 }
 
 #[derive(Default)]
@@ -35,6 +45,8 @@ pub(crate) struct Returns {
     outstanding: BTreeMap<u64, (Outstanding, Option<u16>)>,
     /// Confirmed, but their returns may still come.
     waiting: Vec<(u64, bool)>,
+    /// How many of them waited already when the last confirms came.
+    waited: usize,
 }
 
 impl Returns {
@@ -49,10 +61,11 @@ impl Returns {
         self.outstanding.is_empty()
     }
 
-    /// Answers all publishes to one exchange with the broker's error.
-    pub(crate) fn refuse(&mut self, exchange: &str, error: &Error) {
+    /// Answers the publishes that the broker complains about with its error.
+    pub(crate) fn refuse(&mut self, culprit: &Culprit, error: &Error) {
         let is_refused = |(number, (publish, _)): (&u64, &(Outstanding, _))| {
-            (publish.exchange == *exchange).then_some(*number)
+            let is_it = culprit.is(&publish.exchange, &publish.envelope);
+            is_it.then_some(*number)
         };
         let refused: Vec<_> = self.outstanding.iter().filter_map(is_refused).collect();
         for number in refused {
@@ -66,51 +79,62 @@ impl Returns {
         }
         self.waiting
             .retain(|(number, _)| self.outstanding.contains_key(number));
+        self.waited = self.waiting.len();
     }
 
-    pub(crate) fn confirmed(
-        &mut self,
-        number: u64,
-        acked: bool,
-        returned: Option<&BasicReturnMessage>,
-    ) {
-        self.waiting.push((number, acked));
-        let latest = match returned {
-            None => u64::MAX,
-            Some(message) => self.mark(message).unwrap_or(u64::MAX),
-        };
-        let unconfirmed = self.outstanding.len() - self.waiting.len();
-        let mut index = 0;
-        while index < self.waiting.len() {
-            let (number, acked) = self.waiting[index];
-            let is_marked = self
-                .outstanding
-                .get(&number)
-                .is_some_and(|(_, returned)| returned.is_some());
-            if is_marked || latest > number || unconfirmed == 0 {
-                self.waiting.swap_remove(index);
-                self.answer(number, acked);
-            } else {
-                index += 1;
+    /// Takes all confirms that have come.
+    pub(crate) fn confirmed(&mut self, batch: Vec<Confirmed>) {
+        let mut answers = Vec::new();
+        let mut latest = 0;
+        for confirmed in batch {
+            let carried = match &confirmed.returned {
+                None => u64::MAX,
+                Some(message) => self.mark(message).unwrap_or(u64::MAX),
+            };
+            latest = latest.max(carried);
+            let answer = (confirmed.number, confirmed.acked);
+            match carried > confirmed.number {
+                true => answers.push(answer),
+                false => self.waiting.push(answer),
             }
+        }
+        let unconfirmed = self.outstanding.len() - self.waiting.len() - answers.len();
+        let came_before = self.waited;
+        let mut index = 0;
+        self.waiting.retain(|(number, acked)| {
+            let is_marked = matches!(self.outstanding.get(number), Some((_, Some(_))));
+            let is_over = is_marked || unconfirmed == 0 || index < came_before && latest > *number;
+            index += 1;
+            if is_over {
+                answers.push((*number, *acked));
+            }
+            !is_over
+        });
+        self.waited = self.waiting.len();
+        for (number, acked) in answers {
+            self.answer(number, acked);
         }
     }
 
     /// Finds the publish that a return belongs to: the first that looks like it and isn't returned yet. Between two that
     /// look alike in everything it makes no difference.
     fn mark(&mut self, message: &BasicReturnMessage) -> Option<u64> {
-        let found = self
-            .outstanding
-            .iter_mut()
-            .find(|(_, (publish, returned))| {
-                returned.is_none()
-                    && publish.exchange == *message.delivery.exchange.as_str()
-                    && publish.routing_key == *message.delivery.routing_key.as_str()
-                    && publish.envelope.body()[..] == message.delivery.data[..]
-            });
-        let (number, (_, returned)) = found?;
+        let mut alike = self.outstanding.iter().filter(|(_, (publish, returned))| {
+            let envelope = &publish.envelope;
+            returned.is_none()
+                && publish.exchange == *message.delivery.exchange.as_str()
+                && *envelope.routing_key() == *message.delivery.routing_key.as_str()
+                && envelope.body()[..] == message.delivery.data[..]
+        });
+        // Two may differ in their headers only, and go different ways.
+        let exact = alike.clone().find(|(_, (publish, _))| {
+            let sent = properties(&publish.envelope, None);
+            sent.is_ok_and(|sent| sent == message.delivery.properties)
+        });
+        let number = *exact.or_else(|| alike.next())?.0;
+        let (_, returned) = self.outstanding.get_mut(&number)?;
         *returned = Some(message.reply_code);
-        Some(*number)
+        Some(number)
     }
 
     fn answer(&mut self, number: u64, acked: bool) {

@@ -1,18 +1,19 @@
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kombu_core::declare::{Binding, DeclareMode, Exchange, Queue, QueueType};
+use kombu_core::declare::{Binding, DeclareMode, Exchange, Queue};
 use kombu_core::driver::{
     BoxFuture, Capabilities, Connection, DeleteQueue, Destination, Notices, Publisher, QueueInfo,
     RawDelivery, Settle, SubscribeOptions, Subscription,
 };
-use kombu_core::{Error, Name, Result};
+use kombu_core::{Error, ErrorKind, Name, Result};
 use lapin::options::{
-    BasicGetOptions, ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions,
-    ExchangeUnbindOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
-    QueuePurgeOptions,
+    BasicConsumeOptions, BasicGetOptions, BasicQosOptions, ExchangeBindOptions,
+    ExchangeDeclareOptions, ExchangeDeleteOptions, ExchangeUnbindOptions, QueueBindOptions,
+    QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind};
@@ -21,10 +22,11 @@ use tokio::sync::Mutex as Slot;
 
 use crate::error::classify;
 use crate::fields::{short, table_to};
+use crate::ladder::Ladder;
 use crate::lines::Lines;
 use crate::message::received;
 use crate::publisher::AmqpPublisher;
-use crate::settler::AmqpSettler;
+use crate::settler::{AmqpSettler, Lane};
 use crate::subscription::AmqpSubscription;
 use crate::under_way::UnderWay;
 
@@ -40,13 +42,19 @@ pub(crate) struct Shared {
     /// For declarations, one after the other. An error of the broker closes a channel; the next operation opens
     /// another one.
     control: Slot<Option<Channel>>,
-    get: Slot<Option<(Channel, Arc<AmqpSettler>)>>,
+    /// The same for what belongs to this connection, once the others have a connection of their own.
+    own: Slot<Option<Channel>>,
+    get: Slot<Option<(Channel, Lane)>>,
+    gotten: OnceLock<Arc<AmqpSettler>>,
     /// Exchanges that were there when this session looked.
     exchanges: Mutex<HashSet<Name>>,
-    /// Whether a queue counts deliveries itself, for those that this session declared.
-    quorum: Mutex<HashMap<Name, bool>>,
+    /// What this session has declared.
+    queues: Mutex<HashMap<Name, Arc<Queue>>>,
     settlers: Mutex<Vec<Weak<AmqpSettler>>>,
     pub(crate) under_way: UnderWay,
+    pub(crate) ladder: Ladder,
+    /// Somebody here doesn't want what is published here.
+    marks_own: AtomicBool,
 }
 
 impl Session {
@@ -55,13 +63,32 @@ impl Session {
             lines,
             capabilities,
             control: Slot::default(),
+            own: Slot::default(),
             get: Slot::default(),
+            gotten: OnceLock::new(),
             exchanges: Mutex::default(),
-            quorum: Mutex::default(),
+            queues: Mutex::default(),
             settlers: Mutex::default(),
             under_way: UnderWay::default(),
+            ladder: Ladder::default(),
+            marks_own: AtomicBool::new(false),
         })))
     }
+}
+
+impl Drop for Session {
+    /// Its tasks hold what they share, and would wait for ever.
+    fn drop(&mut self) {
+        self.0.lines.end("nobody uses the session any more");
+    }
+}
+
+/// Whom a declaration concerns.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Owner {
+    Anybody,
+    /// Only this connection may touch it.
+    ThisConnection,
 }
 
 impl Shared {
@@ -69,15 +96,96 @@ impl Shared {
     ///
     /// The channel goes back only after success: one that the broker has closed, or whose answer nobody waited for,
     /// isn't used again.
-    async fn control<T>(&self, work: impl AsyncFnOnce(&Channel) -> lapin::Result<T>) -> Result<T> {
-        let mut slot = self.control.lock().await;
-        let channel = match slot.take() {
-            Some(channel) => channel,
-            None => self.lines.channel().await?,
+    pub(crate) async fn control<T>(
+        &self,
+        owner: Owner,
+        work: impl AsyncFnOnce(&Channel) -> lapin::Result<T>,
+    ) -> Result<T> {
+        let slot = match owner {
+            Owner::Anybody => &self.control,
+            Owner::ThisConnection => &self.own,
         };
-        let answer = work(&channel).await.map_err(classify)?;
+        let mut slot = slot.lock().await;
+        let channel = match (slot.take(), owner) {
+            (Some(channel), _) => channel,
+            (None, Owner::Anybody) => self.lines.spare_channel().await?,
+            (None, Owner::ThisConnection) => self.lines.channel().await?,
+        };
+        let answer = work(&channel).await.map_err(|error| self.refusal(error))?;
         *slot = Some(channel);
         Ok(answer)
+    }
+
+    /// Classifies what the broker answered on a channel, which it has closed with it.
+    pub(crate) fn refusal(&self, error: lapin::Error) -> Error {
+        if error.is_amqp_soft_error() {
+            self.lines.refused();
+        }
+        let error = classify(error);
+        if error.kind() == ErrorKind::ConnectionLost {
+            // The next session is waited for, so this one has to be over.
+            self.lines.end(error.message());
+        }
+        error
+    }
+
+    /// Whether only this connection may touch the queue.
+    pub(crate) fn owner_of(&self, queue: &Name) -> Owner {
+        let is_exclusive = |queue: Arc<Queue>| queue.is_exclusive();
+        match self.declared(queue).is_some_and(is_exclusive) {
+            true => Owner::ThisConnection,
+            false => Owner::Anybody,
+        }
+    }
+
+    fn owner_of_destination(&self, destination: &Destination) -> Owner {
+        match destination {
+            Destination::Queue(queue) => self.owner_of(queue),
+            Destination::Exchange(_) => Owner::Anybody,
+        }
+    }
+
+    /// The queue as this session has declared it.
+    pub(crate) fn declared(&self, queue: &Name) -> Option<Arc<Queue>> {
+        self.queues.lock().get(queue).cloned()
+    }
+
+    /// A consumer of this queue has gone, and nothing has gone back.
+    ///
+    /// Where only one consumer is active at a time, RabbitMQ then makes another one the active one but sends it nothing
+    /// until something else happens to the queue (3.10.8). Another consumer that comes is such a thing.
+    pub(crate) async fn wake_next_consumer(&self, queue: &Name) {
+        let is_single = |queue: Arc<Queue>| queue.is_single_active_consumer();
+        if !self.declared(queue).is_some_and(is_single) {
+            return;
+        }
+        let woken = async {
+            if self.passive_queue(queue).await?.consumers == 0 {
+                return Ok(());
+            }
+            let channel = self.lines.channel().await?;
+            let woken = async {
+                channel.basic_qos(1, BasicQosOptions::default()).await?;
+                let options = BasicConsumeOptions::default();
+                let queue = queue.as_str().into();
+                channel
+                    .basic_consume(queue, "kombu.wake".into(), options, FieldTable::default())
+                    .await?;
+                channel.close(200, "bye".into()).await
+            };
+            woken.await.map_err(|error| self.refusal(error))
+        };
+        if let Err(error) = woken.await {
+            tracing::debug!(%error, %queue, "the next consumer may have to wait for the next message");
+        }
+    }
+
+    pub(crate) fn mark_own_messages(&self) {
+        self.marks_own.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn marks_own_messages(&self) -> bool {
+        self.marks_own.load(Ordering::Relaxed)
     }
 
     /// Whether an exchange is there: publishing to one that isn't would cost a channel, and with it the confirms of
@@ -93,7 +201,7 @@ impl Shared {
 
     async fn passive_exchange(&self, name: &Name) -> Result<()> {
         let exchange = short(name)?;
-        self.control(async |channel| {
+        self.control(Owner::Anybody, async |channel| {
             let options = ExchangeDeclareOptions {
                 passive: true,
                 ..ExchangeDeclareOptions::default()
@@ -114,10 +222,10 @@ impl Shared {
         self.exchanges.lock().remove(name);
     }
 
-    async fn passive_queue(&self, name: &Name) -> Result<QueueInfo> {
+    pub(crate) async fn passive_queue(&self, name: &Name) -> Result<QueueInfo> {
         let queue = short(name)?;
         let found = self
-            .control(async |channel| {
+            .control(self.owner_of(name), async |channel| {
                 let options = QueueDeclareOptions {
                     passive: true,
                     ..QueueDeclareOptions::default()
@@ -130,15 +238,19 @@ impl Shared {
         Ok(info(name, &found))
     }
 
-    /// Whether the queue counts deliveries itself. Unknown ones don't.
-    pub(crate) fn counts_deliveries(&self, queue: &Name) -> bool {
-        self.quorum.lock().get(queue).copied().unwrap_or(false)
-    }
-
     pub(crate) fn add_settler(&self, settler: &Arc<AmqpSettler>) {
         let mut settlers = self.settlers.lock();
         settlers.retain(|settler| settler.strong_count() > 0);
         settlers.push(Arc::downgrade(settler));
+    }
+
+    /// The queue is gone; what was retried must not turn up in another one of its name.
+    fn forget_queue(&self, name: &Name) {
+        self.queues.lock().remove(name);
+        let settlers = self.settlers.lock();
+        for settler in settlers.iter().filter_map(Weak::upgrade) {
+            settler.orphan(name);
+        }
     }
 }
 
@@ -173,7 +285,7 @@ impl Connection for Session {
         };
         let kind = ExchangeKind::Custom(exchange.kind().as_str().to_owned());
         self.0
-            .control(async |channel| {
+            .control(Owner::Anybody, async |channel| {
                 channel
                     .exchange_declare(name, kind, options, arguments)
                     .await
@@ -189,7 +301,9 @@ impl Connection for Session {
             ..ExchangeDeleteOptions::default()
         };
         self.0
-            .control(async |channel| channel.exchange_delete(exchange, options).await)
+            .control(Owner::Anybody, async |channel| {
+                channel.exchange_delete(exchange, options).await
+            })
             .await
     }
 
@@ -207,12 +321,18 @@ impl Connection for Session {
             auto_delete: queue.is_auto_delete(),
             ..QueueDeclareOptions::default()
         };
+        let owner = match queue.is_exclusive() {
+            true => Owner::ThisConnection,
+            false => self.0.owner_of(name),
+        };
         let declared = self
             .0
-            .control(async |channel| channel.queue_declare(sent, options, arguments).await)
+            .control(owner, async |channel| {
+                channel.queue_declare(sent, options, arguments).await
+            })
             .await?;
-        let counts = queue.get_queue_type() == Some(QueueType::Quorum);
-        self.0.quorum.lock().insert(name.clone(), counts);
+        let mut queues = self.0.queues.lock();
+        queues.insert(name.clone(), Arc::new(queue.clone()));
         Ok(info(name, &declared))
     }
 
@@ -225,8 +345,11 @@ impl Connection for Session {
         };
         let messages = self
             .0
-            .control(async |channel| channel.queue_delete(queue, options).await)
+            .control(self.0.owner_of(name), async |channel| {
+                channel.queue_delete(queue, options).await
+            })
             .await?;
+        self.0.forget_queue(name);
         Ok(u64::from(messages))
     }
 
@@ -234,7 +357,7 @@ impl Connection for Session {
         let queue = short(name)?;
         let messages = self
             .0
-            .control(async |channel| {
+            .control(self.0.owner_of(name), async |channel| {
                 channel
                     .queue_purge(queue, QueuePurgeOptions::default())
                     .await
@@ -247,8 +370,9 @@ impl Connection for Session {
         let source = short(binding.exchange().name())?;
         let key = short(binding.get_routing_key())?;
         let arguments = table_to(binding.arguments())?;
+        let owner = self.0.owner_of_destination(destination);
         self.0
-            .control(async |channel| match destination {
+            .control(owner, async |channel| match destination {
                 Destination::Queue(queue) => {
                     let options = QueueBindOptions::default();
                     channel
@@ -269,8 +393,9 @@ impl Connection for Session {
         let source = short(binding.exchange().name())?;
         let key = short(binding.get_routing_key())?;
         let arguments = table_to(binding.arguments())?;
+        let owner = self.0.owner_of_destination(destination);
         self.0
-            .control(async |channel| match destination {
+            .control(owner, async |channel| match destination {
                 Destination::Queue(queue) => {
                     channel
                         .queue_unbind(queue.as_str().into(), source, key, arguments)
@@ -299,11 +424,14 @@ impl Connection for Session {
         queues: &[Name],
         options: &SubscribeOptions,
     ) -> Result<Box<dyn Subscription>> {
-        let mut subscription = AmqpSubscription::open(self.0.clone(), *options).await?;
+        let mut subscription = Box::new(AmqpSubscription::new(self.0.clone(), *options));
         for queue in queues {
-            subscription.add(queue).await?;
+            if let Err(error) = subscription.add(queue).await {
+                subscription.cancel().await?;
+                return Err(error);
+            }
         }
-        Ok(Box::new(subscription))
+        Ok(subscription)
     }
 
     async fn get(
@@ -315,22 +443,24 @@ impl Connection for Session {
         self.0.passive_queue(queue).await?;
         let name = short(queue)?;
         let mut slot = self.0.get.lock().await;
-        let (channel, settler) = match slot.take() {
-            Some(open) => open,
-            None => {
+        let (channel, lane) = match slot.take() {
+            Some(open) if open.0.status().connected() => open,
+            last => {
+                if let (Some((_, lane)), Some(settler)) = (last, self.0.gotten.get()) {
+                    settler.lose(&lane);
+                }
                 let channel = self.0.lines.channel().await?;
-                let settler = AmqpSettler::open(self.0.clone(), channel.clone());
-                (channel, settler)
+                let lane = Lane::open(self.0.clone(), channel.clone());
+                (channel, lane)
             }
         };
-        let got = channel
-            .basic_get(name, BasicGetOptions { no_ack })
-            .await
-            .map_err(classify)?;
-        *slot = Some((channel, settler.clone()));
+        let got = channel.basic_get(name, BasicGetOptions { no_ack }).await;
+        let got = got.map_err(|error| self.0.refusal(error))?;
+        *slot = Some((channel, lane.clone()));
         let Some(message) = got else {
             return Ok(None);
         };
+        let settler = self.0.gotten.get_or_init(|| AmqpSettler::new(&self.0, 0));
         let delivery = message.delivery;
         let (envelope, failures) = received(
             delivery.exchange.as_str(),
@@ -338,17 +468,18 @@ impl Connection for Session {
             &delivery.properties,
             delivery.data,
         );
-        if !no_ack {
-            settler.hold(delivery.delivery_tag, queue, &envelope, failures);
-        }
+        let tag = delivery.delivery_tag;
         let raw = RawDelivery {
+            id: match no_ack {
+                true => tag,
+                false => settler.hold(&lane, tag, queue, &envelope, failures),
+            },
             envelope,
-            id: delivery.delivery_tag,
-            failures,
+            failures: failures.all(),
             queue: 0,
-            redelivered: delivery.redelivered,
+            redelivered: delivery.redelivered || failures.copied > 0,
         };
-        Ok(Some((raw, settler)))
+        Ok(Some((raw, settler.clone())))
     }
 
     fn closed(&self) -> BoxFuture<'static, Error> {
@@ -369,20 +500,10 @@ impl Connection for Session {
 
     async fn close(&self) -> Result<()> {
         if self.0.lines.check().is_ok() {
-            let settlers: Vec<_> = {
-                let settlers = self.0.settlers.lock();
-                settlers.iter().filter_map(Weak::upgrade).collect()
-            };
-            let flushed = async {
-                for settler in settlers {
-                    settler.flush().await;
-                }
-                self.0.under_way.none().await;
-            };
             tokio::select! {
                 biased;
                 _ = self.0.lines.closed() => {}
-                () = flushed => {}
+                () = self.0.under_way.none() => {}
                 () = tokio::time::sleep(FLUSH) => {}
             }
         }

@@ -1,113 +1,141 @@
-use std::collections::{BTreeSet, HashMap};
+//! What becomes of deliveries. Those of one channel are settled by a task of their own, so that whatever waits while it
+//! writes goes out together.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use futures_util::StreamExt;
-use kombu_core::driver::{Op, Outcome, Settle, Settlement, Tag};
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use futures_util::task::AtomicWaker;
+use kombu_core::declare::{Queue, QueueType};
+use kombu_core::driver::{BoxFuture, Op, Outcome, Settle, Settlement, Tag};
 use kombu_core::message::Envelope;
-use kombu_core::{Error, Name, Result};
-use lapin::Channel;
+use kombu_core::{ErrorKind, Name, Result};
+use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions};
+use lapin::{Channel, Consumer};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{classify, settle_lost};
+use crate::ladder::Steps;
+use crate::message::Failures;
 use crate::publisher::AmqpPublisher;
 use crate::session::Shared;
-use crate::subscription::Source;
+use crate::under_way::{OnItsWay, UnderWay};
 
-/// Settles what came over one channel, in a task of its own: whatever waits while it writes goes out together.
+/// Settles what one subscription hands out, or what single gets do, over however many channels it came.
 pub(crate) struct AmqpSettler {
-    commands: mpsc::UnboundedSender<Command>,
-    held: Mutex<HashMap<u64, Held>>,
-    /// Told after each settle: there may be room in a window.
-    pub(crate) settled: Notify,
+    held: Mutex<Held>,
+    /// The task that waits for room in the window.
+    pub(crate) task: AtomicWaker,
+    pub(crate) window: AtomicU32,
 }
 
+/// What was handed out and isn't settled.
+#[derive(Default)]
 struct Held {
+    /// Numbers of deliveries: those of the broker are the channel's, and begin anew with the next one.
+    next: u64,
+    deliveries: HashMap<u64, HandedOut>,
+}
+
+/// A delivery in somebody's hands.
+struct HandedOut {
+    lane: Lane,
+    tag: u64,
+    message: Retried,
+}
+
+/// What a retry has to know.
+struct Retried {
     queue: Name,
     envelope: Envelope,
-    failures: u32,
-}
-
-enum Command {
-    Ack(u64, oneshot::Sender<Result<()>>),
-    Nack(u64, bool, oneshot::Sender<Result<()>>),
-    /// A copy takes the message's place; it is confirmed before the ack.
-    Retry(u64, Held, oneshot::Sender<Result<()>>),
-    /// Consumers end.
-    Leave(Vec<Source>, oneshot::Sender<()>),
-    Flush(oneshot::Sender<()>),
+    failures: Failures,
+    /// The queue was deleted: there is nothing to go back to, and another one may have its name.
+    is_orphan: bool,
 }
 
 impl AmqpSettler {
-    pub(crate) fn open(shared: Arc<Shared>, channel: Channel) -> Arc<Self> {
-        // Bounded by the window: a delivery is settled once.
-        let (commands, receiver) = mpsc::unbounded_channel();
+    pub(crate) fn new(shared: &Shared, window: u32) -> Arc<Self> {
         let settler = Arc::new(AmqpSettler {
-            commands,
             held: Mutex::default(),
-            settled: Notify::new(),
+            task: AtomicWaker::new(),
+            window: AtomicU32::new(window),
         });
         shared.add_settler(&settler);
-        let task = Task {
-            shared,
-            channel,
-            acked: Acked::default(),
-            publisher: None,
-        };
-        tokio::spawn(task.run(receiver));
         settler
     }
 
-    /// Takes note of a delivery before it is handed out.
-    pub(crate) fn hold(&self, tag: u64, queue: &Name, envelope: &Envelope, failures: u32) {
-        let held = Held {
-            queue: queue.clone(),
-            envelope: envelope.clone(),
-            failures,
+    /// Takes note of a delivery before it is handed out, and answers its number.
+    pub(crate) fn hold(
+        &self,
+        lane: &Lane,
+        tag: u64,
+        queue: &Name,
+        envelope: &Envelope,
+        failures: Failures,
+    ) -> u64 {
+        let handed_out = HandedOut {
+            lane: lane.clone(),
+            tag,
+            message: Retried {
+                queue: queue.clone(),
+                envelope: envelope.clone(),
+                failures,
+                is_orphan: false,
+            },
         };
-        self.held.lock().insert(tag, held);
+        let mut held = self.held.lock();
+        let number = held.next;
+        held.next += 1;
+        held.deliveries.insert(number, handed_out);
+        number
     }
 
-    /// How many were handed out and aren't settled.
-    pub(crate) fn outstanding(&self) -> usize {
-        self.held.lock().len()
+    pub(crate) fn has_room(&self) -> bool {
+        let window = self.window.load(Ordering::Relaxed);
+        window == 0 || self.held.lock().deliveries.len() < window as usize
     }
 
-    /// Ends consumers of this channel, and gives back what they had fetched and not handed out.
-    pub(crate) fn leave(&self, sources: Vec<Source>) -> Op<Result<()>> {
-        let (answer, receiver) = oneshot::channel();
-        // Without its task the channel is gone, and everything is back.
-        drop(self.commands.send(Command::Leave(sources, answer)));
-        Op::pending(async move {
-            drop(receiver.await);
-            Ok(())
-        })
+    /// The broker has closed a channel: what came over it is back in its queue.
+    pub(crate) fn lose(&self, lane: &Lane) {
+        let is_other = |_: &u64, delivery: &mut HandedOut| !delivery.lane.is_same(lane);
+        self.held.lock().deliveries.retain(is_other);
     }
 
-    /// Resolves when everything that was queued is written.
-    pub(crate) async fn flush(&self) {
-        let (answer, receiver) = oneshot::channel();
-        if self.commands.send(Command::Flush(answer)).is_ok() {
-            drop(receiver.await);
+    /// A queue is gone, and with it what came from it; another one may have its name soon.
+    pub(crate) fn orphan(&self, queue: &Name) {
+        for delivery in self.held.lock().deliveries.values_mut() {
+            if delivery.message.queue == *queue {
+                delivery.message.is_orphan = true;
+            }
         }
     }
 }
 
 impl Settle for AmqpSettler {
     fn settle(&self, tag: Tag, outcome: Outcome) -> Settlement {
-        let Some(held) = self.held.lock().remove(&tag.id) else {
+        let Some(delivery) = self.held.lock().deliveries.remove(&tag.id) else {
             return Settlement::done(Err(settle_lost()));
         };
+        self.task.wake();
         let (answer, receiver) = oneshot::channel();
-        let command = match outcome {
-            Outcome::Ack => Command::Ack(tag.id, answer),
-            Outcome::Reject => Command::Nack(tag.id, false, answer),
-            Outcome::Retry { .. } => Command::Retry(tag.id, held, answer),
-            _ => Command::Nack(tag.id, true, answer),
+        let HandedOut { lane, tag, message } = delivery;
+        let sent = match outcome {
+            Outcome::Ack => lane.send(Command::Ack(tag, answer)),
+            Outcome::Reject => lane.send(Command::Nack(tag, false, answer)),
+            Outcome::Retry { .. } if message.is_orphan => lane.send(Command::Ack(tag, answer)),
+            Outcome::Retry { delay } => {
+                let delay = delay.filter(|delay| !delay.is_zero());
+                lane.send(Command::Retry(tag, message, delay, answer))
+            }
+            _ => lane.send(Command::Nack(tag, true, answer)),
         };
-        self.settled.notify_one();
-        if self.commands.send(command).is_err() {
+        if !sent {
             return Settlement::done(Err(settle_lost()));
         }
         Settlement::queued(Box::pin(async move {
@@ -116,12 +144,97 @@ impl Settle for AmqpSettler {
     }
 }
 
+/// The way back over one channel. Its task ends when nobody can settle anything over it any more.
+#[derive(Clone)]
+pub(crate) struct Lane(Arc<Outbound>);
+
+struct Outbound {
+    commands: mpsc::UnboundedSender<(Command, OnItsWay)>,
+    under_way: UnderWay,
+}
+
+type Answer = oneshot::Sender<Result<()>>;
+
+enum Command {
+    Ack(u64, Answer),
+    Nack(u64, bool, Answer),
+    Retry(u64, Retried, Option<Duration>, Answer),
+    Leave(Leaving, oneshot::Sender<()>),
+}
+
+/// What a subscription has of a queue that it leaves.
+pub(crate) struct Leaving {
+    pub(crate) queue: Name,
+    /// The last one gets messages; those before it were cancelled and have some left.
+    pub(crate) consumers: VecDeque<Consumer>,
+    /// Fetched and not handed out.
+    pub(crate) fetched: VecDeque<Delivery>,
+    pub(crate) no_ack: bool,
+}
+
+impl Lane {
+    pub(crate) fn open(shared: Arc<Shared>, channel: Channel) -> Self {
+        // Bounded by the window: a delivery is settled once, and a channel is left once.
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let under_way = shared.under_way.clone();
+        let task = Task {
+            shared,
+            channel,
+            acked: Acked::default(),
+            copies: FuturesUnordered::new(),
+            publisher: None,
+        };
+        tokio::spawn(task.run(receiver));
+        Lane(Arc::new(Outbound {
+            commands,
+            under_way,
+        }))
+    }
+
+    fn is_same(&self, other: &Lane) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether somebody is there to carry it out. If not, the channel is gone, and everything is back.
+    fn send(&self, command: Command) -> bool {
+        let on_its_way = self.0.under_way.one();
+        self.0.commands.send((command, on_its_way)).is_ok()
+    }
+
+    /// Settles what isn't handed out to anybody.
+    pub(crate) fn discard(&self, tag: u64) {
+        let (answer, _) = oneshot::channel();
+        self.send(Command::Ack(tag, answer));
+    }
+
+    /// Ends consumers of this channel, and gives back what they had fetched and not handed out. Resolves when the broker
+    /// sends them nothing more.
+    pub(crate) fn leave(&self, leaving: Leaving) -> Op<Result<()>> {
+        let (answer, receiver) = oneshot::channel();
+        self.send(Command::Leave(leaving, answer));
+        Op::pending(async move {
+            drop(receiver.await);
+            Ok(())
+        })
+    }
+}
+
 struct Task {
     shared: Arc<Shared>,
     channel: Channel,
     acked: Acked,
+    /// Retries whose copies aren't confirmed.
+    copies: FuturesUnordered<BoxFuture<'static, Copied>>,
     /// For copies, opened with the first of them.
     publisher: Option<AmqpPublisher>,
+}
+
+/// A retry whose copy was published, or wasn't.
+struct Copied {
+    tag: u64,
+    result: Result<()>,
+    answer: Answer,
+    _on_its_way: OnItsWay,
 }
 
 /// Which tags are settled, for the one frame that acks many.
@@ -142,159 +255,228 @@ impl Acked {
     }
 }
 
+/// Frames that are written together.
+#[derive(Default)]
+struct Writes {
+    acks: Vec<(u64, Answer)>,
+    nacks: Vec<(u64, bool, Answer)>,
+}
+
 impl Task {
-    async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+    async fn run(mut self, mut commands: mpsc::UnboundedReceiver<(Command, OnItsWay)>) {
         let mut batch = Vec::new();
         let closed = self.shared.lines.closed();
         tokio::pin!(closed);
-        loop {
-            tokio::select! {
+        let mut open = true;
+        while open || !self.copies.is_empty() {
+            let done = tokio::select! {
                 biased;
                 _ = &mut closed => return,
-                count = commands.recv_many(&mut batch, 1024) => if count == 0 { return },
-            }
-            if self.carry_out(&mut batch).await.is_err() {
+                Some(copied) = self.copies.next() => self.copied(copied).await,
+                count = commands.recv_many(&mut batch, 1024), if open => {
+                    open = count > 0;
+                    self.carry_out(&mut batch).await
+                }
+            };
+            if done.is_err() {
                 // The channel is gone, and what it held is back: whoever settles now is told so.
                 return;
             }
         }
     }
 
-    async fn carry_out(&mut self, batch: &mut Vec<Command>) -> Result<()> {
-        let mut acks = Vec::new();
-        for command in batch.drain(..) {
+    async fn carry_out(&mut self, batch: &mut Vec<(Command, OnItsWay)>) -> Result<()> {
+        let mut writes = Writes::default();
+        let mut on_their_way = Vec::with_capacity(batch.len());
+        for (command, on_its_way) in batch.drain(..) {
             match command {
-                Command::Ack(tag, answer) => acks.push((tag, answer)),
-                Command::Nack(tag, requeue, answer) => {
-                    let options = BasicNackOptions {
-                        multiple: false,
-                        requeue,
-                    };
-                    let written = self.channel.basic_nack(tag, options).await;
-                    self.acked.add(tag);
-                    drop(answer.send(told(&written)));
-                    written.map_err(classify)?;
-                }
-                Command::Retry(tag, held, answer) => match self.retry(tag, held).await {
-                    Ok(()) => drop(answer.send(Ok(()))),
-                    Err(error) => {
-                        let text = error.to_string();
-                        drop(answer.send(Err(Error::new(error.kind(), text))));
-                        let options = BasicNackOptions {
-                            multiple: false,
-                            requeue: true,
-                        };
-                        self.channel
-                            .basic_nack(tag, options)
-                            .await
-                            .map_err(classify)?;
-                        self.acked.add(tag);
+                Command::Ack(tag, answer) => writes.acks.push((tag, answer)),
+                Command::Nack(tag, requeue, answer) => writes.nacks.push((tag, requeue, answer)),
+                Command::Retry(tag, message, delay, answer) => {
+                    match self.copy(&message, delay).await {
+                        None => writes.nacks.push((tag, true, answer)),
+                        Some(result) => {
+                            self.copies.push(Box::pin(async move {
+                                Copied {
+                                    tag,
+                                    result: result.await,
+                                    answer,
+                                    _on_its_way: on_its_way,
+                                }
+                            }));
+                            continue;
+                        }
                     }
-                },
-                Command::Leave(sources, answer) => {
-                    self.ack(std::mem::take(&mut acks)).await?;
-                    for source in sources {
-                        self.leave(source).await.map_err(classify)?;
-                    }
-                    let _ = answer.send(());
                 }
-                Command::Flush(answer) => {
-                    self.ack(std::mem::take(&mut acks)).await?;
+                Command::Leave(leaving, answer) => {
+                    self.write(std::mem::take(&mut writes)).await?;
+                    self.leave(leaving).await?;
                     let _ = answer.send(());
                 }
             }
+            on_their_way.push(on_its_way);
         }
-        self.ack(acks).await
+        self.write(writes).await
     }
 
-    async fn leave(&mut self, source: Source) -> lapin::Result<()> {
-        let mut consumers = source.consumers;
+    /// One frame for all acks whose predecessors are settled, and one each for the others.
+    async fn write(&mut self, writes: Writes) -> Result<()> {
+        let Writes { acks, nacks } = writes;
+        let nacked = nacks.iter().map(|(tag, _, _)| tag);
+        for tag in acks.iter().map(|(tag, _)| tag).chain(nacked) {
+            self.acked.add(*tag);
+        }
+        let through = self.acked.through;
+        let (together, alone): (Vec<_>, Vec<_>) =
+            acks.into_iter().partition(|(tag, _)| *tag <= through);
+        let channel = self.channel.clone();
+        let channel = &channel;
+        let nacks = nacks.into_iter().map(async |(tag, requeue, answer)| {
+            let written = nack(channel, tag, requeue).await;
+            told(written, [answer])
+        });
+        // Before the frame that acks many: it would ack these as well.
+        let nacks = join_all(nacks).await;
+        let alone = alone.into_iter().map(async |(tag, answer)| {
+            let written = channel.basic_ack(tag, BasicAckOptions::default()).await;
+            told(written, [answer])
+        });
+        let together = async {
+            let Some(last) = together.iter().map(|(tag, _)| *tag).max() else {
+                return Ok(());
+            };
+            let options = BasicAckOptions { multiple: true };
+            let written = channel.basic_ack(last, options).await;
+            told(written, together.into_iter().map(|(_, answer)| answer))
+        };
+        let together = together.await;
+        let alone = join_all(alone).await;
+        nacks.into_iter().chain(alone).chain([together]).collect()
+    }
+
+    async fn leave(&mut self, leaving: Leaving) -> Result<()> {
+        let mut fetched = leaving.fetched;
+        self.cancel(leaving.consumers, &mut fetched)
+            .await
+            .map_err(classify)?;
+        if leaving.no_ack {
+            return Ok(());
+        }
+        // The last one first, so that each goes back in front of its successor.
+        let tags: Vec<u64> = fetched.iter().rev().map(|one| one.delivery_tag).collect();
+        for tag in &tags {
+            self.acked.add(*tag);
+        }
+        let nacks = tags.iter().map(|tag| nack(&self.channel, *tag, true));
+        let written: lapin::Result<()> = join_all(nacks).await.into_iter().collect();
+        written.map_err(classify)?;
+        if tags.is_empty() {
+            self.shared.wake_next_consumer(&leaving.queue).await;
+        }
+        Ok(())
+    }
+
+    async fn cancel(
+        &mut self,
+        mut consumers: VecDeque<Consumer>,
+        fetched: &mut VecDeque<Delivery>,
+    ) -> lapin::Result<()> {
         if let Some(consumer) = consumers.back() {
             let options = BasicCancelOptions::default();
             self.channel.basic_cancel(consumer.tag(), options).await?;
         }
-        let mut fetched = source.fetched;
         for consumer in &mut consumers {
             while let Some(delivery) = consumer.next().await {
                 fetched.push_back(delivery?);
             }
         }
-        // The last one first, so that each goes back in front of its successor.
-        for delivery in fetched.into_iter().rev() {
-            let options = BasicNackOptions {
-                multiple: false,
-                requeue: true,
-            };
-            self.channel
-                .basic_nack(delivery.delivery_tag, options)
-                .await?;
-            self.acked.add(delivery.delivery_tag);
-        }
         Ok(())
     }
 
-    /// One frame for all whose predecessors are settled, and one each for the others.
-    async fn ack(&mut self, acks: Vec<(u64, oneshot::Sender<Result<()>>)>) -> Result<()> {
-        for (tag, _) in &acks {
-            self.acked.add(*tag);
+    /// Puts a copy in the message's place, where a return to the queue wouldn't count, or can't wait. `None`: it is to be
+    /// returned.
+    async fn copy(
+        &mut self,
+        message: &Retried,
+        delay: Option<Duration>,
+    ) -> Option<BoxFuture<'static, Result<()>>> {
+        let (queue, failures) = (&message.queue, message.failures);
+        let declared = self.shared.declared(queue);
+        let most = declared
+            .as_ref()
+            .and_then(|queue| queue.get_max_deliveries());
+        let is_last = most.is_some_and(|most| failures.all().saturating_add(1) >= most);
+        let counts = declared.as_deref().is_some_and(counts_deliveries);
+        // A copy is new to its queue, which counts from the beginning.
+        if counts && (delay.is_none() && !is_last || is_last && failures.copied == 0) {
+            return None;
         }
-        let through = self.acked.through;
-        let last = acks
-            .iter()
-            .map(|(tag, _)| *tag)
-            .filter(|tag| *tag <= through)
-            .max();
-        let mut result = Ok(());
-        if let Some(last) = last {
-            let options = BasicAckOptions { multiple: true };
-            result = self.channel.basic_ack(last, options).await;
-        }
-        for (tag, answer) in acks {
-            if tag > through && result.is_ok() {
-                result = self
-                    .channel
-                    .basic_ack(tag, BasicAckOptions::default())
-                    .await;
-            }
-            drop(answer.send(told(&result)));
-        }
-        result.map_err(classify)
-    }
-
-    async fn retry(&mut self, tag: u64, held: Held) -> Result<()> {
-        if self.shared.counts_deliveries(&held.queue) {
-            let options = BasicNackOptions {
-                multiple: false,
-                requeue: true,
-            };
-            self.channel
-                .basic_nack(tag, options)
-                .await
-                .map_err(classify)?;
-        } else {
+        let delay = delay.map(Steps::new).transpose();
+        let published = async {
+            let delay = delay?;
             let publisher = match &mut self.publisher {
                 Some(publisher) => publisher,
                 None => self
                     .publisher
                     .insert(AmqpPublisher::open(self.shared.clone()).await?),
             };
-            publisher
-                .publish_copy(&held.envelope, &held.queue, held.failures.saturating_add(1))
-                .await?;
-            let options = BasicAckOptions::default();
-            self.channel
-                .basic_ack(tag, options)
-                .await
-                .map_err(classify)?;
-        }
+            match declared {
+                Some(queue) if is_last => Ok(publisher.publish_letter(&message.envelope, &queue)),
+                _ => {
+                    publisher
+                        .publish_retry(&message.envelope, queue, failures, delay)
+                        .await
+                }
+            }
+        };
+        Some(match published.await {
+            Ok(confirmed) => confirmed,
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        })
+    }
+
+    /// The copy is there, and the message can go; or it isn't, and the message goes back.
+    async fn copied(&mut self, copied: Copied) -> Result<()> {
+        let Copied { tag, result, .. } = copied;
+        let written = match &result {
+            Ok(()) => {
+                let options = BasicAckOptions::default();
+                self.channel.basic_ack(tag, options).await
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionLost => return Err(settle_lost()),
+            Err(_) => nack(&self.channel, tag, true).await,
+        };
         self.acked.add(tag);
-        Ok(())
+        match written {
+            Ok(()) => {
+                drop(copied.answer.send(result));
+                Ok(())
+            }
+            Err(error) => told(Err(error), [copied.answer]),
+        }
     }
 }
 
-fn told(written: &lapin::Result<()>) -> Result<()> {
-    match written {
-        Ok(()) => Ok(()),
-        Err(_) => Err(settle_lost()),
+/// Whether the queue itself counts how often a message came back.
+fn counts_deliveries(queue: &Queue) -> bool {
+    queue.get_queue_type() == Some(QueueType::Quorum) || queue.get_max_deliveries().is_some()
+}
+
+async fn nack(channel: &Channel, tag: u64, requeue: bool) -> lapin::Result<()> {
+    let options = BasicNackOptions {
+        multiple: false,
+        requeue,
+    };
+    channel.basic_nack(tag, options).await
+}
+
+/// Tells those who wait whether their settles were written.
+fn told(written: lapin::Result<()>, answers: impl IntoIterator<Item = Answer>) -> Result<()> {
+    for answer in answers {
+        drop(answer.send(match written {
+            Ok(()) => Ok(()),
+            Err(_) => Err(settle_lost()),
+        }));
     }
+    written.map_err(classify)
 }

@@ -1,14 +1,13 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_core::Stream;
-use futures_util::task::AtomicWaker;
 use kombu_core::driver::{
-    BoxFuture, Op, Outcome, RawDelivery, Received, Settle, Settlement, SubscribeOptions,
-    Subscription, Tag,
+    BoxFuture, Op, RawDelivery, Received, Settle, SubscribeOptions, Subscription,
 };
 use kombu_core::{Error, ErrorKind, Name, Result};
 use lapin::message::Delivery;
@@ -17,196 +16,228 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 
 use crate::error::classify;
-use crate::fields::short;
-use crate::message::received;
+use crate::message::{is_from, received};
 use crate::session::Shared;
-use crate::settler::AmqpSettler;
+use crate::settler::{AmqpSettler, Lane, Leaving};
 
-/// Consumers of one or several queues on one channel.
+/// How often a paused subscription looks whether its queues are there: nobody tells it, since it has no consumers.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Consumers of one or several queues, each on a channel of its own: what the broker refuses to one, or closes, is
+/// nothing to the others.
 ///
 /// The broker's prefetch bounds what each of them holds in this process; the window over all of them is kept here.
 pub(crate) struct AmqpSubscription {
     shared: Arc<Shared>,
-    channel: Channel,
     options: SubscribeOptions,
     sources: Vec<Option<Source>>,
     /// Whom to ask first, so that a busy queue can't starve the others.
     start: usize,
-    settler: Arc<Settler>,
-    /// Prefetch that the broker was told.
-    prefetch: u32,
-    resizing: Option<BoxFuture<'static, Result<Reopened>>>,
+    settler: Arc<AmqpSettler>,
     paused: bool,
-    consumers: u64,
+    watching: Option<BoxFuture<'static, Name>>,
 }
 
-/// Consumers with another prefetch, by the index of their queue.
-type Reopened = Vec<(usize, Consumer)>;
-
-pub(crate) struct Source {
+struct Source {
     queue: Name,
+    state: State,
+}
+
+enum State {
+    Open(Open),
+    Opening(BoxFuture<'static, Result<Open>>),
+    /// Paused; resolves when the broker sends nothing more.
+    Away(Op<Result<()>>),
+    /// The queue is gone.
+    Cancelled(Rest),
+}
+
+/// What was fetched before the end.
+type Rest = Option<(Lane, VecDeque<Delivery>)>;
+
+/// A consumer on its channel.
+struct Open {
+    channel: Channel,
+    lane: Lane,
     /// The last one gets messages; those before it were cancelled and have some left.
-    pub(crate) consumers: VecDeque<Consumer>,
+    consumers: VecDeque<Consumer>,
     /// Fetched and not handed out; bounded by the broker's prefetch. The end of a consumer comes behind its messages, and
     /// has to be seen though there is no room for them.
-    pub(crate) fetched: VecDeque<Delivery>,
-    /// The broker ended it: the queue is gone.
-    cancelled: bool,
+    fetched: VecDeque<Delivery>,
+    /// Prefetch that the broker was told.
+    prefetch: u32,
+    resizing: Option<BoxFuture<'static, lapin::Result<Consumer>>>,
 }
 
-/// The settler of the channel, and the window.
-struct Settler {
-    inner: Arc<AmqpSettler>,
-    window: AtomicU32,
-    task: AtomicWaker,
-}
-
-impl Settle for Settler {
-    fn settle(&self, tag: Tag, outcome: Outcome) -> Settlement {
-        let settlement = self.inner.settle(tag, outcome);
-        self.task.wake();
-        settlement
-    }
+/// What polling a source came to.
+enum Polled {
+    Nothing,
+    /// The broker ended its consumer: the queue is gone.
+    Cancelled,
+    /// The channel is closed, and what came over it is back.
+    Lost(Option<Error>),
 }
 
 impl AmqpSubscription {
-    pub(crate) async fn open(shared: Arc<Shared>, options: SubscribeOptions) -> Result<Self> {
-        let channel = shared.lines.channel().await?;
-        let settler = AmqpSettler::open(shared.clone(), channel.clone());
-        let subscription = AmqpSubscription {
+    pub(crate) fn new(shared: Arc<Shared>, options: SubscribeOptions) -> Self {
+        if options.no_local.is_some() {
+            shared.mark_own_messages();
+        }
+        AmqpSubscription {
+            settler: AmqpSettler::new(&shared, options.window),
             shared,
-            channel,
             options,
             sources: Vec::new(),
             start: 0,
-            settler: Arc::new(Settler {
-                inner: settler,
-                window: AtomicU32::new(options.window),
-                task: AtomicWaker::new(),
-            }),
-            prefetch: options.window,
-            resizing: None,
             paused: false,
-            consumers: 0,
-        };
-        if !options.no_ack {
-            qos(&subscription.channel, options.window).await?;
+            watching: None,
         }
-        Ok(subscription)
     }
 
-    fn consume(&mut self, queue: &Name) -> BoxFuture<'static, Result<Consumer>> {
-        self.consumers += 1;
-        let (channel, options, number) = (self.channel.clone(), self.options, self.consumers);
+    fn window(&self) -> u32 {
+        self.settler.window.load(Ordering::Relaxed)
+    }
+
+    fn open(&self, queue: &Name) -> BoxFuture<'static, Result<Open>> {
+        let (shared, options, window) = (self.shared.clone(), self.options, self.window());
         let queue = queue.clone();
         Box::pin(async move {
-            let mut arguments = FieldTable::default();
-            if options.priority != 0 {
-                let priority = AMQPValue::LongInt(options.priority);
-                arguments.insert(ShortString::from("x-priority"), priority);
-            }
-            let consume = BasicConsumeOptions {
-                no_ack: options.no_ack,
-                exclusive: options.exclusive,
-                ..BasicConsumeOptions::default()
+            let channel = shared.lines.channel().await?;
+            let opened = async {
+                if !options.no_ack {
+                    qos(&channel, window).await?;
+                }
+                consume(&channel, &queue, options, window).await
             };
-            let tag = short(&format!("kombu.{number}"))?;
-            channel
-                .basic_consume(short(&queue)?, tag, consume, arguments)
-                .await
-                .map_err(classify)
+            let consumer = opened.await.map_err(|error| shared.refusal(error))?;
+            Ok(Open {
+                lane: Lane::open(shared, channel.clone()),
+                channel,
+                consumers: VecDeque::from([consumer]),
+                fetched: VecDeque::new(),
+                prefetch: window,
+                resizing: None,
+            })
         })
     }
 
-    fn has_room(&self) -> bool {
-        let window = self.settler.window.load(Ordering::Relaxed);
-        window == 0 || self.options.no_ack || (self.settler.inner.outstanding() as u32) < window
-    }
-
-    /// Has the broker send as much as the window takes.
-    fn resize(&mut self) {
-        let window = self.settler.window.load(Ordering::Relaxed);
-        self.prefetch = window;
-        let mut opening = Vec::new();
-        for index in 0..self.sources.len() {
-            let Some(source) = &self.sources[index] else {
-                continue;
-            };
-            let queue = source.queue.clone();
-            let old = source.consumers.back().map(Consumer::tag);
-            let new = self.consume(&queue);
-            opening.push((index, old, new));
-        }
-        let channel = self.channel.clone();
-        self.resizing = Some(Box::pin(async move {
-            qos(&channel, window).await?;
-            let mut opened = Vec::with_capacity(opening.len());
-            for (index, old, new) in opening {
-                if let Some(tag) = old {
-                    let options = BasicCancelOptions::default();
-                    channel.basic_cancel(tag, options).await.map_err(classify)?;
+    /// Gets on with what changes. An error ends the subscription.
+    fn poll_source(&mut self, index: usize, context: &mut Context<'_>) -> Result<()> {
+        let window = self.window();
+        let options = self.options;
+        let Some(Some(source)) = self.sources.get_mut(index) else {
+            return Ok(());
+        };
+        let polled = match &mut source.state {
+            State::Open(open) => open.poll(&source.queue, options, window, context),
+            State::Opening(opening) => match opening.as_mut().poll(context) {
+                Poll::Ready(Ok(open)) => {
+                    source.state = State::Open(open);
+                    return self.poll_source(index, context);
                 }
-                opened.push((index, new.await?));
-            }
-            Ok(opened)
-        }));
-    }
-
-    fn poll_resize(&mut self, context: &mut Context<'_>) -> Result<()> {
-        let window = self.settler.window.load(Ordering::Relaxed);
-        let needs_more = self.prefetch != 0 && (window == 0 || window > self.prefetch);
-        if self.resizing.is_none() && needs_more && !self.options.no_ack {
-            self.resize();
-        }
-        if let Some(resizing) = &mut self.resizing
-            && let Poll::Ready(opened) = resizing.as_mut().poll(context)
-        {
-            self.resizing = None;
-            for (index, consumer) in opened? {
-                if let Some(source) = &mut self.sources[index] {
-                    source.consumers.push_back(consumer);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Fetches what is there. An error ends the subscription.
-    fn poll_source(&mut self, index: usize, context: &mut Context<'_>) -> Poll<Error> {
-        loop {
-            let Some(source) = &mut self.sources[index] else {
-                return Poll::Pending;
-            };
-            let Some(consumer) = source.consumers.front_mut() else {
-                return Poll::Pending;
-            };
-            match Pin::new(consumer).poll_next(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(delivery))) => source.fetched.push_back(delivery),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(classify(error)),
-                Poll::Ready(None) if source.consumers.len() > 1 || self.resizing.is_some() => {
-                    source.consumers.pop_front();
-                }
-                Poll::Ready(None) => {
+                Poll::Ready(Err(error)) if error.kind() == ErrorKind::NotFound => Polled::Cancelled,
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => Polled::Nothing,
+            },
+            State::Away(left) if !self.paused => match Pin::new(left).poll(context) {
+                Poll::Ready(_) => {
                     let queue = source.queue.clone();
-                    if !self.channel.status().connected() {
-                        return Poll::Ready(Error::new(
-                            ErrorKind::ConnectionLost,
-                            "the channel is closed",
-                        ));
-                    }
-                    tracing::info!(%queue, "the broker cancelled the consumer of a queue");
-                    source.consumers.clear();
-                    source.cancelled = true;
-                    return Poll::Pending;
+                    self.reopen(index, &queue);
+                    return self.poll_source(index, context);
                 }
+                Poll::Pending => Polled::Nothing,
+            },
+            State::Away(_) | State::Cancelled(_) => Polled::Nothing,
+        };
+        let queue = source.queue.clone();
+        match polled {
+            Polled::Nothing => Ok(()),
+            Polled::Cancelled => {
+                tracing::info!(%queue, "the broker cancelled the consumer of a queue");
+                self.cancelled(index);
+                Ok(())
+            }
+            Polled::Lost(reason) => {
+                self.shared.lines.check()?;
+                if let Some(reason) = &reason
+                    && reason.kind() == ErrorKind::ConnectionLost
+                {
+                    return Err(Error::new(ErrorKind::ConnectionLost, reason.to_string()));
+                }
+                tracing::warn!(
+                    %queue,
+                    reason = reason.as_ref().map(tracing::field::display),
+                    "the broker closed the channel of a consumer: what is unsettled comes again"
+                );
+                self.shared.lines.refused();
+                if let Some(Source {
+                    state: State::Open(open),
+                    ..
+                }) = &self.sources[index]
+                {
+                    self.settler.lose(&open.lane);
+                }
+                self.reopen(index, &queue);
+                self.poll_source(index, context)
+            }
+        }
+    }
+
+    fn reopen(&mut self, index: usize, queue: &Name) {
+        let opening = self.open(queue);
+        if let Some(Some(source)) = self.sources.get_mut(index) {
+            source.state = State::Opening(opening);
+        }
+    }
+
+    fn cancelled(&mut self, index: usize) {
+        let Some(Some(source)) = self.sources.get_mut(index) else {
+            return;
+        };
+        self.settler.orphan(&source.queue);
+        let rest = match std::mem::replace(&mut source.state, State::Cancelled(None)) {
+            State::Open(open) => Some((open.lane, open.fetched)),
+            _ => None,
+        };
+        source.state = State::Cancelled(rest);
+    }
+
+    /// A queue that is deleted during a pause is noticed by looking.
+    fn poll_watching(&mut self, context: &mut Context<'_>) {
+        if !self.paused {
+            self.watching = None;
+            return;
+        }
+        loop {
+            let watching = self.watching.get_or_insert_with(|| {
+                let queues = self.sources.iter().flatten();
+                let queues = queues.filter(|source| matches!(source.state, State::Away(_)));
+                let queues = queues.map(|source| source.queue.clone()).collect();
+                Box::pin(until_missing(self.shared.clone(), queues))
+            });
+            let Poll::Ready(missing) = watching.as_mut().poll(context) else {
+                return;
+            };
+            self.watching = None;
+            let is_missing =
+                |source: &Option<Source>| source.as_ref().is_some_and(|one| one.queue == missing);
+            let found = self.sources.iter().enumerate();
+            let found: Vec<usize> = found
+                .filter(|(_, source)| is_missing(source))
+                .map(|(index, _)| index)
+                .collect();
+            for index in found {
+                self.cancelled(index);
             }
         }
     }
 
     /// Leaves a queue that the broker cancelled, behind its last message.
     fn take_cancelled(&mut self) -> Option<u16> {
-        let is_over = |source: &Source| source.cancelled && source.fetched.is_empty();
+        let is_over = |source: &Source| match &source.state {
+            State::Cancelled(rest) => rest.as_ref().is_none_or(|(_, rest)| rest.is_empty()),
+            _ => false,
+        };
         let mut sources = self.sources.iter();
         let index = sources.position(|source| source.as_ref().is_some_and(is_over))?;
         self.sources[index] = None;
@@ -221,39 +252,184 @@ impl AmqpSubscription {
             let Some(source) = &mut self.sources[index] else {
                 continue;
             };
-            let Some(delivery) = source.fetched.pop_front() else {
-                continue;
+            let (lane, fetched) = match &mut source.state {
+                State::Open(open) => (&open.lane, &mut open.fetched),
+                State::Cancelled(Some((lane, fetched))) => (&*lane, fetched),
+                _ => continue,
             };
-            self.start = (index + 1) % sources;
-            let (envelope, failures) = received(
-                delivery.exchange.as_str(),
-                delivery.routing_key.as_str(),
-                &delivery.properties,
-                delivery.data,
-            );
-            if !self.options.no_ack {
-                let inner = &self.settler.inner;
-                inner.hold(delivery.delivery_tag, &source.queue, &envelope, failures);
+            while let Some(delivery) = fetched.pop_front() {
+                let tag = delivery.delivery_tag;
+                if is_from(&delivery.properties, self.options.no_local) {
+                    lane.discard(tag);
+                    continue;
+                }
+                self.start = (index + 1) % sources;
+                let (envelope, failures) = received(
+                    delivery.exchange.as_str(),
+                    delivery.routing_key.as_str(),
+                    &delivery.properties,
+                    delivery.data,
+                );
+                let id = if self.options.no_ack {
+                    tag
+                } else {
+                    self.settler
+                        .hold(lane, tag, &source.queue, &envelope, failures)
+                };
+                return Some(RawDelivery {
+                    envelope,
+                    id,
+                    failures: failures.all(),
+                    queue: index as u16,
+                    redelivered: delivery.redelivered || failures.copied > 0,
+                });
             }
-            return Some(RawDelivery {
-                envelope,
-                id: delivery.delivery_tag,
-                failures,
-                queue: index as u16,
-                redelivered: delivery.redelivered,
-            });
         }
         None
     }
+
+    /// Leaves these queues: the answer is there when the broker sends nothing more.
+    fn leave(&self, sources: impl IntoIterator<Item = Source>) -> Op<Result<()>> {
+        let mut answers = Vec::new();
+        for source in sources {
+            answers.push(source.state.leave(source.queue, self.options.no_ack));
+        }
+        Op::pending(async move {
+            for answer in answers {
+                answer.await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn leave_all(&mut self) -> Op<Result<()>> {
+        let sources: Vec<_> = std::mem::take(&mut self.sources)
+            .into_iter()
+            .flatten()
+            .collect();
+        self.leave(sources)
+    }
 }
 
-async fn qos(channel: &Channel, window: u32) -> Result<()> {
+impl State {
+    /// Ends the consumer. What is being opened ends when the future is dropped, with its channel.
+    fn leave(self, queue: Name, no_ack: bool) -> Op<Result<()>> {
+        match self {
+            State::Open(open) => open.lane.leave(Leaving {
+                queue,
+                consumers: open.consumers,
+                fetched: open.fetched,
+                no_ack,
+            }),
+            State::Cancelled(Some((lane, fetched))) => lane.leave(Leaving {
+                queue,
+                consumers: VecDeque::new(),
+                fetched,
+                no_ack,
+            }),
+            State::Away(left) => left,
+            State::Opening(_) | State::Cancelled(None) => Op::ready(Ok(())),
+        }
+    }
+}
+
+impl Open {
+    fn poll(
+        &mut self,
+        queue: &Name,
+        options: SubscribeOptions,
+        window: u32,
+        context: &mut Context<'_>,
+    ) -> Polled {
+        let needs_more = self.prefetch != 0 && (window == 0 || window > self.prefetch);
+        if self.resizing.is_none() && needs_more && !options.no_ack {
+            self.resize(queue, options, window);
+        }
+        if let Some(resizing) = &mut self.resizing
+            && let Poll::Ready(opened) = resizing.as_mut().poll(context)
+        {
+            self.resizing = None;
+            match opened {
+                Ok(consumer) => self.consumers.push_back(consumer),
+                Err(error) => return Polled::Lost(Some(classify(error))),
+            }
+        }
+        loop {
+            let Some(consumer) = self.consumers.front_mut() else {
+                return Polled::Nothing;
+            };
+            match Pin::new(consumer).poll_next(context) {
+                Poll::Pending => return Polled::Nothing,
+                Poll::Ready(Some(Ok(delivery))) => self.fetched.push_back(delivery),
+                Poll::Ready(Some(Err(error))) => return Polled::Lost(Some(classify(error))),
+                Poll::Ready(None) if !self.channel.status().connected() => {
+                    return Polled::Lost(None);
+                }
+                Poll::Ready(None) if self.consumers.len() > 1 || self.resizing.is_some() => {
+                    self.consumers.pop_front();
+                }
+                Poll::Ready(None) => return Polled::Cancelled,
+            }
+        }
+    }
+
+    /// Has the broker send as much as the window takes: it tells that to new consumers only.
+    fn resize(&mut self, queue: &Name, options: SubscribeOptions, window: u32) {
+        self.prefetch = window;
+        let old = self.consumers.back().map(Consumer::tag);
+        let (channel, queue) = (self.channel.clone(), queue.clone());
+        self.resizing = Some(Box::pin(async move {
+            qos(&channel, window).await?;
+            if let Some(tag) = old {
+                let options = BasicCancelOptions::default();
+                channel.basic_cancel(tag, options).await?;
+            }
+            consume(&channel, &queue, options, window).await
+        }));
+    }
+}
+
+async fn qos(channel: &Channel, window: u32) -> lapin::Result<()> {
     // The protocol has 16 bits for it.
     let prefetch = u16::try_from(window).unwrap_or(u16::MAX);
-    channel
-        .basic_qos(prefetch, BasicQosOptions::default())
-        .await
-        .map_err(classify)
+    let options = BasicQosOptions::default();
+    channel.basic_qos(prefetch, options).await
+}
+
+async fn consume(
+    channel: &Channel,
+    queue: &Name,
+    options: SubscribeOptions,
+    window: u32,
+) -> lapin::Result<Consumer> {
+    let mut arguments = FieldTable::default();
+    if options.priority != 0 {
+        let priority = AMQPValue::LongInt(options.priority);
+        arguments.insert(ShortString::from("x-priority"), priority);
+    }
+    let consume = BasicConsumeOptions {
+        no_ack: options.no_ack,
+        exclusive: options.exclusive,
+        ..BasicConsumeOptions::default()
+    };
+    // A window only grows, so that its consumers have different tags.
+    let tag = ShortString::from(format!("kombu.{window}"));
+    let queue = queue.as_str().into();
+    channel.basic_consume(queue, tag, consume, arguments).await
+}
+
+/// Resolves to the first of these queues that isn't there any more.
+async fn until_missing(shared: Arc<Shared>, queues: Vec<Name>) -> Name {
+    loop {
+        tokio::time::sleep(WATCH).await;
+        for queue in &queues {
+            if let Err(error) = shared.passive_queue(queue).await
+                && error.kind() == ErrorKind::NotFound
+            {
+                return queue.clone();
+            }
+        }
+    }
 }
 
 impl Stream for AmqpSubscription {
@@ -265,26 +441,26 @@ impl Stream for AmqpSubscription {
     ) -> Poll<Option<Result<Received>>> {
         let this = &mut *self;
         this.settler.task.register(context.waker());
-        if let Err(error) = this.poll_resize(context) {
-            return Poll::Ready(Some(Err(error)));
-        }
         if this.shared.lines.check().is_err() {
             // What was fetched went back with the session, and may be somebody else's by now.
             return Poll::Ready(None);
         }
         for index in 0..this.sources.len() {
             match this.poll_source(index, context) {
-                Poll::Ready(error) if error.kind() == ErrorKind::ConnectionLost => {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionLost => {
+                    // The next session is waited for, so this one has to be over.
+                    this.shared.lines.end(error.message());
                     return Poll::Ready(None);
                 }
-                Poll::Ready(error) => return Poll::Ready(Some(Err(error))),
-                Poll::Pending => {}
+                Err(error) => return Poll::Ready(Some(Err(error))),
             }
         }
+        this.poll_watching(context);
         if let Some(queue) = this.take_cancelled() {
             return Poll::Ready(Some(Ok(Received::Cancelled { queue })));
         }
-        if this.paused || !this.has_room() {
+        if this.paused || !(this.options.no_ack || this.settler.has_room()) {
             return Poll::Pending;
         }
         match this.next() {
@@ -306,6 +482,17 @@ impl Subscription for AmqpSubscription {
 
     fn pause(&mut self, paused: bool) {
         self.paused = paused;
+        self.watching = None;
+        if paused {
+            let no_ack = self.options.no_ack;
+            for source in self.sources.iter_mut().flatten() {
+                if matches!(source.state, State::Cancelled(_)) {
+                    continue;
+                }
+                let state = std::mem::replace(&mut source.state, State::Cancelled(None));
+                source.state = State::Away(state.leave(source.queue.clone(), no_ack));
+            }
+        }
         self.settler.task.wake();
     }
 
@@ -318,13 +505,14 @@ impl Subscription for AmqpSubscription {
                     format!("a consumer takes at most {} queues in its life", u16::MAX),
                 ));
             };
-            let consumer = self.consume(&queue).await?;
-            self.sources.push(Some(Source {
-                queue,
-                consumers: VecDeque::from([consumer]),
-                fetched: VecDeque::new(),
-                cancelled: false,
-            }));
+            let state = if self.paused {
+                self.shared.passive_queue(&queue).await?;
+                self.watching = None;
+                State::Away(Op::ready(Ok(())))
+            } else {
+                State::Open(self.open(&queue).await?)
+            };
+            self.sources.push(Some(Source { queue, state }));
             Ok(index)
         })
     }
@@ -333,24 +521,18 @@ impl Subscription for AmqpSubscription {
         let source = self.sources.get_mut(usize::from(queue));
         match source.and_then(Option::take) {
             None => Op::ready(Ok(())),
-            Some(source) => self.settler.inner.leave(vec![source]),
+            Some(source) => self.leave([source]),
         }
     }
 
     fn cancel(mut self: Box<Self>) -> Op<Result<()>> {
-        let sources = std::mem::take(&mut self.sources).into_iter().flatten();
-        self.settler.inner.leave(sources.collect())
+        self.leave_all()
     }
 }
 
 impl Drop for AmqpSubscription {
     fn drop(&mut self) {
-        let sources: Vec<_> = std::mem::take(&mut self.sources)
-            .into_iter()
-            .flatten()
-            .collect();
-        if !sources.is_empty() {
-            drop(self.settler.inner.leave(sources));
-        }
+        // What is sent to the channels' tasks is carried out without being waited for.
+        drop(self.leave_all());
     }
 }

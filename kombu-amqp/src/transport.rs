@@ -64,7 +64,12 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::basic()
     .native(Feature::MaxDeliveries)
     .native(Feature::SingleActiveConsumer)
     .native(Feature::ExclusiveConsumer)
-    .native(Feature::ConsumerPriority);
+    .native(Feature::ConsumerPriority)
+    // RabbitMQ takes the flag and ignores it.
+    .emulated(Feature::NoLocal)
+    // A ladder of queues with a time to live.
+    .emulated(Feature::DelayedPublish)
+    .emulated(Feature::DelayedRetry);
 
 #[async_trait]
 impl Transport for Amqp {

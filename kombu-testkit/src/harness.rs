@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kombu_core::{Connection, ConnectionBuilder, Consumer, Name, Registry};
 
-use crate::expect;
+use crate::{Freedom, expect};
 
 /// What the author of a transport writes: where the suite finds a broker for each case.
 pub trait Harness: Send + Sync {
@@ -38,6 +38,7 @@ pub struct Broker {
     registry: Registry,
     url: String,
     lag: Duration,
+    freedoms: &'static [Freedom],
     kept: Vec<Box<dyn Any + Send + Sync>>,
 }
 
@@ -48,6 +49,7 @@ impl Broker {
             registry,
             url: url.into(),
             lag: Duration::from_millis(250),
+            freedoms: &[],
             kept: Vec::new(),
         }
     }
@@ -60,6 +62,18 @@ impl Broker {
     pub fn with_lag(mut self, lag: Duration) -> Self {
         self.lag = lag;
         self
+    }
+
+    /// Sets what the broker may do otherwise than others. Default: nothing.
+    #[must_use]
+    pub fn with_freedoms(mut self, freedoms: &'static [Freedom]) -> Self {
+        self.freedoms = freedoms;
+        self
+    }
+
+    /// Whether the broker may do this otherwise than others.
+    pub fn may(&self, freedom: Freedom) -> bool {
+        self.freedoms.contains(&freedom)
     }
 
     /// Keeps a value until the broker isn't used any more: its `Drop` may clean up.

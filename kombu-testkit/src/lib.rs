@@ -55,6 +55,7 @@ pub mod awkward;
 pub mod brokers;
 pub mod cases;
 pub mod expect;
+mod freedom;
 mod harness;
 pub mod history;
 mod poll;
@@ -65,6 +66,7 @@ pub mod proxy;
 mod run;
 pub mod table;
 
+pub use freedom::Freedom;
 pub use harness::{Broker, Harness};
 pub use poll::poll_then_drop;
 pub use run::{Case, DEADLINE, Failure, all_cases, failures, run, run_isolation};

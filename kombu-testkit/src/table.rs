@@ -6,6 +6,8 @@
 
 use kombu_core::driver::{Capabilities, Feature};
 
+use crate::Freedom;
+
 /// The transports that have a column.
 pub const TRANSPORTS: [&str; 4] = ["memory", "amqp", "redis", "nats"];
 
@@ -51,6 +53,14 @@ const QUEUES_ONLY: Capabilities = {
         .without(Feature::Immediate)
         .with_max_priority(9)
 };
+
+/// What the transport of this name may do otherwise than the others.
+pub fn freedoms(transport: &str) -> &'static [Freedom] {
+    match transport {
+        "amqp" => Freedom::ALL,
+        _ => &[],
+    }
+}
 
 /// What `found` says otherwise than the column of this transport, in both directions.
 ///

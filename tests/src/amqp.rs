@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kombu::Registry;
-use kombu_testkit::{Broker, Harness};
+use kombu_testkit::{Broker, Harness, table};
 use url::Url;
 
 /// A virtual host for each case, on the RabbitMQ of `KOMBU_TEST_AMQP_URL`, made and removed through its management
@@ -95,6 +95,7 @@ impl Harness for AmqpHarness {
         url.set_path(&name);
         Broker::new(self.registry(), url)
             .with_lag(Duration::from_millis(400))
+            .with_freedoms(table::freedoms("amqp"))
             .keep(VirtualHost {
                 admin: self.admin.clone(),
                 name,

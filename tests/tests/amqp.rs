@@ -166,3 +166,32 @@ async fn a_connection_that_the_broker_closes_comes_back_with_its_consumers_and_p
         delivery.ack().await.unwrap();
     }
 }
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn failures_do_not_use_channels_up() {
+    let harness = AmqpHarness::new();
+    let broker = harness.broker().await;
+    let connection = Connection::builder(harness.registry())
+        .url(format!("{}?channel_max=8", broker.url()))
+        .await
+        .unwrap();
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("jobs")
+        .await
+        .unwrap();
+    producer.publish(&1).await.unwrap();
+    let held = consumer.try_next().await.unwrap().unwrap();
+    for number in 0..40 {
+        let error = connection.get("nowhere").await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.code()),
+            (ErrorKind::NotFound, Some(404)),
+            "{number} {error}"
+        );
+        connection.queue_info("jobs").await.unwrap();
+    }
+    held.ack().confirmed().await.unwrap();
+}

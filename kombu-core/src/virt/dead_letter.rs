@@ -11,7 +11,7 @@ use super::store::Death;
 ///
 /// RabbitMQ's rules: the queue's dead-letter routing key replaces the message's own one if it is set, the
 /// expiration is taken off and kept in the entry, and `x-death` counts by queue and reason, the latest first.
-pub(super) fn letter(envelope: &Envelope, queue: &Queue, death: Death) -> Envelope {
+pub fn letter(envelope: &Envelope, queue: &Queue, death: Death) -> Envelope {
     let reason = death.as_str();
     let mut content = (**envelope).clone();
     let name = queue.name();

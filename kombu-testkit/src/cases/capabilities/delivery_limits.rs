@@ -4,9 +4,9 @@ use kombu_core::driver::Feature;
 use kombu_core::{ErrorKind, FieldValue, Queue};
 
 use super::{LONG, SOON, has_queue, retries_later};
-use crate::Broker;
 use crate::cases::{fates, publish, reject};
 use crate::expect::{assert_refused, collect_one, drain, texts};
+use crate::{Broker, Freedom};
 
 /// A queue whose messages are handed out this often; then they go to `dead`, which isn't declared here.
 fn jobs(max_deliveries: u32) -> Queue {
@@ -126,8 +126,12 @@ pub async fn releases_do_not_wear_a_message_out(broker: &Broker) {
     connection.declare_queue(&Queue::new("dead")).await.unwrap();
     publish(&connection, "jobs", ["work"]).await;
     for _ in 0..5 {
-        let delivery = connection.get("jobs").await.unwrap().unwrap();
-        assert_eq!(delivery.attempt(), 1);
+        let Some(delivery) = connection.get("jobs").await.unwrap() else {
+            assert!(broker.may(Freedom::CountReleases));
+            assert_eq!(texts(&drain(&connection, "dead").await), ["work"]);
+            return;
+        };
+        assert!(delivery.attempt() == 1 || broker.may(Freedom::CountReleases));
         delivery.release().confirmed().await.unwrap();
     }
     broker.assert_counts(&connection, "jobs", 1, 0).await;

@@ -6,9 +6,9 @@ use kombu_core::Queue;
 use kombu_core::driver::Feature;
 
 use super::has_queue;
-use crate::Broker;
 use crate::cases::publish;
 use crate::expect::{collect, collect_one, info, texts};
+use crate::{Broker, Freedom};
 
 /// The first gets everything; when it goes, the next one does.
 pub async fn the_others_wait_until_the_active_one_goes(broker: &Broker) {
@@ -117,7 +117,10 @@ pub async fn what_the_active_one_had_goes_to_the_next(broker: &Broker) {
     let taken_over = collect(&mut next, 4).await;
     assert_eq!(texts(&taken_over), ["0", "2", "3", "4"]);
     let again: Vec<_> = taken_over.iter().map(|one| one.redelivered()).collect();
-    assert_eq!(again, [true, true, false, false]);
+    // The active one may have fetched the fourth.
+    let fetched = broker.may(Freedom::MarkFetched) && again[2];
+    let last = broker.may(Freedom::MarkFetched) && again[3];
+    assert_eq!(again, [true, true, fetched, last]);
     drop(held);
 }
 
