@@ -96,7 +96,8 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub fn registry() -> Registry {
     let registry = Registry::new()
         .without("memory", "memory")
-        .without("amqp", "amqp");
+        .without("amqp", "amqp")
+        .without("amqps", "tls");
     #[cfg(feature = "amqp")]
     let registry = registry.with(amqp::Amqp);
     #[cfg(feature = "memory")]

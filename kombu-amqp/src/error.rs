@@ -75,6 +75,13 @@ pub(crate) fn classify_connect(error: lapin::Error) -> Error {
         ),
         _ => false,
     };
+    // A broker that wants another certificate says so after the handshake.
+    #[cfg(feature = "tls")]
+    if let lapin::ErrorKind::IOError(problem) = error.kind()
+        && let Some(refusal) = refused_tls(problem)
+    {
+        return refusal;
+    }
     let classified = classify(error);
     if !refused {
         return classified;
@@ -92,6 +99,13 @@ pub(crate) fn classify_connect(error: lapin::Error) -> Error {
         Some(code) => error.with_code(code),
         None => error,
     }
+}
+
+/// The error of a connection that TLS has something against, if that is what `error` is about.
+#[cfg(feature = "tls")]
+pub(crate) fn refused_tls(error: &std::io::Error) -> Option<Error> {
+    crate::tls::objection(error)
+        .map(|objection| Error::new(ErrorKind::Tls, format!("no TLS: {objection}")))
 }
 
 /// The session is over.

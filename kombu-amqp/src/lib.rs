@@ -12,8 +12,15 @@ mod publisher;
 mod returns;
 mod session;
 mod settler;
+mod socket;
 mod subscription;
+#[cfg(feature = "tls")]
+mod tls;
 mod transport;
 mod under_way;
 
-pub use transport::{Amqp, AmqpOptions};
+#[cfg(feature = "tls")]
+pub use rustls;
+#[cfg(feature = "tls")]
+pub use transport::AmqpWithTls;
+pub use transport::{Amqp, AmqpOptions, AuthMechanism};
