@@ -68,7 +68,7 @@ impl Lines {
         {
             return Ok(channel);
         }
-        let connection = spare.insert(self.dialer.dial(" (declaring)").await?);
+        let connection = spare.insert(self.dial(" (declaring)").await?);
         open_channel(connection).await.map_err(classify)
     }
 
@@ -83,13 +83,22 @@ impl Lines {
         let connection = self
             .publishing
             .get_or_try_init(|| async {
-                let connection = self.dialer.dial(" (publishing)").await?;
+                let connection = self.dial(" (publishing)").await?;
                 self.watch(&connection);
                 Ok::<_, Error>(connection)
             })
             .await?;
         let channel = open_channel(connection).await;
         self.checked(channel)
+    }
+
+    /// A further connection. What the broker took at the beginning of the session it may refuse by now: passwords and
+    /// certificates change. So the next session asks for them again.
+    async fn dial(&self, role: &str) -> Result<Connection> {
+        self.dialer.dial(role).await.map_err(|error| {
+            self.end(&error.to_string());
+            lost(error.to_string()).with_source(error)
+        })
     }
 
     /// Without channels to open, nothing works but a fresh session.

@@ -17,8 +17,14 @@ use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::greeting::Greeting;
+
 /// A connected socket, plain or encrypted.
-pub(crate) struct Socket(Pin<Box<dyn Transfer>>);
+pub(crate) struct Socket {
+    stream: Pin<Box<dyn Transfer>>,
+    /// Until it is complete.
+    greeting: Option<Greeting>,
+}
 
 trait Transfer: AsyncRead + AsyncWrite + Send {}
 
@@ -26,7 +32,29 @@ impl<T: AsyncRead + AsyncWrite + Send> Transfer for T {}
 
 impl Socket {
     pub(crate) fn new(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
-        Socket(Box::pin(stream))
+        Socket {
+            stream: Box::pin(stream),
+            greeting: None,
+        }
+    }
+
+    /// Ends the connection if the broker doesn't begin like that.
+    pub(crate) fn expecting(mut self, greeting: Greeting) -> Self {
+        self.greeting = Some(greeting);
+        self
+    }
+
+    /// A peer that hangs up may have said why: that is read in place of the error that writing met.
+    fn reason(&mut self, context: &mut Context<'_>, written: io::Error) -> io::Error {
+        let mut bytes = [0; 1024];
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match self.stream.as_mut().poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(Err(said)) if said.kind() == io::ErrorKind::InvalidData => return said,
+                _ => return written,
+            }
+        }
     }
 }
 
@@ -37,7 +65,13 @@ impl futures_io::AsyncRead for Socket {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let mut buffer = ReadBuf::new(buffer);
-        ready!(self.0.as_mut().poll_read(context, &mut buffer))?;
+        ready!(self.stream.as_mut().poll_read(context, &mut buffer))?;
+        if let Some(greeting) = &mut self.greeting
+            && let Some(heard) = greeting.add(buffer.filled())
+        {
+            self.greeting = None;
+            heard.map_err(io::Error::other)?;
+        }
         Poll::Ready(Ok(buffer.filled().len()))
     }
 }
@@ -48,7 +82,8 @@ impl futures_io::AsyncWrite for Socket {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.0.as_mut().poll_write(context, bytes)
+        let written = ready!(self.stream.as_mut().poll_write(context, bytes));
+        Poll::Ready(written.map_err(|error| self.reason(context, error)))
     }
 
     fn poll_write_vectored(
@@ -56,15 +91,17 @@ impl futures_io::AsyncWrite for Socket {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.0.as_mut().poll_write_vectored(context, parts)
+        let written = ready!(self.stream.as_mut().poll_write_vectored(context, parts));
+        Poll::Ready(written.map_err(|error| self.reason(context, error)))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_flush(context)
+        let written = ready!(self.stream.as_mut().poll_flush(context));
+        Poll::Ready(written.map_err(|error| self.reason(context, error)))
     }
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_shutdown(context)
+        self.stream.as_mut().poll_shutdown(context)
     }
 }
 

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::error::{classify_connect, lost};
+use crate::greeting::Greeting;
 use crate::lines::Lines;
 use crate::session::Session;
 use crate::socket::{self, Kit, Socket};
@@ -317,6 +318,8 @@ impl Dialer {
             Some(tls) => tls.encrypt(stream).await.map_err(at)?,
             _ => Socket::new(stream),
         };
+        let mechanism = self.uri.query.auth_mechanism.unwrap_or_default();
+        let socket = socket.expecting(Greeting::expect(mechanism.name()));
         // Asked for once: lapin's own reconnecting is off.
         let socket = Mutex::new(Some(socket));
         let connected = lapin::Connection::connector(
@@ -328,7 +331,9 @@ impl Dialer {
             },
             properties,
         );
-        let connection = connected.await.map_err(|error| at(classify_connect(error)))?;
+        let connection = connected
+            .await
+            .map_err(|error| at(classify_connect(error)))?;
         abandon.keep();
         Ok(connection)
     }

@@ -5,5 +5,5 @@
 mod amqp;
 mod memory;
 
-pub use amqp::AmqpHarness;
+pub use amqp::{AmqpHarness, ask};
 pub use memory::MemoryHarness;

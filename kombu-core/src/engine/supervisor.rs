@@ -35,10 +35,11 @@ pub(crate) async fn start(
     let mut backoff = Backoff::new(&shared.policy);
     let mut place = 0;
     let mut attempts = 0;
+    let mut last = None;
     let driver = loop {
         let answer = match timeout_at(end, attempt.connect(place)).await {
             Ok(answer) => answer,
-            Err(_) => Err(too_late(deadlines.connect, None)),
+            Err(_) => return Err(too_late(deadlines.connect, last)),
         };
         let error = match answer {
             Ok(driver) => break driver,
@@ -57,12 +58,10 @@ pub(crate) async fn start(
         };
         shared.policy.observe(&error, pause);
         if Instant::now() + pause >= end {
-            return Err(match error.kind() {
-                ErrorKind::Timeout => error,
-                _ => too_late(deadlines.connect, Some(error)),
-            });
+            return Err(too_late(deadlines.connect, Some(error)));
         }
         tracing::debug!(%error, ?pause, attempts, "connecting failed");
+        last = Some(error);
         tokio::time::sleep(pause).await;
     };
     let session = Arc::new(Session { driver });
