@@ -125,7 +125,11 @@ mod tests {
 
     #[test]
     fn what_is_no_greeting_is_left_alone() {
-        for other in [&b"AMQP\0\0\x09\x01"[..], &[1, 0, 0, 0, 0, 0, 0, 0xCE], &[0xFF; 32]] {
+        for other in [
+            &b"AMQP\0\0\x09\x01"[..],
+            &[1, 0, 0, 0, 0, 0, 0, 0xCE],
+            &[0xFF; 32],
+        ] {
             let said = Greeting::expect("PLAIN").add(other);
             assert!(matches!(said, None | Some(Ok(()))), "{other:?}");
         }
