@@ -20,10 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A publisher that the broker blocks must not hold up settles: so publishers have a connection of their own,
 /// opened with the first of them.
 pub(crate) struct Lines {
-    main: Connection,
-    publishing: OnceCell<Connection>,
+    main: Line,
+    publishing: OnceCell<Line>,
     /// For what the broker may refuse, once refusals may have used up half of the channels of the main connection.
-    spare: Mutex<Option<Connection>>,
+    spare: Mutex<Option<Line>>,
     refusals: AtomicUsize,
     dialer: Dialer,
     ended: Arc<watch::Sender<Option<String>>>,
@@ -32,20 +32,26 @@ pub(crate) struct Lines {
     closed: OnceCell<()>,
 }
 
+/// A connection, and whether it is lost: its sender is dropped then.
+struct Line {
+    connection: Connection,
+    lost: watch::Receiver<()>,
+}
+
 impl Lines {
     pub(crate) async fn open(dialer: Dialer) -> Result<Self> {
-        let lines = Lines {
-            main: dialer.dial("").await?,
+        let ended = Arc::new(watch::Sender::new(None));
+        let notices = broadcast::Sender::new(16);
+        Ok(Lines {
+            main: watched(dialer.dial("").await?, &ended, &notices),
             publishing: OnceCell::new(),
             spare: Mutex::default(),
             refusals: AtomicUsize::new(0),
             dialer,
-            ended: Arc::new(watch::Sender::new(None)),
-            notices: broadcast::Sender::new(16),
+            ended,
+            notices,
             closed: OnceCell::new(),
-        };
-        lines.watch(&lines.main);
-        Ok(lines)
+        })
     }
 
     /// A channel for everything but publishing.
@@ -57,19 +63,21 @@ impl Lines {
 
     /// A channel for what the broker may refuse, and what belongs to no connection.
     pub(crate) async fn spare_channel(&self) -> Result<Channel> {
-        let most = usize::from(self.main.configuration().channel_max());
+        let most = usize::from(self.main.connection.configuration().channel_max());
         if self.refusals.load(Ordering::Relaxed) < most / 2 {
             return self.channel().await;
         }
         self.check()?;
         let mut spare = self.spare.lock().await;
-        if let Some(connection) = &*spare
-            && let Ok(channel) = open_channel(connection).await
+        if let Some(line) = &*spare
+            && let Ok(channel) = open_channel(line).await
         {
             return Ok(channel);
         }
-        let connection = spare.insert(self.dial(" (declaring)").await?);
-        open_channel(connection).await.map_err(classify)
+        let connection = self.dial(" (declaring)").await?;
+        // The session goes on without it.
+        let line = spare.insert(watched(connection, &Arc::default(), &self.notices));
+        open_channel(line).await.map_err(classify)
     }
 
     /// The broker has closed a channel.
@@ -80,15 +88,14 @@ impl Lines {
     /// A channel for publishing.
     pub(crate) async fn publishing_channel(&self) -> Result<Channel> {
         self.check()?;
-        let connection = self
+        let line = self
             .publishing
             .get_or_try_init(|| async {
                 let connection = self.dial(" (publishing)").await?;
-                self.watch(&connection);
-                Ok::<_, Error>(connection)
+                Ok::<_, Error>(watched(connection, &self.ended, &self.notices))
             })
             .await?;
-        let channel = open_channel(connection).await;
+        let channel = open_channel(line).await;
         self.checked(channel)
     }
 
@@ -111,28 +118,6 @@ impl Lines {
             }
             classify(error)
         })
-    }
-
-    fn watch(&self, connection: &Connection) {
-        let mut events = Box::pin(connection.events_listener());
-        let (ended, notices) = (self.ended.clone(), self.notices.clone());
-        tokio::spawn(async move {
-            let reason = loop {
-                match events.next().await {
-                    // A soft one ends a channel, and is its user's.
-                    Some(Event::Error(error)) if error.is_amqp_soft_error() => {}
-                    Some(Event::Error(error)) => break error.to_string(),
-                    None => break "the connection is closed".to_owned(),
-                    // Nobody has to listen.
-                    Some(Event::ConnectionBlocked(reason)) => {
-                        drop(notices.send(Notice::Blocked { reason }));
-                    }
-                    Some(Event::ConnectionUnblocked) => drop(notices.send(Notice::Unblocked)),
-                    Some(_) => {}
-                }
-            };
-            end(&ended, reason);
-        });
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -179,13 +164,13 @@ impl Lines {
         self.closed
             .get_or_init(|| async {
                 let publishing = async {
-                    if let Some(connection) = self.publishing.get() {
-                        close(connection).await;
+                    if let Some(line) = self.publishing.get() {
+                        close(line).await;
                     }
                 };
                 let spare = async {
-                    if let Some(connection) = &*self.spare.lock().await {
-                        close(connection).await;
+                    if let Some(line) = &*self.spare.lock().await {
+                        close(line).await;
                     }
                 };
                 tokio::join!(publishing, spare, close(&self.main));
@@ -194,19 +179,57 @@ impl Lines {
     }
 }
 
-async fn close(connection: &Connection) {
-    match timeout(PATIENCE, connection.close(200, "bye".into())).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "closing a connection"),
-        Err(_) => tracing::debug!("the broker doesn't answer that a connection is closed"),
+/// Watches a connection, whose loss ends the session.
+fn watched(
+    connection: Connection,
+    ended: &Arc<watch::Sender<Option<String>>>,
+    notices: &broadcast::Sender<Notice>,
+) -> Line {
+    let mut events = Box::pin(connection.events_listener());
+    let (ended, notices) = (ended.clone(), notices.clone());
+    let (here, lost) = watch::channel(());
+    tokio::spawn(async move {
+        let reason = loop {
+            match events.next().await {
+                // A soft one ends a channel, and is its user's.
+                Some(Event::Error(error)) if error.is_amqp_soft_error() => {}
+                Some(Event::Error(error)) => break error.to_string(),
+                None => break "the connection is closed".to_owned(),
+                // Nobody has to listen.
+                Some(Event::ConnectionBlocked(reason)) => {
+                    drop(notices.send(Notice::Blocked { reason }));
+                }
+                Some(Event::ConnectionUnblocked) => drop(notices.send(Notice::Unblocked)),
+                Some(_) => {}
+            }
+        };
+        end(&ended, reason);
+        drop(here);
+    });
+    Line { connection, lost }
+}
+
+/// lapin never answers if the connection is lost meanwhile, as it is where a network takes all of a session's
+/// connections with it.
+async fn close(line: &Line) {
+    let mut lost = line.lost.clone();
+    tokio::select! {
+        biased;
+        answer = timeout(PATIENCE, line.connection.close(200, "bye".into())) => match answer {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "closing a connection"),
+            Err(_) => tracing::debug!("the broker doesn't answer that a connection is closed"),
+        },
+        // Nothing is ever sent: this is the end of the sender.
+        _ = lost.changed() => {}
     }
 }
 
 /// Opens a channel with a number that works: one whose channel the broker has closed gives lapin the error of that
 /// time, without asking the broker, and isn't given out again.
-async fn open_channel(connection: &Connection) -> lapin::Result<Channel> {
+async fn open_channel(line: &Line) -> lapin::Result<Channel> {
     loop {
-        match connection.create_channel().await {
+        match line.connection.create_channel().await {
             Err(error) if error.is_amqp_soft_error() => {}
             answer => return answer,
         }

@@ -43,19 +43,25 @@ impl Name {
     /// Fails with [`ErrorKind::InvalidName`] if the name is longer than [`Name::MAX_LEN`].
     ///
     /// `what` says in the error what kind of name it is, for example `"queue name"`.
+    #[inline]
     pub fn check_length(&self, what: &'static str) -> Result<()> {
         if self.0.len() <= Self::MAX_LEN {
             return Ok(());
         }
+        Err(self.too_long(what))
+    }
+
+    #[cold]
+    fn too_long(&self, what: &'static str) -> Error {
         let start: String = self.0.chars().take(32).collect();
-        Err(Error::new(
+        Error::new(
             ErrorKind::InvalidName,
             format!(
                 "the {what} `{start}…` has {} bytes; at most {} fit into AMQP's short string",
                 self.0.len(),
                 Self::MAX_LEN
             ),
-        ))
+        )
     }
 }
 

@@ -62,6 +62,10 @@ impl Holding {
         &self.queue
     }
 
+    pub(crate) fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
+    }
+
     /// Counts a consumer, under this number.
     pub(crate) fn start_reading(&self, reader: u64, options: ReaderOptions) -> Result<()> {
         let mut held = self.held.lock();

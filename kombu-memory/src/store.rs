@@ -277,7 +277,7 @@ impl MemoryStore {
         finish: Finish<'_, Arc<MemoryQueue>>,
     ) -> Result<Answer> {
         let queue = holding.queue();
-        let recorder = &queue.surroundings().recorder;
+        let recorder = &holding.surroundings().recorder;
         match finish {
             Finish::Forget => holding.forget(id)?,
             Finish::Discard { death } => holding.remove(id, |held| {

@@ -1,8 +1,9 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kombu::Registry;
 use kombu_testkit::{Broker, Harness, table};
@@ -62,6 +63,35 @@ impl AmqpHarness {
             if !ours.is_empty() {
                 return;
             }
+            // Its statistics come every few seconds.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
+impl AmqpHarness {
+    /// Waits until the connections to a virtual host show so many channels together.
+    ///
+    /// # Panics
+    ///
+    /// If they don't for 30 s.
+    pub async fn until_channels(&self, broker: &Broker, expected: RangeInclusive<usize>) {
+        let url = Url::parse(broker.url()).expect("a broker has a URL");
+        let virtual_host = url.path().trim_start_matches('/');
+        let path = format!("vhosts/{virtual_host}/channels?columns=number");
+        let begin = Instant::now();
+        loop {
+            let found = ask(&self.admin, "GET", &path);
+            let channels: Vec<serde_json::Value> = serde_json::from_str(&found).unwrap_or_default();
+            if expected.contains(&channels.len()) {
+                return;
+            }
+            let waited = begin.elapsed();
+            assert!(
+                waited.as_secs() < 30,
+                "there are {} channels",
+                channels.len()
+            );
             // Its statistics come every few seconds.
             tokio::time::sleep(Duration::from_millis(200)).await;
         }

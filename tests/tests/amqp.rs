@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(not(kombu_test_amqp), allow(dead_code, unused_imports))]
 
-use kombu::{Connection, ErrorKind, Event, Exchange, Overflow, Queue};
+use kombu::{Binding, Connection, ErrorKind, Event, Exchange, Overflow, Queue};
 use kombu_testkit::{Broker, Harness};
 use kombu_tests::AmqpHarness;
 
@@ -38,6 +38,61 @@ async fn each_of_many_publishes_under_way_gets_its_own_answer() {
         }
     }
     assert_eq!(connection.queue_info("jobs").await.unwrap().ready, 666);
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn messages_that_differ_in_their_headers_only_get_their_own_answers() {
+    let broker = broker().await;
+    let connection = broker.connect().await;
+    let sorted = Exchange::headers("sorted");
+    let wanted = Binding::from(&sorted).argument("wanted", true);
+    let jobs = Queue::new("jobs").bind_with(wanted);
+    connection.declare_queue(&jobs).await.unwrap();
+    let producer = connection.producer(&sorted).mandatory(true).await.unwrap();
+    let mut receipts = Vec::new();
+    for number in 0..1000 {
+        let wanted = number % 7 == 3;
+        let publish = producer.publish(&"same").message_id("same");
+        let publish = publish.header("wanted", wanted);
+        receipts.push((wanted, publish.send().await.unwrap()));
+    }
+    for (wanted, receipt) in receipts {
+        match receipt.await {
+            Ok(published) => assert!(wanted && published.routed),
+            Err(error) => assert_eq!((wanted, error.code()), (false, Some(312)), "{error}"),
+        }
+    }
+    assert_eq!(connection.queue_info("jobs").await.unwrap().ready, 143);
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn one_of_a_thousand_is_refused_and_it_is_the_right_one() {
+    let broker = broker().await;
+    let connection = broker.connect().await;
+    let full = Queue::new("full")
+        .max_length(1)
+        .overflow(Overflow::RejectPublish);
+    for queue in [&full, &Queue::new("jobs")] {
+        connection.declare_queue(queue).await.unwrap();
+    }
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    let fills = producer.publish(&0).routing_key("full");
+    fills.await.unwrap();
+    let mut receipts = Vec::new();
+    for number in 0..1000 {
+        let key = if number == 619 { "full" } else { "jobs" };
+        let publish = producer.publish(&number).routing_key(key);
+        receipts.push(publish.message_id("same").send().await.unwrap());
+    }
+    for (number, receipt) in receipts.into_iter().enumerate() {
+        match receipt.await {
+            Ok(published) => assert!(published.routed && number != 619, "{number}"),
+            Err(error) => assert_eq!((number, error.kind()), (619, ErrorKind::Nacked), "{error}"),
+        }
+    }
+    assert_eq!(connection.queue_info("jobs").await.unwrap().ready, 999);
 }
 
 #[tokio::test]
@@ -113,6 +168,7 @@ async fn a_publish_to_a_missing_exchange_disturbs_none_of_its_neighbours() {
     }
     assert_eq!(connection.queue_info("jobs").await.unwrap().ready, 999);
     connection.close().await.unwrap();
+    drop((producer, connection));
     while let Some(event) = events.next().await {
         assert!(!matches!(event, Event::Lost { .. }), "{event:?}");
     }
@@ -165,33 +221,4 @@ async fn a_connection_that_the_broker_closes_comes_back_with_its_consumers_and_p
         assert_eq!(delivery.decode::<u32>().unwrap(), expected);
         delivery.ack().await.unwrap();
     }
-}
-
-#[tokio::test]
-#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
-async fn failures_do_not_use_channels_up() {
-    let harness = AmqpHarness::new();
-    let broker = harness.broker().await;
-    let connection = Connection::builder(harness.registry())
-        .url(format!("{}?channel_max=8", broker.url()))
-        .await
-        .unwrap();
-    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
-    let producer = connection
-        .producer(Exchange::default())
-        .routing_key("jobs")
-        .await
-        .unwrap();
-    producer.publish(&1).await.unwrap();
-    let held = consumer.try_next().await.unwrap().unwrap();
-    for number in 0..40 {
-        let error = connection.get("nowhere").await.unwrap_err();
-        assert_eq!(
-            (error.kind(), error.code()),
-            (ErrorKind::NotFound, Some(404)),
-            "{number} {error}"
-        );
-        connection.queue_info("jobs").await.unwrap();
-    }
-    held.ack().confirmed().await.unwrap();
 }

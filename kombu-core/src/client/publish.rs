@@ -366,14 +366,10 @@ fn check_content(producer: &Inner, content: &Content) -> Result<()> {
             ),
         ));
     }
-    for (what, name) in [
-        ("exchange name", &content.exchange),
-        ("routing key", &content.routing_key),
-        ("content_type", &content.content_type),
-        ("content_encoding", &content.content_encoding),
-    ] {
-        name.check_length(what)?;
-    }
+    content.exchange.check_length("exchange name")?;
+    content.routing_key.check_length("routing key")?;
+    content.content_type.check_length("content_type")?;
+    content.content_encoding.check_length("content_encoding")?;
     if !content.headers.is_empty() {
         content.headers.check()?;
     }

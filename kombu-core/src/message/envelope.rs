@@ -1,3 +1,4 @@
+use std::mem;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -47,20 +48,18 @@ impl Envelope {
     /// Puts a message into its envelope.
     #[inline]
     pub fn new(publish_id: PublishId, content: Content) -> Self {
-        let sealed = Sealed {
+        if let Some(mut used) = pool::take()
+            && let Some(place) = Arc::get_mut(&mut used)
+        {
+            place.publish_id = publish_id;
+            // Nothing is in there that would have to be freed.
+            mem::forget(mem::replace(&mut place.content, content));
+            return Envelope(Some(used));
+        }
+        Envelope(Some(Arc::new(Sealed {
             publish_id,
             content,
-        };
-        Envelope(Some(match pool::take() {
-            Some(mut used) => match Arc::get_mut(&mut used) {
-                Some(place) => {
-                    *place = sealed;
-                    used
-                }
-                None => Arc::new(sealed),
-            },
-            None => Arc::new(sealed),
-        }))
+        })))
     }
 
     #[inline]

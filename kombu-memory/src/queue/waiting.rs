@@ -8,19 +8,20 @@ pub(super) struct Waiting(Vec<(u64, Waker)>);
 /// lock.
 #[derive(Default)]
 #[must_use = "they wait until they are woken"]
-pub(crate) struct Woken {
-    one: Option<Waker>,
-    more: Vec<(u64, Waker)>,
+pub(crate) enum Woken {
+    #[default]
+    Nobody,
+    One(Waker),
+    Several(Vec<(u64, Waker)>),
 }
 
 impl Woken {
     #[inline]
     pub(crate) fn wake(self) {
-        if let Some(waker) = self.one {
-            waker.wake();
-        }
-        for (_, waker) in self.more {
-            waker.wake();
+        match self {
+            Woken::Nobody => {}
+            Woken::One(waker) => waker.wake(),
+            Woken::Several(wakers) => wakers.into_iter().for_each(|(_, waker)| waker.wake()),
         }
     }
 }
@@ -47,15 +48,12 @@ impl Waiting {
     #[inline]
     pub(super) fn take(&mut self) -> Woken {
         if self.0.len() <= 1 {
-            return Woken {
-                one: self.0.pop().map(|(_, waker)| waker),
-                more: Vec::new(),
+            return match self.0.pop() {
+                None => Woken::Nobody,
+                Some((_, waker)) => Woken::One(waker),
             };
         }
-        Woken {
-            one: None,
-            more: std::mem::take(&mut self.0),
-        }
+        Woken::Several(std::mem::take(&mut self.0))
     }
 
     pub(super) fn remove(&mut self, reader: u64) {

@@ -74,6 +74,7 @@ pub async fn a_limit_of_one_allows_one_delivery(broker: &Broker) {
     let good = collect_one(&mut consumer).await;
     assert_eq!(good.body(), "good");
     good.ack().await.unwrap();
+    broker.assert_counts(&connection, "dead", 1, 0).await;
     let [letter] = drain(&connection, "dead").await.try_into().unwrap();
     assert_eq!(letter.body(), "bad");
     assert_eq!(fates(&letter), [("jobs", "delivery_limit", 1)]);
@@ -88,11 +89,13 @@ pub async fn deliveries_to_single_gets_count(broker: &Broker) {
     connection.declare_queue(&Queue::new("dead")).await.unwrap();
     publish(&connection, "jobs", ["poison"]).await;
     for attempt in 1..=3 {
+        broker.assert_counts(&connection, "jobs", 1, 0).await;
         let delivery = connection.get("jobs").await.unwrap().unwrap();
         assert_eq!(delivery.attempt(), attempt);
         delivery.retry().confirmed().await.unwrap();
     }
     assert!(connection.get("jobs").await.unwrap().is_none());
+    broker.assert_counts(&connection, "dead", 1, 0).await;
     assert_eq!(texts(&drain(&connection, "dead").await), ["poison"]);
 }
 
@@ -109,6 +112,7 @@ pub async fn deliveries_to_all_consumers_count_together(broker: &Broker) {
         let mut consumer = other.consumer(&jobs(3)).await.unwrap();
         let delivery = collect_one(&mut consumer).await;
         assert_eq!(delivery.attempt(), attempt);
+        consumer.cancel().await.unwrap();
         delivery.retry().confirmed().await.unwrap();
         other.close().await.unwrap();
     }
@@ -128,6 +132,7 @@ pub async fn releases_do_not_wear_a_message_out(broker: &Broker) {
     for _ in 0..5 {
         let Some(delivery) = connection.get("jobs").await.unwrap() else {
             assert!(broker.may(Freedom::CountReleases));
+            broker.assert_counts(&connection, "dead", 1, 0).await;
             assert_eq!(texts(&drain(&connection, "dead").await), ["work"]);
             return;
         };
@@ -169,7 +174,9 @@ pub async fn a_rejection_is_no_worn_out_message(broker: &Broker) {
     publish(&connection, "jobs", ["bad"]).await;
     let delivery = connection.get("jobs").await.unwrap().unwrap();
     delivery.retry().confirmed().await.unwrap();
+    broker.assert_counts(&connection, "jobs", 1, 0).await;
     reject(&connection, "jobs").await;
+    broker.assert_counts(&connection, "dead", 1, 0).await;
     let [letter] = drain(&connection, "dead").await.try_into().unwrap();
     assert_eq!(fates(&letter), [("jobs", "rejected", 1)]);
 }
@@ -183,9 +190,11 @@ pub async fn a_dead_letter_has_not_been_tried_in_its_new_queue(broker: &Broker) 
     connection.declare_queue(&Queue::new("dead")).await.unwrap();
     publish(&connection, "jobs", ["poison"]).await;
     for _ in 0..2 {
+        broker.assert_counts(&connection, "jobs", 1, 0).await;
         let delivery = connection.get("jobs").await.unwrap().unwrap();
         delivery.retry().confirmed().await.unwrap();
     }
+    broker.assert_counts(&connection, "dead", 1, 0).await;
     let letter = connection.get("dead").await.unwrap().unwrap();
     assert_eq!((letter.attempt(), letter.redelivered()), (1, false));
     letter.ack().await.unwrap();

@@ -6,13 +6,10 @@ use kombu_core::driver::Feature;
 use kombu_core::message::Content;
 use kombu_core::{Binding, ErrorKind, Exchange, FieldValue, Overflow, Queue, Timestamp};
 
-use super::{SOON, has_queue, has_queue_with, until_gone, until_over};
+use super::{SOON, a_while, has_queue, has_queue_with, until_gone, until_over};
 use crate::cases::{deaths, fates, producer_to, publish, reject, text_of};
 use crate::expect::{assert_refused, collect_one, drain, texts};
 use crate::{Broker, Freedom};
-
-/// Long enough to publish something in, short enough to wait for.
-const WHILE: Duration = Duration::from_millis(400);
 
 /// A queue of this name whose dead letters go to another one.
 fn queue(name: &str, dead_letters: &str) -> Queue {
@@ -447,7 +444,7 @@ pub async fn a_delivery_of_a_deleted_queue_is_not_dead_lettered(broker: &Broker)
 /// A queue that goes because nobody uses it takes its messages along.
 pub async fn a_queue_that_expires_does_not_dead_letter(broker: &Broker) {
     let connection = broker.connect().await;
-    let jobs = queue("jobs", "dead").expires(WHILE);
+    let jobs = queue("jobs", "dead").expires(a_while(broker));
     let features = [Feature::QueueExpiry, Feature::DeadLetter];
     if !has_queue_with(&connection, &features, &jobs).await {
         return;

@@ -9,6 +9,7 @@ use kombu_core::{
 };
 
 use super::{producer_to, publish};
+use crate::Broker;
 use crate::expect::{assert_refused, assert_unsupported, info};
 
 pub mod auto_delete;
@@ -137,6 +138,11 @@ async fn has_exchange(connection: &Connection, feature: Feature, exchange: &Exch
 
 /// Soon over.
 const SOON: Duration = Duration::from_millis(20);
+
+/// Long enough that one use of a queue follows another in time, short enough to wait for.
+fn a_while(broker: &Broker) -> Duration {
+    Duration::from_millis(400) + 4 * broker.lag()
+}
 
 /// Over when no case runs any more.
 const LONG: Duration = Duration::from_secs(3600);

@@ -1,25 +1,24 @@
 //! A queue that goes when nobody uses it for a while, and what counts as using it.
 
-use std::time::Duration;
-
 use kombu_core::driver::Feature;
 use kombu_core::{Connection, ErrorKind, Exchange, Queue};
 
-use super::{SOON, has_exchange, has_queue, until_gone};
+use super::{SOON, a_while, has_exchange, has_queue, until_gone};
 use crate::Broker;
 use crate::cases::{producer_to, publish};
 use crate::expect::{assert_refused, collect_one, info};
 
-/// Long enough that one use follows another in time, short enough to wait for.
-const WHILE: Duration = Duration::from_millis(400);
-
-/// Uses a queue that expires after [`WHILE`], again and again, until another one that came later has gone.
-async fn is_kept_by(connection: &Connection, use_it: impl AsyncFn(&Connection, &Queue)) {
-    let used = Queue::new("used").expires(WHILE);
+/// Uses a queue that expires after a while, again and again, until another one that came later has gone.
+async fn is_kept_by(
+    broker: &Broker,
+    connection: &Connection,
+    use_it: impl AsyncFn(&Connection, &Queue),
+) {
+    let used = Queue::new("used").expires(a_while(broker));
     if !has_queue(connection, Feature::QueueExpiry, &used).await {
         return;
     }
-    let unused = Queue::new("unused").expires(WHILE);
+    let unused = Queue::new("unused").expires(a_while(broker));
     connection.declare_queue(&unused).await.unwrap();
     let producer = producer_to(connection, "unused").await;
     while producer.publish_text("still there?").await.is_ok() {
@@ -33,7 +32,7 @@ async fn is_kept_by(connection: &Connection, use_it: impl AsyncFn(&Connection, &
 /// Though it takes nothing.
 pub async fn a_single_get_keeps_a_queue(broker: &Broker) {
     let connection = broker.connect().await;
-    is_kept_by(&connection, async |connection, queue| {
+    is_kept_by(broker, &connection, async |connection, queue| {
         assert!(connection.get(queue).await.unwrap().is_none());
     })
     .await;
@@ -42,7 +41,7 @@ pub async fn a_single_get_keeps_a_queue(broker: &Broker) {
 /// As it is.
 pub async fn declaring_again_keeps_a_queue(broker: &Broker) {
     let connection = broker.connect().await;
-    is_kept_by(&connection, async |connection, queue| {
+    is_kept_by(broker, &connection, async |connection, queue| {
         connection.declare_queue(queue).await.unwrap();
     })
     .await;
@@ -51,7 +50,7 @@ pub async fn declaring_again_keeps_a_queue(broker: &Broker) {
 /// Asking whether it is there is using it.
 pub async fn verifying_keeps_a_queue(broker: &Broker) {
     let connection = broker.connect().await;
-    is_kept_by(&connection, async |connection, queue| {
+    is_kept_by(broker, &connection, async |connection, queue| {
         let asked = queue.clone().passive();
         connection.declare_queue(&asked).await.unwrap();
     })
@@ -136,7 +135,7 @@ pub async fn an_expired_queue_takes_its_bindings_along(broker: &Broker) {
     if !has_exchange(&connection, Feature::AutoDelete, &news).await {
         return;
     }
-    let jobs = Queue::new("jobs").expires(SOON).bind(&news, "");
+    let jobs = Queue::new("jobs").expires(a_while(broker)).bind(&news, "");
     if !has_queue(&connection, Feature::QueueExpiry, &jobs).await {
         return;
     }
@@ -148,7 +147,7 @@ pub async fn an_expired_queue_takes_its_bindings_along(broker: &Broker) {
 /// On the connection that declared it, or on any other.
 pub async fn a_queue_outlives_the_connection_that_declared_it(broker: &Broker) {
     let (connection, other) = (broker.connect().await, broker.connect().await);
-    let jobs = Queue::new("jobs").expires(WHILE);
+    let jobs = Queue::new("jobs").expires(a_while(broker));
     if !has_queue(&connection, Feature::QueueExpiry, &jobs).await {
         return;
     }

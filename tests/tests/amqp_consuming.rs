@@ -1,0 +1,126 @@
+//! Consuming from RabbitMQ: what is acked is what was meant, whatever the queues are.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(not(kombu_test_amqp), allow(dead_code, unused_imports))]
+
+use kombu::{Delivery, Exchange, Queue};
+use kombu_testkit::expect::{collect, collect_one, drain};
+use kombu_testkit::{Broker, Harness};
+use kombu_tests::AmqpHarness;
+
+async fn broker() -> Broker {
+    AmqpHarness::new().broker().await
+}
+
+fn numbers(deliveries: &[Delivery]) -> Vec<u32> {
+    let numbers = deliveries.iter().map(|one| one.decode().unwrap());
+    numbers.collect()
+}
+
+async fn publish(connection: &kombu::Connection, queue: &str, numbers: std::ops::Range<u32>) {
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key(queue).await.unwrap();
+    let numbers: Vec<u32> = numbers.collect();
+    let messages = numbers.iter().map(|number| producer.publish(number));
+    for answer in producer.batch(messages).await {
+        answer.unwrap();
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn acks_that_go_out_together_settle_nothing_that_is_held() {
+    let broker = broker().await;
+    let (connection, other) = (broker.connect().await, broker.connect().await);
+    let jobs = Queue::new("jobs");
+    let mut consumer = connection.consumer(&jobs).prefetch(1000).await.unwrap();
+    publish(&connection, "jobs", 0..1000).await;
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut deliveries = collect(&mut consumer, 1000).await;
+    random.shuffle(&mut deliveries);
+    let mut held = Vec::new();
+    for delivery in deliveries {
+        let number: u32 = delivery.decode().unwrap();
+        match number % 10 {
+            3 => held.push(delivery),
+            5 => drop(delivery.release()),
+            _ => drop(delivery.ack()),
+        }
+    }
+    // What is held and what was released is left, and nothing else is.
+    consumer.cancel().await.unwrap();
+    broker.assert_counts(&other, "jobs", 100, 100).await;
+    connection.close().await.unwrap();
+    broker.assert_counts(&other, "jobs", 200, 0).await;
+    let left = drain(&other, "jobs").await;
+    let mut left: Vec<u32> = left.iter().map(|one| one.decode().unwrap()).collect();
+    left.sort_unstable();
+    let expected = (0..1000).filter(|number| matches!(number % 10, 3 | 5));
+    assert!(left.into_iter().eq(expected));
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn one_window_covers_classic_and_quorum_queues() {
+    let broker = broker().await;
+    let connection = broker.connect().await;
+    let queues = [
+        Queue::new("classic").classic(),
+        Queue::new("quorum").quorum(),
+    ];
+    let mut consumer = connection.consumer(&queues).prefetch(3).await.unwrap();
+    for queue in ["classic", "quorum"] {
+        publish(&connection, queue, 0..10).await;
+    }
+    let mut received = 0;
+    while received < 20 {
+        let held = collect(&mut consumer, 3.min(20 - received)).await;
+        if received < 17 {
+            broker.assert_silent(&mut consumer).await;
+        }
+        received += held.len();
+        for delivery in held {
+            delivery.ack().await.unwrap();
+        }
+    }
+    for queue in ["classic", "quorum"] {
+        broker.assert_counts(&connection, queue, 0, 0).await;
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_wider_window_keeps_the_order_and_what_is_held() {
+    let broker = broker().await;
+    let connection = broker.connect().await;
+    let jobs = Queue::new("jobs");
+    let mut consumer = connection.consumer(&jobs).prefetch(2).await.unwrap();
+    publish(&connection, "jobs", 0..50).await;
+    let mut held = collect(&mut consumer, 2).await;
+    for window in [5, 20, 50] {
+        consumer.set_prefetch(window);
+        let more = window as usize - held.len();
+        held.extend(collect(&mut consumer, more).await);
+    }
+    assert!(numbers(&held).into_iter().eq(0..50));
+    for delivery in held {
+        assert!(!delivery.redelivered());
+        delivery.ack().confirmed().await.unwrap();
+    }
+    broker.assert_counts(&connection, "jobs", 0, 0).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_quorum_queue_counts_what_is_retried() {
+    let broker = broker().await;
+    let connection = broker.connect().await;
+    let jobs = Queue::new("jobs").quorum();
+    let mut consumer = connection.consumer(&jobs).await.unwrap();
+    publish(&connection, "jobs", 0..1).await;
+    for attempt in 1..5 {
+        let delivery = collect_one(&mut consumer).await;
+        assert_eq!(delivery.attempt(), attempt);
+        delivery.retry().await.unwrap();
+    }
+}

@@ -1,0 +1,176 @@
+//! RabbitMQ closes a channel to say no: what a refusal costs, and whom it disturbs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(not(kombu_test_amqp), allow(dead_code, unused_imports))]
+
+use std::time::Duration;
+
+use kombu::{Connection, ErrorKind, Event, Events, Exchange, Queue};
+use kombu_testkit::{Broker, Harness};
+use kombu_tests::AmqpHarness;
+
+/// A connection with so many channels at most.
+async fn connect_with_channels(harness: &AmqpHarness, broker: &Broker, most: u32) -> Connection {
+    Connection::builder(harness.registry())
+        .url(format!("{}?channel_max={most}", broker.url()))
+        .await
+        .unwrap()
+}
+
+/// Fails if the session was lost until now.
+async fn assert_not_lost(events: &mut Events) {
+    while let Ok(Some(event)) = tokio::time::timeout(Duration::ZERO, events.next()).await {
+        assert!(!matches!(event, Event::Lost { .. }), "{event:?}");
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn refusals_use_no_channels_up_and_disturb_nobody() {
+    let harness = AmqpHarness::new();
+    let broker = harness.broker().await;
+    let connection = connect_with_channels(&harness, &broker, 8).await;
+    let mut events = connection.events();
+    let jobs = Queue::new("jobs");
+    let mut consumer = connection.consumer(&jobs).await.unwrap();
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("jobs")
+        .await
+        .unwrap();
+    let own = Queue::new("own").exclusive(true);
+    connection.declare_queue(&own).await.unwrap();
+    producer.publish(&1).await.unwrap();
+    let held = consumer.try_next().await.unwrap().unwrap();
+    for _ in 0..30 {
+        let error = connection.get("nowhere").await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.code()),
+            (ErrorKind::NotFound, Some(404))
+        );
+        let other = jobs.clone().max_length(7);
+        let error = connection.declare_queue(&other).await.unwrap_err();
+        let found = (error.kind(), error.code());
+        assert_eq!(found, (ErrorKind::PreconditionFailed, Some(406)), "{error}");
+        // What belongs to the connection still does.
+        assert_eq!(connection.queue_info("own").await.unwrap().ready, 0);
+    }
+    let more = connection.consumer(&Queue::new("more")).await.unwrap();
+    more.cancel().await.unwrap();
+    held.ack().confirmed().await.unwrap();
+    producer.publish(&2).await.unwrap();
+    let next = consumer.try_next().await.unwrap().unwrap();
+    assert!(!next.redelivered());
+    next.ack().await.unwrap();
+    assert_not_lost(&mut events).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_thousand_failing_declarations_leave_no_channel_behind() {
+    let harness = AmqpHarness::new();
+    let broker = harness.broker().await;
+    let connection = broker.connect().await;
+    let mut events = connection.events();
+    let jobs = Queue::new("jobs");
+    let mut consumer = connection.consumer(&jobs).await.unwrap();
+    let other = jobs.clone().max_length(7);
+    for _ in 0..1000 {
+        let error = connection.declare_queue(&other).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PreconditionFailed, "{error}");
+    }
+    // One for the consumer, and at most one for declarations.
+    harness.until_channels(&broker, 1..=2).await;
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    let publish = producer.publish(&1).routing_key("jobs");
+    publish.await.unwrap();
+    let delivery = consumer.try_next().await.unwrap().unwrap();
+    delivery.ack().await.unwrap();
+    assert_not_lost(&mut events).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_session_without_channels_is_replaced() {
+    let harness = AmqpHarness::new();
+    let broker = harness.broker().await;
+    let connection = connect_with_channels(&harness, &broker, 8).await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let (other, taken) = (broker.connect().await, Queue::new("taken"));
+    let _only = other.consumer(&taken).exclusive(true).await.unwrap();
+    // A refused consumer costs a channel of the connection that everything else is on.
+    for _ in 0..30 {
+        let error = connection.consumer(&taken).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.code()),
+            (ErrorKind::AccessRefused, Some(403))
+        );
+    }
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    let publish = producer.publish(&1).routing_key("jobs");
+    publish.await.unwrap();
+    let delivery = consumer.try_next().await.unwrap().unwrap();
+    delivery.ack().confirmed().await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn publishes_to_an_exchange_that_somebody_deletes_are_refused_and_no_others() {
+    let broker = AmqpHarness::new().broker().await;
+    let (connection, other) = (broker.connect().await, broker.connect().await);
+    let doomed = Exchange::fanout("doomed");
+    let jobs = Queue::new("jobs");
+    connection.declare_queue(&jobs).await.unwrap();
+    // Not by the one that publishes, whose next session would bring it back.
+    other.declare_exchange(&doomed).await.unwrap();
+    let doomed = doomed.no_declare();
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    // Known to be there.
+    producer.publish(&0).exchange(&doomed).await.unwrap();
+    other.delete_exchange("doomed").await.unwrap();
+    let mut receipts = Vec::new();
+    for number in 0..1000 {
+        let publish = producer.publish(&number).routing_key("jobs");
+        let publish = match number % 100 {
+            50 => publish.exchange(&doomed),
+            _ => publish,
+        };
+        receipts.push((number, publish.send().await.unwrap()));
+    }
+    for (number, receipt) in receipts {
+        match receipt.await {
+            Ok(published) => assert!(published.routed && number % 100 != 50, "{number}"),
+            Err(error) => {
+                let found = (number % 100, error.kind());
+                assert_eq!(found, (50, ErrorKind::NotFound), "{error}");
+            }
+        }
+    }
+    // Those that had no answer when the channel closed were sent again, and may be there twice.
+    let mut consumer = connection.consumer(&jobs).await.unwrap();
+    let mut missing: Vec<u32> = (0..1000).filter(|number| number % 100 != 50).collect();
+    while !missing.is_empty() {
+        let delivery = consumer.try_next().await.unwrap().unwrap();
+        let number = delivery.decode::<u32>().unwrap();
+        missing.retain(|other| *other != number);
+        delivery.ack().await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_user_id_that_is_not_ours_is_refused_and_no_other_publish() {
+    let broker = AmqpHarness::new().broker().await;
+    let connection = broker.connect().await;
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    let honest = producer.publish(&1).routing_key("jobs").user_id("guest");
+    honest.await.unwrap();
+    let forged = producer.publish(&2).routing_key("jobs").user_id("somebody");
+    let error = forged.await.unwrap_err();
+    let found = (error.kind(), error.code());
+    assert_eq!(found, (ErrorKind::PreconditionFailed, Some(406)), "{error}");
+    let after = producer.publish(&3).routing_key("jobs");
+    assert!(!after.await.unwrap().resent);
+    assert_eq!(connection.queue_info("jobs").await.unwrap().ready, 2);
+}
