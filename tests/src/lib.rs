@@ -6,6 +6,6 @@ mod amqp;
 mod memory;
 mod peer;
 
-pub use amqp::AmqpHarness;
+pub use amqp::{AmqpHarness, ask};
 pub use memory::MemoryHarness;
 pub use peer::Peer;

@@ -36,6 +36,7 @@ pub(crate) async fn start(
     let mut backoff = Backoff::new(&shared.policy);
     let mut place = 0;
     let mut attempts = 0;
+    let mut last = None;
     let driver = loop {
         let left = end.saturating_duration_since(Instant::now());
         let share = left / (attempt.places() - place) as u32;
@@ -60,12 +61,17 @@ pub(crate) async fn start(
         };
         shared.policy.observe(&error, pause);
         if Instant::now() + pause >= end {
-            return Err(match error.kind() {
-                ErrorKind::Timeout => too_late(deadlines.connect, None),
-                _ => too_late(deadlines.connect, Some(error)),
-            });
+            // What an attempt met says more than that there was no answer in time.
+            let cause = match error.kind() {
+                ErrorKind::Timeout => last,
+                _ => Some(error),
+            };
+            return Err(too_late(deadlines.connect, cause));
         }
         tracing::debug!(%error, ?pause, attempts, "connecting failed");
+        if error.kind() != ErrorKind::Timeout {
+            last = Some(error);
+        }
         sleep(pause).await;
     };
     let session = Arc::new(Session { driver });
