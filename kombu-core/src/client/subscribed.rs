@@ -18,6 +18,7 @@ use crate::name::Name;
 use super::delivery::{Link, LinkQueue};
 use super::held::Held;
 use super::intercept::Interceptors;
+use super::processing::Processing;
 use super::{Connection, UndecodablePolicy};
 
 /// What stays as it is for as long as the consumer lives.
@@ -26,6 +27,7 @@ pub(super) struct Plan {
     pub(super) accept: Accept,
     pub(super) interceptors: Interceptors,
     pub(super) undecodable: UndecodablePolicy,
+    pub(super) max_processing_time: Option<Duration>,
     pub(super) connection: Connection,
     /// How often the connection had been drained when the consumer was opened. The next time is its end.
     pub(super) drains: u64,
@@ -307,6 +309,10 @@ impl Plan {
             stopping: AtomicBool::new(false),
             interceptors: self.interceptors.clone(),
             undecodable: self.undecodable,
+            processing: self
+                .max_processing_time
+                .filter(|_| !options.no_ack)
+                .map(Processing::new),
             session: session.clone(),
             connection: self.connection.clone(),
         };
@@ -317,6 +323,7 @@ impl Plan {
             // It came too late to be told.
             link.stop();
         }
+        Processing::watch(&link);
         Opened {
             session,
             subscription,
