@@ -63,10 +63,11 @@ impl Broker {
     /// Does what is due: delayed messages come, expired ones die, and queues that nobody used go.
     ///
     /// If the clock has jumped over several of these, they happen in their order: where a message died, this stops until
-    /// somebody has moved it, because what it does in its next queue may be due as well.
-    pub(crate) fn catch_up(&self) {
+    /// somebody has moved it, because what it does in its next queue may be due as well. `session` is the one that moves
+    /// it next, if there is one.
+    pub(crate) fn catch_up(&self, session: Option<u64>) {
         let Surroundings { schedule, dead, .. } = &*self.surroundings;
-        while dead.is_empty()
+        while !dead.wait_for(session)
             && let Some((at, queue)) = schedule.take_due()
         {
             if let Some(queue) = queue.upgrade()
@@ -142,7 +143,7 @@ impl Broker {
 impl Drop for Broker {
     fn drop(&mut self) {
         // They hold their queues, and those what holds the dead.
-        self.surroundings.dead.take_all();
+        self.surroundings.dead.clear();
     }
 }
 

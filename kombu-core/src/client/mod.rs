@@ -16,6 +16,7 @@ mod plain;
 mod producer;
 mod publish;
 mod publishing;
+mod put_off;
 mod queues;
 mod recorded;
 mod registry;

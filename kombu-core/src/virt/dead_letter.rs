@@ -11,7 +11,7 @@ use super::store::Death;
 ///
 /// RabbitMQ's rules: the queue's dead-letter routing key replaces the message's own one if it is set, the
 /// expiration is taken off and kept in the entry, and `x-death` counts by queue and reason, the latest first.
-pub fn letter(envelope: &Envelope, queue: &Queue, death: Death) -> Envelope {
+pub fn letter(envelope: &Envelope, queue: &Queue, death: Death, died: SystemTime) -> Envelope {
     let reason = death.as_str();
     let mut content = (**envelope).clone();
     let name = queue.name();
@@ -32,7 +32,7 @@ pub fn letter(envelope: &Envelope, queue: &Queue, death: Death) -> Envelope {
             Vec::new()
         }
     };
-    let deaths = count(deaths, envelope, name, reason);
+    let deaths = count(deaths, envelope, name, reason, died);
     content
         .headers
         .insert(Name::from_static("x-death"), FieldValue::Array(deaths));
@@ -81,6 +81,7 @@ fn count(
     envelope: &Envelope,
     queue: &Name,
     reason: &'static str,
+    died: SystemTime,
 ) -> Vec<FieldValue> {
     let is_same = |death: &FieldValue| {
         death.as_table().is_some_and(|death| {
@@ -111,10 +112,7 @@ fn count(
                     "routing-keys",
                     FieldValue::Array(vec![FieldValue::from(envelope.routing_key().clone())]),
                 ),
-                (
-                    "time",
-                    FieldValue::Timestamp(Timestamp::from(SystemTime::now())),
-                ),
+                ("time", FieldValue::Timestamp(Timestamp::from(died))),
             ]);
             if let Some(expiration) = envelope.expiration() {
                 let text = expiration.as_millis().to_string();

@@ -36,3 +36,4 @@ pub use connection::VirtualConnection;
 pub use dead_letter::letter;
 pub use store::{Answer, Applied, Batch, Dead, Death, Finish, QueueStore, Reader, ReaderOptions};
 pub use table::{BindingRecord, Change, Routed, Table};
+pub use window::Room;

@@ -115,9 +115,6 @@ impl<S: QueueStore> VirtualPublisher<S> {
     /// from several threads takes turns at the queue anyway.
     #[inline]
     fn push(&self, envelope: &Envelope) -> Confirm {
-        if let Err(error) = self.shared.check_open() {
-            return Op::ready(Err(error));
-        }
         let mut state = self.inner.0.lock();
         let (stage, version) = self.write(&mut state, envelope);
         let stage = match stage {
@@ -150,6 +147,9 @@ impl<S: QueueStore> VirtualPublisher<S> {
 impl<S: QueueStore> Publisher for VirtualPublisher<S> {
     #[inline]
     fn publish(&self, envelope: &Envelope) -> Op<Result<Confirm>> {
+        if let Err(error) = self.shared.check_open() {
+            return Op::ready(Err(error));
+        }
         Op::ready(Ok(self.push(envelope)))
     }
 }
@@ -163,7 +163,7 @@ pub(super) fn write<S: QueueStore>(
     match route.reach {
         Reach::Queues => {}
         Reach::Nowhere => return store.push_nowhere(route.version, envelope),
-        Reach::Missing | Reach::UnknownKind | Reach::Internal => {
+        Reach::Missing | Reach::UnknownKind | Reach::Broken | Reach::Internal => {
             return Shared::compare(store, route.version);
         }
     }

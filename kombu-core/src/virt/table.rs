@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use rpds::{HashTrieMapSync, HashTrieSetSync};
@@ -66,13 +67,14 @@ struct Node {
 }
 
 impl Node {
-    /// Adds the destinations that a kind of somebody's own chooses.
+    /// Adds the destinations that a kind of somebody's own chooses. Its panic is an error: this may be a task that does
+    /// the work of others too.
     fn route_by<'a>(
         &'a self,
         kind: &dyn RouteMessages,
         content: &Content,
         matched: &mut Vec<&'a Destination>,
-    ) {
+    ) -> Result<()> {
         let mut bindings: Vec<&BindingRecord> =
             self.bindings.iter().map(|record| &**record).collect();
         bindings.sort_unstable_by(|one, other| {
@@ -80,9 +82,16 @@ impl Node {
                 |record: &'a BindingRecord| (&record.destination, record.routing_key.as_str());
             key(one).cmp(&key(other))
         });
-        let chosen = kind.route(content, &bindings);
+        let routing = AssertUnwindSafe(|| kind.route(content, &bindings));
+        let Ok(chosen) = catch_unwind(routing) else {
+            return Err(Error::new(
+                ErrorKind::Protocol,
+                format!("the kind of exchange `{}` panicked", self.exchange.name()),
+            ));
+        };
         let chosen = chosen.into_iter().filter_map(|index| bindings.get(index));
         matched.extend(chosen.map(|record| &record.destination));
+        Ok(())
     }
 }
 
@@ -307,7 +316,8 @@ impl Table {
         self.route_with(content, &ExchangeKinds::default())
     }
 
-    /// As [`route`](Self::route), with exchange kinds beyond the four.
+    /// As [`route`](Self::route), with exchange kinds beyond the four. One that panics fails with
+    /// [`ErrorKind::Protocol`].
     pub fn route_with(&self, content: &Content, kinds: &ExchangeKinds) -> Result<Routed> {
         if content.exchange().is_empty() {
             let queue = self.queues.get_key_value(content.routing_key());
@@ -332,7 +342,7 @@ impl Table {
                     let Some(kind) = kinds.get(kind) else {
                         return Err(unknown_kind(&node.exchange));
                     };
-                    node.route_by(kind, content, &mut matched);
+                    node.route_by(kind, content, &mut matched)?;
                 }
                 kind => {
                     by_key &= *kind != ExchangeKind::Headers;

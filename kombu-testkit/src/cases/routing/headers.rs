@@ -1,9 +1,10 @@
 //! A headers exchange compares the arguments of its bindings with the headers of the message.
 
-use kombu_core::{Binding, Exchange, FieldTable, FieldValue, Queue};
+use kombu_core::{Binding, ErrorKind, Exchange, FieldTable, FieldValue, Queue};
 
 use super::bodies;
 use crate::Broker;
+use crate::expect::assert_refused;
 
 /// Messages in which the readings of a binding differ.
 fn messages() -> [(&'static str, FieldTable); 5] {
@@ -229,4 +230,24 @@ pub async fn bindings_that_differ_in_their_arguments_are_apart(broker: &Broker) 
         bodies(&connection, "matched").await,
         ["one", "two", "late two"]
     );
+}
+
+/// Also where the one who binds takes the exchange for one of another kind, of which nothing can be said in advance.
+pub async fn a_way_to_match_that_there_is_not_is_refused(broker: &Broker) {
+    let connection = broker.connect().await;
+    let exchange = Exchange::headers("reports");
+    connection.declare_exchange(&exchange).await.unwrap();
+    connection
+        .declare_queue(&Queue::new("matched"))
+        .await
+        .unwrap();
+    for kind in [exchange, Exchange::direct("reports")] {
+        for how in [FieldValue::from("some"), FieldValue::from(1)] {
+            let binding = Binding::from(&kind).argument("x-match", how);
+            let bound = connection.bind_queue("matched", &binding).await;
+            assert_refused(bound, ErrorKind::PreconditionFailed, 406);
+            // Nobody can have made it, so removing it is no mistake.
+            connection.unbind_queue("matched", &binding).await.unwrap();
+        }
+    }
 }
