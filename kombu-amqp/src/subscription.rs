@@ -292,7 +292,11 @@ impl AmqpSubscription {
     fn leave(&self, sources: impl IntoIterator<Item = Source>) -> Op<Result<()>> {
         let mut answers = Vec::new();
         for source in sources {
-            answers.push(source.state.leave(source.queue, self.options.no_ack));
+            answers.push(
+                source
+                    .state
+                    .leave(source.queue, &self.settler, self.options.no_ack),
+            );
         }
         Op::pending(async move {
             for answer in answers {
@@ -313,15 +317,17 @@ impl AmqpSubscription {
 
 impl State {
     /// Ends the consumer. What is being opened ends when the future is dropped, with its channel.
-    fn leave(self, queue: Name, no_ack: bool) -> Op<Result<()>> {
+    fn leave(self, queue: Name, settler: &AmqpSettler, no_ack: bool) -> Op<Result<()>> {
         match self {
             State::Open(open) => open.lane.leave(Leaving {
+                is_held: settler.holds(&open.lane),
                 queue,
                 consumers: open.consumers,
                 fetched: open.fetched,
                 no_ack,
             }),
             State::Cancelled(Some((lane, fetched))) => lane.leave(Leaving {
+                is_held: settler.holds(&lane),
                 queue,
                 consumers: VecDeque::new(),
                 fetched,
@@ -490,7 +496,8 @@ impl Subscription for AmqpSubscription {
                     continue;
                 }
                 let state = std::mem::replace(&mut source.state, State::Cancelled(None));
-                source.state = State::Away(state.leave(source.queue.clone(), no_ack));
+                source.state =
+                    State::Away(state.leave(source.queue.clone(), &self.settler, no_ack));
             }
         }
         self.settler.task.wake();
