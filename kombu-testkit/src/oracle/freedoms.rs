@@ -13,6 +13,7 @@ use super::sequence::{Operation, QUEUE, QUEUES, Sequence, Step};
 
 /// Takes out of a message's headers what two brokers need not agree on.
 pub(super) fn take_out(headers: &mut Value) {
+    forget_last_death(headers);
     let deaths = headers.get_mut("x-death").and_then(Value::as_array_mut);
     let Some(deaths) = deaths else { return };
     deaths.iter_mut().for_each(forget_time);
@@ -23,6 +24,13 @@ pub(super) fn take_out(headers: &mut Value) {
 fn forget_time(death: &mut Value) {
     if let Some(death) = death.as_object_mut() {
         death.remove("time");
+    }
+}
+
+/// The first entry of `x-death` once more, which RabbitMQ adds since 3.13.
+fn forget_last_death(headers: &mut Value) {
+    if let Some(headers) = headers.as_object_mut() {
+        headers.retain(|name, _| !name.starts_with("x-last-death-"));
     }
 }
 
