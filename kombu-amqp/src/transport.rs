@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kombu_core::driver::{Capabilities, Connection, Feature, Target, Transport};
@@ -69,7 +70,9 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::basic()
     .emulated(Feature::NoLocal)
     // A ladder of queues with a time to live.
     .emulated(Feature::DelayedPublish)
-    .emulated(Feature::DelayedRetry);
+    .emulated(Feature::DelayedRetry)
+    // Below its `consumer_timeout` of 30 min, which closes the channel.
+    .with_max_processing_time(Duration::from_secs(25 * 60));
 
 #[async_trait]
 impl Transport for Amqp {

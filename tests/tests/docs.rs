@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use kombu::{Capabilities, Feature, Support};
-use kombu_testkit::table;
+use kombu_testkit::{Freedom, table};
 
 /// What rows of the seeds may wait for. Each goes as soon as it is there.
 const LATER: &[&str] = &[
@@ -244,4 +244,21 @@ fn the_table_of_capabilities_is_what_the_code_says() {
         rendered,
         "{path} is out of date; KOMBU_WRITE_DOCS=1 writes it"
     );
+}
+
+#[test]
+fn what_cases_allow_is_a_declared_freedom() {
+    let semantics = read("docs/semantics.md");
+    let (_, declared) = semantics.split_once("## Declared freedoms").unwrap();
+    for transport in table::TRANSPORTS {
+        for freedom in table::freedoms(transport) {
+            let row = format!("| {transport} | {freedom}");
+            assert!(declared.contains(&row), "there is no row `{row}…`");
+        }
+    }
+    let is_used = |freedom: &Freedom| {
+        let mut transports = table::TRANSPORTS.iter();
+        transports.any(|transport| table::freedoms(transport).contains(freedom))
+    };
+    assert!(Freedom::ALL.iter().all(is_used));
 }

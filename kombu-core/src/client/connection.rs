@@ -296,6 +296,7 @@ impl Connection {
             stopping: AtomicBool::new(false),
             interceptors: self.inner.interceptors.clone(),
             undecodable: UndecodablePolicy::default(),
+            processing: None,
             session,
             connection: self.clone(),
         };

@@ -22,6 +22,7 @@ use super::held::Held;
 use super::indexed::Indexed;
 use super::intercept::{Interceptors, received};
 use super::plain::Plain;
+use super::processing::Processing;
 use super::{Connection, Settling};
 
 /// What becomes of a delivery that could not be decoded and is dropped without being settled.
@@ -57,6 +58,8 @@ pub(super) struct Link {
     pub(super) stopping: AtomicBool,
     pub(super) interceptors: Interceptors,
     pub(super) undecodable: UndecodablePolicy,
+    /// `None` if deliveries may be held for as long as somebody likes.
+    pub(super) processing: Option<Processing>,
     /// The session that all of this belongs to.
     pub(super) session: Arc<Session>,
     /// Keeps the session: what was delivered can be settled while somebody holds it.
@@ -115,6 +118,24 @@ impl Link {
         if let Some(held) = &self.held {
             self.release(held.take_from(queue));
         }
+    }
+
+    /// Gives back a delivery that was held for longer than this, as one that failed.
+    pub(super) fn retry_overdue(&self, tag: Tag, limit: Duration) {
+        let queue = self.queue_name(tag.queue);
+        tracing::warn!(%queue, ?limit, "a delivery was held too long: retried");
+        let outcome = self.intercepted(queue, Outcome::Retry { delay: None });
+        // It may be settled at this very moment.
+        drop(self.settler.settle(tag, outcome));
+    }
+
+    /// The outcome that the interceptors make of this one.
+    #[inline]
+    fn intercepted(&self, queue: &Name, outcome: Outcome) -> Outcome {
+        let interceptors = self.interceptors.iter();
+        interceptors.fold(outcome, |outcome, interceptor| {
+            interceptor.on_settle(queue, outcome)
+        })
     }
 
     fn release(&self, tags: impl IntoIterator<Item = Tag>) {
@@ -177,6 +198,10 @@ impl Delivery {
     pub(super) fn new(raw: RawDelivery, link: Arc<Link>) -> Self {
         let settled = link.no_ack;
         link.deliveries.fetch_add(1, Ordering::Relaxed);
+        if let Some(processing) = &link.processing {
+            let (queue, id) = (raw.queue, raw.id);
+            processing.begin(Tag { queue, id });
+        }
         Delivery {
             envelope: raw.envelope,
             plain: Plain::default(),
@@ -230,12 +255,22 @@ impl Delivery {
         self.acker.failures.saturating_add(1)
     }
 
-    /// Resolves when the delivery is no longer ours, because its session has ended: the message goes to another
-    /// consumer, and settling it fails with [`ErrorKind::SettleLost`].
+    /// Resolves when the delivery is no longer ours, because its session has ended or it was held for too long
+    /// ([`OpenConsumer::max_processing_time`](super::OpenConsumer::max_processing_time)): the message comes again, to
+    /// whomever, and settling it fails with [`ErrorKind::SettleLost`].
     ///
     /// A handler that waits for it beside its work can stop early. Cancel safe.
     pub async fn lost(&self) {
-        self.acker.link.session.driver.closed().await;
+        let closed = self.acker.link.session.driver.closed();
+        let Some(processing) = &self.acker.link.processing else {
+            drop(closed.await);
+            return;
+        };
+        tokio::select! {
+            biased;
+            _ = closed => {}
+            () = processing.taken(self.acker.tag()) => {}
+        }
     }
 
     /// Decodes the body with the codec of its content type, borrowing from it where `T` allows. A compressed one
@@ -484,6 +519,9 @@ impl Acker {
             ));
         }
         self.settled = true;
+        if !self.is_ours() {
+            return Settling::failed(held_too_long());
+        }
         let outcome = self.intercepted(outcome);
         Settling::new(self.link.settler.settle(self.tag(), outcome), || {
             let limit = self.link.connection.inner().engine.deadlines.settle;
@@ -494,10 +532,8 @@ impl Acker {
     /// The outcome that the interceptors make of this one.
     #[inline]
     fn intercepted(&self, outcome: Outcome) -> Outcome {
-        let interceptors = self.link.interceptors.iter();
-        interceptors.fold(outcome, |outcome, interceptor| {
-            interceptor.on_settle(self.link.queue_name(self.queue), outcome)
-        })
+        let queue = self.link.queue_name(self.queue);
+        self.link.intercepted(queue, outcome)
     }
 
     fn tag(&self) -> Tag {
@@ -507,9 +543,21 @@ impl Acker {
         }
     }
 
+    /// Whether it wasn't taken away. Asked once, when it is settled.
+    #[inline]
+    fn is_ours(&self) -> bool {
+        match &self.link.processing {
+            Some(processing) => processing.end(self.tag()),
+            None => true,
+        }
+    }
+
     /// Nobody settled it.
     #[cold]
     fn abandon(&mut self) {
+        if !self.is_ours() {
+            return;
+        }
         let queue = self.link.queue_name(self.queue);
         let undecodable = *self.undecodable.get_mut();
         let dead_letters = self
@@ -550,6 +598,14 @@ impl Acker {
         // The warning is all that there is to say; a lost session has released it already.
         drop(self.link.settler.settle(self.tag(), outcome));
     }
+}
+
+#[cold]
+fn held_too_long() -> Error {
+    Error::new(
+        ErrorKind::SettleLost,
+        "the delivery was held for longer than its consumer's `max_processing_time`, and was retried",
+    )
 }
 
 impl Drop for Acker {

@@ -13,6 +13,7 @@ mod indexed;
 mod intercept;
 mod open_consumer;
 mod plain;
+mod processing;
 mod producer;
 mod publish;
 mod publishing;

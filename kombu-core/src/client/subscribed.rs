@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::task::Context;
+use std::time::Duration;
 
 use kombu_serializers::Accept;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -18,6 +19,7 @@ use crate::name::Name;
 use super::delivery::{Link, LinkQueue};
 use super::held::Held;
 use super::intercept::Interceptors;
+use super::processing::Processing;
 use super::{Connection, UndecodablePolicy};
 
 /// What stays as it is for as long as the consumer lives.
@@ -26,6 +28,7 @@ pub(super) struct Plan {
     pub(super) accept: Accept,
     pub(super) interceptors: Interceptors,
     pub(super) undecodable: UndecodablePolicy,
+    pub(super) max_processing_time: Option<Duration>,
     pub(super) connection: Connection,
 }
 
@@ -259,11 +262,16 @@ impl Plan {
             stopping: AtomicBool::new(false),
             interceptors: self.interceptors.clone(),
             undecodable: self.undecodable,
+            processing: self
+                .max_processing_time
+                .filter(|_| !options.no_ack)
+                .map(Processing::new),
             session: session.clone(),
             connection: self.connection.clone(),
         };
         let link = Arc::new(link);
         self.connection.inner().open.add_link(&link);
+        Processing::watch(&link);
         Opened {
             session,
             subscription,

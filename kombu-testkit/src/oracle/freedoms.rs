@@ -27,14 +27,14 @@ fn forget_time(death: &mut Value) {
     }
 }
 
-/// The first entry of `x-death` once more, which RabbitMQ adds since 3.13.
+/// The first entry of `x-death` once more, which RabbitMQ adds since version 4.
 fn forget_last_death(headers: &mut Value) {
     if let Some(headers) = headers.as_object_mut() {
         headers.retain(|name, _| !name.starts_with("x-last-death-"));
     }
 }
 
-/// In which order a message died before its last death: RabbitMQ before 3.13 turns the older entries round at each death.
+/// In which order a message died before its last death: RabbitMQ 3 turns the older entries over with each death.
 fn forget_order(deaths: &mut [Value]) {
     if let Some((_, older)) = deaths.split_first_mut() {
         older.sort_by_key(Value::to_string);

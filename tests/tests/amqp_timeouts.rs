@@ -1,0 +1,84 @@
+//! RabbitMQ closes the channel of a consumer that holds a delivery for too long.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(not(kombu_test_amqp), allow(dead_code, unused_imports))]
+
+use kombu::{Connection, ErrorKind, Event, Exchange, Queue};
+use kombu_testkit::Harness;
+use kombu_testkit::brokers::RabbitMq;
+use kombu_testkit::expect::collect_one;
+use kombu_tests::AmqpHarness;
+
+/// A RabbitMQ that looks every 200 ms for what is held longer than 500 ms.
+fn impatient() -> RabbitMq {
+    let broker = RabbitMq::start().unwrap();
+    for (setting, millis) in [("consumer_timeout", 500), ("channel_tick_interval", 200)] {
+        let set = format!("application:set_env(rabbit, {setting}, {millis}).");
+        broker.ctl(["eval", &set]).unwrap();
+    }
+    broker
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_delivery_that_is_held_too_long_comes_again_and_its_consumer_goes_on() {
+    let broker = impatient();
+    let connection = Connection::builder(AmqpHarness::new().registry())
+        .url(broker.url())
+        .await
+        .unwrap();
+    let mut events = connection.events();
+    let queues = [Queue::new("slow"), Queue::new("other")];
+    let mut consumer = connection.consumer(&queues).prefetch(2).await.unwrap();
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    let publish = producer.publish(&1).routing_key("slow");
+    publish.await.unwrap();
+    let held = collect_one(&mut consumer).await;
+    // The same message, as soon as the broker has taken it away.
+    let again = collect_one(&mut consumer).await;
+    assert_eq!(
+        (again.queue().as_str(), again.redelivered()),
+        ("slow", true)
+    );
+    assert_eq!(held.ack().await.unwrap_err().kind(), ErrorKind::SettleLost);
+    again.ack().confirmed().await.unwrap();
+    // Its place in the window is free again, and the session is the same.
+    for queue in ["slow", "other"] {
+        for number in 0..10 {
+            let publish = producer.publish(&number).routing_key(queue);
+            publish.await.unwrap();
+            let delivery = collect_one(&mut consumer).await;
+            assert_eq!(delivery.queue(), queue);
+            delivery.ack().await.unwrap();
+        }
+    }
+    connection.close().await.unwrap();
+    drop((consumer, producer, connection));
+    while let Some(event) = events.next().await {
+        assert!(!matches!(event, Event::Lost { .. }), "{event:?}");
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_single_delivery_that_is_held_too_long_leaves_the_next_ones() {
+    let broker = impatient();
+    let connection = Connection::builder(AmqpHarness::new().registry())
+        .url(broker.url())
+        .await
+        .unwrap();
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    producer.publish(&1).await.unwrap();
+    let held = connection.get("jobs").await.unwrap().unwrap();
+    // It is back when the broker has closed the channel.
+    while connection.queue_info("jobs").await.unwrap().ready == 0 {
+        tokio::task::yield_now().await;
+    }
+    let again = connection.get("jobs").await.unwrap().unwrap();
+    assert!(again.redelivered());
+    assert_eq!(held.ack().await.unwrap_err().kind(), ErrorKind::SettleLost);
+    again.ack().confirmed().await.unwrap();
+    assert!(connection.get("jobs").await.unwrap().is_none());
+}
