@@ -503,6 +503,10 @@ impl MemoryQueue {
         });
         ready.may_expire |= ttl.is_some();
         self.drop_heads(ready, arrival);
+        if ttl.is_some_and(|ttl| ttl.is_zero()) {
+            // Not when somebody looks: what dies later in another queue is behind it.
+            self.bury_expired(ready, arrival.unwrap_or_else(Instant::now));
+        }
         if ready.may_expire {
             self.schedule(ready);
         }

@@ -13,6 +13,7 @@ use super::sequence::{Operation, QUEUE, QUEUES, Sequence, Step};
 
 /// Takes out of a message's headers what two brokers need not agree on.
 pub(super) fn take_out(headers: &mut Value) {
+    forget_last_death(headers);
     let deaths = headers.get_mut("x-death").and_then(Value::as_array_mut);
     let Some(deaths) = deaths else { return };
     deaths.iter_mut().for_each(forget_time);
@@ -26,7 +27,14 @@ fn forget_time(death: &mut Value) {
     }
 }
 
-/// In which order a message died before its last death: RabbitMQ before 3.13 turns the older entries round at each death.
+/// The first entry of `x-death` once more, which RabbitMQ adds since version 4.
+fn forget_last_death(headers: &mut Value) {
+    if let Some(headers) = headers.as_object_mut() {
+        headers.retain(|name, _| !name.starts_with("x-last-death-"));
+    }
+}
+
+/// In which order a message died before its last death: RabbitMQ 3 turns the older entries over with each death.
 fn forget_order(deaths: &mut [Value]) {
     if let Some((_, older)) = deaths.split_first_mut() {
         older.sort_by_key(Value::to_string);

@@ -159,11 +159,6 @@ impl<'a> Session<'a> {
             } => told(connection.delete_queue(name).if_empty().await),
             Operation::Purge(name) => told(connection.purge(name).await),
             Operation::Publish(publish) => self.publish(producer, publish).await,
-            Operation::Republish {
-                held,
-                exchange,
-                key,
-            } => self.republish(producer, *held, exchange, key).await,
             Operation::Get(name) => match connection.get(name).await {
                 Ok(Some(delivery)) => {
                     let seen = seen(&delivery);
@@ -206,23 +201,6 @@ impl<'a> Session<'a> {
             true => message.mandatory(),
             false => message.allow_unroutable(),
         };
-        told(message.await.map(|published| published.routed))
-    }
-
-    async fn republish(&self, producer: &Producer, held: usize, to: &Name, key: &Name) -> Value {
-        let Some(index) = self.index(held) else {
-            return Value::Null;
-        };
-        let delivery = &self.held[index].1;
-        let exchange = exchange(to);
-        let mut message = producer
-            .publish_bytes(delivery.body().clone())
-            .exchange(&exchange)
-            .routing_key(key)
-            .allow_unroutable();
-        for (name, value) in delivery.headers() {
-            message = message.header(name, value.clone());
-        }
         told(message.await.map(|published| published.routed))
     }
 

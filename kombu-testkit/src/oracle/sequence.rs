@@ -62,12 +62,6 @@ pub enum Operation {
     },
     Purge(Name),
     Publish(Publish),
-    /// Publishes what is held once more, with the headers that it has, and leaves it held.
-    Republish {
-        held: usize,
-        exchange: Name,
-        key: Name,
-    },
     /// What it answers is held until it is settled.
     Get(Name),
     /// The number says which of those that are held, counted round and round.
@@ -210,12 +204,7 @@ impl Generator {
             40..62 => Operation::Get(self.any_queue()),
             62..64 => Operation::Ack(self.rng.usize(..8)),
             64..69 => Operation::Release(self.rng.usize(..8)),
-            69..79 => Operation::Reject(self.rng.usize(..8)),
-            79..81 => Operation::Republish {
-                held: self.rng.usize(..8),
-                exchange: self.any_exchange(),
-                key: self.key(),
-            },
+            69..81 => Operation::Reject(self.rng.usize(..8)),
             81..85 => self.bind(),
             85..88 => self.unbind(),
             88..92 => {
@@ -383,7 +372,7 @@ impl Generator {
                     name,
                     match self.rng.u8(..6) {
                         0 | 1 => FieldValue::I64(1),
-                        2 => FieldValue::F64(1.0),
+                        2 => FieldValue::F64(1.5),
                         3 => FieldValue::from("1"),
                         4 => FieldValue::Bool(true),
                         _ => FieldValue::Void,
