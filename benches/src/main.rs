@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use self::cases::{Case, Limit};
+use self::cases::{Case, Limit, Side};
 use self::measure::{Sample, spread, time};
 
 /// Rounds that count; one more is run before them and thrown away.
@@ -61,6 +61,9 @@ fn run() -> Result<bool, Box<dyn Error>> {
         .into_iter()
         .filter(|case| case.name.contains(&filter))
         .collect();
+    if std::env::var_os("KOMBU_TEST_AMQP_URL").is_none() {
+        eprintln!("without RabbitMQ, its cases are left out; scripts/bench starts one");
+    }
     if cases.is_empty() {
         return Err(format!("no case has `{filter}` in its name").into());
     }
@@ -134,7 +137,11 @@ struct Round {
 }
 
 fn one_round(case: &Case, round: usize) -> Result<Round, Box<dyn Error>> {
-    let ours = || time(|| (case.ours)(case.count));
+    let run = |side: &Side| {
+        (case.prepare)(case.count)?;
+        time(|| side(case.count))
+    };
+    let ours = || run(&case.ours);
     let limit = match &case.limit {
         Limit::Side(limit) => limit,
         Limit::Time(limit) => {
@@ -147,11 +154,11 @@ fn one_round(case: &Case, round: usize) -> Result<Round, Box<dyn Error>> {
     };
     // The order changes from round to round, so that a drift of the machine favours nobody.
     let (ours, limit) = if round.is_multiple_of(2) {
-        let limit = time(|| limit(case.count))?;
+        let limit = run(limit)?;
         (ours()?, limit)
     } else {
         let ours = ours()?;
-        (ours, time(|| limit(case.count))?)
+        (ours, run(limit)?)
     };
     Ok(Round {
         ours,

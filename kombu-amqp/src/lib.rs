@@ -16,6 +16,7 @@ mod greeting;
 mod ladder;
 mod lines;
 mod message;
+mod pipeline;
 mod publisher;
 mod returns;
 mod session;

@@ -1,21 +1,21 @@
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
 use kombu_core::declare::Queue;
 use kombu_core::driver::{BoxFuture, Confirm, Confirmation, Op, Publisher};
 use kombu_core::message::Envelope;
 use kombu_core::virt::{self, Death};
 use kombu_core::{Error, ErrorKind, Name, Result};
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::ConfirmSelectOptions;
 use lapin::{BasicProperties, Channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::error::{classify, culprit, lost};
 use crate::fields::short;
 use crate::ladder::{self, Steps};
-use crate::message::{Failures, properties, properties_delayed, properties_of_retry};
+use crate::message::{self, Failures, properties_delayed, properties_of_retry};
+use crate::pipeline::{Pipeline, Publishing, publish};
 use crate::returns::{Confirmed, Outstanding, Returns};
 use crate::session::Shared;
 use crate::under_way::OnItsWay;
@@ -38,11 +38,18 @@ pub(crate) struct AmqpPublisher {
 
 struct Call {
     exchange: Name,
-    properties: BasicProperties,
+    properties: Properties,
     envelope: Envelope,
     delay: Option<Steps>,
     answer: oneshot::Sender<Result<Confirmation>>,
     on_its_way: (OnItsWay, OwnedSemaphorePermit),
+}
+
+/// Properties are large, so those of the usual message are made where they go.
+enum Properties {
+    /// The message's own, with the mark of its origin.
+    Own(Option<u32>),
+    Made(Box<BasicProperties>),
 }
 
 impl AmqpPublisher {
@@ -51,8 +58,7 @@ impl AmqpPublisher {
         let (calls, receiver) = mpsc::unbounded_channel();
         let task = Task {
             shared: shared.clone(),
-            channel,
-            confirms: FuturesUnordered::new(),
+            channel: Arc::new(channel),
             returns: Returns::default(),
         };
         tokio::spawn(task.run(receiver));
@@ -68,13 +74,13 @@ impl AmqpPublisher {
         &self,
         envelope: &Envelope,
         exchange: Name,
-        properties: BasicProperties,
+        properties: Properties,
         delay: Option<Steps>,
     ) -> Op<Result<Confirm>> {
-        let (calls, under_way) = (self.calls.clone(), self.shared.under_way.clone());
         let envelope = envelope.clone();
         let size = (LEAST + envelope.body().len() / 1024).min(ROOM) as u32;
-        let send = move |room: OwnedSemaphorePermit| {
+        let on_its_way = self.shared.under_way.one();
+        let call = move |room: OwnedSemaphorePermit| {
             let (answer, receiver) = oneshot::channel();
             let call = Call {
                 exchange,
@@ -82,21 +88,20 @@ impl AmqpPublisher {
                 envelope,
                 delay,
                 answer,
-                on_its_way: (under_way.one(), room),
+                on_its_way: (on_its_way, room),
             };
-            match calls.send(call) {
-                Ok(()) => Ok(Op::pending(async move {
-                    receiver.await.unwrap_or_else(|_| Err(ended()))
-                })),
-                Err(_) => Err(ended()),
-            }
+            (call, receiver)
         };
         match self.room.clone().try_acquire_many_owned(size) {
-            Ok(room) => Op::ready(send(room)),
+            Ok(room) => Op::ready(send(&self.calls, call(room))),
             Err(_) => {
-                let room = self.room.clone().acquire_many_owned(size);
+                let (calls, room) = (self.calls.clone(), self.room.clone());
+                let room = room.acquire_many_owned(size);
                 // Those that wait have their turn in the order of the calls.
-                Op::start(async move { room.await.map_err(|_| ended()).and_then(send) })
+                Op::start(async move {
+                    let room = room.await.map_err(|_| ended())?;
+                    send(&calls, call(room))
+                })
             }
         }
     }
@@ -121,6 +126,7 @@ impl AmqpPublisher {
             }
             None => ladder::RETRIES,
         };
+        let properties = Properties::Made(Box::new(properties));
         let confirm = self.call(envelope, exchange, properties, None).await?;
         let (shared, queue) = (self.shared.clone(), queue.clone());
         Ok(Box::pin(async move {
@@ -147,11 +153,8 @@ impl AmqpPublisher {
         queue: &Queue,
     ) -> BoxFuture<'static, Result<()>> {
         let letter = virt::letter(envelope, queue, Death::DeliveryLimit, SystemTime::now());
-        let properties = match properties(&letter, None) {
-            Ok(properties) => properties,
-            Err(error) => return Box::pin(std::future::ready(Err(error))),
-        };
-        let call = self.call(&letter, letter.exchange().clone(), properties, None);
+        let own = Properties::Own(None);
+        let call = self.call(&letter, letter.exchange().clone(), own, None);
         let queue = queue.name().clone();
         Box::pin(async move {
             let discarded = match call.await?.await {
@@ -168,6 +171,18 @@ impl AmqpPublisher {
             }
             Ok(())
         })
+    }
+}
+
+fn send(
+    calls: &mpsc::UnboundedSender<Call>,
+    (call, receiver): (Call, oneshot::Receiver<Result<Confirmation>>),
+) -> Result<Confirm> {
+    match calls.send(call) {
+        Ok(()) => Ok(Op::pending(async move {
+            receiver.await.unwrap_or_else(|_| Err(ended()))
+        })),
+        Err(_) => Err(ended()),
     }
 }
 
@@ -189,7 +204,7 @@ impl Publisher for AmqpPublisher {
         let marks = self.shared.marks_own_messages();
         let origin = marks.then(|| envelope.publish_id().origin());
         let prepared = match envelope.delay() {
-            None => properties(envelope, origin).map(|properties| (properties, None)),
+            None => Ok((Properties::Own(origin), None)),
             Some(delay) => delayed(envelope, origin, delay),
         };
         match prepared {
@@ -205,7 +220,7 @@ fn delayed(
     envelope: &Envelope,
     origin: Option<u32>,
     delay: std::time::Duration,
-) -> Result<(BasicProperties, Option<Steps>)> {
+) -> Result<(Properties, Option<Steps>)> {
     if envelope.expiration().is_some() {
         return Err(Error::new(
             ErrorKind::Unsupported,
@@ -215,39 +230,40 @@ fn delayed(
     }
     let steps = Steps::new(delay)?;
     let properties = properties_delayed(envelope, origin, steps)?;
-    Ok((properties, Some(steps)))
+    Ok((Properties::Made(Box::new(properties)), Some(steps)))
 }
-
-type Confirming = BoxFuture<'static, (u64, lapin::Result<lapin::Confirmation>)>;
 
 struct Task {
     shared: Arc<Shared>,
-    channel: Channel,
-    confirms: FuturesUnordered<Confirming>,
+    channel: Arc<Channel>,
     returns: Returns,
 }
 
 impl Task {
     async fn run(mut self, mut calls: mpsc::UnboundedReceiver<Call>) {
-        let mut batch = Vec::new();
+        let mut pipeline = Pipeline::new();
+        let (mut batch, mut answers) = (Vec::new(), Vec::new());
         let closed = self.shared.lines.closed();
         tokio::pin!(closed);
         let mut open = true;
-        while open || !self.confirms.is_empty() {
+        while open || !pipeline.is_empty() {
             tokio::select! {
                 biased;
                 _ = &mut closed => return,
-                Some(first) = self.confirms.next() => {
-                    if let Err(error) = self.confirmed(first)
-                        && self.repair(error).await.is_err()
-                    {
-                        return;
+                () = poll_fn(|context| pipeline.poll_answers(context, &mut answers)) => {
+                    if let Err(error) = self.confirmed(&mut answers) {
+                        pipeline.clear();
+                        if self.repair(error).await.is_err() {
+                            return;
+                        }
                     }
                 }
                 count = calls.recv_many(&mut batch, 1024), if open => {
                     open = count > 0;
                     for call in batch.drain(..) {
-                        self.start(call).await;
+                        if let Some((number, publish)) = self.start(call).await {
+                            pipeline.push(number, publish);
+                        }
                     }
                 }
             }
@@ -264,9 +280,8 @@ impl Task {
                 self.shared.forget_exchange(exchange);
             }
             self.returns.refuse(&culprit, &error);
-            self.confirms.clear();
             if self.returns.is_empty() {
-                self.channel = open_channel(&self.shared).await?;
+                self.channel = Arc::new(open_channel(&self.shared).await?);
                 return Ok(());
             }
         }
@@ -274,40 +289,46 @@ impl Task {
         Err(error)
     }
 
-    async fn start(&mut self, mut call: Call) {
-        match self.prepare(&mut call).await {
-            Ok(None) => {}
-            Ok(Some(confirmation)) => return drop(call.answer.send(Ok(confirmation))),
-            Err(error) => return drop(call.answer.send(Err(error))),
+    /// Gets a message ready to be published. `None`: it has its answer already.
+    async fn start(&mut self, mut call: Call) -> Option<(u64, impl Publishing + use<>)> {
+        let publish = match self.prepare(&mut call).await {
+            Ok(None) => self.publish(&call.exchange, &call.envelope, call.properties),
+            Ok(Some(confirmation)) => {
+                drop(call.answer.send(Ok(confirmation)));
+                return None;
+            }
+            Err(error) => Err(error),
+        };
+        match publish {
+            Ok(publish) => {
+                let number = self.returns.add(Outstanding {
+                    exchange: call.exchange,
+                    envelope: call.envelope,
+                    answer: call.answer,
+                    _on_its_way: call.on_its_way,
+                });
+                Some((number, publish))
+            }
+            Err(error) => {
+                drop(call.answer.send(Err(error)));
+                None
+            }
         }
-        let key = call.envelope.routing_key();
-        let names = short(&call.exchange).and_then(|exchange| Ok((exchange, short(key)?)));
-        let (exchange, key) = match names {
-            Ok(names) => names,
-            Err(error) => return drop(call.answer.send(Err(error))),
+    }
+
+    fn publish(
+        &self,
+        exchange: &Name,
+        envelope: &Envelope,
+        properties: Properties,
+    ) -> Result<impl Publishing + use<>> {
+        let properties = match properties {
+            Properties::Own(origin) => message::properties(envelope, origin)?,
+            Properties::Made(properties) => *properties,
         };
-        let options = BasicPublishOptions {
-            // A message that no queue matches is told from one that is stored only by its return.
-            mandatory: true,
-            ..BasicPublishOptions::default()
-        };
-        let number = self.returns.add(Outstanding {
-            exchange: call.exchange,
-            envelope: call.envelope.clone(),
-            answer: call.answer,
-            _on_its_way: call.on_its_way,
-        });
-        let (channel, envelope, properties) =
-            (self.channel.clone(), call.envelope, call.properties);
-        self.confirms.push(Box::pin(async move {
-            let body = envelope.body();
-            let published = channel.basic_publish(exchange, key, options, body, properties);
-            let confirmation = match published.await {
-                Ok(confirm) => confirm.await,
-                Err(error) => Err(error),
-            };
-            (number, confirmation)
-        }));
+        let (exchange, key) = (short(exchange)?, short(envelope.routing_key())?);
+        let (channel, envelope) = (self.channel.clone(), envelope.clone());
+        Ok(publish(channel, exchange, key, properties, envelope))
     }
 
     /// Sees that the exchange is there, and for a delayed message the way to it. `Some` if that is an answer already.
@@ -338,23 +359,19 @@ impl Task {
         Ok(None)
     }
 
-    /// Takes one confirm, and with it all that have come: one of them may carry the return of another.
-    fn confirmed(&mut self, first: (u64, lapin::Result<lapin::Confirmation>)) -> Result<()> {
-        let mut batch = Vec::new();
+    /// Takes all confirms that have come: one of them may carry the return of another.
+    fn confirmed(&mut self, answers: &mut Vec<lapin::Result<Confirmed>>) -> Result<()> {
         let mut result = Ok(());
-        let mut next = Some(first);
-        while let Some((number, confirmation)) = next {
-            match confirmation {
-                Ok(confirmation) => batch.push(Confirmed {
-                    number,
-                    acked: !confirmation.is_nack(),
-                    returned: confirmation.take_message(),
-                }),
-                Err(error) => result = result.and(Err(classify(error))),
+        let confirmed = answers.drain(..).filter_map(|answer| match answer {
+            Ok(confirmed) => Some(confirmed),
+            Err(error) => {
+                if result.is_ok() {
+                    result = Err(classify(error));
+                }
+                None
             }
-            next = self.confirms.next().now_or_never().flatten();
-        }
-        self.returns.confirmed(batch);
+        });
+        self.returns.confirmed(confirmed);
         result
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct Confirmed {
     pub(crate) number: u64,
     pub(crate) acked: bool,
     /// The return that lapin handed out with it, of whichever publish.
-    pub(crate) returned: Option<BasicReturnMessage>,
+    pub(crate) returned: Option<Box<BasicReturnMessage>>,
 }
 
 #[derive(Default)]
@@ -83,7 +83,7 @@ impl Returns {
     }
 
     /// Takes all confirms that have come.
-    pub(crate) fn confirmed(&mut self, batch: Vec<Confirmed>) {
+    pub(crate) fn confirmed(&mut self, batch: impl IntoIterator<Item = Confirmed>) {
         let mut answers = Vec::new();
         let mut latest = 0;
         for confirmed in batch {

@@ -1,4 +1,5 @@
 //! The limits that kombu is measured against, written as a user of the raw library would write them.
 
+pub mod amqp;
 pub mod channel;
 pub mod sample;

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use kombu::serializers::Registry;
 use kombu_bench_raw::sample::{Video, video};
 
-use super::{Case, Limit, Outcome};
+use super::{Case, Limit, Outcome, nothing};
 
 const COUNT: u64 = 500_000;
 const BAR: f64 = 0.9;
@@ -16,6 +16,7 @@ pub(super) fn cases() -> Vec<Case> {
             name: "codec/json-encode",
             bar: BAR,
             count: COUNT,
+            prepare: nothing(),
             ours: Box::new(|count| encode("json", count)),
             limit: Limit::side(|count| repeat(count, &video(), serde_json::to_vec)),
         },
@@ -23,6 +24,7 @@ pub(super) fn cases() -> Vec<Case> {
             name: "codec/json-decode",
             bar: BAR,
             count: COUNT,
+            prepare: nothing(),
             ours: Box::new(|count| {
                 decode("application/json", count, serde_json::to_vec(&video())?)
             }),
@@ -35,6 +37,7 @@ pub(super) fn cases() -> Vec<Case> {
             name: "codec/msgpack-encode",
             bar: BAR,
             count: COUNT,
+            prepare: nothing(),
             ours: Box::new(|count| encode("msgpack", count)),
             limit: Limit::side(|count| repeat(count, &video(), rmp_serde::to_vec_named)),
         },
@@ -42,6 +45,7 @@ pub(super) fn cases() -> Vec<Case> {
             name: "codec/msgpack-decode",
             bar: BAR,
             count: COUNT,
+            prepare: nothing(),
             ours: Box::new(|count| {
                 decode(
                     "application/x-msgpack",

@@ -5,7 +5,7 @@ use kombu::{Connection, Exchange, Name, Queue};
 use kombu_bench_raw::channel::{self, CAPACITY};
 use kombu_bench_raw::sample::{BODY, Video, video};
 
-use super::{Case, Limit, Outcome, on};
+use super::{Case, Limit, Outcome, nothing, on};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -13,6 +13,7 @@ pub(super) fn cases() -> Vec<Case> {
             name: "memory/publish-consume-ack",
             bar: 0.28,
             count: 1_000_000,
+            prepare: nothing(),
             ours: Box::new(|count| on(2, publish_consume_ack(count))),
             limit: Limit::side(|count| on(2, channel::bytes(count))),
         },
@@ -20,6 +21,7 @@ pub(super) fn cases() -> Vec<Case> {
             name: "memory/json",
             bar: 0.8,
             count: 200_000,
+            prepare: nothing(),
             ours: Box::new(|count| on(1, json(count))),
             limit: Limit::side(|count| on(1, channel::json(count))),
         },
@@ -27,6 +29,7 @@ pub(super) fn cases() -> Vec<Case> {
             name: "memory/fanout-100",
             bar: 0.5,
             count: 500_000,
+            prepare: nothing(),
             ours: Box::new(|count| on(1, to_all_queues(count))),
             limit: Limit::side(|count| on(1, to_each_queue(count))),
         },

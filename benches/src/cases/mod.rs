@@ -1,5 +1,6 @@
 //! One file per promise; each case is our side and the limit that it is held against.
 
+mod amqp;
 mod codec;
 mod memory;
 mod routing;
@@ -24,6 +25,8 @@ pub(crate) struct Case {
     pub(crate) bar: f64,
     /// Operations per run.
     pub(crate) count: u64,
+    /// Run before each side, and not measured.
+    pub(crate) prepare: Side,
     /// Our side.
     pub(crate) ours: Side,
     /// What it is held against.
@@ -49,7 +52,13 @@ pub(crate) fn all() -> Vec<Case> {
     let mut cases = memory::cases();
     cases.extend(routing::cases());
     cases.extend(codec::cases());
+    cases.extend(amqp::cases());
     cases
+}
+
+/// For cases that need no preparation.
+fn nothing() -> Side {
+    Box::new(|_| Ok(()))
 }
 
 /// Runs on a fresh runtime with this many worker threads.

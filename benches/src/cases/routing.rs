@@ -14,7 +14,7 @@ use kombu::{
 use kombu_bench_raw::sample::BODY;
 use tokio::runtime::Runtime;
 
-use super::{Case, Limit, Outcome, Side, on, runtime};
+use super::{Case, Limit, Outcome, Side, nothing, on, runtime};
 
 /// How many bindings there are, except where a case says otherwise.
 const MANY: usize = 10_000;
@@ -26,6 +26,7 @@ pub(super) fn cases() -> Vec<Case> {
         name,
         bar: 1.0,
         count,
+        prepare: nothing(),
         ours,
         limit: Limit::Time(limit),
     };
