@@ -64,7 +64,7 @@ fn one_whose_publishes_overtake_each_other_is_found() {
 /// The oracle doesn't need a case for it.
 async fn assert_told_apart(flaw: Flaw) {
     let oracle = Oracle::new(&AwkwardHarness::new(), &AwkwardHarness::with_flaw(flaw)).await;
-    for seed in 0..100 {
+    for seed in 0..400 {
         if oracle.difference(seed).await.is_some() {
             return;
         }

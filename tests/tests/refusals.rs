@@ -41,7 +41,7 @@ fn assert_error_has_no_secret(error: &Error) {
 
 #[tokio::test]
 async fn an_unknown_scheme_lists_those_that_there_are() {
-    let error = refused(kombu::registry(), "carrier-pigeon://loft").await;
+    let error = refused(Registry::new().with(Memory), "carrier-pigeon://loft").await;
     assert_says(
         &error,
         ErrorKind::UnknownScheme,
@@ -51,7 +51,7 @@ async fn an_unknown_scheme_lists_those_that_there_are() {
     assert_says(
         &error,
         ErrorKind::UnknownScheme,
-        &["`carrier-pigeon://`", "available: amqp, memory"],
+        &["`carrier-pigeon://`", "available: amqp, amqps, memory"],
     );
 }
 

@@ -129,7 +129,7 @@ impl fmt::Debug for Credentials {
 /// ```
 /// use kombu::driver::Transport;
 ///
-/// let registry = kombu::registry();
+/// let registry = kombu::Registry::new().with(kombu::memory::Memory);
 /// assert_eq!(registry.schemes(), kombu::memory::Memory.schemes());
 /// ```
 #[async_trait]
