@@ -13,7 +13,7 @@ pub(super) const QUEUES: usize = 4;
 pub(super) const QUEUE: &str = "-jobs";
 
 /// Messages either die at once or outlive every test: nothing depends on how fast a machine is.
-const TIMES_TO_LIVE: [Duration; 2] = [Duration::ZERO, Duration::from_secs(3600)];
+const LONG: Duration = Duration::from_secs(3600);
 
 /// Keys and patterns alike: the odd ones among them are the interesting ones.
 const ODD_KEYS: [&str; 12] = [
@@ -137,8 +137,10 @@ impl fmt::Display for Sequence {
 impl Sequence {
     /// The sequence of this seed: always the same, and with names that no other seed's has.
     pub fn generate(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
         let mut generator = Generator {
-            rng: Rng::with_seed(seed),
+            rejects: rng.bool(),
+            rng,
             names: Names::of(seed),
             bound: Vec::new(),
         };
@@ -172,6 +174,9 @@ struct Generator {
     rng: Rng,
     names: Names,
     bound: Vec<Operation>,
+    /// Whether messages that somebody rejects are the only ones to die: else rejections may have to be
+    /// [left out](freedoms::leave_out).
+    rejects: bool,
 }
 
 impl Generator {
@@ -264,10 +269,10 @@ impl Generator {
         if self.chance(15) {
             queue = queue.max_length_bytes(self.rng.u64(..40));
         }
-        if self.chance(25) {
-            queue = queue.overflow(match self.rng.u8(..3) {
-                0 => Overflow::DropHead,
-                _ => Overflow::RejectPublish,
+        if self.rejects || self.chance(25) {
+            queue = queue.overflow(match self.rejects || self.chance(60) {
+                true => Overflow::RejectPublish,
+                false => Overflow::DropHead,
             });
         }
         if self.chance(25) {
@@ -277,7 +282,7 @@ impl Generator {
             queue = queue.max_priority(self.rng.u8(1..6));
         }
         if self.chance(5) {
-            queue = queue.expires(TIMES_TO_LIVE[1]);
+            queue = queue.expires(LONG);
         }
         if self.chance(5) {
             queue = queue.single_active_consumer(true);
@@ -430,7 +435,10 @@ impl Generator {
     }
 
     fn time_to_live(&mut self) -> Duration {
-        TIMES_TO_LIVE[self.rng.usize(..TIMES_TO_LIVE.len())]
+        match self.rejects {
+            true => LONG,
+            false => [Duration::ZERO, LONG][self.rng.usize(..2)],
+        }
     }
 
     fn one_of(&mut self, all: &[&'static str]) -> &'static str {
