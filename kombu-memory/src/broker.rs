@@ -256,4 +256,15 @@ mod tests {
         broker.catch_up(None);
         assert!(broker.queue(&"jobs".into()).is_none());
     }
+
+    #[test]
+    fn a_fresh_broker_that_is_gone_is_forgotten_when_another_one_comes() {
+        let [gone, there, new] =
+            ["gone", "there", "new"].map(|name| Url::parse(&format!("memory://#{name}")).unwrap());
+        drop(at(&gone));
+        let _there = at(&there);
+        let _new = at(&new);
+        let is_known = |url| brokers().lock().contains_key(&Address::of(url));
+        assert_eq!([&gone, &there, &new].map(is_known), [false, true, true]);
+    }
 }

@@ -111,3 +111,31 @@ impl DeadList {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kombu_core::Queue;
+
+    use super::*;
+    use crate::queue::Surroundings;
+    use crate::queue::tests::message;
+
+    #[test]
+    fn the_dead_have_arrived_when_all_that_were_taken_have() {
+        let surroundings = Arc::<Surroundings>::default();
+        let short = Queue::new("short")
+            .max_length(1)
+            .dead_letter_exchange("failed");
+        let queue = MemoryQueue::new(short, surroundings.clone());
+        for body in ["first", "second", "third"] {
+            drop(queue.push(&message(body), None));
+        }
+        let dead = &surroundings.dead;
+        assert_eq!(dead.take_for(0).len(), 2);
+        assert!(!dead.have_arrived());
+        dead.arrive();
+        assert!(!dead.have_arrived());
+        dead.arrive();
+        assert!(dead.have_arrived());
+    }
+}

@@ -86,3 +86,20 @@ impl Schedule {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_is_told_of_an_earlier_appointment() {
+        let schedule = Schedule::default();
+        let start = Instant::now();
+        schedule.add(start + Duration::from_secs(60), Weak::new());
+        let waiting = schedule.until_due();
+        // Polled after the other one, which waits for the later appointment by then.
+        let adding = async { schedule.add(start + Duration::from_secs(1), Weak::new()) };
+        tokio::join!(waiting, adding);
+        assert_eq!(start.elapsed(), Duration::from_secs(1));
+    }
+}

@@ -475,3 +475,23 @@ impl Drop for MemoryReader {
         self.session.stop_reading(&self.holding);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kombu_core::Queue;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_session_keeps_nothing_of_those_who_got_nothing() {
+        let broker = crate::broker::at(&"memory://#nothing".parse().unwrap());
+        let jobs = Change::PutQueue(Queue::new("jobs"), None);
+        broker.apply(broker.version(), &[jobs]).unwrap();
+        let queue = broker.queue(&"jobs".into()).unwrap();
+        let store = MemoryStore::new(broker, MemoryOptions::default());
+        for _ in 0..100 {
+            assert!(store.take_one(&queue).await.unwrap().is_none());
+        }
+        assert!(store.session.holdings.lock().open.len() < 10);
+    }
+}

@@ -101,3 +101,26 @@ pub(super) fn still<T>(
     let ready: Vec<_> = queues.iter().map(|queue| queue.now()).collect();
     look(&held, &ready)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kombu_core::Queue;
+
+    use super::*;
+    use crate::queue::tests::message;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_again_later_is_seen_with_its_time() {
+        let queue = MemoryQueue::new(Queue::new("jobs"), Arc::default());
+        drop(queue.push(&message("job"), None));
+        let mut taken = Vec::new();
+        let _ = queue.take(1, &mut taken, None);
+        let delay = Duration::from_secs(5);
+        queue.give_back_after(taken.remove(0), delay).wake();
+        let delayed = queue.contents().delayed;
+        let due: Vec<_> = delayed.iter().map(|seen| seen.due).collect();
+        assert_eq!(due, [Some(Instant::now() + delay)]);
+    }
+}

@@ -163,3 +163,34 @@ impl Levels {
         all
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kombu_core::message::Envelope;
+
+    use super::*;
+    use crate::queue::tests::message;
+
+    fn entry(body: &'static str, priority: u8) -> Entry {
+        let envelope = message(body);
+        let mut content = (*envelope).clone();
+        content.set_priority(priority);
+        Entry {
+            envelope: Envelope::new(envelope.publish_id(), content),
+            position: 0,
+            lifetime: None,
+            failures: 0,
+            redelivered: false,
+        }
+    }
+
+    #[test]
+    fn the_bytes_after_some_are_those_of_the_ones_served_later() {
+        let mut levels = Levels::new(1, true);
+        levels.push_back(entry("four", 0));
+        levels.push_back(entry("sixteen bytes...", 0));
+        levels.push_back(entry("1", 1));
+        let bytes: Vec<_> = (0..5).map(|count| levels.bytes_after(count)).collect();
+        assert_eq!(bytes, [21, 20, 16, 0, 0]);
+    }
+}

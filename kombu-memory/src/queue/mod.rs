@@ -654,3 +654,51 @@ impl Ready {
         Some(after(self.unused_since, expires))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use kombu_core::message::{Content, PublishId};
+
+    use super::*;
+
+    pub(crate) fn message(body: &'static str) -> Envelope {
+        let id = PublishId {
+            producer: 0,
+            sequence: 0,
+        };
+        let content = Content::new(Name::default(), "jobs".into(), body.into());
+        Envelope::new(id, content)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_is_looked_at_when_the_first_of_several_things_is_over() {
+        let surroundings = Arc::<Surroundings>::default();
+        let (ttl, expires) = (Duration::from_secs(1), Duration::from_secs(60));
+        let jobs = Queue::new("jobs").expires(expires).message_ttl(ttl);
+        let queue = MemoryQueue::new(jobs, surroundings.clone());
+        drop(queue.push(&message("job"), None));
+        tokio::time::advance(ttl).await;
+        let due = surroundings.schedule.take_due();
+        assert_eq!(due.map(|(at, _)| at), Some(Instant::now()));
+        assert!(!queue.look_at(Instant::now()));
+        // Then the other one.
+        tokio::time::advance(expires - ttl).await;
+        assert!(surroundings.schedule.take_due().is_some());
+        assert!(queue.look_at(Instant::now()));
+    }
+
+    #[test]
+    fn only_a_queue_that_is_deleted_with_its_last_consumer_goes_with_it() {
+        let goes = |queue| {
+            let queue = MemoryQueue::new(queue, Arc::default());
+            for reader in [1, 2] {
+                queue
+                    .add_consumer(reader, ReaderOptions::default())
+                    .unwrap();
+            }
+            [1, 2].map(|reader| queue.remove_consumer(reader))
+        };
+        assert_eq!(goes(Queue::new("jobs").auto_delete(true)), [false, true]);
+        assert_eq!(goes(Queue::new("jobs")), [false, false]);
+    }
+}

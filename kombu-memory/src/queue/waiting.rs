@@ -60,3 +60,38 @@ impl Waiting {
         self.0.retain(|(waiting, _)| *waiting != reader);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woke(AtomicUsize);
+
+    impl Wake for Woke {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn times(woke: &Woke) -> usize {
+        woke.0.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn every_reader_is_woken_once_where_it_waits_now() {
+        let [before, now, other] = std::array::from_fn(|_| Arc::<Woke>::default());
+        let mut waiting = Waiting::default();
+        waiting.insert(1, &before.clone().into());
+        waiting.insert(2, &other.clone().into());
+        waiting.insert(1, &now.clone().into());
+        waiting.take().wake();
+        assert_eq!([times(&before), times(&now), times(&other)], [0, 1, 1]);
+        waiting.take().wake();
+        assert_eq!([times(&before), times(&now), times(&other)], [0, 1, 1]);
+    }
+}
