@@ -337,3 +337,21 @@ impl<S: QueueStore> Shared<S> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_what_is_under_way_is_told_when_the_last_is_over() {
+        let under_way = UnderWay::default();
+        let (first, last) = (under_way.one(), under_way.one());
+        let is_over = async || tokio::time::timeout(FLUSH, under_way.none()).await.is_ok();
+        assert!(!is_over().await);
+        drop(first);
+        assert!(!is_over().await);
+        // Dropped while somebody waits.
+        let (is_over, ()) = tokio::join!(is_over(), async { drop(last) });
+        assert!(is_over);
+    }
+}

@@ -332,3 +332,22 @@ impl<S: QueueStore> Drop for VirtualSubscription<S> {
         drop(self.release_buffer());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is answered if one of several has this error.
+    async fn answer_with(kind: ErrorKind) -> Result<()> {
+        let failed = Op::pending(async move { Err(Error::new(kind, "failed")) });
+        all_of([Op::ready(Ok(())), failed, Op::pending(async { Ok(()) })].into_iter()).await
+    }
+
+    #[tokio::test]
+    async fn what_goes_back_with_its_session_is_no_error_of_a_cancel() {
+        assert!(answer_with(ErrorKind::ConnectionLost).await.is_ok());
+        assert!(answer_with(ErrorKind::SettleLost).await.is_ok());
+        let error = answer_with(ErrorKind::AccessRefused).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AccessRefused);
+    }
+}
