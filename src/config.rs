@@ -7,6 +7,8 @@ use crate::{Binding, Connection, Error, ErrorKind, Exchange, Queue, Result};
 
 /// The environment variable that replaces the URL of the default connection.
 const URL_VARIABLE: &str = "KOMBU_URL";
+/// The one that takes its place where nothing else says where the default connection goes.
+const AMQP_URL_VARIABLE: &str = "AMQP_URL";
 /// Each exchange is written out wherever it is bound to, so a small file could ask for a very large one.
 const MAX_EXCHANGES: usize = 10_000;
 /// The connection that is meant when none is named.
@@ -28,7 +30,7 @@ const DEFAULT: &str = "default";
 /// an exchange of the file, one of the broker's own (`amq.…`), or writes out a declaration.
 ///
 /// The environment variable `KOMBU_URL` replaces the URL of the connection `default`, which may then be left
-/// out of the file.
+/// out of the file. Where neither of them names one, that of the environment variable `AMQP_URL` is taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     urls: BTreeMap<String, Url>,
@@ -74,15 +76,19 @@ pub fn from_config(path: impl AsRef<Path>) -> Result<Config> {
         .map_err(|problem| in_file(config_error(problem.to_string())))?;
     let extension = path.extension().and_then(|extension| extension.to_str());
     let file = parse(&text, extension.unwrap_or_default()).map_err(in_file)?;
-    let environment = match std::env::var(URL_VARIABLE) {
-        Ok(url) => Some(url),
-        Err(std::env::VarError::NotPresent) => None,
-        // Falling back to the file would connect to another broker than was asked for.
+    Config::new(file, variable(URL_VARIABLE)?, variable(AMQP_URL_VARIABLE)?).map_err(in_file)
+}
+
+/// A URL of the environment; an empty one is none.
+fn variable(name: &str) -> Result<Option<Url>> {
+    match std::env::var(name) {
+        Ok(url) => Ok((!url.is_empty()).then_some(Url(url))),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        // Going on without it would connect to another broker than was asked for.
         Err(std::env::VarError::NotUnicode(_)) => {
-            return Err(config_error(format!("{URL_VARIABLE} isn't valid UTF-8")));
+            Err(config_error(format!("{name} isn't valid UTF-8")))
         }
-    };
-    Config::new(file, environment).map_err(in_file)
+    }
 }
 
 #[derive(Deserialize)]
@@ -184,14 +190,17 @@ fn config_error(message: String) -> Error {
 }
 
 impl Config {
-    fn new(file: File, environment: Option<String>) -> Result<Self> {
+    fn new(file: File, replacement: Option<Url>, fallback: Option<Url>) -> Result<Self> {
         let mut urls: BTreeMap<String, Url> = file
             .connections
             .into_iter()
             .map(|(name, entry)| (name, entry.url))
             .collect();
-        if let Some(url) = environment.filter(|url| !url.is_empty()) {
-            urls.insert(DEFAULT.to_owned(), Url(url));
+        if let Some(url) = replacement {
+            urls.insert(DEFAULT.to_owned(), url);
+        }
+        if let Some(url) = fallback {
+            urls.entry(DEFAULT.to_owned()).or_insert(url);
         }
         let mut config = Config {
             urls,

@@ -41,6 +41,8 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `memory` | yes | `memory://`, a broker within the process |
+//! | `amqp` | no | `amqp://`, RabbitMQ |
+//! | `tls` | no | `amqps://`, with `amqp`; compiles C |
 //! | `json`, `msgpack`, `yaml`, `raw` | yes | serializers; `json` and `yaml` also read configuration files |
 //! | `zlib`, `bzip2`, `zstd` | no | compression, see [`OpenProducer::compression`]; `zstd` compiles C |
 //! | `toml` | no | configuration files in TOML |
@@ -96,7 +98,8 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub fn registry() -> Registry {
     let registry = Registry::new()
         .without("memory", "memory")
-        .without("amqp", "amqp");
+        .without("amqp", "amqp")
+        .without("amqps", "tls");
     #[cfg(feature = "amqp")]
     let registry = registry.with(amqp::Amqp);
     #[cfg(feature = "memory")]

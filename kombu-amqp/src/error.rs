@@ -4,6 +4,8 @@ use kombu_core::message::Content;
 use kombu_core::{Error, ErrorKind};
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
+use crate::greeting::Unoffered;
+
 /// Classifies an error of an operation on a live connection.
 pub(crate) fn classify(error: lapin::Error) -> Error {
     let (kind, code, text) = match error.kind() {
@@ -75,6 +77,17 @@ pub(crate) fn classify_connect(error: lapin::Error) -> Error {
         ),
         _ => false,
     };
+    if let lapin::ErrorKind::IOError(problem) = error.kind() {
+        // A broker that wants another certificate says so after the handshake.
+        #[cfg(feature = "tls")]
+        if let Some(refusal) = refused_tls(problem) {
+            return refusal;
+        }
+        let unoffered = problem.get_ref().map(|problem| problem.is::<Unoffered>());
+        if unoffered == Some(true) {
+            return Error::new(ErrorKind::Credentials, problem.to_string());
+        }
+    }
     let classified = classify(error);
     if !refused {
         return classified;
@@ -83,7 +96,7 @@ pub(crate) fn classify_connect(error: lapin::Error) -> Error {
     let error = Error::new(
         ErrorKind::Credentials,
         format!(
-            "the broker refused user, password or virtual host: {}",
+            "the broker refused user, password, certificate or virtual host: {}",
             classified.message()
         ),
     )
@@ -92,6 +105,13 @@ pub(crate) fn classify_connect(error: lapin::Error) -> Error {
         Some(code) => error.with_code(code),
         None => error,
     }
+}
+
+/// The error of a connection that TLS has something against, if that is what `error` is about.
+#[cfg(feature = "tls")]
+pub(crate) fn refused_tls(error: &std::io::Error) -> Option<Error> {
+    crate::tls::objection(error)
+        .map(|objection| Error::new(ErrorKind::Tls, format!("no TLS: {objection}")))
 }
 
 /// The session is over.

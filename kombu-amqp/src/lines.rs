@@ -74,7 +74,7 @@ impl Lines {
         {
             return Ok(channel);
         }
-        let connection = self.dialer.dial(" (declaring)").await?;
+        let connection = self.dial(" (declaring)").await?;
         // The session goes on without it.
         let line = spare.insert(watched(connection, &Arc::default(), &self.notices));
         open_channel(line).await.map_err(classify)
@@ -91,12 +91,21 @@ impl Lines {
         let line = self
             .publishing
             .get_or_try_init(|| async {
-                let connection = self.dialer.dial(" (publishing)").await?;
+                let connection = self.dial(" (publishing)").await?;
                 Ok::<_, Error>(watched(connection, &self.ended, &self.notices))
             })
             .await?;
         let channel = open_channel(line).await;
         self.checked(channel)
+    }
+
+    /// A further connection. What the broker took at the beginning of the session it may refuse by now: passwords and
+    /// certificates change. So the next session asks for them again.
+    async fn dial(&self, role: &str) -> Result<Connection> {
+        self.dialer.dial(role).await.map_err(|error| {
+            self.end(&error.to_string());
+            lost(error.to_string()).with_source(error)
+        })
     }
 
     /// Without channels to open, nothing works but a fresh session.

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
@@ -145,7 +146,7 @@ impl AmqpPublisher {
         envelope: &Envelope,
         queue: &Queue,
     ) -> BoxFuture<'static, Result<()>> {
-        let letter = virt::letter(envelope, queue, Death::DeliveryLimit);
+        let letter = virt::letter(envelope, queue, Death::DeliveryLimit, SystemTime::now());
         let properties = match properties(&letter, None) {
             Ok(properties) => properties,
             Err(error) => return Box::pin(std::future::ready(Err(error))),

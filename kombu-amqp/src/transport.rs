@@ -1,31 +1,44 @@
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_rs::Runtime;
 use async_trait::async_trait;
 use kombu_core::driver::{Capabilities, Connection, Feature, Target, Transport};
 use kombu_core::{Error, ErrorKind, Result};
-use lapin::ConnectionProperties;
-use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::uri::{
+    AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism,
+};
+use lapin::{AsyncTcpStream, ConnectionProperties};
+use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use url::Url;
 
-use crate::error::classify_connect;
+use crate::error::{classify_connect, lost};
+use crate::greeting::Greeting;
 use crate::lines::Lines;
 use crate::session::Session;
+use crate::socket::{self, Kit, Socket};
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 
 /// The AMQP 0-9-1 transport.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Amqp;
 
-/// What the query of an `amqp://` URL can say.
+/// What the query of an `amqp://` or `amqps://` URL can say.
+///
+/// Everything from `ca_file` on is for `amqps://` only, and refused elsewhere. There is no option that leaves the broker's
+/// certificate unchecked.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct AmqpOptions {
-    /// Seconds between signs of life. Default: 10; 0 asks for none.
+    /// Seconds between signs of life. Default: 10, or the broker's if that is less; 0 asks for none.
     pub heartbeat: u16,
-    /// The largest frame in bytes. Default: the broker's.
+    /// The largest frame in bytes, at least 4,096. Default: the broker's.
     pub frame_max: Option<u32>,
     /// The most channels of a connection. Default: the broker's.
     pub channel_max: Option<u16>,
@@ -33,6 +46,31 @@ pub struct AmqpOptions {
     pub connection_name: Option<String>,
     /// The largest body in bytes that the broker takes. Default: 16 MiB, as RabbitMQ's.
     pub max_message_size: Option<usize>,
+    /// A file with certificates in PEM: the authorities that the broker's may come from. Default: those that the system
+    /// trusts. Files are read at each attempt to connect, so that renewed ones are found.
+    pub ca_file: Option<PathBuf>,
+    /// The same, beside those that the system trusts.
+    pub extra_ca_file: Option<PathBuf>,
+    /// A file with our own certificate in PEM, for a broker that asks for it, and what lies between it and its authority.
+    pub cert_file: Option<PathBuf>,
+    /// A file with the key of our own certificate in PEM, not encrypted. Default: `cert_file`, which may hold both.
+    pub key_file: Option<PathBuf>,
+    /// The name that the broker's certificate has to be for, and that is sent to it. Default: the host of the URL.
+    pub server_name: Option<String>,
+    /// How the broker is told who connects. Default: `plain`.
+    pub auth_mechanism: AuthMechanism,
+}
+
+/// How the broker is told who connects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum AuthMechanism {
+    /// By user and password.
+    #[default]
+    Plain,
+    /// By our certificate: SASL EXTERNAL. RabbitMQ needs its plugin `rabbitmq_auth_mechanism_ssl` for that.
+    External,
 }
 
 impl Default for AmqpOptions {
@@ -43,8 +81,78 @@ impl Default for AmqpOptions {
             channel_max: None,
             connection_name: None,
             max_message_size: None,
+            ca_file: None,
+            extra_ca_file: None,
+            cert_file: None,
+            key_file: None,
+            server_name: None,
+            auth_mechanism: AuthMechanism::Plain,
         }
     }
+}
+
+impl AmqpOptions {
+    /// Options that would have no effect, or contradict each other, are refused: they say that more was wanted.
+    fn check(&self, url: &Url, tls: TlsSource) -> Result<()> {
+        let files = [
+            ("ca_file", self.ca_file.is_some()),
+            ("extra_ca_file", self.extra_ca_file.is_some()),
+            ("cert_file", self.cert_file.is_some()),
+            ("key_file", self.key_file.is_some()),
+        ];
+        let named = |given: &[(&'static str, bool)]| {
+            let mut given = given.iter().filter(|(_, given)| *given);
+            given.next().map(|(name, _)| *name)
+        };
+        let external = self.auth_mechanism == AuthMechanism::External;
+        let problem = match tls {
+            TlsSource::None => {
+                let others = [
+                    ("server_name", self.server_name.is_some()),
+                    ("auth_mechanism=external", external),
+                ];
+                named(&files)
+                    .or_else(|| named(&others))
+                    .map(|name| format!("`{name}` needs TLS; write `amqps://`"))
+            }
+            TlsSource::Program => named(&files).map(|name| {
+                format!("`{name}` has no effect beside the program's own TLS configuration; leave it out")
+            }),
+            TlsSource::Options if self.ca_file.is_some() && self.extra_ca_file.is_some() => Some(
+                "give `ca_file`, in place of what the system trusts, or `extra_ca_file`, beside it".to_owned(),
+            ),
+            TlsSource::Options if self.cert_file.is_none() && self.key_file.is_some() => {
+                Some("`key_file` needs the `cert_file` that it belongs to".to_owned())
+            }
+            TlsSource::Options if external && self.cert_file.is_none() => {
+                Some("`auth_mechanism=external` needs a certificate; name it with `cert_file`".to_owned())
+            }
+            TlsSource::Options => None,
+        };
+        let has_user = !url.username().is_empty() || url.password().is_some();
+        let problem = problem.or_else(|| {
+            (external && has_user).then(|| {
+                "`auth_mechanism=external` takes the user from the certificate; leave user and password out".to_owned()
+            })
+        });
+        match problem {
+            None => Ok(()),
+            Some(problem) => Err(Error::new(
+                ErrorKind::Config,
+                format!("option of an `{}` URL: {problem}", url.scheme()),
+            )),
+        }
+    }
+}
+
+/// What tells how to encrypt.
+#[derive(Clone, Copy)]
+enum TlsSource {
+    None,
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    Options,
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    Program,
 }
 
 /// What RabbitMQ does.
@@ -74,6 +182,12 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::basic()
     // Below its `consumer_timeout` of 30 min, which closes the channel.
     .with_max_processing_time(Duration::from_secs(25 * 60));
 
+const SCHEMES: &[&str] = &[
+    "amqp",
+    #[cfg(feature = "tls")]
+    "amqps",
+];
+
 #[async_trait]
 impl Transport for Amqp {
     fn name(&self) -> &'static str {
@@ -81,7 +195,7 @@ impl Transport for Amqp {
     }
 
     fn schemes(&self) -> &'static [&'static str] {
-        &["amqp"]
+        SCHEMES
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -90,40 +204,158 @@ impl Transport for Amqp {
 
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
         let options: AmqpOptions = target.options()?;
-        let capabilities = match options.max_message_size {
-            Some(bytes) => CAPABILITIES.with_max_message_size(bytes),
-            None => CAPABILITIES,
-        };
-        let dialer = Dialer {
-            uri: uri(target.url(), &options)?,
-            name: options.connection_name,
-        };
-        let lines = Lines::open(dialer).await?;
-        Ok(Session::open(lines, capabilities))
+        #[cfg(feature = "tls")]
+        if target.url().scheme() == "amqps" {
+            options.check(target.url(), TlsSource::Options)?;
+            let tls = Tls::new(&options, &host(target.url()), None).await?;
+            return open(target, options, Some(tls)).await;
+        }
+        options.check(target.url(), TlsSource::None)?;
+        open(target, options, None).await
     }
+}
+
+#[cfg(feature = "tls")]
+impl Amqp {
+    /// The same with a TLS configuration of the program's own, for all that the options of a URL can't say: keys in
+    /// hardware, revocation lists, an authority of the program's. It has `amqps://` only; options that name files are
+    /// refused then.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::sync::Arc;
+    /// use kombu_amqp::{Amqp, rustls};
+    /// use kombu_core::Registry;
+    ///
+    /// let mut roots = rustls::RootCertStore::empty();
+    /// # let mine: [rustls::pki_types::CertificateDer<'static>; 0] = [];
+    /// roots.add_parsable_certificates(mine);
+    /// let provider = Arc::new(rustls::crypto::ring::default_provider());
+    /// let config = rustls::ClientConfig::builder_with_provider(provider)
+    ///     .with_safe_default_protocol_versions()?
+    ///     .with_root_certificates(roots)
+    ///     .with_no_client_auth();
+    /// let registry = Registry::new().with(Amqp).with(Amqp.with_tls_config(config));
+    /// assert_eq!(registry.schemes(), ["amqp", "amqps"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_tls_config(self, config: impl Into<Arc<rustls::ClientConfig>>) -> AmqpWithTls {
+        AmqpWithTls {
+            config: config.into(),
+        }
+    }
+}
+
+/// The AMQP 0-9-1 transport with a TLS configuration of the program's own; see [`Amqp::with_tls_config`].
+#[cfg(feature = "tls")]
+#[derive(Clone, Debug)]
+pub struct AmqpWithTls {
+    config: Arc<rustls::ClientConfig>,
+}
+
+#[cfg(feature = "tls")]
+#[async_trait]
+impl Transport for AmqpWithTls {
+    fn name(&self) -> &'static str {
+        "amqp"
+    }
+
+    fn schemes(&self) -> &'static [&'static str] {
+        &["amqps"]
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+    }
+
+    async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
+        let options: AmqpOptions = target.options()?;
+        options.check(target.url(), TlsSource::Program)?;
+        let tls = Tls::new(&options, &host(target.url()), Some(self.config.clone())).await?;
+        open(target, options, Some(tls)).await
+    }
+}
+
+async fn open(
+    target: &Target,
+    options: AmqpOptions,
+    tls: Option<Tls>,
+) -> Result<Arc<dyn Connection>> {
+    let capabilities = match options.max_message_size {
+        Some(bytes) => CAPABILITIES.with_max_message_size(bytes),
+        None => CAPABILITIES,
+    };
+    let dialer = Dialer {
+        uri: uri(target.url(), &options, tls.is_some())?,
+        tls,
+        name: options.connection_name,
+    };
+    let lines = Lines::open(dialer).await?;
+    Ok(Session::open(lines, capabilities))
 }
 
 /// Makes connections to one place.
 pub(crate) struct Dialer {
     uri: AMQPUri,
+    tls: Option<Tls>,
     name: Option<String>,
 }
 
 impl Dialer {
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the attempt.
     pub(crate) async fn dial(&self, role: &str) -> Result<lapin::Connection> {
         let mut properties = ConnectionProperties::default();
         if let Some(name) = &self.name {
             properties = properties.with_connection_name(format!("{name}{role}").into());
         }
-        lapin::Connection::connect_uri(self.uri.clone(), properties)
+        let (host, port) = (&self.uri.authority.host, self.uri.authority.port);
+        let at = |error: Error| error.with_context(&format!("`{host}:{port}`"));
+        let (stream, abandon) = socket::connect(host, port)
             .await
-            .map_err(classify_connect)
+            .map_err(|error| at(lost(error.to_string()).with_source(error)))?;
+        let socket = match &self.tls {
+            #[cfg(feature = "tls")]
+            Some(tls) => tls.encrypt(stream).await.map_err(at)?,
+            _ => Socket::new(stream),
+        };
+        let mechanism = self.uri.query.auth_mechanism.unwrap_or_default();
+        let socket = socket.expecting(Greeting::expect(mechanism.name()));
+        // Asked for once: lapin's own reconnecting is off.
+        let socket = Mutex::new(Some(socket));
+        let connected = lapin::Connection::connector(
+            self.uri.clone(),
+            Runtime::new(Kit::current()),
+            async move |_, _| match socket.lock().take() {
+                Some(socket) => Ok(AsyncTcpStream::Plain(socket)),
+                None => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+            },
+            properties,
+        );
+        let connection = connected
+            .await
+            .map_err(|error| at(classify_connect(error)))?;
+        abandon.keep();
+        Ok(connection)
+    }
+}
+
+/// Built without TLS, there is none.
+#[cfg(not(feature = "tls"))]
+enum Tls {}
+
+fn host(url: &Url) -> String {
+    match url.host_str() {
+        None | Some("") => "localhost".to_owned(),
+        Some(host) => host.trim_matches(['[', ']']).to_owned(),
     }
 }
 
 /// `amqp://user:password@host:port/vhost`; what is missing is what RabbitMQ's own clients take: guest, localhost,
-/// 5672 and `/`. A path of `/` alone is the virtual host `/` too.
-fn uri(url: &Url, options: &AmqpOptions) -> Result<AMQPUri> {
+/// 5672 (5671 with TLS) and `/`. A path of `/` alone is the virtual host `/` too.
+fn uri(url: &Url, options: &AmqpOptions, encrypted: bool) -> Result<AMQPUri> {
     let vhost = match url.path().strip_prefix('/').unwrap_or_default() {
         "" => "/".to_owned(),
         path => decoded(path, "virtual host")?,
@@ -137,20 +369,22 @@ fn uri(url: &Url, options: &AmqpOptions) -> Result<AMQPUri> {
         Some(password) => decoded(password, "password")?,
     };
     Ok(AMQPUri {
+        // Encryption is below what lapin sees.
         scheme: AMQPScheme::AMQP,
         authority: AMQPAuthority {
             userinfo: AMQPUserInfo { username, password },
-            host: match url.host_str() {
-                None | Some("") => "localhost".to_owned(),
-                Some(host) => host.trim_matches(['[', ']']).to_owned(),
-            },
-            port: url.port().unwrap_or(5672),
+            host: host(url),
+            port: url.port().unwrap_or(if encrypted { 5671 } else { 5672 }),
         },
         vhost,
         query: AMQPQueryString {
             frame_max: options.frame_max,
             channel_max: options.channel_max,
             heartbeat: Some(options.heartbeat),
+            auth_mechanism: Some(match options.auth_mechanism {
+                AuthMechanism::Plain => SASLMechanism::Plain,
+                AuthMechanism::External => SASLMechanism::External,
+            }),
             ..AMQPQueryString::default()
         },
     })

@@ -52,6 +52,9 @@ pub enum ErrorKind {
     Config,
     /// The broker refused the credentials, or the virtual host, at connect.
     Credentials,
+    /// The connection can't be encrypted as asked for: a certificate isn't trusted, has expired or is another's, or the
+    /// broker refuses ours.
+    Tls,
     /// The connection could not be made, or was lost. Transient.
     ConnectionLost,
     /// The connection, producer or consumer was closed by this program.

@@ -150,8 +150,12 @@ fn request(admin: &str, method: &str, virtual_host: &str) {
     ask(admin, method, &format!("vhosts/{virtual_host}"));
 }
 
-/// Asks the management interface, and returns the body of its answer.
-fn ask(admin: &str, method: &str, path: &str) -> String {
+/// Asks a management interface (`host:port`), and returns the body of its answer.
+///
+/// # Panics
+///
+/// If it doesn't answer, or refuses.
+pub fn ask(admin: &str, method: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(admin).expect("the management interface is there");
     // `guest:guest`, which RabbitMQ accepts from the same machine.
     let request = format!(

@@ -417,7 +417,8 @@ fn no_password_of_a_file_is_shown() {
 /// Runs a program that prints the URL of the default connection, with this environment.
 fn default_url(file: &File, url: Option<&str>) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_default_url"));
-    command.arg(&file.path).env_remove("KOMBU_URL");
+    command.arg(&file.path);
+    command.env_remove("KOMBU_URL").env_remove("AMQP_URL");
     if let Some(url) = url {
         command.env("KOMBU_URL", url);
     }
@@ -460,6 +461,23 @@ fn kombu_url_takes_the_place_of_a_default_connection() {
         error.contains("no connection `default` is configured; there are: other"),
         "{error}"
     );
+}
+
+#[test]
+fn amqp_url_is_the_default_connection_where_nothing_else_says() {
+    let with = |file: &File, kombu_url: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_default_url"));
+        command.arg(&file.path).env("AMQP_URL", "amqp://broker");
+        printed(command.env("KOMBU_URL", kombu_url).output().unwrap())
+    };
+    let named = File::new(
+        "kombu.yaml",
+        "connections: {default: {url: 'memory://file'}}",
+    );
+    assert_eq!(with(&named, ""), "memory://file");
+    let nameless = File::new("kombu.yaml", "queues: {jobs: {}}");
+    assert_eq!(with(&nameless, ""), "amqp://broker");
+    assert_eq!(with(&nameless, "memory://kombu"), "memory://kombu");
 }
 
 #[test]

@@ -1,8 +1,10 @@
 use std::fmt;
 use std::mem;
 use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -101,15 +103,17 @@ impl Link {
         }
     }
 
-    /// When the next delivery that was put off is to be given back.
-    pub(super) fn put_off_until(&self) -> Option<Instant> {
-        self.held.as_ref()?.put_off_until()
-    }
-
     /// Gives back what was put off until then.
     pub(super) fn release_due(&self, now: Instant) {
         if let Some(held) = &self.held {
             self.release(held.take_due(now));
+        }
+    }
+
+    /// Gives back what was put off, due or not.
+    pub(super) fn release_put_off(&self) {
+        if let Some(held) = &self.held {
+            self.release(held.take_put_off());
         }
     }
 
@@ -124,18 +128,27 @@ impl Link {
     pub(super) fn retry_overdue(&self, tag: Tag, limit: Duration) {
         let queue = self.queue_name(tag.queue);
         tracing::warn!(%queue, ?limit, "a delivery was held too long: retried");
-        let outcome = self.intercepted(queue, Outcome::Retry { delay: None });
+        let outcome = Outcome::Retry { delay: None };
+        let outcome = self.intercepted(queue, outcome).unwrap_or_else(|_| {
+            tracing::error!(%queue, "an interceptor panicked when a delivery was taken back");
+            outcome
+        });
         // It may be settled at this very moment.
         drop(self.settler.settle(tag, outcome));
     }
 
-    /// The outcome that the interceptors make of this one.
+    /// The outcome that the interceptors make of this one, or what one of them panicked with.
     #[inline]
-    fn intercepted(&self, queue: &Name, outcome: Outcome) -> Outcome {
-        let interceptors = self.interceptors.iter();
-        interceptors.fold(outcome, |outcome, interceptor| {
-            interceptor.on_settle(queue, outcome)
-        })
+    fn intercepted(&self, queue: &Name, outcome: Outcome) -> thread::Result<Outcome> {
+        if self.interceptors.is_empty() {
+            return Ok(outcome);
+        }
+        catch_unwind(AssertUnwindSafe(|| {
+            let interceptors = self.interceptors.iter();
+            interceptors.fold(outcome, |outcome, interceptor| {
+                interceptor.on_settle(queue, outcome)
+            })
+        }))
     }
 
     fn release(&self, tags: impl IntoIterator<Item = Tag>) {
@@ -185,7 +198,7 @@ impl Link {
 /// # Drop
 ///
 /// A delivery that is dropped unsettled is released with a warning: it goes back to its original position. One that
-/// had been handed out before goes back 100 ms later, while its consumer is there and receives, so that a message that
+/// had been handed out before goes back 100 ms later, or when its consumer pauses or closes, so that a message that
 /// nobody settles doesn't come as fast as it can; until then it counts against the window. A delivery is never acked. If its body could not be decoded, see [`take`](Delivery::take).
 pub struct Delivery {
     envelope: Envelope,
@@ -522,16 +535,22 @@ impl Acker {
         if !self.is_ours() {
             return Settling::failed(held_too_long());
         }
-        let outcome = self.intercepted(outcome);
+        let outcome = match self.intercepted(outcome) {
+            Ok(outcome) => outcome,
+            Err(panic) => {
+                drop(self.link.settler.settle(self.tag(), Outcome::Release));
+                resume_unwind(panic)
+            }
+        };
         Settling::new(self.link.settler.settle(self.tag(), outcome), || {
             let limit = self.link.connection.inner().engine.deadlines.settle;
             (outcome, self.link.queue_name(self.queue).clone(), limit)
         })
     }
 
-    /// The outcome that the interceptors make of this one.
+    /// The outcome that the interceptors make of this one, or what one of them panicked with.
     #[inline]
-    fn intercepted(&self, outcome: Outcome) -> Outcome {
+    fn intercepted(&self, outcome: Outcome) -> thread::Result<Outcome> {
         let queue = self.link.queue_name(self.queue);
         self.link.intercepted(queue, outcome)
     }
@@ -571,29 +590,41 @@ impl Acker {
             UndecodablePolicy::Reject => true,
             UndecodablePolicy::Hold | UndecodablePolicy::Release => false,
         };
-        let holds = policy != UndecodablePolicy::Release;
-        let outcome = match &self.link.held {
-            _ if undecodable && rejects => {
-                tracing::warn!(%queue, dead_letters, "an undecodable delivery was dropped: rejected");
-                Outcome::Reject
-            }
-            Some(held) if undecodable && holds && held.hold(self.tag()) => {
+        let holds = !rejects && policy != UndecodablePolicy::Release;
+        let outcome = match undecodable && rejects {
+            true => Outcome::Reject,
+            false => Outcome::Release,
+        };
+        let outcome = self.intercepted(outcome).unwrap_or_else(|_| {
+            tracing::error!(%queue, "an interceptor panicked when a delivery was dropped");
+            Outcome::Release
+        });
+        if outcome == Outcome::Release
+            && let Some(held) = &self.link.held
+        {
+            if undecodable && holds && held.hold(self.tag()) {
                 tracing::warn!(%queue, "an undecodable delivery was dropped: held until the consumer closes");
                 return;
             }
-            _ => {
-                tracing::warn!(%queue, "a delivery was dropped unsettled: released");
-                Outcome::Release
+            // What comes again and is dropped again would do so as fast as it can.
+            if self.redelivered
+                && let Some(due) = held.put_off(self.tag())
+            {
+                tracing::warn!(%queue, "a delivery was dropped unsettled again: released in a moment");
+                let later = &self.link.connection.inner().later;
+                if !later.give_back(due, Arc::downgrade(&self.link)) {
+                    self.link.release_put_off();
+                }
+                return;
             }
-        };
-        let outcome = self.intercepted(outcome);
-        // What comes again and is dropped again would do so as fast as it can.
-        if let Some(held) = &self.link.held
-            && self.redelivered
-            && outcome == Outcome::Release
-            && held.put_off(self.tag())
-        {
-            return;
+        }
+        match outcome {
+            Outcome::Release => {
+                tracing::warn!(%queue, "a delivery was dropped unsettled: released")
+            }
+            _ => {
+                tracing::warn!(%queue, undecodable, dead_letters, %outcome, "a delivery was dropped unsettled")
+            }
         }
         // The warning is all that there is to say; a lost session has released it already.
         drop(self.link.settler.settle(self.tag(), outcome));

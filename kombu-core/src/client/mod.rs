@@ -17,6 +17,7 @@ mod processing;
 mod producer;
 mod publish;
 mod publishing;
+mod put_off;
 mod queues;
 mod recorded;
 mod registry;

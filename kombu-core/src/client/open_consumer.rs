@@ -211,6 +211,7 @@ impl OpenConsumer {
         let sources = Sources::new(&queues, mode);
         let subscribing = Operation::OpenSubscription(sources.names(), &options);
         layers::check(&subscribing, self.connection.capabilities())?;
+        let drains = self.connection.inner().open.drains();
         let end = self.connection.deadline();
         self.connection.ensure_queues(&queues, mode, end).await?;
         let plan = Arc::new(Plan {
@@ -220,6 +221,7 @@ impl OpenConsumer {
             max_processing_time,
             interceptors: chain(&self.connection.inner().interceptors, self.interceptors),
             connection: self.connection,
+            drains,
         });
         let opened = plan.open(&sources, options, end).await?;
         tracing::debug!(queues = ?sources.names(), ?options, "consumer opened");

@@ -29,7 +29,8 @@ impl Processing {
             return;
         };
         let gone = processing._alive.subscribe();
-        tokio::spawn(give_back_overdue(Arc::downgrade(link), gone));
+        let runtime = &link.connection.inner().engine.runtime;
+        runtime.spawn(give_back_overdue(Arc::downgrade(link), gone));
     }
 
     pub(super) fn new(limit: Duration) -> Self {

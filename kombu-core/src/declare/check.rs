@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use super::exchange::ALTERNATE;
 use super::known::Known;
-use super::{Binding, DeclareMode, Exchange, ExchangeKind, Queue, QueueType, duration};
+use super::{Binding, DeclareMode, Exchange, ExchangeKind, Overflow, Queue, QueueType, duration};
 use crate::error::{Error, ErrorKind, Result};
 use crate::field::{FieldTable, FieldValue};
 
 const RESERVED: &str = "amq.";
 
 /// RabbitMQ's longest time to live, of messages and of queues.
-const LONGEST: Duration = Duration::from_millis(u32::MAX as u64);
+pub(crate) const LONGEST: Duration = Duration::from_millis(u32::MAX as u64);
 
 impl Exchange {
     /// Whether brokers have it from the start: `amq.direct`, `amq.fanout`, `amq.topic`, `amq.headers`,
@@ -336,6 +336,8 @@ impl Queue {
             "`durable: false`"
         } else if self.get_max_priority().is_some() {
             "`max_priority`"
+        } else if self.get_overflow() == Some(Overflow::RejectPublishDlx) {
+            "`overflow: reject-publish-dlx`"
         } else {
             return Ok(());
         };
@@ -361,9 +363,10 @@ impl Queue {
 }
 
 fn unfit(argument: &str, of: &dyn fmt::Display, expected: &str, value: &FieldValue) -> Error {
-    let given = match value.as_i64() {
-        Some(number) => number.to_string(),
-        None => value.type_name().to_owned(),
+    let given = match (value.as_i64(), value.as_str()) {
+        (Some(number), _) => number.to_string(),
+        (_, Some(text)) => format!("`{text}`"),
+        _ => value.type_name().to_owned(),
     };
     Error::new(
         ErrorKind::PreconditionFailed,

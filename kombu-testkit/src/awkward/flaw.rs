@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kombu_core::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
-use kombu_core::virt::{Answer, Applied, Change, Finish, QueueStore, ReaderOptions, Table};
+use kombu_core::virt::{Answer, Applied, Change, Dead, Finish, QueueStore, ReaderOptions, Table};
 use kombu_core::{Error, FieldValue, Name, Result};
 
 /// The one promise that a broken broker breaks.
@@ -144,6 +144,14 @@ impl<S: QueueStore> QueueStore for Flawed<S> {
             finish => finish,
         };
         self.store.finish(holder, id, finish)
+    }
+
+    fn take_dead(&self) -> Op<Result<Vec<Dead<S::Holder>>>> {
+        self.store.take_dead()
+    }
+
+    fn dead_bell(&self) -> BoxFuture<'static, ()> {
+        self.store.dead_bell()
     }
 
     async fn info(&self, queue: &S::Queue) -> Result<QueueInfo> {

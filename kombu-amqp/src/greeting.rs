@@ -1,0 +1,137 @@
+//! What the broker says first: `connection.start`, which names the mechanisms that it takes.
+//!
+//! One that is asked for another mechanism hangs up after some seconds without a word, and lapin asks all the same.
+
+use std::fmt;
+
+/// Reads along until the greeting is complete.
+pub(crate) struct Greeting {
+    mechanism: &'static str,
+    read: Vec<u8>,
+}
+
+/// More than any greeting takes.
+const MOST: usize = 64 * 1024;
+/// Type, channel and length of a frame.
+const FRAME_HEADER: usize = 7;
+
+impl Greeting {
+    /// Expects one that has this mechanism.
+    pub(crate) fn expect(mechanism: &'static str) -> Self {
+        Greeting {
+            mechanism,
+            read: Vec::new(),
+        }
+    }
+
+    /// Takes what came next. `None` as long as the greeting isn't complete; whatever isn't one is left to lapin.
+    pub(crate) fn add(&mut self, bytes: &[u8]) -> Option<Result<(), Unoffered>> {
+        self.read.extend_from_slice(bytes);
+        let length = u32::from_be_bytes(*self.read.get(3..)?.first_chunk()?);
+        let end = FRAME_HEADER + usize::try_from(length).unwrap_or(MOST);
+        if end > MOST {
+            return Some(Ok(()));
+        }
+        let method = self.read.get(FRAME_HEADER..end)?;
+        Some(match mechanisms(method) {
+            Some(offered) if !offered.split(' ').any(|name| name == self.mechanism) => {
+                Err(Unoffered {
+                    wanted: self.mechanism,
+                    offered: offered.to_owned(),
+                })
+            }
+            _ => Ok(()),
+        })
+    }
+}
+
+/// The mechanisms of `connection.start`.
+fn mechanisms(method: &[u8]) -> Option<&str> {
+    const CLASS_AND_METHOD: [u8; 4] = [0, 10, 0, 10];
+    let version = method.strip_prefix(&CLASS_AND_METHOD)?;
+    let (_properties, rest) = long(version.get(2..)?)?;
+    let (mechanisms, _locales) = long(rest)?;
+    std::str::from_utf8(mechanisms).ok()
+}
+
+/// A field that begins with its length, and what is behind it.
+fn long(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)
+}
+
+/// The broker doesn't take the mechanism.
+#[derive(Debug)]
+pub(crate) struct Unoffered {
+    wanted: &'static str,
+    offered: String,
+}
+
+impl fmt::Display for Unoffered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Unoffered { wanted, offered } = self;
+        write!(f, "the broker takes {offered} and not {wanted}; ")?;
+        f.write_str(match *wanted {
+            "EXTERNAL" => {
+                "enable its plugin `rabbitmq_auth_mechanism_ssl` and add EXTERNAL to its `auth_mechanisms`"
+            }
+            _ => "set `auth_mechanism`, or add it to the broker's `auth_mechanisms`",
+        })
+    }
+}
+
+impl std::error::Error for Unoffered {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn greeting(mechanisms: &str) -> Vec<u8> {
+        let mut method = vec![0, 10, 0, 10, 0, 9];
+        for field in ["properties", mechanisms, "en_US"] {
+            method.extend((field.len() as u32).to_be_bytes());
+            method.extend(field.as_bytes());
+        }
+        let mut frame = vec![1, 0, 0];
+        frame.extend((method.len() as u32).to_be_bytes());
+        frame.extend(method);
+        frame.push(0xCE);
+        frame
+    }
+
+    #[test]
+    fn a_mechanism_is_found_among_those_that_are_offered() {
+        let mut expecting = Greeting::expect("EXTERNAL");
+        assert!(matches!(
+            expecting.add(&greeting("PLAIN EXTERNAL")),
+            Some(Ok(()))
+        ));
+        let mut expecting = Greeting::expect("EXTERNAL");
+        let refused = expecting.add(&greeting("PLAIN EXTERNALLY"));
+        let text = refused.unwrap().unwrap_err().to_string();
+        assert!(text.contains("takes PLAIN EXTERNALLY and not"), "{text}");
+    }
+
+    #[test]
+    fn a_greeting_may_come_in_pieces() {
+        let whole = greeting("PLAIN");
+        let mut expecting = Greeting::expect("EXTERNAL");
+        let (last, first) = whole[..whole.len() - 1].split_last().unwrap();
+        for byte in first {
+            assert!(expecting.add(&[*byte]).is_none());
+        }
+        assert!(matches!(expecting.add(&[*last]), Some(Err(_))));
+    }
+
+    #[test]
+    fn what_is_no_greeting_is_left_alone() {
+        for other in [
+            &b"AMQP\0\0\x09\x01"[..],
+            &[1, 0, 0, 0, 0, 0, 0, 0xCE],
+            &[0xFF; 32],
+        ] {
+            let said = Greeting::expect("PLAIN").add(other);
+            assert!(matches!(said, None | Some(Ok(()))), "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What lapin reads from and writes to.
+//!
+//! Sockets are connected here, and encrypted if the URL says so, before lapin has them: by itself it would leave out the
+//! encryption where it was built without, and go on connecting after its caller has given up.
+
+use std::fmt;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use async_rs::Tokio;
+use async_rs::traits::{Executor, Reactor, RuntimeKit};
+use async_rs::util::Task;
+use futures_core::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::greeting::Greeting;
+
+/// A connected socket, plain or encrypted.
+pub(crate) struct Socket {
+    stream: Pin<Box<dyn Transfer>>,
+    /// Until it is complete.
+    greeting: Option<Greeting>,
+}
+
+trait Transfer: AsyncRead + AsyncWrite + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Send> Transfer for T {}
+
+impl Socket {
+    pub(crate) fn new(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
+        Socket {
+            stream: Box::pin(stream),
+            greeting: None,
+        }
+    }
+
+    /// Ends the connection if the broker doesn't begin like that.
+    pub(crate) fn expecting(mut self, greeting: Greeting) -> Self {
+        self.greeting = Some(greeting);
+        self
+    }
+
+    /// A peer that hangs up may have said why: that is read in place of the error that writing met.
+    fn reason(&mut self, context: &mut Context<'_>, written: io::Error) -> io::Error {
+        let mut bytes = [0; 1024];
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match self.stream.as_mut().poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(Err(said)) if said.kind() == io::ErrorKind::InvalidData => return said,
+                _ => return written,
+            }
+        }
+    }
+}
+
+impl futures_io::AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        ready!(self.stream.as_mut().poll_read(context, &mut buffer))?;
+        if let Some(greeting) = &mut self.greeting
+            && let Some(heard) = greeting.add(buffer.filled())
+        {
+            self.greeting = None;
+            heard.map_err(io::Error::other)?;
+        }
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+}
+
+impl futures_io::AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(self.stream.as_mut().poll_write(context, bytes));
+        Poll::Ready(written.map_err(|error| self.reason(context, error)))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(self.stream.as_mut().poll_write_vectored(context, parts));
+        Poll::Ready(written.map_err(|error| self.reason(context, error)))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let written = ready!(self.stream.as_mut().poll_flush(context));
+        Poll::Ready(written.map_err(|error| self.reason(context, error)))
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.as_mut().poll_shutdown(context)
+    }
+}
+
+/// Shuts a socket down when it is dropped: lapin's thread waits for a silent broker as long as the socket lives, whether
+/// or not somebody waits for the connection.
+pub(crate) struct Abandon(Option<std::net::TcpStream>);
+
+impl Abandon {
+    /// Lets the socket live.
+    pub(crate) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        if let Some(socket) = &self.0 {
+            // It may be closed already.
+            drop(socket.shutdown(Shutdown::Both));
+        }
+    }
+}
+
+/// Connects to the first address of `host` that answers.
+pub(crate) async fn connect(host: &str, port: u16) -> io::Result<(TcpStream, Abandon)> {
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    let stream = stream.into_std()?;
+    let abandon = Abandon(Some(stream.try_clone()?));
+    Ok((TcpStream::from_std(stream)?, abandon))
+}
+
+/// Lapin's runtime: tokio, with our sockets.
+#[derive(Clone, Debug)]
+pub(crate) struct Kit(Tokio);
+
+impl Kit {
+    pub(crate) fn current() -> Self {
+        Kit(Tokio::current())
+    }
+}
+
+impl RuntimeKit for Kit {}
+
+impl Executor for Kit {
+    type Task<T: Send + 'static> = <Tokio as Executor>::Task<T>;
+
+    fn block_on<T, F: Future<Output = T>>(&self, future: F) -> T {
+        self.0.block_on(future)
+    }
+
+    fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        &self,
+        future: F,
+    ) -> Task<Self::Task<T>> {
+        self.0.spawn(future)
+    }
+
+    fn spawn_blocking<T: Send + 'static, F: FnOnce() -> T + Send + 'static>(
+        &self,
+        work: F,
+    ) -> Task<Self::Task<T>> {
+        self.0.spawn_blocking(work)
+    }
+}
+
+impl Reactor for Kit {
+    type TcpStream = Socket;
+    type Sleep = <Tokio as Reactor>::Sleep;
+
+    /// Never called, as is the other one: lapin is given a socket.
+    fn register<H: Read + Write + Send + 'static>(
+        &self,
+        _handle: H,
+    ) -> io::Result<impl futures_io::AsyncRead + futures_io::AsyncWrite + Send + Unpin + 'static>
+    {
+        Err::<Socket, _>(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sleep(&self, duration: Duration) -> Self::Sleep {
+        self.0.sleep(duration)
+    }
+
+    fn interval(&self, duration: Duration) -> impl Stream<Item = Instant> + Send + 'static {
+        self.0.interval(duration)
+    }
+
+    fn tcp_connect_addr(
+        &self,
+        _address: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        std::future::ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Socket")
+    }
+}
