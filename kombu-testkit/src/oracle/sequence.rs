@@ -214,7 +214,7 @@ impl Generator {
             81..85 => self.bind(),
             85..88 => self.unbind(),
             88..92 => {
-                let name = self.any_queue();
+                let name = self.own_queue();
                 Operation::DeclareQueue(self.queue(name))
             }
             92..94 => {
@@ -332,7 +332,8 @@ impl Generator {
     }
 
     fn link_to_exchange(&mut self) -> Link {
-        let destination = self.any_exchange_but_default();
+        // Between two exchanges that every broker has, it would stay when the sequence is over.
+        let destination = self.own_exchange();
         self.link(destination)
     }
 
@@ -402,9 +403,13 @@ impl Generator {
     }
 
     fn any_queue(&mut self) -> Name {
-        if self.chance(2) {
-            return self.names.missing.clone();
+        match self.chance(2) {
+            true => self.names.missing.clone(),
+            false => self.own_queue(),
         }
+    }
+
+    fn own_queue(&mut self) -> Name {
         let index = self.rng.usize(..self.names.queues.len());
         self.names.queues[index].clone()
     }
