@@ -173,7 +173,8 @@ impl Names {
 struct Generator {
     rng: Rng,
     names: Names,
-    bound: Vec<Operation>,
+    /// What was bound, and whether it is a queue.
+    bound: Vec<(Link, bool)>,
     /// Whether messages that somebody rejects are the only ones to die: else rejections may have to be
     /// [left out](freedoms::leave_out).
     rejects: bool,
@@ -213,7 +214,7 @@ impl Generator {
             81..85 => self.bind(),
             85..88 => self.unbind(),
             88..92 => {
-                let name = self.any_queue();
+                let name = self.own_queue();
                 Operation::DeclareQueue(self.queue(name))
             }
             92..94 => {
@@ -300,26 +301,29 @@ impl Generator {
     }
 
     fn bind(&mut self) -> Operation {
-        let bind = if self.chance(65) {
-            Operation::BindQueue(self.link_to_queue())
-        } else {
-            Operation::BindExchange(self.link_to_exchange())
+        let is_queue = self.chance(65);
+        let link = match is_queue {
+            true => self.link_to_queue(),
+            false => self.link_to_exchange(),
         };
-        self.bound.push(bind.clone());
-        bind
+        self.bound.push((link.clone(), is_queue));
+        match is_queue {
+            true => Operation::BindQueue(link),
+            false => Operation::BindExchange(link),
+        }
     }
 
     /// Most often of what was bound, since nothing else makes a difference.
     fn unbind(&mut self) -> Operation {
-        let bound = match self.bound.is_empty() || self.chance(10) {
-            true => self.bind(),
-            false => self.bound[self.rng.usize(..self.bound.len())].clone(),
-        };
-        match bound {
-            Operation::BindQueue(link) => Operation::UnbindQueue(link),
-            Operation::BindExchange(link) => Operation::UnbindExchange(link),
-            other => other,
+        match self.bound() {
+            Some((link, true)) if self.chance(90) => Operation::UnbindQueue(link),
+            Some((link, false)) if self.chance(90) => Operation::UnbindExchange(link),
+            _ => Operation::UnbindQueue(self.link_to_queue()),
         }
+    }
+
+    fn bound(&mut self) -> Option<(Link, bool)> {
+        self.rng.choice(&self.bound).cloned()
     }
 
     fn link_to_queue(&mut self) -> Link {
@@ -328,7 +332,8 @@ impl Generator {
     }
 
     fn link_to_exchange(&mut self) -> Link {
-        let destination = self.any_exchange_but_default();
+        // Between two exchanges that every broker has, it would stay when the sequence is over.
+        let destination = self.own_exchange();
         self.link(destination)
     }
 
@@ -388,18 +393,23 @@ impl Generator {
         headers
     }
 
-    /// Where a message goes: most often somewhere.
+    /// Where a message goes: most often to a queue, or by a binding that is there, or was.
     fn address(&mut self) -> (Name, Name) {
-        match self.chance(40) {
-            true => (Name::EMPTY, self.any_queue()),
-            false => (self.any_exchange(), self.key()),
+        match (self.rng.u8(..100), self.bound()) {
+            (0..40, _) => (Name::EMPTY, self.any_queue()),
+            (40..70, Some((link, _))) => (link.source, link.key),
+            _ => (self.any_exchange(), self.key()),
         }
     }
 
     fn any_queue(&mut self) -> Name {
-        if self.chance(2) {
-            return self.names.missing.clone();
+        match self.chance(2) {
+            true => self.names.missing.clone(),
+            false => self.own_queue(),
         }
+    }
+
+    fn own_queue(&mut self) -> Name {
         let index = self.rng.usize(..self.names.queues.len());
         self.names.queues[index].clone()
     }
