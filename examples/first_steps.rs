@@ -1,14 +1,18 @@
 //! The three programs that a messaging library is tried with: send a message, receive three and acknowledge them,
 //! send one while something else goes on.
 //!
-//! `cargo run --example first_steps [-- URL]`
+//! `cargo run --example first_steps [-- --url URL]`
 
 use kombu::prelude::*;
 
 #[tokio::main]
-async fn main() -> kombu::Result<()> {
-    let url = std::env::args().nth(1);
-    let url = url.as_deref().unwrap_or("memory://first-steps");
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let url = match arguments.as_slice() {
+        [] => "memory://first-steps",
+        [option, url] if option == "--url" => url,
+        _ => return Err("usage: first_steps [--url URL]".into()),
+    };
     send(url).await?;
     send(url).await?;
     send_in_the_background(url).await?;

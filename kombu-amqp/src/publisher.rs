@@ -1,5 +1,6 @@
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use kombu_core::declare::Queue;
 use kombu_core::driver::{BoxFuture, Confirm, Confirmation, Op, Publisher};
@@ -151,7 +152,7 @@ impl AmqpPublisher {
         envelope: &Envelope,
         queue: &Queue,
     ) -> BoxFuture<'static, Result<()>> {
-        let letter = virt::letter(envelope, queue, Death::DeliveryLimit);
+        let letter = virt::letter(envelope, queue, Death::DeliveryLimit, SystemTime::now());
         let own = Properties::Own(None);
         let call = self.call(&letter, letter.exchange().clone(), own, None);
         let queue = queue.name().clone();

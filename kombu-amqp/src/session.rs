@@ -18,6 +18,7 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::Mutex as Slot;
 
 use crate::error::classify;
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     settlers: Mutex<Vec<Weak<AmqpSettler>>>,
     pub(crate) under_way: UnderWay,
     pub(crate) ladder: Ladder,
+    /// Where its tasks run, whoever calls from wherever.
+    pub(crate) runtime: Handle,
     /// Somebody here doesn't want what is published here.
     marks_own: AtomicBool,
 }
@@ -71,6 +74,7 @@ impl Session {
             settlers: Mutex::default(),
             under_way: UnderWay::default(),
             ladder: Ladder::default(),
+            runtime: Handle::current(),
             marks_own: AtomicBool::new(false),
         })))
     }

@@ -101,6 +101,15 @@ impl AmqpSettler {
         window == 0 || self.held.lock().deliveries.len() < window as usize
     }
 
+    /// Whether something that came over this channel is in somebody's hands. If not, whatever became of it was sent
+    /// before.
+    pub(crate) fn holds(&self, lane: &Lane) -> bool {
+        let held = self.held.lock();
+        held.deliveries
+            .values()
+            .any(|delivery| delivery.lane.is_same(lane))
+    }
+
     /// The broker has closed a channel: what came over it is back in its queue.
     pub(crate) fn lose(&self, lane: &Lane) {
         let is_other = |_: &u64, delivery: &mut HandedOut| !delivery.lane.is_same(lane);
@@ -119,10 +128,11 @@ impl AmqpSettler {
 
 impl Settle for AmqpSettler {
     fn settle(&self, tag: Tag, outcome: Outcome) -> Settlement {
-        let Some(delivery) = self.held.lock().deliveries.remove(&tag.id) else {
+        // Until it is sent: a channel that holds nothing may be closed at once.
+        let mut held = self.held.lock();
+        let Some(delivery) = held.deliveries.remove(&tag.id) else {
             return Settlement::done(Err(settle_lost()));
         };
-        self.task.wake();
         let (answer, receiver) = oneshot::channel();
         let HandedOut { lane, tag, message } = delivery;
         let sent = match outcome {
@@ -135,6 +145,8 @@ impl Settle for AmqpSettler {
             }
             _ => lane.send(Command::Nack(tag, true, answer)),
         };
+        drop(held);
+        self.task.wake();
         if !sent {
             return Settlement::done(Err(settle_lost()));
         }
@@ -170,6 +182,8 @@ pub(crate) struct Leaving {
     /// Fetched and not handed out.
     pub(crate) fetched: VecDeque<Delivery>,
     pub(crate) no_ack: bool,
+    /// Somebody has deliveries of it.
+    pub(crate) is_held: bool,
 }
 
 impl Lane {
@@ -355,6 +369,15 @@ impl Task {
     }
 
     async fn leave(&mut self, leaving: Leaving) -> Result<()> {
+        // What was fetched goes back before the next consumer gets anything, which otherwise, where it gets messages one at
+        // a time, would get later ones first.
+        if !leaving.no_ack && !leaving.is_held && self.copies.is_empty() {
+            return self
+                .channel
+                .close(200, "bye".into())
+                .await
+                .map_err(classify);
+        }
         let mut fetched = leaving.fetched;
         self.cancel(leaving.consumers, &mut fetched)
             .await

@@ -14,8 +14,9 @@ use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Consumer};
+use tokio::task::JoinHandle;
 
-use crate::error::classify;
+use crate::error::{classify, lost};
 use crate::message::{is_from, received};
 use crate::session::Shared;
 use crate::settler::{AmqpSettler, Lane, Leaving};
@@ -45,7 +46,7 @@ struct Source {
 
 enum State {
     Open(Open),
-    Opening(BoxFuture<'static, Result<Open>>),
+    Opening(Opening),
     /// Paused; resolves when the broker sends nothing more.
     Away(Op<Result<()>>),
     /// The queue is gone.
@@ -54,6 +55,16 @@ enum State {
 
 /// What was fetched before the end.
 type Rest = Option<(Lane, VecDeque<Delivery>)>;
+
+/// A consumer that comes back, whether it is asked for messages meanwhile or not.
+struct Opening(JoinHandle<Result<Open>>);
+
+impl Drop for Opening {
+    /// The channel closes with it.
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// A consumer on its channel.
 struct Open {
@@ -130,21 +141,16 @@ impl AmqpSubscription {
         };
         let polled = match &mut source.state {
             State::Open(open) => open.poll(&source.queue, options, window, context),
-            State::Opening(opening) => match opening.as_mut().poll(context) {
-                Poll::Ready(Ok(open)) => {
+            State::Opening(opening) => match Pin::new(&mut opening.0).poll(context) {
+                Poll::Ready(Ok(Ok(open))) => {
                     source.state = State::Open(open);
                     return self.poll_source(index, context);
                 }
-                Poll::Ready(Err(error)) if error.kind() == ErrorKind::NotFound => Polled::Cancelled,
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => Polled::Nothing,
-            },
-            State::Away(left) if !self.paused => match Pin::new(left).poll(context) {
-                Poll::Ready(_) => {
-                    let queue = source.queue.clone();
-                    self.reopen(index, &queue);
-                    return self.poll_source(index, context);
+                Poll::Ready(Ok(Err(error))) if error.kind() == ErrorKind::NotFound => {
+                    Polled::Cancelled
                 }
+                Poll::Ready(Ok(Err(error))) => return Err(error),
+                Poll::Ready(Err(_)) => return Err(lost("the runtime of the connection is gone")),
                 Poll::Pending => Polled::Nothing,
             },
             State::Away(_) | State::Cancelled(_) => Polled::Nothing,
@@ -177,16 +183,29 @@ impl AmqpSubscription {
                 {
                     self.settler.lose(&open.lane);
                 }
-                self.reopen(index, &queue);
+                self.reopen(index);
                 self.poll_source(index, context)
             }
         }
     }
 
-    fn reopen(&mut self, index: usize, queue: &Name) {
-        let opening = self.open(queue);
+    /// Consumes from a queue again, when the broker sends nothing more to the last consumer.
+    fn reopen(&mut self, index: usize) {
+        let Some(Some(source)) = self.sources.get_mut(index) else {
+            return;
+        };
+        let left = match std::mem::replace(&mut source.state, State::Cancelled(None)) {
+            State::Away(left) => left,
+            _ => Op::ready(Ok(())),
+        };
+        let queue = source.queue.clone();
+        let opening = self.open(&queue);
+        let opening = self.shared.runtime.spawn(async move {
+            left.await?;
+            opening.await
+        });
         if let Some(Some(source)) = self.sources.get_mut(index) {
-            source.state = State::Opening(opening);
+            source.state = State::Opening(Opening(opening));
         }
     }
 
@@ -292,7 +311,11 @@ impl AmqpSubscription {
     fn leave(&self, sources: impl IntoIterator<Item = Source>) -> Op<Result<()>> {
         let mut answers = Vec::new();
         for source in sources {
-            answers.push(source.state.leave(source.queue, self.options.no_ack));
+            answers.push(
+                source
+                    .state
+                    .leave(source.queue, &self.settler, self.options.no_ack),
+            );
         }
         Op::pending(async move {
             for answer in answers {
@@ -313,15 +336,17 @@ impl AmqpSubscription {
 
 impl State {
     /// Ends the consumer. What is being opened ends when the future is dropped, with its channel.
-    fn leave(self, queue: Name, no_ack: bool) -> Op<Result<()>> {
+    fn leave(self, queue: Name, settler: &AmqpSettler, no_ack: bool) -> Op<Result<()>> {
         match self {
             State::Open(open) => open.lane.leave(Leaving {
+                is_held: settler.holds(&open.lane),
                 queue,
                 consumers: open.consumers,
                 fetched: open.fetched,
                 no_ack,
             }),
             State::Cancelled(Some((lane, fetched))) => lane.leave(Leaving {
+                is_held: settler.holds(&lane),
                 queue,
                 consumers: VecDeque::new(),
                 fetched,
@@ -490,7 +515,15 @@ impl Subscription for AmqpSubscription {
                     continue;
                 }
                 let state = std::mem::replace(&mut source.state, State::Cancelled(None));
-                source.state = State::Away(state.leave(source.queue.clone(), no_ack));
+                source.state =
+                    State::Away(state.leave(source.queue.clone(), &self.settler, no_ack));
+            }
+        } else {
+            for index in 0..self.sources.len() {
+                let is_away = |source: &Source| matches!(source.state, State::Away(_));
+                if self.sources[index].as_ref().is_some_and(is_away) {
+                    self.reopen(index);
+                }
             }
         }
         self.settler.task.wake();

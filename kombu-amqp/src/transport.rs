@@ -1,6 +1,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_rs::Runtime;
 use async_trait::async_trait;
@@ -177,7 +178,9 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::basic()
     .emulated(Feature::NoLocal)
     // A ladder of queues with a time to live.
     .emulated(Feature::DelayedPublish)
-    .emulated(Feature::DelayedRetry);
+    .emulated(Feature::DelayedRetry)
+    // Below its `consumer_timeout` of 30 min, which closes the channel.
+    .with_max_processing_time(Duration::from_secs(25 * 60));
 
 const SCHEMES: &[&str] = &[
     "amqp",

@@ -2,15 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::future::{IntoFuture, pending};
+use std::future::{IntoFuture, pending, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
-use kombu::driver::BoxFuture;
+use kombu::driver::{self, BoxFuture, Layer, Operation, Outcome, SessionLayer};
 use kombu::{
-    Connection, ConnectionBuilder, Consumer, Content, ErrorKind, Event, Events, Exchange, Faults,
-    Interceptor, Name, Queue, UndecodablePolicy,
+    Connection, ConnectionBuilder, Consumer, Content, DeclareMode, ErrorKind, Event, Events,
+    Exchange, Faults, Interceptor, Name, Queue, UndecodablePolicy,
 };
 use tokio::time::Instant;
 
@@ -316,6 +318,22 @@ async fn a_message_that_is_always_dropped_comes_ten_times_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_put_off_comes_to_another_consumer_while_the_first_is_busy_elsewhere() {
+    let connection = kombu::connect("memory://").await.unwrap();
+    let jobs = Queue::new("jobs");
+    let mut busy = connection.consumer(&jobs).await.unwrap();
+    publish(&connection, "jobs", "poison").await;
+    for _ in 0..2 {
+        drop(busy.try_next().await.unwrap().unwrap());
+    }
+    let mut other = connection.consumer(&jobs).await.unwrap();
+    let begin = Instant::now();
+    let (_, text) = next(&mut other).await;
+    assert_eq!(text, "poison");
+    assert_eq!(begin.elapsed().as_millis(), 100);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_busy_consumer_gives_back_what_it_put_off() {
     let connection = kombu::connect("memory://").await.unwrap();
     let jobs = Queue::new("jobs");
@@ -530,4 +548,223 @@ async fn a_publish_to_several_destinations_waits_for_the_next_session_as_one_doe
     let receipt = producer.publish_text("sent").send().await.unwrap();
     faults.cut();
     assert!(receipt.await.unwrap().routed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn queues_that_went_during_an_outage_leave_the_others() {
+    let faults = Faults::default();
+    let connection = builder("went", &faults).await.unwrap();
+    let other = other("went").await;
+    let mut events = connection.events();
+    let queues = ["a", "b", "c"].map(Queue::new);
+    for queue in &queues {
+        other.declare_queue(queue).await.unwrap();
+    }
+    let consumer = connection.consumer(&queues).declare(DeclareMode::Never);
+    let mut consumer = consumer.await.unwrap();
+    let cancelled = |queue| Event::ConsumerCancelled {
+        queue: Name::from(queue),
+    };
+    faults.refuse_connects([ErrorKind::ConnectionLost]);
+    faults.cut();
+    other.delete_queue("a").await.unwrap();
+    until_restored(&mut events).await;
+    publish(&other, "b", "goes on").await;
+    assert_eq!(next(&mut consumer).await, received("b", "goes on"));
+    assert_eq!(events.next().await, Some(cancelled("a")));
+    assert_eq!(consumer.queues(), ["b", "c"]);
+
+    // It is another queue now.
+    other.declare_queue(&queues[0]).await.unwrap();
+    faults.refuse_connects([ErrorKind::ConnectionLost]);
+    faults.cut();
+    for queue in ["b", "c"] {
+        other.delete_queue(queue).await.unwrap();
+    }
+    let error = consumer.try_next().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConsumerCancelled);
+    until_restored(&mut events).await;
+    for queue in ["b", "c"] {
+        assert_eq!(events.next().await, Some(cancelled(queue)));
+    }
+    assert_eq!(consumers(&other, "a").await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_waits_for_the_next_session_starts_nothing_in_a_drain() {
+    let faults = Faults::default();
+    let connection = builder("drained", &faults).await.unwrap();
+    let other = other("drained").await;
+    let mut events = connection.events();
+    let queue = Queue::new("jobs");
+    let mut polled = connection.consumer(&queue).await.unwrap();
+    let mut unpolled = connection.consumer(&queue).await.unwrap();
+    let held = connection.declare_queue(&Queue::new("held")).await.unwrap();
+    publish(&other, "jobs", "new").await;
+    publish(&other, held.name.as_str(), "held").await;
+    faults.refuse_connects([ErrorKind::ConnectionLost; 3]);
+    faults.cut();
+    let waiting = tokio::spawn(async move { polled.next().await.is_none() });
+    tokio::task::yield_now().await;
+    let drain = tokio::spawn({
+        let connection = connection.clone();
+        async move { connection.drain(Duration::from_secs(60)).await }
+    });
+    // Before there is a session, and after.
+    let begin = Instant::now();
+    assert!(waiting.await.unwrap());
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+    drain.await.unwrap().unwrap();
+    assert!(unpolled.next().await.is_none());
+    drop(events.next().await);
+    assert_eq!(other.queue_info("jobs").await.unwrap().ready, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_is_dropped_stops_the_consumers_that_there_were_and_no_others() {
+    let faults = Faults::default();
+    let connection = builder("half-drained", &faults).await.unwrap();
+    let mut events = connection.events();
+    let queue = Queue::new("jobs");
+    let mut before = connection.consumer(&queue).await.unwrap();
+    publish(&connection, "jobs", "held").await;
+    let held = before.try_next().await.unwrap().unwrap();
+    faults.refuse_connects([ErrorKind::ConnectionLost]);
+    faults.cut();
+    assert!(is_silent(&mut before).await);
+    let mut drain = Box::pin(connection.drain(Duration::from_secs(60)));
+    tokio::select! {
+        biased;
+        _ = &mut drain => panic!("a delivery is held"),
+        () = tokio::task::yield_now() => {}
+    }
+    drop(drain);
+    drop(held);
+    until_restored(&mut events).await;
+    assert!(before.next().await.is_none());
+    let mut after = connection.consumer(&queue).await.unwrap();
+    assert_eq!(next(&mut after).await, received("jobs", "held"));
+}
+
+/// Declares the queue `two` slowly; after that, the broker answers nothing.
+struct ThenSilent(Faults);
+
+impl Layer for ThenSilent {
+    fn session(&self, _: &dyn driver::Connection) -> Arc<dyn SessionLayer> {
+        Arc::new(ThenSilent(self.0.clone()))
+    }
+}
+
+impl SessionLayer for ThenSilent {
+    fn control<'a>(
+        &'a self,
+        operation: Operation<'a>,
+        next: BoxFuture<'a, kombu::Result<()>>,
+    ) -> BoxFuture<'a, kombu::Result<()>> {
+        let two = matches!(operation, Operation::DeclareQueue(queue, _) if queue.name() == "two");
+        if !two {
+            return next;
+        }
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            next.await?;
+            self.0.withhold_replies(true);
+            Ok(())
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_add_has_one_deadline_for_declaring_and_subscribing() {
+    let faults = Faults::default();
+    let mut deadlines = kombu::Deadlines::default();
+    deadlines.liveness = Duration::from_secs(3600);
+    let connection = builder("one-deadline", &faults)
+        .deadlines(deadlines)
+        .layer(ThenSilent(faults.clone()))
+        .await
+        .unwrap();
+    let mut consumer = connection.consumer(&Queue::new("one")).await.unwrap();
+    let begin = Instant::now();
+    let error = consumer.add_queue(&Queue::new("two")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert_eq!(begin.elapsed().as_secs(), 30);
+}
+
+/// Counts settles, and panics at acks and, if it is told to, at releases.
+#[derive(Clone, Default)]
+struct Nervous {
+    settles: Arc<AtomicUsize>,
+    at_releases: Arc<AtomicBool>,
+}
+
+impl Interceptor for Nervous {
+    fn on_settle(&self, _: &Name, outcome: Outcome) -> Outcome {
+        self.settles.fetch_add(1, Ordering::Relaxed);
+        let panics = match outcome {
+            Outcome::Ack => true,
+            Outcome::Release => self.at_releases.load(Ordering::Relaxed),
+            _ => false,
+        };
+        assert!(!panics, "the interceptor's");
+        outcome
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interceptor_sees_what_is_held_once_when_it_is_dropped() {
+    let nervous = Nervous::default();
+    let builder = Connection::builder(kombu::registry()).url("memory://");
+    let connection = builder.intercept(nervous.clone()).await.unwrap();
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    publish(&connection, "jobs", "no number").await;
+    let delivery = consumer.try_next().await.unwrap().unwrap();
+    drop(delivery.take::<u32>().unwrap_err());
+    assert_eq!(nervous.settles.load(Ordering::Relaxed), 1);
+    drop(consumer);
+    assert_eq!(nervous.settles.load(Ordering::Relaxed), 1);
+    assert_eq!(connection.queue_info("jobs").await.unwrap().ready, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_whose_interceptor_panics_is_released() {
+    let nervous = Nervous::default();
+    let builder = Connection::builder(kombu::registry()).url("memory://");
+    let connection = builder.intercept(nervous.clone()).await.unwrap();
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    publish(&connection, "jobs", "once more").await;
+    let delivery = consumer.try_next().await.unwrap().unwrap();
+    let acking = AssertUnwindSafe(|| drop(delivery.ack()));
+    assert!(catch_unwind(acking).is_err());
+    assert_eq!(nervous.settles.load(Ordering::Relaxed), 1);
+
+    nervous.at_releases.store(true, Ordering::Relaxed);
+    drop(consumer.try_next().await.unwrap().unwrap());
+    drop(consumer);
+    let info = connection.queue_info("jobs").await.unwrap();
+    assert_eq!((info.ready, info.unsettled), (1, Some(0)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_get_that_is_dropped_on_a_plain_thread_gives_back_what_comes() {
+    let faults = Faults::default();
+    let connection = builder("get", &faults).await.unwrap();
+    let other = other("get").await;
+    connection.declare_queue(&Queue::new("q")).await.unwrap();
+    publish(&connection, "q", "one").await;
+    faults.withhold_replies(true);
+    let mut get: BoxFuture<'static, _> = Box::pin({
+        let connection = connection.clone();
+        async move { connection.get("q").await.map(drop) }
+    });
+    poll_fn(|context| {
+        assert!(get.as_mut().poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    assert_eq!(other.queue_info("q").await.unwrap().ready, 0);
+    std::thread::spawn(move || drop(get)).join().unwrap();
+    faults.withhold_replies(false);
+    let mut consumer = other.consumer(&Queue::new("q")).await.unwrap();
+    assert_eq!(next(&mut consumer).await, received("q", "one"));
 }

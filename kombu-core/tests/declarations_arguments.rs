@@ -41,6 +41,11 @@ fn both_spellings() -> Vec<(Queue, &'static str, FieldValue)> {
             "x-overflow",
             "reject-publish".into(),
         ),
+        (
+            queue().overflow(Overflow::RejectPublishDlx),
+            "x-overflow",
+            "reject-publish-dlx".into(),
+        ),
         (queue().max_priority(255), "x-max-priority", 255i64.into()),
         (
             queue().dead_letter_exchange(""),
@@ -182,10 +187,9 @@ fn the_last_of_two_spellings_counts() {
 fn what_no_attribute_can_hold_is_passed_on() {
     let queue = Queue::new("q")
         .argument("x-queue-type", "stream")
-        .argument("x-overflow", "reject-publish-dlx")
         .argument("x-delivery-limit", -1);
     assert_eq!(queue.get_queue_type(), None);
-    assert_eq!(queue.arguments_table().len(), 3);
+    assert_eq!(queue.arguments_table().len(), 2);
     assert!(queue.check().is_ok());
 }
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use kombu_core::declare::{Binding, DeclareMode, Exchange, Queue};
+use kombu_core::declare::{Binding, DeclareMode, Exchange, Overflow, Queue};
 use kombu_core::field::{FieldTable, FieldValue};
 use kombu_core::{ErrorKind, Result};
 
@@ -260,7 +260,12 @@ fn arguments_of_a_wrong_type_are_refused_with_the_right_one() {
         ("x-message-ttl", 1.5.into(), "milliseconds"),
         ("x-max-length", (-1).into(), "not -1"),
         ("x-max-length-bytes", "1k".into(), "integer"),
-        ("x-overflow", true.into(), "text"),
+        ("x-overflow", true.into(), "reject-publish-dlx, not bool"),
+        (
+            "x-overflow",
+            "drop-tail".into(),
+            "drop-head, reject-publish or reject-publish-dlx, not `drop-tail`",
+        ),
         ("x-max-priority", 256.into(), "from 0 to 255, not 256"),
         ("x-dead-letter-exchange", ().into(), "text, not void"),
         ("x-dead-letter-routing-key", 5.into(), "text"),
@@ -357,6 +362,10 @@ fn a_limit_on_deliveries_needs_a_dead_letter_target_and_a_queue_that_can_be_quor
         (queue().auto_delete(true), "`auto_delete`"),
         (queue().durable(false), "`durable: false`"),
         (queue().max_priority(5), "`max_priority`"),
+        (
+            queue().overflow(Overflow::RejectPublishDlx),
+            "`overflow: reject-publish-dlx`",
+        ),
     ] {
         refused(
             queue.check(),
@@ -379,6 +388,10 @@ fn a_quorum_queue_can_not_be_what_only_classic_ones_can() {
         (queue().auto_delete(true), "`auto_delete`"),
         (queue().durable(false), "`durable: false`"),
         (queue().max_priority(5), "`max_priority`"),
+        (
+            queue().overflow(Overflow::RejectPublishDlx),
+            "`overflow: reject-publish-dlx`",
+        ),
     ] {
         refused(
             queue.check(),

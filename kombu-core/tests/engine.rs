@@ -543,6 +543,12 @@ async fn a_handle_that_only_verifies_makes_nothing_and_revives_nothing() {
         ErrorKind::NotFound
     );
     owner.declare_queue(&queue).await.unwrap();
+    let unused = Queue::new("unused");
+    owner.declare_queue(&unused).await.unwrap();
+    connection
+        .declare_queue(&unused.clone().passive())
+        .await
+        .unwrap();
     let mut events = connection.events();
     let mut consumer = connection.consumer(&queue).await.unwrap();
     owner.delete_queue("q").await.unwrap();
@@ -550,21 +556,22 @@ async fn a_handle_that_only_verifies_makes_nothing_and_revives_nothing() {
         consumer.next().await.unwrap().unwrap_err().kind(),
         ErrorKind::ConsumerCancelled
     );
+    owner.delete_queue("unused").await.unwrap();
     faults.cut();
-    loop {
-        match events.next().await.unwrap() {
-            Event::TopologyMismatch { reason } => {
-                break assert!(reason.contains("`q`"), "{reason}");
-            }
-            Event::Restored { .. } => panic!("nobody was told"),
-            _ => {}
-        }
+    let told = told_until_restored(&mut events).await;
+    let [
+        Event::ConsumerCancelled { .. },
+        Event::Lost { .. },
+        Event::TopologyMismatch { reason },
+    ] = &told[..]
+    else {
+        panic!("{told:?}")
+    };
+    assert!(reason.contains("`unused`"), "{reason}");
+    for queue in ["q", "unused"] {
+        let missing = owner.queue_info(queue).await.unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
     }
-    until_restored(&mut events).await;
-    assert_eq!(
-        owner.queue_info("q").await.unwrap_err().kind(),
-        ErrorKind::NotFound
-    );
     // One handle may differ from its connection, and one declaration from its handle.
     connection
         .consumer(&queue)
@@ -1087,13 +1094,14 @@ async fn a_session_that_begins_while_the_broker_blocks_knows_it() {
     assert!(matches!(events.next().await, Some(Event::Blocked { .. })));
     faults.cut();
     let mut seen = Vec::new();
-    while seen.len() < 3 {
+    while seen.len() < 4 {
         seen.push(events.next().await.unwrap());
     }
     assert!(matches!(
         seen[..],
         [
             Event::Lost { .. },
+            Event::Unblocked,
             Event::Restored { .. },
             Event::Blocked { .. }
         ]

@@ -6,6 +6,7 @@ use kombu_core::driver::DeleteQueue;
 use kombu_core::virt::{Applied, Change, Table};
 use kombu_core::{Name, Result};
 use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
 use url::Url;
 
 use crate::queue::{MemoryQueue, Surroundings};
@@ -63,30 +64,42 @@ impl Broker {
     /// Does what is due: delayed messages come, expired ones die, and queues that nobody used go.
     ///
     /// If the clock has jumped over several of these, they happen in their order: where a message died, this stops until
-    /// somebody has moved it, because what it does in its next queue may be due as well.
-    pub(crate) fn catch_up(&self) {
+    /// somebody has moved it, because what it does in its next queue may be due as well. `session` is the one that moves
+    /// it next, if there is one.
+    pub(crate) fn catch_up(&self, session: Option<u64>) {
         let Surroundings { schedule, dead, .. } = &*self.surroundings;
-        while dead.is_empty()
+        while !dead.wait_for(session)
             && let Some((at, queue)) = schedule.take_due()
         {
             if let Some(queue) = queue.upgrade()
                 && queue.look_at(at)
             {
-                self.remove_unused(&queue);
+                self.remove_expired(&queue, at);
             }
         }
     }
 
     /// Deletes a queue that has no consumers any more.
     pub(crate) fn remove_unused(&self, queue: &Arc<MemoryQueue>) {
+        self.remove(&mut self.table.lock(), queue);
+    }
+
+    /// Deletes a queue that nobody had used for too long by then, unless somebody has meanwhile.
+    fn remove_expired(&self, queue: &Arc<MemoryQueue>, at: Instant) {
         let mut table = self.table.lock();
+        if queue.has_expired(at) {
+            self.remove(&mut table, queue);
+        }
+    }
+
+    fn remove(&self, table: &mut Table, queue: &Arc<MemoryQueue>) {
         let is_there = |there: Arc<MemoryQueue>| Arc::ptr_eq(&there, queue);
         if !self.queue(queue.name()).is_some_and(is_there) {
             return;
         }
         let changes = table.removal_of_queue(queue.name(), DeleteQueue::new(true, false));
         // Somebody may have begun to consume from it in between: then it stays.
-        drop(self.change(&mut table, &changes));
+        drop(self.change(table, &changes));
     }
 
     /// Deletes the exclusive queues of a session.
@@ -142,7 +155,7 @@ impl Broker {
 impl Drop for Broker {
     fn drop(&mut self) {
         // They hold their queues, and those what holds the dead.
-        self.surroundings.dead.take_all();
+        self.surroundings.dead.clear();
     }
 }
 
@@ -215,4 +228,32 @@ pub fn remove(name: &str) -> bool {
     let before = brokers.len();
     brokers.retain(|address, _| address.fresh.is_some() || address.name != name);
     brokers.len() < before
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kombu_core::Queue;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_that_is_used_while_it_expires_stays() {
+        let broker = Broker::new();
+        let expires = Duration::from_secs(1);
+        let jobs = Change::PutQueue(Queue::new("jobs").expires(expires), None);
+        broker.apply(broker.version(), &[jobs]).unwrap();
+        let queue = broker.queue(&"jobs".into()).unwrap();
+        tokio::time::advance(expires).await;
+        let now = Instant::now();
+        assert!(queue.look_at(now));
+        // Somebody asks about it before it is deleted.
+        queue.touch();
+        broker.remove_expired(&queue, now);
+        assert!(broker.queue(&"jobs".into()).is_some());
+        tokio::time::advance(expires).await;
+        broker.catch_up(None);
+        assert!(broker.queue(&"jobs".into()).is_none());
+    }
 }

@@ -1,5 +1,4 @@
 use std::sync::Arc;
-use std::task::Waker;
 
 use kombu_core::virt::{Death, ReaderOptions};
 use kombu_core::{Error, ErrorKind, Result};
@@ -7,7 +6,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::dead::Corpse;
-use crate::queue::{Entry, MemoryQueue, Surroundings, Taken, Woken};
+use crate::queue::{Entry, MemoryQueue, Surroundings, Taken, Taker, Woken};
 
 /// What one reader took from its queue and has not finished.
 pub(crate) struct Holding {
@@ -34,13 +33,20 @@ pub(crate) struct HeldEntry {
     pub(crate) entry: Entry,
     /// It died, and is on its way to the dead-letter exchange.
     /// Few have, and slots are written for every message.
-    death: Option<Box<(Death, Instant)>>,
+    dying: Option<Box<Dying>>,
+}
+
+pub(crate) struct Dying {
+    death: Death,
+    died: Instant,
+    /// The sessions that couldn't move it.
+    left_by: Vec<u64>,
 }
 
 impl HeldEntry {
     /// When it died, if it was before it was taken.
     pub(crate) fn died(&self) -> Option<Instant> {
-        self.death.as_ref().map(|death| death.1)
+        self.dying.as_ref().map(|dying| dying.died)
     }
 }
 
@@ -88,47 +94,91 @@ impl Holding {
     }
 
     /// Holds a message that died; `None` if the session is over.
-    pub(crate) fn hold_dead(&self, entry: Entry, death: Death, died: Instant) -> Option<u64> {
+    pub(crate) fn hold_dead(&self, corpse: Corpse) -> Option<u64> {
         let mut held = self.held.lock();
         if held.ended {
-            self.bury_again(entry, death, died);
+            self.surroundings.dead.add_again(corpse);
             return None;
         }
         let mut number = None;
-        let death = Some(Box::new((death, died)));
-        held.insert(entry, death, &mut |_, id| number = Some(id));
+        let dying = Dying {
+            death: corpse.death,
+            died: corpse.died,
+            left_by: corpse.left_by,
+        };
+        let tell = &mut |_: &Entry, id| number = Some(id);
+        held.insert(corpse.entry, Some(Box::new(dying)), tell);
         number
     }
 
-    fn bury_again(&self, entry: Entry, death: Death, died: Instant) {
-        let queue = self.queue.clone();
-        self.surroundings.dead.add_again(Corpse {
-            queue,
+    fn corpse(&self, entry: Entry, dying: Dying) -> Corpse {
+        Corpse {
+            queue: self.queue.clone(),
             entry,
-            death,
-            died,
-        });
+            death: dying.death,
+            died: dying.died,
+            left_by: dying.left_by,
+        }
     }
 
-    /// Moves messages from the queue to here, and tells the number of each. The lock is held for both, so
-    /// that no message is ever in neither place.
+    /// A message is dead, and this session can't move it to where it belongs: another one may.
+    pub(crate) fn leave_dead(&self, id: u64, death: Death, session: u64) -> Result<()> {
+        self.remove(id, |HeldEntry { entry, dying }| {
+            let mut dying = match dying {
+                Some(dying) => *dying,
+                None if self.queue.is_deleted() => return None::<Woken>,
+                None => Dying {
+                    death,
+                    died: Instant::now(),
+                    left_by: Vec::new(),
+                },
+            };
+            dying.left_by.push(session);
+            dying.left_by.sort_unstable();
+            self.surroundings.dead.add(self.corpse(entry, dying));
+            None
+        })
+    }
+
+    /// Moves messages from the queue to here, and to the reader's batch. The lock is held for all of it, so that no
+    /// message is ever in neither place.
     #[inline]
     pub(crate) fn take(
         &self,
         max: usize,
         scratch: &mut Vec<Entry>,
-        waiting: Option<(u64, &Waker)>,
-        mut tell: impl FnMut(&Entry, u64),
+        mut reader: Taker<'_, '_>,
     ) -> Taken {
         let mut held = self.held.lock();
         if held.ended {
             return Taken::Nothing(None, Woken::default());
         }
-        let taken = self.queue.take(max, scratch, waiting);
+        let taken = self.queue.take(max, scratch, Some(&mut reader));
         for entry in scratch.drain(..) {
-            held.insert(entry, None, &mut tell);
+            held.insert(entry, None, &mut |entry, id| {
+                reader.batch.push(
+                    entry.envelope.clone(),
+                    id,
+                    entry.failures,
+                    entry.redelivered,
+                );
+            });
         }
         taken
+    }
+
+    /// The same with one message, for nobody's batch.
+    pub(crate) fn take_one(&self, mut tell: impl FnMut(&Entry, u64)) {
+        let mut held = self.held.lock();
+        if held.ended {
+            return;
+        }
+        let mut taken = Vec::new();
+        // Without a reader there is nobody to be woken for having been left out.
+        let _ = self.queue.take(1, &mut taken, None);
+        for entry in taken {
+            held.insert(entry, None, &mut tell);
+        }
     }
 
     /// Keeps what is held as it is while the guard lives.
@@ -157,7 +207,7 @@ impl Holding {
         let Some(entry) = held.remove(id) else {
             return Err(lost(&self.queue));
         };
-        let was_dead = entry.death.is_some();
+        let was_dead = entry.dying.is_some();
         let woken = put(entry);
         if was_dead {
             self.surroundings.dead.arrive();
@@ -176,7 +226,7 @@ impl Holding {
         put: impl FnOnce(HeldEntry) -> Vec<Woken>,
     ) -> Result<()> {
         self.remove(id, |held| {
-            if held.death.is_some() || !self.queue.is_deleted() {
+            if held.dying.is_some() || !self.queue.is_deleted() {
                 put(held)
             } else {
                 Vec::new()
@@ -196,10 +246,9 @@ impl Holding {
         let mut entries: Vec<_> = slots.into_iter().filter_map(|slot| slot.entry).collect();
         entries.sort_unstable_by_key(|held| std::cmp::Reverse(held.entry.position));
         let mut woken = Vec::new();
-        for HeldEntry { mut entry, death } in entries {
-            if let Some(death) = death {
-                let (death, died) = *death;
-                self.bury_again(entry, death, died);
+        for HeldEntry { mut entry, dying } in entries {
+            if let Some(dying) = dying {
+                self.surroundings.dead.add_again(self.corpse(entry, *dying));
             } else {
                 entry.redelivered = true;
                 woken.push(self.queue.give_back(entry));
@@ -230,7 +279,7 @@ impl Held {
     fn insert(
         &mut self,
         entry: Entry,
-        death: Option<Box<(Death, Instant)>>,
+        dying: Option<Box<Dying>>,
         tell: &mut impl FnMut(&Entry, u64),
     ) {
         let index = self.free.pop().unwrap_or_else(|| {
@@ -243,7 +292,7 @@ impl Held {
         let slot = &mut self.slots[index as usize];
         slot.uses = slot.uses.wrapping_add(1);
         tell(&entry, u64::from(slot.uses) << 32 | u64::from(index));
-        slot.entry = Some(HeldEntry { entry, death });
+        slot.entry = Some(HeldEntry { entry, dying });
     }
 
     fn remove(&mut self, id: u64) -> Option<HeldEntry> {

@@ -3,6 +3,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 
 use kombu_core::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
@@ -14,10 +15,9 @@ use parking_lot::Mutex;
 use tokio::time::Sleep;
 
 use crate::broker::Broker;
-use crate::dead::Corpse;
 use crate::held::{HeldEntry, Holding};
 use crate::history::Recorder;
-use crate::queue::{Entry, Full, MemoryQueue, Taken, Woken};
+use crate::queue::{Entry, Full, MemoryQueue, Taken, Taker, Woken};
 use crate::transport::MemoryOptions;
 
 /// One session with a broker.
@@ -73,6 +73,7 @@ impl Session {
             self.end_one(&holding);
         }
         self.broker.remove_owned(self.number);
+        self.broker.surroundings().dead.forget(self.number);
     }
 
     fn end_one(&self, holding: &Holding) {
@@ -190,7 +191,7 @@ impl QueueStore for MemoryStore {
         queue.touch();
         let holding = self.session.open(queue);
         let mut delivery = None;
-        let _ = holding.take(1, &mut Vec::new(), None, |entry, id| {
+        holding.take_one(|entry, id| {
             delivery = Some(RawDelivery {
                 envelope: entry.envelope.clone(),
                 id,
@@ -213,22 +214,20 @@ impl QueueStore for MemoryStore {
     }
 
     fn take_dead(&self) -> Op<Result<Vec<Dead<Arc<Holding>>>>> {
-        self.session.broker.catch_up();
-        let dead = self.session.broker.surroundings().dead.take_all();
+        let Session { broker, number, .. } = &*self.session;
+        broker.catch_up(Some(*number));
+        let dead = broker.surroundings().dead.take_for(*number);
         let dead = dead.into_iter().filter_map(|corpse| {
-            let Corpse {
-                queue,
-                entry,
-                death,
-                died,
-            } = corpse;
+            let queue = corpse.queue.clone();
             // Not in the queue's list: it isn't unsettled there any more.
             let holder = self.session.keep(Arc::new(Holding::new(queue.clone())));
-            let envelope = entry.envelope.clone();
-            let id = holder.hold_dead(entry, death, died)?;
+            let (envelope, death) = (corpse.entry.envelope.clone(), corpse.death);
+            let died = SystemTime::now().checked_sub(corpse.died.elapsed());
+            let id = holder.hold_dead(corpse)?;
             Some(Dead {
                 queue: queue.declaration().clone(),
                 death,
+                died: died.unwrap_or(SystemTime::UNIX_EPOCH),
                 envelope,
                 holder,
                 id,
@@ -239,10 +238,11 @@ impl QueueStore for MemoryStore {
 
     fn dead_bell(&self) -> BoxFuture<'static, ()> {
         let surroundings = self.session.broker.surroundings().clone();
+        let session = self.session.number;
         Box::pin(async move {
             tokio::select! {
                 biased;
-                () = surroundings.dead.until_any() => {}
+                () = surroundings.dead.until_any_for(session) => {}
                 () = surroundings.schedule.until_due() => {}
             }
         })
@@ -286,6 +286,7 @@ impl MemoryStore {
                 }
                 None::<Woken>
             })?,
+            Finish::LeaveDead { death } => holding.leave_dead(id, death, self.session.number)?,
             Finish::Release => holding.remove(id, |HeldEntry { mut entry, .. }| {
                 entry.redelivered = true;
                 queue.give_back(entry)
@@ -431,18 +432,12 @@ impl Reader for MemoryReader {
         batch: &mut Batch<'_>,
     ) -> Poll<Result<()>> {
         loop {
-            let waiting = Some((self.number, context.waker()));
-            let taken = self
-                .holding
-                .take(max, &mut self.scratch, waiting, |entry, id| {
-                    batch.push(
-                        entry.envelope.clone(),
-                        id,
-                        entry.failures,
-                        entry.redelivered,
-                    );
-                });
-            let due = match taken {
+            let reader = Taker {
+                number: self.number,
+                waker: context.waker(),
+                batch,
+            };
+            let due = match self.holding.take(max, &mut self.scratch, reader) {
                 Taken::Messages(others) => {
                     others.wake();
                     return Poll::Ready(Ok(()));

@@ -17,6 +17,8 @@ pub enum Freedom {
     ForgetPaused,
     /// Older entries of `x-death` stand in any order behind the latest.
     ShuffleDeaths,
+    /// A headers binding tells a whole number from the same one with a point.
+    TellNumbersApart,
 }
 
 impl Freedom {
@@ -27,6 +29,7 @@ impl Freedom {
         Freedom::MarkFetched,
         Freedom::ForgetPaused,
         Freedom::ShuffleDeaths,
+        Freedom::TellNumbersApart,
     ];
 }
 
@@ -39,6 +42,7 @@ impl fmt::Display for Freedom {
             Freedom::MarkFetched => "what a consumer had fetched and not handed out",
             Freedom::ForgetPaused => "a paused consumer is none",
             Freedom::ShuffleDeaths => "the older entries of `x-death`",
+            Freedom::TellNumbersApart => "a headers binding on RabbitMQ 4 tells",
         })
     }
 }

@@ -44,7 +44,8 @@
 //! hangs fails after [`DEADLINE`].
 //!
 //! [`expect`] has what the cases wait for and compare with; other tests can use it too. [`history`] writes down what
-//! happens while connections are cut, and finds what must not.
+//! happens while connections are cut, and finds what must not. The `oracle`, behind the feature of that name, compares two
+//! brokers.
 
 // A library of tests: it says no by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -58,6 +59,8 @@ pub mod expect;
 mod freedom;
 mod harness;
 pub mod history;
+#[cfg(feature = "oracle")]
+pub mod oracle;
 mod poll;
 #[cfg(any(all(feature = "brokers", unix), feature = "proxy"))]
 mod ports;

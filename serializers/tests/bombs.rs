@@ -136,6 +136,11 @@ fn a_zlib_bomb_is_refused() {
     // Bombs of this sort are streams, and not just broken.
     let small = stage("zlib").decode(&zlib_bomb(MIB), MIB).unwrap();
     assert!(small.len() > MIB - 258);
+    // The largest that is taken holds no more.
+    let largest = zlib_bomb(DEFAULT_LIMIT);
+    let taken = || stage("zlib").decode(&largest, DEFAULT_LIMIT).unwrap();
+    let (_, _, held) = measured(taken);
+    assert!(held <= DEFAULT_LIMIT + MIB, "{held}");
 }
 
 #[cfg(feature = "bzip2")]
@@ -223,6 +228,18 @@ mod zstd {
     }
 
     #[test]
+    fn a_frame_that_does_not_say_its_size_holds_no_more_than_the_limit() {
+        let _alone = alone();
+        let stage = stage("zstd");
+        for size in [MIB, 15 * MIB, 17 * MIB, 60 * MIB, DEFAULT_LIMIT] {
+            let body = unsized_(17, &zeros(size));
+            let (decoded, _, held) = measured(|| stage.decode(&body, DEFAULT_LIMIT).unwrap());
+            assert!(decoded == vec![0; size]);
+            assert!(held <= DEFAULT_LIMIT + beside(&stage), "{held} for {size}");
+        }
+    }
+
+    #[test]
     fn what_no_frame_begins_like_is_refused() {
         let _alone = alone();
         let stage = stage("zstd");
@@ -291,8 +308,7 @@ fn a_body_up_to_the_limit_is_taken() {
                 assert_eq!(decoded.len(), size);
                 assert!(decoded.iter().all(|byte| *byte == 7));
             });
-            // Pieces are put together at the end.
-            assert!(held <= 2 * size + beside(&stage), "{held} for {size}");
+            assert!(held <= size + beside(&stage), "{held} for {size}");
             for limit in [size / 2, size.saturating_sub(1)] {
                 if limit < size {
                     let refused = kind(&stage, &body, limit);
@@ -301,6 +317,37 @@ fn a_body_up_to_the_limit_is_taken() {
             }
             let endless = stage.decode(&body, usize::MAX).unwrap();
             assert_eq!(endless.len(), size);
+        }
+    }
+}
+
+/// Zeros are the least that a sender has to send; noise takes its time.
+#[test]
+fn what_is_taken_holds_no_more_than_the_limit() {
+    let _alone = alone();
+    for stage in all() {
+        let limit = 8 * MIB;
+        for size in [3 * MIB, limit / 2, limit / 2 + 1, limit - 1, limit] {
+            let body = stage.encode(&vec![0; size]).unwrap();
+            let (decoded, took, held) = measured(|| stage.decode(&body, limit).unwrap());
+            println!("{stage}, {size} bytes: {took:?}, {held} bytes held");
+            assert!(decoded == vec![0; size]);
+            assert!(held <= limit + beside(&stage), "{held} for {size}");
+        }
+        let mut state = 1_u64;
+        let mut noise = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 56) as u8
+        };
+        let noise: Vec<u8> = (0..3 * MIB).map(|_| noise()).collect();
+        let body = stage.encode(&noise).unwrap();
+        for limit in [noise.len(), noise.len() + 1, 2 * noise.len(), usize::MAX] {
+            let (decoded, _, held) = measured(|| stage.decode(&body, limit).unwrap());
+            assert!(decoded == noise, "{stage}, {limit}");
+            let limit = limit.min(2 * noise.len());
+            assert!(held <= limit + beside(&stage), "{held} for {limit}");
         }
     }
 }

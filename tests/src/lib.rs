@@ -1,9 +1,11 @@
-//! Where the tests find a broker of each kind.
+//! Where the tests find a broker of each kind, and the programs that they talk to.
 
 #![allow(clippy::expect_used, clippy::panic)]
 
 mod amqp;
 mod memory;
+mod peer;
 
 pub use amqp::{AmqpHarness, ask};
 pub use memory::MemoryHarness;
+pub use peer::Peer;

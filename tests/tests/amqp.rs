@@ -222,3 +222,24 @@ async fn a_connection_that_the_broker_closes_comes_back_with_its_consumers_and_p
         delivery.ack().await.unwrap();
     }
 }
+
+/// lapin keeps the error of each channel that was closed by one, and hands it to the next channel of that number.
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn errors_do_not_come_again_when_channel_numbers_are_used_again() {
+    let broker = broker().await;
+    let url = format!("{}?channel_max=20", broker.url());
+    let connection = Connection::builder(AmqpHarness::new().registry())
+        .url(url)
+        .await
+        .unwrap();
+    let jobs = Queue::new("jobs");
+    connection.declare_queue(&jobs).await.unwrap();
+    for round in 0..100 {
+        let missing = format!("missing-{round}");
+        let error = connection.queue_info(&missing).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        assert!(error.to_string().contains(&missing), "{error}");
+        connection.queue_info(&jobs).await.unwrap();
+    }
+}

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use kombu::{Binding, Connection, ErrorKind, Exchange, Queue, Registry};
+use kombu::virt::BindingRecord;
+use kombu::{Binding, Connection, Content, ErrorKind, Exchange, Queue, Registry};
 use kombu_testkit::awkward::Awkward;
 use kombu_testkit::expect::{drain, texts};
 
@@ -317,4 +318,87 @@ async fn a_consumer_whose_session_is_lost_while_it_is_cancelled_has_given_everyt
         }
         tokio::task::yield_now().await;
     }
+}
+
+/// A queue `jobs` with room for one message, whose dead letters go through this exchange.
+fn short(failed: &str) -> Queue {
+    let queue = Queue::new("jobs")
+        .max_length(1)
+        .dead_letter_exchange(failed);
+    queue.dead_letter_routing_key("dead")
+}
+
+async fn until_ready(connection: &Connection, queue: &str, ready: u64) {
+    while connection.queue_info(queue).await.unwrap().ready != ready {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn an_operation_that_is_dropped_leaves_no_dead_letter_half_moved() {
+    const ROUNDS: usize = 200;
+    let (awkward, url) = (Awkward::default(), url());
+    let connection = connect(&awkward, &url).await;
+    for queue in [Queue::new("dead"), short("")] {
+        connection.declare_queue(&queue).await.unwrap();
+    }
+    let producer = connection
+        .producer(Exchange::default())
+        .routing_key("jobs")
+        .await
+        .unwrap();
+    for round in 0..=ROUNDS {
+        let receipt = producer.publish(&round).send().await.unwrap();
+        {
+            // It looks for the dead first, and is given up somewhere on the way.
+            let mut asking = std::pin::pin!(connection.queue_info("dead"));
+            for _ in 0..round % 50 {
+                let polled =
+                    std::future::poll_fn(|context| Poll::Ready(asking.as_mut().poll(context)));
+                if polled.await.is_ready() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        receipt.await.unwrap();
+    }
+    let arrived = until_ready(&connection, "dead", ROUNDS as u64);
+    tokio::time::timeout(Duration::from_secs(10), arrived)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_one_session_cant_route_is_left_to_another() {
+    fn all(_: &Content, bindings: &[&BindingRecord]) -> Vec<usize> {
+        (0..bindings.len()).collect()
+    }
+    let (awkward, url) = (Awkward::default(), url());
+    let stranger = connect(&awkward, &url).await;
+    let knowing = Connection::builder(Registry::new().with(awkward.clone()))
+        .url(&url)
+        .exchange_kind("x-all", all)
+        .await
+        .unwrap();
+    let failed = Exchange::custom("x-all", "failed");
+    for queue in [Queue::new("dead").bind(&failed, ""), short("failed")] {
+        knowing.declare_queue(&queue).await.unwrap();
+    }
+    let producer = stranger
+        .producer(Exchange::default())
+        .routing_key("jobs")
+        .await
+        .unwrap();
+    for number in 0..20 {
+        producer.publish(&number).await.unwrap();
+        // It looks for the dead first.
+        stranger.queue_info("jobs").await.unwrap();
+    }
+    let last = stranger.get("jobs").await.unwrap().unwrap();
+    last.reject().confirmed().await.unwrap();
+    let arrived = until_ready(&stranger, "dead", 20);
+    tokio::time::timeout(Duration::from_secs(10), arrived)
+        .await
+        .unwrap();
 }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use kombu_testkit::awkward::{AwkwardHarness, Flaw};
+use kombu_testkit::oracle::Oracle;
 use kombu_testkit::{DEADLINE, failures};
 
 #[track_caller]
@@ -58,4 +59,36 @@ fn one_whose_publishes_overtake_each_other_is_found() {
         Flaw::Reorders,
         "ordering::every_queue_gets_the_messages_of_a_producer_in_order",
     );
+}
+
+/// The oracle doesn't need a case for it.
+async fn assert_told_apart(flaw: Flaw) {
+    let oracle = Oracle::new(&AwkwardHarness::new(), &AwkwardHarness::with_flaw(flaw)).await;
+    for seed in 0..100 {
+        if oracle.difference(seed).await.is_some() {
+            return;
+        }
+    }
+    panic!("{flaw:?} is not found");
+}
+
+#[tokio::test]
+async fn two_without_a_flaw_are_not_told_apart() {
+    let oracle = Oracle::new(&AwkwardHarness::new(), &AwkwardHarness::new()).await;
+    oracle.assert_alike(0..100).await;
+}
+
+#[tokio::test]
+async fn what_is_lost_on_release_is_told_apart() {
+    assert_told_apart(Flaw::LosesOnRelease).await;
+}
+
+#[tokio::test]
+async fn an_unbind_that_is_ignored_is_told_apart() {
+    assert_told_apart(Flaw::IgnoresUnbind).await;
+}
+
+#[tokio::test]
+async fn a_death_that_is_counted_twice_is_told_apart() {
+    assert_told_apart(Flaw::CountsDeathsTwice).await;
 }

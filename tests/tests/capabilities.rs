@@ -121,13 +121,10 @@ async fn what_is_unsupported_is_refused_before_the_transport_sees_it() {
     );
     connection.declare_queue(&Queue::new("jobs")).await.unwrap();
     let producer = connection.producer(Exchange::default()).await.unwrap();
-    let expiring = producer
-        .publish(&1)
-        .routing_key("jobs")
-        .expiration(std::time::Duration::from_secs(1));
-    let error = assert_unsupported(expiring.await);
+    let immediate = producer.publish(&1).routing_key("jobs").immediate(true);
+    let error = assert_unsupported(immediate.await);
     assert!(
-        error.to_string().contains("expiration on messages"),
+        error.to_string().contains("immediate publishing"),
         "{error}"
     );
     assert_eq!(connection.queue_info("jobs").await.unwrap().ready, 0);

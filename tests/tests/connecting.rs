@@ -65,3 +65,24 @@ async fn a_connection_that_never_comes_ends_by_its_deadline_with_the_last_error(
     assert!(error.to_string().contains("the last attempt"), "{error}");
     assert!(begin.elapsed() <= Duration::from_secs(10));
 }
+
+#[tokio::test]
+async fn urls_are_tried_in_an_order_of_chance_if_that_is_asked_for() {
+    let first = |shuffled: bool| async move {
+        let urls = (0..8).map(|number| format!("memory://connecting-{number}"));
+        let mut builder = urls.fold(Connection::builder(kombu::registry()), |builder, url| {
+            builder.url(url)
+        });
+        if shuffled {
+            builder = builder.shuffle_urls();
+        }
+        builder.await.unwrap().target().to_string()
+    };
+    let mut orders = std::collections::HashSet::new();
+    for _ in 0..50 {
+        assert_eq!(first(false).await, "memory://connecting-0");
+        orders.insert(first(true).await);
+    }
+    // Fewer are seen in one of 10^28 runs.
+    assert!(orders.len() > 2, "{orders:?}");
+}

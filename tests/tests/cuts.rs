@@ -5,10 +5,15 @@
 // A test says no by panicking, in its helpers too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::future::IntoFuture;
 use std::time::Duration;
 
 use fastrand::Rng;
-use kombu::{Connection, Consumer, Error, ErrorKind, Exchange, Faults, Producer, Queue, Receipt};
+use kombu::driver::BoxFuture;
+use kombu::{
+    Connection, Consumer, Error, ErrorKind, Exchange, Faults, Producer, Published, Queue,
+    RetryPolicy,
+};
 use kombu_testkit::expect::drain;
 use kombu_testkit::history::{Answer, Event, History, Outcome, Recorder};
 use tokio::sync::watch;
@@ -133,6 +138,8 @@ async fn cut_at_random(seed: u64, cuts: u64) -> History {
         let faults = Faults::default();
         let connection = Connection::builder(kombu::registry())
             .url(&url)
+            // Sessions that are lost at once are backed off; here they all are.
+            .retry(RetryPolicy::default().longest_pause(Duration::from_secs(1)))
             .layer(faults.clone())
             .await
             .unwrap();
@@ -248,7 +255,7 @@ async fn produce(
     stopped: watch::Receiver<bool>,
 ) {
     let mut messages = u64::from(number) * 1_000_000..;
-    let mut receipts: Vec<(u64, Receipt)> = Vec::new();
+    let mut receipts: Vec<(u64, Answered)> = Vec::new();
     while !*stopped.borrow() {
         tokio::time::sleep(Duration::from_micros(rng.u64(..100_000))).await;
         let queue = QUEUES[rng.usize(..QUEUES.len())];
@@ -260,10 +267,17 @@ async fn produce(
             let answer = producer.publish(&message).routing_key(queue).await;
             recorder.answered(message, &answer);
         } else {
+            // So that several are under way when the line is cut.
+            let waits = rng.bool();
             for message in messages.by_ref().take(rng.usize(1..10)) {
                 recorder.publishing(number, message);
-                match producer.publish(&message).routing_key(queue).send().await {
-                    Ok(receipt) => receipts.push((message, receipt)),
+                let publish = producer.publish(&message).routing_key(queue);
+                if !waits {
+                    receipts.push((message, Box::pin(publish.into_future())));
+                    continue;
+                }
+                match publish.send().await {
+                    Ok(receipt) => receipts.push((message, Box::pin(receipt))),
                     Err(error) => recorder.answered(message, &Err(error)),
                 }
             }
@@ -275,7 +289,9 @@ async fn produce(
     await_all(&mut receipts, &recorder).await;
 }
 
-async fn await_all(receipts: &mut Vec<(u64, Receipt)>, recorder: &Recorder) {
+type Answered = BoxFuture<'static, kombu::Result<Published>>;
+
+async fn await_all(receipts: &mut Vec<(u64, Answered)>, recorder: &Recorder) {
     for (message, receipt) in receipts.drain(..) {
         recorder.answered(message, &receipt.await);
     }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use kombu::{Connection, Consumer, Event, Events, Exchange, Producer, Queue};
+use kombu::{Connection, Consumer, Event, Events, Exchange, Producer, Queue, RetryPolicy};
 use kombu_testkit::proxy::{Direction, Proxy};
 use kombu_testkit::{Broker, Harness};
 use kombu_tests::AmqpHarness;
@@ -33,8 +33,11 @@ impl Program {
         url.set_port(Some(proxy.address().port())).unwrap();
         // A dead connection is noticed within seconds.
         url.set_query(Some("heartbeat=1"));
+        // However often it is cut.
+        let retry = RetryPolicy::default().longest_pause(Duration::from_millis(100));
         let connection = Connection::builder(harness.registry())
             .url(url.as_str())
+            .retry(retry)
             .await
             .unwrap();
         let events = connection.events();

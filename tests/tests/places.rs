@@ -69,3 +69,32 @@ async fn what_is_delayed_survives_a_purge() {
     tokio::time::sleep(MINUTE).await;
     assert_eq!(texts(&drain(&connection, "q").await), ["late"]);
 }
+
+/// Whatever they die of, and whichever of the queues somebody looks at first.
+#[tokio::test]
+async fn letters_of_several_queues_that_one_message_dies_in_arrive_in_the_order_of_the_queues() {
+    let connection = kombu::connect("memory://").await.unwrap();
+    let news = Exchange::fanout("news");
+    let buried = |name| {
+        let queue = Queue::new(name).bind(&news, "");
+        queue.dead_letter_exchange("").dead_letter_routing_key("q")
+    };
+    let queues = [
+        Queue::new("q"),
+        buried("a").message_ttl(Duration::ZERO),
+        buried("b").max_length(0),
+        buried("c").message_ttl(Duration::ZERO),
+    ];
+    for queue in &queues {
+        connection.declare_queue(queue).await.unwrap();
+    }
+    let producer = connection.producer(&news).await.unwrap();
+    producer.publish_text("rain").await.unwrap();
+    let letters = drain(&connection, "q").await;
+    let origins: Vec<_> = letters
+        .iter()
+        .map(|letter| letter.headers().get("x-first-death-queue"))
+        .map(|queue| queue.unwrap().as_str().unwrap())
+        .collect();
+    assert_eq!(origins, ["a", "b", "c"]);
+}

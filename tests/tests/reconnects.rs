@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use kombu::{
     Connection, Consumer, Delivery, ErrorKind, Event, Events, Exchange, Faults, Producer, Queue,
+    RetryPolicy,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::runtime::Handle;
@@ -61,6 +62,8 @@ impl Scene {
         let faults = Faults::default();
         let open = Connection::builder(kombu::registry())
             .url("memory://reconnects")
+            // Sessions that are lost at once are backed off.
+            .retry(RetryPolicy::default().longest_pause(Duration::from_millis(1)))
             .layer(faults.clone());
         let connection = open.await.unwrap();
         let media = Exchange::topic("media");

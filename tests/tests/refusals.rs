@@ -45,13 +45,13 @@ async fn an_unknown_scheme_lists_those_that_there_are() {
     assert_says(
         &error,
         ErrorKind::UnknownScheme,
-        &["`carrier-pigeon://`", "available: memory"],
+        &["`carrier-pigeon://`", "available: amqp, amqps, memory"],
     );
     let error = kombu::connect("carrier-pigeon://loft").await.unwrap_err();
     assert_says(
         &error,
         ErrorKind::UnknownScheme,
-        &["`carrier-pigeon://`", "available: memory"],
+        &["`carrier-pigeon://`", "available: amqp, amqps, memory"],
     );
 }
 
@@ -373,4 +373,35 @@ async fn a_value_that_can_not_be_encoded_is_refused_by_serializer() {
         .serializer("msgpack")
         .await
         .unwrap();
+}
+
+/// RabbitMQ does something at these; here they would be accepted and do nothing.
+#[tokio::test]
+async fn arguments_that_nothing_is_done_at_are_refused_by_name() {
+    let registry = kombu::registry().with(kombu_testkit::awkward::Awkward::default());
+    for url in ["memory://", "awkward://arguments"] {
+        let connection = Connection::builder(registry.clone()).url(url);
+        let connection = connection.await.unwrap();
+        for (argument, value) in [
+            ("x-queue-type", "stream"),
+            ("x-queue-type", "nonsense"),
+            ("x-dead-letter-strategy", "at-least-once"),
+        ] {
+            let queue = Queue::new("jobs").argument(argument, value);
+            let error = connection.declare_queue(&queue).await.unwrap_err();
+            let parts = ["`jobs`", argument, value];
+            assert_says(&error, ErrorKind::Unsupported, &parts);
+            let missing = connection.queue_info("jobs").await.unwrap_err();
+            assert_eq!(missing.kind(), ErrorKind::NotFound);
+        }
+        for hint in [
+            Queue::new("quorum").quorum(),
+            Queue::new("classic").argument("x-queue-type", "classic"),
+            Queue::new("once").argument("x-dead-letter-strategy", "at-most-once"),
+            Queue::new("lazy").argument("x-queue-mode", "lazy"),
+            Queue::new("mine").argument("x-of-mine", 1),
+        ] {
+            connection.declare_queue(&hint).await.unwrap();
+        }
+    }
 }

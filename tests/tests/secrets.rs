@@ -7,7 +7,7 @@
 use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex};
 
-use kombu::{Connection, ErrorKind, Exchange, Faults, Queue};
+use kombu::{Connection, Credentials, ErrorKind, Exchange, Faults, Queue};
 use tracing::field::{Field, Visit};
 use tracing::span;
 
@@ -60,6 +60,10 @@ impl tracing::Subscriber for Captured {
 #[tokio::test(start_paused = true)]
 async fn no_output_tells_the_password_of_the_url() {
     const SECRET: &str = "Xk7-tell-nobody";
+    // As it is in a URL, and as a provider of credentials gives it.
+    const ENCODED: &str = "Yk8%2Fkeep%40to-yourself";
+    const DECODED: &str = "Yk8/keep@to-yourself";
+    const PROVIDED: &str = "Zk9-for-the-broker-only";
     let captured = Captured::default();
     let _guard = tracing::subscriber::set_default(captured.clone());
     let url = format!("memory://user:{SECRET}@phases-secret/host?max_message_size=100000");
@@ -90,10 +94,22 @@ async fn no_output_tells_the_password_of_the_url() {
     shown.push(connection.get("nowhere").await.unwrap_err().to_string());
     connection.close().await.unwrap();
     shown.push(format!("{:?}", connection.get("jobs").await.unwrap_err()));
+    let asked = Connection::builder(kombu::registry())
+        .url(format!("memory://user:{ENCODED}@phases-secret"))
+        .credentials(|| async { Ok(Credentials::new("user", PROVIDED)) });
+    shown.push(format!("{asked:?}"));
+    let asked = asked.await.unwrap();
+    shown.push(format!("{asked:?} {} {:?}", asked.target(), asked.target()));
     for wrong in [
         format!("nothing://user:{SECRET}@host/"),
         format!("memory://user:{SECRET}@host/?max_mesage_size=1"),
         format!("memory://user:{SECRET}@host:99999/"),
+        format!("nothing://user:{ENCODED}@host/"),
+        format!("memory://user:{ENCODED}@host:99999/"),
+        format!("memory://host/?password={SECRET}"),
+        format!("memory://host/?password={ENCODED}&like=nothing"),
+        format!("memory://host/?max_message_size={SECRET}"),
+        format!("memory://host/?like={ENCODED}"),
     ] {
         let builder = Connection::builder(kombu::registry()).url(wrong);
         shown.push(format!("{builder:?}"));
@@ -111,7 +127,9 @@ async fn no_output_tells_the_password_of_the_url() {
     }
     shown.push(captured);
     for text in shown {
-        assert!(!text.contains(SECRET), "{text}");
+        for secret in [SECRET, ENCODED, DECODED, PROVIDED] {
+            assert!(!text.contains(secret), "{text}");
+        }
     }
     kombu::memory::remove("phases-secret");
 }

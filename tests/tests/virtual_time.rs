@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use kombu::{Connection, Consumer, DeclareMode, Delivery, ErrorKind, Exchange, Queue};
+use kombu::{Connection, Consumer, DeclareMode, Delivery, ErrorKind, Exchange, Queue, Timestamp};
 use kombu_testkit::expect::{collect, drain, info, texts};
 use tokio::time::Instant;
 
@@ -277,7 +277,7 @@ async fn a_delay_without_end_is_one() {
     let connection = connect().await;
     let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
     publish_delayed(&connection, "jobs", "never", Duration::MAX).await;
-    publish_expiring(&connection, "jobs", "for ever", Duration::MAX).await;
+    publish(&connection, "jobs", "for ever").await;
     let delivery = next(&mut consumer).await;
     delivery.retry_after(Duration::MAX).await.unwrap();
     tokio::time::advance(1_000 * HOUR).await;
@@ -378,4 +378,31 @@ async fn many_timers_at_once_ring_in_their_order() {
         assert_eq!(start.elapsed(), minute * MINUTE);
         delivery.ack().await.unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_tells_when_it_died_and_not_when_it_was_moved() {
+    let url = "memory://virtual-time-of-death";
+    let connection = kombu::connect(url).await.unwrap();
+    connection.declare_queue(&Queue::new("dead")).await.unwrap();
+    let jobs = Queue::new("jobs").message_ttl(HOUR);
+    declare_before(&connection, jobs, "dead").await;
+    publish(&connection, "jobs", "work").await;
+    connection.close().await.unwrap();
+    let published = Timestamp::now().as_secs();
+    tokio::time::advance(24 * HOUR).await;
+    // The first one to come moves it.
+    let connection = kombu::connect(url).await.unwrap();
+    let [letter] = drain(&connection, "dead").await.try_into().unwrap();
+    let deaths = letter.headers().get("x-death").unwrap();
+    let death = deaths.as_array().unwrap()[0].as_table().unwrap();
+    let died = death.get("time").and_then(|time| time.as_timestamp());
+    let before_now = published - died.unwrap().as_secs();
+    // The wall clock stood still meanwhile, or nearly.
+    let hours = 23 * 60 * 60;
+    assert!(
+        (hours - 60..=hours + 60).contains(&before_now),
+        "{before_now}"
+    );
+    kombu::memory::remove("virtual-time-of-death");
 }

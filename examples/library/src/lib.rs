@@ -1,8 +1,8 @@
 //! A newsroom: articles come in, desks edit them, and what is too long is spiked.
 //!
 //! It is a library on kombu that doesn't choose a broker. It takes a [`Connection`], and its `Cargo.toml` asks for
-//! a codec and for no transport. The programs next to it decide: one runs on memory, one on a transport that
-//! is no part of kombu.
+//! a codec and for no transport. The programs next to it decide: one runs on memory, one on RabbitMQ, one on a
+//! transport that is no part of kombu.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kombu_serializers as serializers;
 
@@ -14,6 +15,9 @@ use crate::layers::Capable;
 use crate::name::Name;
 
 use super::{Connection, Interceptor, Registry};
+
+/// A session that may not be silent at all would be lost as soon as it is there.
+const SHORTEST_LIVENESS: Duration = Duration::from_millis(1);
 
 /// A connection to be: awaiting it connects.
 ///
@@ -184,6 +188,16 @@ impl ConnectionBuilder {
             return Err(Error::new(
                 ErrorKind::Config,
                 "no URL given; set one with `.url(\"memory://\")`",
+            ));
+        }
+        if self.deadlines.liveness < SHORTEST_LIVENESS {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "`Deadlines::liveness` is {:?}, and no broker gives signs of life that fast; give it \
+                     {SHORTEST_LIVENESS:?} at least",
+                    self.deadlines.liveness
+                ),
             ));
         }
         let kinds = Arc::new(self.exchange_kinds);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use kombu_serializers::{self as serializers, Accept};
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::Instant;
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{BoxFuture, Capabilities, DeleteQueue, Destination, QueueInfo, Target};
@@ -18,9 +18,10 @@ use super::builder::Sizes;
 use super::delivery::UndecodablePolicy;
 use super::delivery::{Link, LinkQueue};
 use super::drain::Open;
-use super::getting::Getting;
+use super::getting;
 use super::indexed::Indexed;
 use super::intercept::Interceptors;
+use super::put_off::Later;
 use super::recorded::{Deletion, Recorded, is_refusal};
 use super::topology::{self, Step};
 use super::{ConnectionBuilder, Delivery, OpenConsumer, OpenProducer, Queues, Registry};
@@ -51,6 +52,7 @@ pub(super) struct Inner {
     pub(super) origin: u32,
     producers: AtomicU32,
     target: Target,
+    pub(super) later: Later,
 }
 
 impl Inner {
@@ -77,7 +79,8 @@ impl Connection {
         interceptors: Interceptors,
     ) -> Self {
         let capabilities = session.driver.capabilities();
-        let recorded = Arc::new(Recorded::new(engine.events_sender()));
+        let recorded = Arc::new(Recorded::new(Arc::downgrade(&engine)));
+        let later = Later::start(&engine);
         // Before any producer: what they publish to has to be there first.
         let weak = Arc::downgrade(&recorded);
         engine.register(weak);
@@ -98,6 +101,7 @@ impl Connection {
                 origin: fastrand::u32(..),
                 producers: AtomicU32::new(0),
                 target,
+                later,
             }),
         }
     }
@@ -150,16 +154,17 @@ impl Connection {
                 }
             }
         };
-        let answer = timeout_at(end, attempts).await.unwrap_or_else(|_| {
+        let late = || {
             let phase = match waits_for_session.load(Ordering::Relaxed) {
                 true => "waiting for a connection",
                 false => "waiting for the broker's answer",
             };
-            Err(Error::new(
+            Error::new(
                 ErrorKind::Timeout,
                 format!("no answer within {limit:?}: {phase}"),
-            ))
-        });
+            )
+        };
+        let answer = engine::by(end, attempts, late).await;
         answer.map_err(|error| error.during(operation))
     }
 
@@ -270,9 +275,10 @@ impl Connection {
     /// [`ErrorKind::NotFound`] if there is no such queue.
     pub async fn get(&self, queue: impl Into<Name>) -> Result<Option<Delivery>> {
         let queue = &checked(queue, "get")?;
+        let runtime = &self.inner.engine.runtime;
         let (session, taken) = self
             .control("get", |session| async move {
-                let taken = Getting::new(session.clone(), queue.clone()).await?;
+                let taken = getting::get(runtime, session.clone(), queue.clone()).await?;
                 Ok((session, taken))
             })
             .await?;
@@ -296,6 +302,7 @@ impl Connection {
             stopping: AtomicBool::new(false),
             interceptors: self.inner.interceptors.clone(),
             undecodable: UndecodablePolicy::default(),
+            processing: None,
             session,
             connection: self.clone(),
         };
@@ -554,6 +561,11 @@ impl Connection {
         .await
     }
 
+    /// Somebody deleted a queue: it isn't declared again.
+    pub(super) fn forget_queue(&self, name: &Name) {
+        self.inner.recorded.take(&Deletion::Queue(name));
+    }
+
     /// Deletes something, which won't be declared again whatever becomes of this; unless the broker refuses.
     async fn delete<T, F>(
         &self,
@@ -596,18 +608,17 @@ impl Connection {
             return Ok(());
         };
         let limit = engine.deadlines.settle;
-        let closed = timeout(limit, session.driver.close()).await;
-        closed
-            .unwrap_or_else(|_| {
-                Err(Error::new(
-                    ErrorKind::Timeout,
-                    format!(
-                        "no answer within {limit:?}: waiting for the broker to answer what was under way; the \
-                         connection has ended without that"
-                    ),
-                ))
-            })
-            .map_err(|error| error.during("close"))
+        let late = || {
+            Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "no answer within {limit:?}: waiting for the broker to answer what was under way; the connection has \
+                     ended without that"
+                ),
+            )
+        };
+        let closed = engine::by(engine::deadline(limit), session.driver.close(), late).await;
+        closed.map_err(|error| error.during("close"))
     }
 }
 

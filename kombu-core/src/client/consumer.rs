@@ -6,20 +6,19 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_core::Stream;
-use tokio::time::timeout;
-
 use crate::declare::Queue;
 use crate::driver::{BoxFuture, Received, SubscribeOptions};
-use crate::engine::{Event, Session};
+use crate::engine::{Session, by, check_runtime, deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Content;
 use crate::name::Name;
+use futures_core::Stream;
+use tokio::time::timeout_at;
 
 use super::Delivery;
 use super::connection::named;
 use super::delivery::LinkQueue;
-use super::subscribed::{Opened, Plan, Sources};
+use super::subscribed::{Opened, Plan, Sources, cancelled};
 
 /// Receives from one queue or several, with one window over all of them.
 ///
@@ -48,7 +47,7 @@ enum State {
     Reopening {
         last: Arc<Session>,
         /// Resolves on the next one.
-        opening: BoxFuture<'static, Result<Opened>>,
+        opening: BoxFuture<'static, Result<(Opened, Sources)>>,
     },
     Ended,
 }
@@ -112,6 +111,7 @@ impl Consumer {
             })
             .await
         } else {
+            check_runtime().map_err(|error| error.during("receive"))?;
             tokio::time::timeout(timeout, self.next())
                 .await
                 .map_err(drop)
@@ -188,7 +188,8 @@ impl Consumer {
             return Ok(());
         }
         let limit = connection.inner().engine.deadlines.declare;
-        let added = timeout(limit, self.subscribe_to(LinkQueue::new(queue, mode))).await;
+        check_runtime()?;
+        let added = timeout_at(end, self.subscribe_to(LinkQueue::new(queue, mode))).await;
         added.unwrap_or_else(|_| {
             let phase = match self.state {
                 State::Receiving(_) => "waiting for the broker's answer",
@@ -260,7 +261,7 @@ impl Consumer {
             State::Ended => return Ok(()),
         };
         let limit = self.plan.connection.inner().engine.deadlines.declare;
-        let answered = timeout(limit, async {
+        let answered = async {
             for answer in answers {
                 match answer.await {
                     // With its session, everything is back.
@@ -269,15 +270,15 @@ impl Consumer {
                 }
             }
             Ok(())
-        });
-        answered
+        };
+        let late = || {
+            Error::new(
+                ErrorKind::Timeout,
+                format!("no answer within {limit:?}: waiting for the broker's answer"),
+            )
+        };
+        by(deadline(limit), answered, late)
             .await
-            .unwrap_or_else(|_| {
-                Err(Error::new(
-                    ErrorKind::Timeout,
-                    format!("no answer within {limit:?}: waiting for the broker's answer"),
-                ))
-            })
             .map_err(|error| error.during("cancel queue"))
     }
 
@@ -323,6 +324,9 @@ impl Consumer {
         // A consumer that is being opened again is told when it is open.
         if let State::Receiving(opened) = &mut self.state {
             opened.subscription.pause(paused);
+            if paused {
+                opened.link.release_put_off();
+            }
         }
         if paused {
             self.give_back_intercepted(|_| true);
@@ -359,17 +363,19 @@ impl Consumer {
             return Ok(());
         };
         let limit = self.plan.connection.inner().engine.deadlines.declare;
-        match timeout(limit, opened.subscription.cancel()).await {
-            // With its session, everything is back.
-            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionLost => Ok(()),
-            Ok(answer) => answer,
-            Err(_) => Err(Error::new(
+        let late = || {
+            Error::new(
                 ErrorKind::Timeout,
                 format!(
                     "no answer within {limit:?}: waiting for the broker to end the consumer of {}",
                     self.sources.listed()
                 ),
-            )),
+            )
+        };
+        match by(deadline(limit), opened.subscription.cancel(), late).await {
+            // With its session, everything is back.
+            Err(error) if error.kind() == ErrorKind::ConnectionLost => Ok(()),
+            answer => answer,
         }
     }
 
@@ -403,7 +409,6 @@ impl Consumer {
                 self.state = State::Ended;
                 return Poll::Ready(None);
             }
-            opened.give_back_due(context);
             match Pin::new(&mut opened.subscription).poll_next(context) {
                 Poll::Ready(Some(Ok(Received::Delivery(raw)))) => {
                     let delivery = Delivery::new(raw, Arc::clone(&opened.link));
@@ -432,9 +437,7 @@ impl Consumer {
                     };
                     held.register(context);
                     let Some(held) = held.fills_window() else {
-                        if opened.link.stopping.load(Ordering::Relaxed)
-                            || opened.give_back_due(context)
-                        {
+                        if opened.link.stopping.load(Ordering::Relaxed) {
                             continue;
                         }
                         return Poll::Pending;
@@ -480,7 +483,8 @@ impl Consumer {
         };
         match opening.as_mut().poll(context) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(mut opened)) => {
+            Poll::Ready(Ok((mut opened, sources))) => {
+                self.sources = sources;
                 // It may have been changed meanwhile.
                 opened.set_window(self.options.window);
                 if self.paused {
@@ -507,7 +511,7 @@ impl Consumer {
         let ended = last.clone();
         self.state = State::Reopening {
             last,
-            opening: Box::pin(async move { plan.open_after(ended, &sources, options).await }),
+            opening: Box::pin(async move { plan.open_after(ended, sources, options).await }),
         };
     }
 
@@ -516,20 +520,8 @@ impl Consumer {
     fn cancelled(&mut self, index: u16) -> Option<Error> {
         // It may have been left before the news came.
         let queue = self.sources.take(index)?;
-        tracing::warn!(%queue, "a queue was deleted while it was being consumed");
-        let engine = &self.plan.connection.inner().engine;
-        engine.tell(Event::ConsumerCancelled {
-            queue: queue.clone(),
-        });
-        self.sources.is_empty().then(|| {
-            Error::new(
-                ErrorKind::ConsumerCancelled,
-                format!(
-                    "queue `{queue}` was deleted while it was being consumed; declare it and open the consumer \
-                     again"
-                ),
-            )
-        })
+        self.plan.tell_deleted(&queue);
+        self.sources.is_empty().then(|| cancelled(&queue))
     }
 
     #[cold]

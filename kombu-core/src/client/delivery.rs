@@ -1,8 +1,10 @@
 use std::fmt;
 use std::mem;
 use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +24,7 @@ use super::held::Held;
 use super::indexed::Indexed;
 use super::intercept::{Interceptors, received};
 use super::plain::Plain;
+use super::processing::Processing;
 use super::{Connection, Settling};
 
 /// What becomes of a delivery that could not be decoded and is dropped without being settled.
@@ -57,6 +60,8 @@ pub(super) struct Link {
     pub(super) stopping: AtomicBool,
     pub(super) interceptors: Interceptors,
     pub(super) undecodable: UndecodablePolicy,
+    /// `None` if deliveries may be held for as long as somebody likes.
+    pub(super) processing: Option<Processing>,
     /// The session that all of this belongs to.
     pub(super) session: Arc<Session>,
     /// Keeps the session: what was delivered can be settled while somebody holds it.
@@ -98,15 +103,17 @@ impl Link {
         }
     }
 
-    /// When the next delivery that was put off is to be given back.
-    pub(super) fn put_off_until(&self) -> Option<Instant> {
-        self.held.as_ref()?.put_off_until()
-    }
-
     /// Gives back what was put off until then.
     pub(super) fn release_due(&self, now: Instant) {
         if let Some(held) = &self.held {
             self.release(held.take_due(now));
+        }
+    }
+
+    /// Gives back what was put off, due or not.
+    pub(super) fn release_put_off(&self) {
+        if let Some(held) = &self.held {
+            self.release(held.take_put_off());
         }
     }
 
@@ -115,6 +122,33 @@ impl Link {
         if let Some(held) = &self.held {
             self.release(held.take_from(queue));
         }
+    }
+
+    /// Gives back a delivery that was held for longer than this, as one that failed.
+    pub(super) fn retry_overdue(&self, tag: Tag, limit: Duration) {
+        let queue = self.queue_name(tag.queue);
+        tracing::warn!(%queue, ?limit, "a delivery was held too long: retried");
+        let outcome = Outcome::Retry { delay: None };
+        let outcome = self.intercepted(queue, outcome).unwrap_or_else(|_| {
+            tracing::error!(%queue, "an interceptor panicked when a delivery was taken back");
+            outcome
+        });
+        // It may be settled at this very moment.
+        drop(self.settler.settle(tag, outcome));
+    }
+
+    /// The outcome that the interceptors make of this one, or what one of them panicked with.
+    #[inline]
+    fn intercepted(&self, queue: &Name, outcome: Outcome) -> thread::Result<Outcome> {
+        if self.interceptors.is_empty() {
+            return Ok(outcome);
+        }
+        catch_unwind(AssertUnwindSafe(|| {
+            let interceptors = self.interceptors.iter();
+            interceptors.fold(outcome, |outcome, interceptor| {
+                interceptor.on_settle(queue, outcome)
+            })
+        }))
     }
 
     fn release(&self, tags: impl IntoIterator<Item = Tag>) {
@@ -164,7 +198,7 @@ impl Link {
 /// # Drop
 ///
 /// A delivery that is dropped unsettled is released with a warning: it goes back to its original position. One that
-/// had been handed out before goes back 100 ms later, while its consumer is there and receives, so that a message that
+/// had been handed out before goes back 100 ms later, or when its consumer pauses or closes, so that a message that
 /// nobody settles doesn't come as fast as it can; until then it counts against the window. A delivery is never acked. If its body could not be decoded, see [`take`](Delivery::take).
 pub struct Delivery {
     envelope: Envelope,
@@ -177,6 +211,10 @@ impl Delivery {
     pub(super) fn new(raw: RawDelivery, link: Arc<Link>) -> Self {
         let settled = link.no_ack;
         link.deliveries.fetch_add(1, Ordering::Relaxed);
+        if let Some(processing) = &link.processing {
+            let (queue, id) = (raw.queue, raw.id);
+            processing.begin(Tag { queue, id });
+        }
         Delivery {
             envelope: raw.envelope,
             plain: Plain::default(),
@@ -230,12 +268,22 @@ impl Delivery {
         self.acker.failures.saturating_add(1)
     }
 
-    /// Resolves when the delivery is no longer ours, because its session has ended: the message goes to another
-    /// consumer, and settling it fails with [`ErrorKind::SettleLost`].
+    /// Resolves when the delivery is no longer ours, because its session has ended or it was held for too long
+    /// ([`OpenConsumer::max_processing_time`](super::OpenConsumer::max_processing_time)): the message comes again, to
+    /// whomever, and settling it fails with [`ErrorKind::SettleLost`].
     ///
     /// A handler that waits for it beside its work can stop early. Cancel safe.
     pub async fn lost(&self) {
-        self.acker.link.session.driver.closed().await;
+        let closed = self.acker.link.session.driver.closed();
+        let Some(processing) = &self.acker.link.processing else {
+            drop(closed.await);
+            return;
+        };
+        tokio::select! {
+            biased;
+            _ = closed => {}
+            () = processing.taken(self.acker.tag()) => {}
+        }
     }
 
     /// Decodes the body with the codec of its content type, borrowing from it where `T` allows. A compressed one
@@ -484,20 +532,27 @@ impl Acker {
             ));
         }
         self.settled = true;
-        let outcome = self.intercepted(outcome);
+        if !self.is_ours() {
+            return Settling::failed(held_too_long());
+        }
+        let outcome = match self.intercepted(outcome) {
+            Ok(outcome) => outcome,
+            Err(panic) => {
+                drop(self.link.settler.settle(self.tag(), Outcome::Release));
+                resume_unwind(panic)
+            }
+        };
         Settling::new(self.link.settler.settle(self.tag(), outcome), || {
             let limit = self.link.connection.inner().engine.deadlines.settle;
             (outcome, self.link.queue_name(self.queue).clone(), limit)
         })
     }
 
-    /// The outcome that the interceptors make of this one.
+    /// The outcome that the interceptors make of this one, or what one of them panicked with.
     #[inline]
-    fn intercepted(&self, outcome: Outcome) -> Outcome {
-        let interceptors = self.link.interceptors.iter();
-        interceptors.fold(outcome, |outcome, interceptor| {
-            interceptor.on_settle(self.link.queue_name(self.queue), outcome)
-        })
+    fn intercepted(&self, outcome: Outcome) -> thread::Result<Outcome> {
+        let queue = self.link.queue_name(self.queue);
+        self.link.intercepted(queue, outcome)
     }
 
     fn tag(&self) -> Tag {
@@ -507,9 +562,21 @@ impl Acker {
         }
     }
 
+    /// Whether it wasn't taken away. Asked once, when it is settled.
+    #[inline]
+    fn is_ours(&self) -> bool {
+        match &self.link.processing {
+            Some(processing) => processing.end(self.tag()),
+            None => true,
+        }
+    }
+
     /// Nobody settled it.
     #[cold]
     fn abandon(&mut self) {
+        if !self.is_ours() {
+            return;
+        }
         let queue = self.link.queue_name(self.queue);
         let undecodable = *self.undecodable.get_mut();
         let dead_letters = self
@@ -523,33 +590,53 @@ impl Acker {
             UndecodablePolicy::Reject => true,
             UndecodablePolicy::Hold | UndecodablePolicy::Release => false,
         };
-        let holds = policy != UndecodablePolicy::Release;
-        let outcome = match &self.link.held {
-            _ if undecodable && rejects => {
-                tracing::warn!(%queue, dead_letters, "an undecodable delivery was dropped: rejected");
-                Outcome::Reject
-            }
-            Some(held) if undecodable && holds && held.hold(self.tag()) => {
+        let holds = !rejects && policy != UndecodablePolicy::Release;
+        let outcome = match undecodable && rejects {
+            true => Outcome::Reject,
+            false => Outcome::Release,
+        };
+        let outcome = self.intercepted(outcome).unwrap_or_else(|_| {
+            tracing::error!(%queue, "an interceptor panicked when a delivery was dropped");
+            Outcome::Release
+        });
+        if outcome == Outcome::Release
+            && let Some(held) = &self.link.held
+        {
+            if undecodable && holds && held.hold(self.tag()) {
                 tracing::warn!(%queue, "an undecodable delivery was dropped: held until the consumer closes");
                 return;
             }
-            _ => {
-                tracing::warn!(%queue, "a delivery was dropped unsettled: released");
-                Outcome::Release
+            // What comes again and is dropped again would do so as fast as it can.
+            if self.redelivered
+                && let Some(due) = held.put_off(self.tag())
+            {
+                tracing::warn!(%queue, "a delivery was dropped unsettled again: released in a moment");
+                let later = &self.link.connection.inner().later;
+                if !later.give_back(due, Arc::downgrade(&self.link)) {
+                    self.link.release_put_off();
+                }
+                return;
             }
-        };
-        let outcome = self.intercepted(outcome);
-        // What comes again and is dropped again would do so as fast as it can.
-        if let Some(held) = &self.link.held
-            && self.redelivered
-            && outcome == Outcome::Release
-            && held.put_off(self.tag())
-        {
-            return;
+        }
+        match outcome {
+            Outcome::Release => {
+                tracing::warn!(%queue, "a delivery was dropped unsettled: released")
+            }
+            _ => {
+                tracing::warn!(%queue, undecodable, dead_letters, %outcome, "a delivery was dropped unsettled")
+            }
         }
         // The warning is all that there is to say; a lost session has released it already.
         drop(self.link.settler.settle(self.tag(), outcome));
     }
+}
+
+#[cold]
+fn held_too_long() -> Error {
+    Error::new(
+        ErrorKind::SettleLost,
+        "the delivery was held for longer than its consumer's `max_processing_time`, and was retried",
+    )
 }
 
 impl Drop for Acker {

@@ -9,6 +9,7 @@ use tokio::time::timeout_at;
 
 use crate::engine;
 use crate::error::Result;
+use crate::watched::Watched;
 
 use super::Connection;
 use super::delivery::Link;
@@ -26,6 +27,9 @@ pub struct DrainReport {
     pub confirmed: usize,
     /// Publishes that were not. Their receipts fail, and say that the broker may have the message.
     pub unconfirmed: usize,
+    /// Whether the broker answered the end of the connection. If not, it has ended all the same, as after a
+    /// [`close`](Connection::close) that failed.
+    pub closed: bool,
 }
 
 /// The open consumers and producers of a connection.
@@ -36,6 +40,8 @@ pub(super) struct Open {
     /// Deliveries that were settled or dropped while the connection was drained.
     settled: AtomicUsize,
     changed: Notify,
+    /// How often a drain began.
+    drains: Watched<u64>,
 }
 
 impl Open {
@@ -49,6 +55,16 @@ impl Open {
         let mut producers = self.producers.lock();
         producers.retain(|producer| producer.strong_count() > 0);
         producers.push(Arc::downgrade(producer));
+    }
+
+    pub(super) fn drains(&self) -> u64 {
+        *self.drains.get()
+    }
+
+    /// Resolves when a drain has begun after so many others.
+    pub(super) async fn drained_after(&self, drains: u64) {
+        let begun = |now: &u64| (*now != drains).then_some(());
+        self.drains.until(begun).await;
     }
 
     /// A delivery was settled or dropped while the connection is drained.
@@ -115,12 +131,23 @@ impl Connection {
     /// # }
     /// ```
     ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) outside of a tokio runtime. Whatever the broker does, there is a report.
+    ///
     /// # Cancellation
     ///
-    /// Dropping the future leaves consumers stopped and the connection open.
+    /// Dropping the future leaves consumers stopped, those too that were waiting for the next session, and the connection
+    /// open.
     pub async fn drain(&self, grace: Duration) -> Result<DrainReport> {
+        engine::check_runtime().map_err(|error| error.during("drain"))?;
         let open = &self.inner().open;
         let end = engine::deadline(grace);
+        // Before those are told that have a subscription: one that is being opened finds it out by itself.
+        open.drains.change_if(|drains| {
+            *drains += 1;
+            true
+        });
         let links: Vec<_> = open.links.lock().iter().filter_map(Weak::upgrade).collect();
         for link in &links {
             link.stop();
@@ -136,12 +163,16 @@ impl Connection {
         // When it is too late, the report says so.
         drop(timeout_at(end, nothing_is_left).await);
         let (unsettled, unconfirmed) = (open.deliveries(), open.publishes());
-        self.close().await?;
+        let closed = self.close().await;
+        if let Err(error) = &closed {
+            tracing::warn!(%error, "a drained connection was not closed in an orderly way");
+        }
         Ok(DrainReport {
             settled: open.settled.load(Ordering::Relaxed),
             unsettled,
             confirmed: under_way.saturating_sub(unconfirmed),
             unconfirmed,
+            closed: closed.is_ok(),
         })
     }
 }

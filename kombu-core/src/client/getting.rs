@@ -1,60 +1,55 @@
 //! A single get whose caller may go away before the answer comes.
 
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use crate::driver::{BoxFuture, Outcome, RawDelivery, Settle, Tag};
 use crate::engine::Session;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 
-type Taken = Result<Option<(RawDelivery, Arc<dyn Settle>)>>;
+type Taken = Option<(RawDelivery, Arc<dyn Settle>)>;
 
-/// What a driver's `get` is doing. The request may be on its way when the caller drops this: what the broker
-/// answers then is waited for and given back, or nobody would have it until the session ends.
-pub(super) struct Getting(Option<BoxFuture<'static, Taken>>);
-
-impl Getting {
-    pub(super) fn new(session: Arc<Session>, queue: Name) -> Self {
-        Getting(Some(Box::pin(async move {
-            session.driver.get(&queue, false).await
-        })))
+/// Takes one message. The request may be on its way when the caller drops this: what the broker answers then is given
+/// back, or nobody would have it until the session ends.
+pub(super) async fn get(runtime: &Handle, session: Arc<Session>, queue: Name) -> Result<Taken> {
+    let mut get: BoxFuture<'static, Result<Taken>> =
+        Box::pin(async move { session.driver.get(&queue, false).await });
+    // A broker within the process answers at once.
+    let at_once = poll_fn(|context| Poll::Ready(get.as_mut().poll(context))).await;
+    if let Poll::Ready(taken) = at_once {
+        return taken;
+    }
+    let (answer, received) = oneshot::channel();
+    runtime.spawn(async move {
+        let taken = get.await.map(Unclaimed);
+        // Dropped with its receiver, or with the answer that it holds, it goes back.
+        drop(answer.send(taken));
+    });
+    match received.await {
+        Ok(taken) => taken.map(|mut unclaimed| unclaimed.0.take()),
+        Err(_) => Err(Error::new(
+            ErrorKind::ConnectionLost,
+            "the runtime that the connection was made in is gone; connect again",
+        )),
     }
 }
 
-impl Future for Getting {
-    type Output = Taken;
+/// What nobody has received yet.
+struct Unclaimed(Taken);
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Taken> {
-        let Some(get) = &mut self.0 else {
-            return Poll::Pending;
-        };
-        let answer = get.as_mut().poll(context);
-        if answer.is_ready() {
-            self.0 = None;
-        }
-        answer
-    }
-}
-
-impl Drop for Getting {
+impl Drop for Unclaimed {
     fn drop(&mut self) {
-        let Some(get) = self.0.take() else { return };
-        // Without a runtime, nothing of the session goes on either, and it gives everything back.
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
-        runtime.spawn(async move {
-            if let Ok(Some((delivery, settler))) = get.await {
-                let tag = Tag {
-                    queue: delivery.queue,
-                    id: delivery.id,
-                };
-                drop(settler.settle(tag, Outcome::Release));
-            }
-        });
+        if let Some((delivery, settler)) = self.0.take() {
+            let tag = Tag {
+                queue: delivery.queue,
+                id: delivery.id,
+            };
+            drop(settler.settle(tag, Outcome::Release));
+        }
     }
 }

@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Context;
 use std::time::Duration;
 
@@ -17,9 +17,7 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 pub(super) struct Held {
     window: AtomicU32,
     tags: Mutex<Tags>,
-    /// Whether any are put off: for each delivery, the consumer looks here and not at the list.
-    puts_any_off: AtomicBool,
-    /// The consumer's task: it has to notice when held deliveries fill the window, and when one is put off.
+    /// The consumer's task: it has to notice when held deliveries fill the window.
     task: AtomicWaker,
 }
 
@@ -38,7 +36,6 @@ impl Held {
         Held {
             window: AtomicU32::new(window),
             tags: Mutex::default(),
-            puts_any_off: AtomicBool::new(false),
             task: AtomicWaker::new(),
         }
     }
@@ -69,29 +66,16 @@ impl Held {
         true
     }
 
-    /// Holds a delivery that was handed out before for a moment; false if the consumer has closed.
-    pub(super) fn put_off(&self, tag: Tag) -> bool {
-        {
-            let mut tags = self.tags.lock();
-            if tags.closed {
-                return false;
-            }
-            tags.put_off.push_back((Instant::now() + BACK_OFF, tag));
-            self.puts_any_off.store(true, Ordering::Relaxed);
+    /// Holds a delivery that was handed out before for a moment, and answers until when; `None` if the consumer has
+    /// closed.
+    pub(super) fn put_off(&self, tag: Tag) -> Option<Instant> {
+        let mut tags = self.tags.lock();
+        if tags.closed {
+            return None;
         }
-        self.wake();
-        true
-    }
-
-    #[inline]
-    pub(super) fn puts_any_off(&self) -> bool {
-        self.puts_any_off.load(Ordering::Relaxed)
-    }
-
-    /// When the next one that was put off is to be given back.
-    pub(super) fn put_off_until(&self) -> Option<Instant> {
-        let tags = self.tags.lock();
-        tags.put_off.front().map(|(due, _)| *due)
+        let due = Instant::now() + BACK_OFF;
+        tags.put_off.push_back((due, tag));
+        Some(due)
     }
 
     /// Stops holding what was put off until `now`, and answers it in the order in which it is to be given back.
@@ -100,10 +84,13 @@ impl Held {
         let due = tags.put_off.iter().take_while(|(due, _)| *due <= now);
         let due = due.count();
         let taken = tags.put_off.drain(..due).map(|(_, tag)| tag);
-        let taken = latest_first(taken);
-        self.puts_any_off
-            .store(!tags.put_off.is_empty(), Ordering::Relaxed);
-        taken
+        latest_first(taken)
+    }
+
+    /// The same with all that was put off, due or not.
+    pub(super) fn take_put_off(&self) -> Vec<Tag> {
+        let put_off = mem::take(&mut self.tags.lock().put_off);
+        latest_first(put_off.into_iter().map(|(_, tag)| tag))
     }
 
     /// How many can't be decoded, if they fill the window.
@@ -125,8 +112,6 @@ impl Held {
         };
         tags.undecodable.retain(|tag| keep(*tag));
         tags.put_off.retain(|(_, tag)| keep(*tag));
-        self.puts_any_off
-            .store(!tags.put_off.is_empty(), Ordering::Relaxed);
         latest_first(taken)
     }
 
@@ -134,7 +119,6 @@ impl Held {
     pub(super) fn close(&self) -> Vec<Tag> {
         let mut tags = self.tags.lock();
         tags.closed = true;
-        self.puts_any_off.store(false, Ordering::Relaxed);
         let undecodable = mem::take(&mut tags.undecodable);
         let put_off = mem::take(&mut tags.put_off);
         latest_first(

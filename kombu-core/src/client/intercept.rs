@@ -54,7 +54,8 @@ pub trait Interceptor: Send + Sync + 'static {
 
     /// A delivery from this queue is about to be settled, also by being dropped. What is returned happens.
     ///
-    /// It runs within `Drop`: it must not block.
+    /// It runs within `Drop`: it must not block. If it panics, the delivery is released; whoever settled it gets the panic.
+    /// It runs once for each delivery: what was dropped and is held for later was seen when it was dropped.
     fn on_settle(&self, queue: &Name, outcome: Outcome) -> Outcome {
         let _ = queue;
         outcome

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::future::IntoFuture;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kombu_serializers::Accept;
 
@@ -31,6 +32,8 @@ pub struct OpenConsumer {
     declare_mode: Option<DeclareMode>,
     interceptors: Vec<Arc<dyn Interceptor>>,
     undecodable: UndecodablePolicy,
+    /// `None` if it is the transport's to say.
+    max_processing_time: Option<Option<Duration>>,
 }
 
 impl OpenConsumer {
@@ -47,6 +50,7 @@ impl OpenConsumer {
             declare_mode: None,
             interceptors: Vec::new(),
             undecodable: UndecodablePolicy::default(),
+            max_processing_time: None,
         }
     }
 
@@ -139,6 +143,44 @@ impl OpenConsumer {
         self
     }
 
+    /// How long a delivery may be held. One that isn't settled by then is settled as a
+    /// [`retry`](crate::Delivery::retry): the message comes again, its place in the window is free,
+    /// [`lost`](crate::Delivery::lost) resolves, and settling it later is
+    /// [`ErrorKind::SettleLost`](crate::ErrorKind::SettleLost). `None` sets no limit.
+    ///
+    /// Default: no limit; on RabbitMQ 25 min, since it closes the channel of a consumer that holds one for 30 min. Whoever
+    /// raises that (`consumer_timeout`) can raise this.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use std::time::Duration;
+    /// use kombu::{ErrorKind, Exchange, Queue};
+    ///
+    /// let connection = kombu::connect("memory://").await?;
+    /// let minute = Duration::from_secs(60);
+    /// let mut consumer = connection.consumer(&Queue::new("jobs")).max_processing_time(minute).await?;
+    /// let producer = connection.producer(Exchange::default()).routing_key("jobs").await?;
+    /// producer.publish(&"hard").await?;
+    ///
+    /// let delivery = consumer.try_next().await?.expect("a delivery");
+    /// delivery.lost().await; // after a minute
+    /// assert_eq!(delivery.ack().await.unwrap_err().kind(), ErrorKind::SettleLost);
+    /// let again = consumer.try_next().await?.expect("a delivery");
+    /// assert_eq!(again.attempt(), 2);
+    /// # again.ack().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When awaited: [`ErrorKind::Config`] if it is zero.
+    pub fn max_processing_time(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.max_processing_time = Some(limit.into());
+        self
+    }
+
     /// Adds an interceptor for what this consumer receives, behind those of the connection.
     pub fn intercept(mut self, interceptor: impl Interceptor) -> Self {
         self.interceptors.push(Arc::new(interceptor));
@@ -152,6 +194,15 @@ impl OpenConsumer {
                 "a consumer needs at least one queue",
             ));
         }
+        let max_processing_time = self
+            .max_processing_time
+            .unwrap_or_else(|| self.connection.capabilities().max_processing_time());
+        if max_processing_time.is_some_and(|limit| limit.is_zero()) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "a `max_processing_time` of zero leaves no time for anything; `None` sets no limit",
+            ));
+        }
         self.accept.check(self.connection.serializers())?;
         let queues: Vec<Queue> = self.queues.iter().map(named).collect();
         let options = self.options(&queues)?;
@@ -160,14 +211,17 @@ impl OpenConsumer {
         let sources = Sources::new(&queues, mode);
         let subscribing = Operation::OpenSubscription(sources.names(), &options);
         layers::check(&subscribing, self.connection.capabilities())?;
+        let drains = self.connection.inner().open.drains();
         let end = self.connection.deadline();
         self.connection.ensure_queues(&queues, mode, end).await?;
         let plan = Arc::new(Plan {
             declare_mode: mode,
             accept: self.accept,
             undecodable: self.undecodable,
+            max_processing_time,
             interceptors: chain(&self.connection.inner().interceptors, self.interceptors),
             connection: self.connection,
+            drains,
         });
         let opened = plan.open(&sources, options, end).await?;
         tracing::debug!(queues = ?sources.names(), ?options, "consumer opened");

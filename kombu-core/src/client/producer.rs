@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::declare::{DeclareMode, DeliveryMode, Exchange, ExchangeKind};
 use crate::driver::BoxFuture;
-use crate::engine::{Restore, Session};
+use crate::engine::{Begin, Restore, Session, by, deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::PublishId;
 use crate::name::Name;
@@ -213,16 +213,14 @@ impl OpenProducer {
         let restore: Weak<Inner> = Arc::downgrade(&inner);
         inner.connection.inner().engine.register(restore);
         // A session that began in between did not know of this producer yet.
-        match tokio::time::timeout_at(end, inner.catch_up(&session)).await {
-            Ok(caught_up) => caught_up?,
-            Err(_) => {
-                let limit = inner.connection.inner().engine.deadlines.declare;
-                return Err(Error::new(
-                    ErrorKind::Timeout,
-                    format!("no session within {limit:?}: waiting for a connection"),
-                ));
-            }
-        }
+        let limit = inner.connection.inner().engine.deadlines.declare;
+        let late = || {
+            Error::new(
+                ErrorKind::Timeout,
+                format!("no session within {limit:?}: waiting for a connection"),
+            )
+        };
+        by(end, inner.catch_up(&session), late).await?;
         Ok(Producer { inner })
     }
 }
@@ -256,7 +254,8 @@ impl IntoFuture for OpenProducer {
 
 /// Publishes to an exchange; a clone is another handle to the same producer.
 ///
-/// What one producer publishes reaches a queue in the order of the calls.
+/// What one producer publishes reaches a queue in the order of the calls, also where it has to wait for room; what
+/// interceptors have to do comes before, and is done when a publish is awaited.
 ///
 /// # Drop
 ///
@@ -298,18 +297,23 @@ impl Inner {
     ///
     /// Without a session it waits for the next one: its supervisor may have looked before this producer was
     /// known.
-    async fn catch_up(&self, opened_on: &Arc<Session>) -> Result<()> {
+    async fn catch_up(self: &Arc<Self>, opened_on: &Arc<Session>) -> Result<()> {
         let engine = &self.connection.inner().engine;
         let mut session = engine.session().await?;
         if Arc::ptr_eq(&session, opened_on) {
             return Ok(());
         }
         loop {
-            match self.restore(&session).await {
+            let limit = engine.deadlines.declare;
+            match self.clone().restore(session.clone(), limit).await {
                 Err(error) if error.kind() == ErrorKind::ConnectionLost => {
                     session = engine.session_after(&session).await?;
                 }
-                restored => return restored,
+                Err(error) => return Err(error),
+                Ok(begin) => {
+                    begin();
+                    return Ok(());
+                }
             }
         }
     }
@@ -334,17 +338,34 @@ impl Inner {
 }
 
 impl Restore for Inner {
-    fn restore<'a>(&'a self, session: &'a Arc<Session>) -> BoxFuture<'a, Result<()>> {
+    fn restore(
+        self: Arc<Self>,
+        session: Arc<Session>,
+        limit: Duration,
+    ) -> BoxFuture<'static, Result<Begin>> {
+        let producer = Arc::downgrade(&self);
         Box::pin(async move {
-            let publisher = session.driver.open_publisher().await?;
-            self.outbox.begin(publisher);
-            Ok(())
+            let late = || {
+                Error::new(
+                    ErrorKind::Timeout,
+                    format!(
+                        "no answer within {limit:?}: waiting for the broker to open a producer again"
+                    ),
+                )
+            };
+            let publisher = by(deadline(limit), session.driver.open_publisher(), late).await?;
+            let begin: Begin = Box::new(move || {
+                if let Some(producer) = producer.upgrade() {
+                    producer.outbox.begin(publisher);
+                }
+            });
+            Ok(begin)
         })
     }
 
     fn end(&self) {
         let engine = &self.connection.inner().engine;
-        self.outbox.end(|| engine.end_reason());
+        self.outbox.end(&engine.end_reason());
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kombu_serializers::{self as serializers, Codec};
 
-use crate::declare::{DeliveryMode, Exchange};
+use crate::declare::{DeliveryMode, Exchange, LONGEST, duration};
 use crate::error::{Error, ErrorKind, Result};
 use crate::field::{FieldValue, Timestamp};
 use crate::message::{Content, Envelope};
@@ -270,7 +270,8 @@ impl<'a, B: Body, D> Publish<'a, B, D> {
         self
     }
 
-    /// How long the message may wait in a queue; sent in whole milliseconds.
+    /// How long the message may wait in a queue; sent in whole milliseconds. At most 2³² − 1 of them, 49.7 days: more is
+    /// [`ErrorKind::PreconditionFailed`], as RabbitMQ has it.
     pub fn expiration(mut self, expiration: Duration) -> Self {
         self.content.set_expiration(Some(expiration));
         self
@@ -372,10 +373,34 @@ fn check_content(producer: &Inner, content: &Content) -> Result<()> {
     content.content_encoding.check_length("content_encoding")?;
     if !content.headers.is_empty() {
         content.headers.check()?;
+        for header in ["CC", "BCC"] {
+            if let Some(value) = content.headers.get(header)
+                && value.as_array().is_none()
+            {
+                return Err(Error::new(
+                    ErrorKind::PreconditionFailed,
+                    format!(
+                        "the header `{header}` is a list of further routing keys on every broker, not {}; give it a list, \
+                         or another name",
+                        value.type_name()
+                    ),
+                ));
+            }
+        }
     }
     match &content.rare {
         None => Ok(()),
         Some(rare) => {
+            if rare.expiration.is_some_and(|time| time > LONGEST) {
+                return Err(Error::new(
+                    ErrorKind::PreconditionFailed,
+                    format!(
+                        "the message's `expiration` is longer than the {} that RabbitMQ takes; set less, or leave it out \
+                         for no limit",
+                        duration::format(LONGEST)
+                    ),
+                ));
+            }
             for (what, name) in [
                 ("correlation_id", &rare.correlation_id),
                 ("reply_to", &rare.reply_to),
@@ -425,13 +450,11 @@ impl<'a, B: Body> IntoFuture for Publish<'a, B, Destinations> {
 pub(super) fn publish(producer: &Arc<Inner>, prepared: Result<Content>) -> Publishing {
     let stage = match prepared {
         Err(error) => Stage::Failed(Some(error)),
-        Ok(content) if producer.interceptors.is_empty() && producer.outbox.has_room() => {
-            match seal(producer, content) {
-                Ok(envelope) => hand_over(producer, envelope, None),
-                Err(error) => Stage::Failed(Some(error)),
-            }
-        }
-        Ok(content) => Stage::held_back(producer.clone(), content),
+        Ok(content) if producer.interceptors.is_empty() => match seal(producer, content) {
+            Ok(envelope) => hand_over(producer, envelope, None),
+            Err(error) => Stage::Failed(Some(error)),
+        },
+        Ok(content) => Stage::intercepted(producer.clone(), content),
     };
     Publishing { stage }
 }

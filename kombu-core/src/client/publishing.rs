@@ -4,10 +4,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio::sync::futures::OwnedNotified;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::driver::{BoxFuture, Confirmation};
-use crate::engine::deadline;
+use crate::engine::{by, check_runtime, deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Content, Envelope};
 use crate::name::Name;
@@ -40,9 +41,9 @@ pub(super) enum Stage {
     Failed(Option<Error>),
     /// The driver answered at once, as one within the process does.
     Answered(Option<Result<Confirmation>>, Envelope),
-    /// Too many are unconfirmed; resolves when this one had its turn.
-    HeldBack(BoxFuture<'static, Stage>),
-    /// The driver has it, or the next session will.
+    /// Its interceptors have it.
+    Intercepted(BoxFuture<'static, Stage>),
+    /// The driver has it, or will: the next session's, or when there is room.
     Tracked(Box<Tracked>),
     /// It goes to all destinations of its producer.
     ToAll(Box<PublishingAll>),
@@ -57,16 +58,14 @@ pub(super) struct Tracked {
     end: Instant,
     /// Made when there is something to wait for.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Resolves when there may be room.
+    room: Option<Pin<Box<OwnedNotified>>>,
 }
 
 /// Gives the message to the driver, or to the list of those that wait for one.
 #[inline]
 pub(super) fn hand_over(producer: &Arc<Inner>, envelope: Envelope, end: Option<Instant>) -> Stage {
-    let engine = &producer.connection.inner().engine;
-    let handed = producer.outbox.hand_over(&envelope, || {
-        engine.has_ended().then(|| engine.end_reason())
-    });
-    match handed {
+    match producer.outbox.hand_over(&envelope) {
         Handed::Answered(answer) => Stage::Answered(Some(answer), envelope),
         Handed::Tracked(entry) => Stage::Tracked(Box::new(Tracked {
             producer: producer.clone(),
@@ -74,66 +73,95 @@ pub(super) fn hand_over(producer: &Arc<Inner>, envelope: Envelope, end: Option<I
             entry,
             end: end.unwrap_or_else(|| deadline(producer.deadline())),
             deadline: None,
+            room: None,
         })),
     }
 }
 
 impl Stage {
-    /// Interceptors, or publishes without a confirm, come before it.
+    /// Interceptors come before it.
     #[cold]
-    pub(super) fn held_back(producer: Arc<Inner>, mut content: Content) -> Self {
+    pub(super) fn intercepted(producer: Arc<Inner>, mut content: Content) -> Self {
         let limit = producer.deadline();
         let end = deadline(limit);
-        Stage::HeldBack(Box::pin(async move {
+        Stage::Intercepted(Box::pin(async move {
             for interceptor in producer.interceptors.iter() {
-                let intercepted = timeout_at(end, interceptor.on_publish(&mut content)).await;
-                let intercepted = intercepted.unwrap_or_else(|_| {
-                    Err(Error::new(
+                let late = || {
+                    Error::new(
                         ErrorKind::Timeout,
                         format!("no answer within {limit:?}: waiting for an interceptor"),
-                    ))
-                });
+                    )
+                };
+                let intercepted = by(end, interceptor.on_publish(&mut content), late).await;
                 if let Err(error) = intercepted {
                     return Stage::Failed(Some(error));
                 }
             }
-            let envelope = match seal(&producer, content) {
-                Ok(envelope) => envelope,
-                Err(error) => return Stage::Failed(Some(error)),
-            };
-            match timeout_at(end, producer.outbox.room()).await {
-                Ok(()) => hand_over(&producer, envelope, Some(end)),
-                Err(_) => Stage::Failed(Some(Error::new(
-                    ErrorKind::Backpressure,
-                    format!(
-                        "no room within {limit:?}: the broker hasn't confirmed what was published before; \
-                         publish less at once, or look at what blocks the broker"
-                    ),
-                ))),
+            match seal(&producer, content) {
+                Ok(envelope) => hand_over(&producer, envelope, Some(end)),
+                Err(error) => Stage::Failed(Some(error)),
             }
         }))
     }
 }
 
 impl Tracked {
-    /// Whether an answer can't come any more, or not in time.
-    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Error> {
-        let engine = &self.producer.connection.inner().engine;
-        if self.entry.is_waiting() && engine.has_ended() {
-            // It was lost with the last session, after the others were told of the end.
-            let reason = engine.end_reason();
-            self.producer.outbox.forget(&self.entry);
-            return Poll::Ready(reason.with_maybe_stored());
+    /// Whether the driver has the message.
+    fn poll_sent(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.entry.poll_sent(context).is_ready() {
+            return Poll::Ready(());
         }
-        let limit = self.producer.deadline();
-        let deadline = self
-            .deadline
-            .get_or_insert_with(|| Box::pin(sleep_until(self.end)));
-        if deadline.as_mut().poll(context).is_pending() {
+        if !self.entry.is_queued() {
             return Poll::Pending;
         }
-        let (phase, maybe_stored) = self.entry.phase();
-        self.producer.outbox.forget(&self.entry);
+        let outbox = &self.producer.outbox;
+        loop {
+            let room = self
+                .room
+                .get_or_insert_with(|| Box::pin(outbox.more_room()));
+            let may_be_room = room.as_mut().poll(context).is_ready();
+            if may_be_room {
+                self.room = None;
+            }
+            outbox.take_turns();
+            if !self.entry.is_queued() {
+                self.room = None;
+                return self.entry.poll_sent(context);
+            }
+            if !may_be_room {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Whether an answer can't come any more, or not in time.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Error> {
+        if let Some(error) = self.producer.outbox.end_of(&self.entry) {
+            // It was lost with the last session, after the others were told of the end.
+            return Poll::Ready(self.given_up(error));
+        }
+        if self.deadline.is_none() {
+            if let Err(error) = check_runtime() {
+                return Poll::Ready(self.given_up(error));
+            }
+            self.deadline = Some(Box::pin(sleep_until(self.end)));
+        }
+        let due = self.deadline.as_mut().map(|end| end.as_mut().poll(context));
+        if due != Some(Poll::Ready(())) {
+            return Poll::Pending;
+        }
+        let limit = self.producer.deadline();
+        if self.producer.outbox.withdraw(&self.entry) {
+            return Poll::Ready(Error::new(
+                ErrorKind::Backpressure,
+                format!(
+                    "no room within {limit:?}: the broker hasn't confirmed what was published before; publish less \
+                     at once, or look at what blocks the broker"
+                ),
+            ));
+        }
+        let phase = self.entry.phase();
+        let engine = &self.producer.connection.inner().engine;
         let error = match engine.blocked() {
             None => Error::new(
                 ErrorKind::Timeout,
@@ -146,11 +174,26 @@ impl Tracked {
                 ),
             ),
         };
-        Poll::Ready(if maybe_stored {
-            error.with_maybe_stored()
-        } else {
-            error
-        })
+        Poll::Ready(self.given_up(error))
+    }
+
+    /// Nobody waits for the answer any more, for this reason.
+    fn given_up(&self, error: Error) -> Error {
+        let may_be_stored = self.entry.may_be_stored();
+        self.producer.outbox.forget(&self.entry);
+        match may_be_stored {
+            true => error.with_maybe_stored(),
+            false => error,
+        }
+    }
+}
+
+impl Drop for Tracked {
+    /// What had no room yet isn't made.
+    fn drop(&mut self) {
+        if self.entry.is_queued() {
+            self.producer.outbox.withdraw(&self.entry);
+        }
     }
 }
 
@@ -181,12 +224,12 @@ impl Publishing {
                     };
                 }
                 Stage::Answered(..) => return Poll::Ready(Ok(())),
-                Stage::HeldBack(turn) => match turn.as_mut().poll(context) {
+                Stage::Intercepted(publish) => match publish.as_mut().poll(context) {
                     Poll::Ready(stage) => self.stage = stage,
                     Poll::Pending => return Poll::Pending,
                 },
                 Stage::Tracked(tracked) => {
-                    if tracked.entry.poll_sent(context).is_ready() {
+                    if tracked.poll_sent(context).is_ready() {
                         return Poll::Ready(Ok(()));
                     }
                     return tracked.poll_end(context).map(Err);
@@ -205,6 +248,7 @@ impl Publishing {
             },
             Stage::Tracked(tracked) => match tracked.entry.poll_answer(context) {
                 Poll::Ready(answer) => {
+                    tracked.producer.outbox.prune();
                     let resent = tracked.entry.was_resent();
                     // The broker refused it the second time; the first one may be there all the same.
                     let unsure = |error: Error| match resent {
@@ -217,7 +261,7 @@ impl Publishing {
                 Poll::Pending => tracked.poll_end(context).map(Err),
             },
             Stage::ToAll(all) => all.poll_together(context),
-            Stage::Failed(_) | Stage::HeldBack(_) => Poll::Pending,
+            Stage::Failed(_) | Stage::Intercepted(_) => Poll::Pending,
         }
     }
 }
@@ -310,14 +354,21 @@ fn published(answer: Result<Confirmation>, envelope: &Envelope, resent: bool) ->
             routed,
             resent,
         }),
-        Confirmation::Nacked { reason } => Err(Error::new(
-            ErrorKind::Nacked,
-            format!(
-                "the broker refused a message for exchange `{}` with key `{}`: {reason}",
-                envelope.exchange(),
-                envelope.routing_key()
-            ),
-        )),
+        Confirmation::Nacked { reason } => {
+            let error = Error::new(
+                ErrorKind::Nacked,
+                format!(
+                    "the broker refused a message for exchange `{}` with key `{}`: {reason}",
+                    envelope.exchange(),
+                    envelope.routing_key()
+                ),
+            );
+            Err(match envelope.exchange().is_empty() {
+                true => error,
+                // Other queues that it matched may have taken it.
+                false => error.with_maybe_stored(),
+            })
+        }
         Confirmation::Returned { code } => Err(returned(code, envelope)),
     }
 }

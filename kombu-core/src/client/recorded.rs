@@ -1,18 +1,24 @@
 //! What was declared over a connection, to be declared again on its next session.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
-use tokio::sync::broadcast;
+use tokio::time::Instant;
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{BoxFuture, Connection, Destination};
-use crate::engine::{Entity, Event, Restore, Session};
-use crate::error::{ErrorKind, Result};
+use crate::engine::{Begin, Entity, Event, LETS_GO_WITHIN, Restore, Session, Shared, by, deadline};
+use crate::error::{Error, ErrorKind, Result};
+use crate::field::FieldTable;
 use crate::name::Name;
 
 use super::topology::Step;
+
+/// How many declarations of a new session are under way at once.
+const PIPELINED: usize = 64;
 
 /// One thing that was declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,17 +39,49 @@ pub(super) struct Entry {
 
 /// Everything that was declared, in the order in which it was first declared.
 pub(super) struct Recorded {
-    entries: Mutex<Vec<Entry>>,
-    next_number: AtomicU64,
-    events: broadcast::Sender<Event>,
+    entries: Mutex<Entries>,
+    /// Since when the broker refuses us an exclusive queue of ours.
+    refused_since: Mutex<Option<Instant>>,
+    engine: Weak<Shared>,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_number: BTreeMap<u64, Entry>,
+    numbers: HashMap<Thing, u64>,
+    next_number: u64,
+}
+
+/// What a record is about on the broker.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Thing {
+    Exchange(Name),
+    Queue(Name),
+    Binding {
+        destination: Destination,
+        exchange: Name,
+        routing_key: Name,
+        arguments: FieldTable,
+    },
+}
+
+impl Entries {
+    fn get_mut(&mut self, thing: &Thing) -> Option<&mut Entry> {
+        self.by_number.get_mut(self.numbers.get(thing)?)
+    }
+
+    fn put(&mut self, thing: Thing, entry: Entry) {
+        self.numbers.insert(thing, entry.number);
+        self.by_number.insert(entry.number, entry);
+    }
 }
 
 impl Recorded {
-    pub(super) fn new(events: broadcast::Sender<Event>) -> Self {
+    pub(super) fn new(engine: Weak<Shared>) -> Self {
         Recorded {
             entries: Mutex::default(),
-            next_number: AtomicU64::new(0),
-            events,
+            refused_since: Mutex::default(),
+            engine,
         }
     }
 
@@ -56,30 +94,42 @@ impl Recorded {
                 Record::Bind(destination.clone(), (*binding).clone())
             }
         };
+        let thing = record.thing();
         let mut entries = self.entries.lock();
-        match entries
-            .iter_mut()
-            .find(|other| other.record.is_same(&record))
-        {
-            Some(other) => {
-                other.record = record;
-                other.missed = false;
-            }
-            None => entries.push(Entry {
-                record,
-                // Numbers are drawn under the lock, so that they stand in their order.
-                number: self.next_number.fetch_add(1, Ordering::Relaxed),
-                missed: false,
-            }),
+        if let Some(other) = entries.get_mut(&thing) {
+            other.record = record;
+            other.missed = false;
+            return;
         }
+        let number = entries.next_number;
+        entries.next_number += 1;
+        let entry = Entry {
+            record,
+            number,
+            missed: false,
+        };
+        entries.put(thing, entry);
     }
 
     /// Takes out what a deletion concerns, before the broker is asked for it: if the answer never comes, or nobody
     /// waits for it, the deletion may have been carried out all the same, and nothing of it must come back.
     pub(super) fn take(&self, deletion: &Deletion<'_>) -> Vec<Entry> {
         let mut entries = self.entries.lock();
-        let taken = entries.extract_if(.., |entry| deletion.concerns(&entry.record));
-        taken.collect()
+        let Entries {
+            by_number, numbers, ..
+        } = &mut *entries;
+        let concerned = by_number
+            .values()
+            .filter(|entry| deletion.concerns(&entry.record));
+        let concerned: Vec<u64> = concerned.map(|entry| entry.number).collect();
+        let mut taken = Vec::with_capacity(concerned.len());
+        for number in concerned {
+            if let Some(entry) = by_number.remove(&number) {
+                numbers.remove(&entry.record.thing());
+                taken.push(entry);
+            }
+        }
+        taken
     }
 
     /// Puts back where it was what had been taken out for a deletion that the broker refused, except for what was
@@ -87,33 +137,33 @@ impl Recorded {
     pub(super) fn put_back(&self, taken: Vec<Entry>) {
         let mut entries = self.entries.lock();
         for entry in taken {
-            if !entries
-                .iter()
-                .any(|other| other.record.is_same(&entry.record))
-            {
-                let index = entries.partition_point(|other| other.number < entry.number);
-                entries.insert(index, entry);
+            let thing = entry.record.thing();
+            if !entries.numbers.contains_key(&thing) {
+                entries.put(thing, entry);
             }
         }
     }
 
     fn set_missed(&self, record: &Record, missed: bool) {
         let mut entries = self.entries.lock();
-        if let Some(entry) = entries.iter_mut().find(|entry| entry.record == *record) {
+        if let Some(entry) = entries.get_mut(&record.thing())
+            && entry.record == *record
+        {
             entry.missed = missed;
         }
     }
 
-    /// Declares again what is recorded, and tells if it had gone.
+    /// Declares again what is recorded. Whether it had gone.
     async fn declare(
         &self,
         record: &Record,
         mut missed: bool,
         driver: &Arc<dyn Connection>,
-    ) -> Result<()> {
-        let Some((what, name)) = record.survivor() else {
-            return record.declare(driver).await;
-        };
+    ) -> Result<bool> {
+        if !record.is_survivor() {
+            record.declare(driver).await?;
+            return Ok(false);
+        }
         if !missed && record.is_missing(driver).await? {
             missed = true;
             self.set_missed(record, true);
@@ -122,12 +172,92 @@ impl Recorded {
         record.declare(driver).await?;
         if missed {
             self.set_missed(record, false);
-            tracing::warn!(%what, %name, "had gone, and was declared again");
-            let name = name.clone();
-            drop(self.events.send(Event::Recreated { what, name }));
         }
+        Ok(missed)
+    }
+
+    fn tell(&self, event: Event) {
+        if let Some(engine) = self.engine.upgrade() {
+            engine.tell(event);
+        }
+    }
+
+    /// Whether the broker may still take an exclusive queue of ours for that of the lost session.
+    fn may_be_held(&self, record: &Record) -> bool {
+        let Record::Queue(queue, _) = record else {
+            return false;
+        };
+        let mut since = self.refused_since.lock();
+        queue.is_exclusive() && since.get_or_insert_with(Instant::now).elapsed() < LETS_GO_WITHIN
+    }
+
+    async fn declare_all(&self, driver: &Arc<dyn Connection>, limit: Duration) -> Result<()> {
+        let mut records: Vec<_> = {
+            let entries = self.entries.lock();
+            let entries = entries.by_number.values();
+            entries
+                .map(|entry| (entry.record.clone(), entry.missed))
+                .collect()
+        };
+        // What is bound has to be there before its bindings. Among themselves, neither needs the other.
+        records.sort_by_key(|(record, _)| record.rank());
+        for records in records.chunk_by(|(one, _), (other, _)| one.rank() == other.rank()) {
+            let declare = |(record, missed): &(Record, bool)| {
+                let (record, missed) = (record.clone(), *missed);
+                async move {
+                    let declaring = self.declare(&record, missed, driver);
+                    let declared = by(deadline(limit), declaring, || no_answer(limit)).await;
+                    (record, declared)
+                }
+            };
+            let mut declared = stream::iter(records.iter().map(declare)).buffered(PIPELINED);
+            while let Some((record, declared)) = declared.next().await {
+                self.declared(record, declared)?;
+            }
+        }
+        *self.refused_since.lock() = None;
         Ok(())
     }
+
+    /// Tells what became of a record. An error is one of the session.
+    fn declared(&self, record: Record, declared: Result<bool>) -> Result<()> {
+        let error = match declared {
+            Ok(false) => return Ok(()),
+            Ok(true) => {
+                let (what, name) = match record {
+                    Record::Exchange(exchange, _) => (Entity::Exchange, exchange.name().clone()),
+                    Record::Queue(queue, _) => (Entity::Queue, queue.name().clone()),
+                    Record::Bind(..) => return Ok(()),
+                };
+                tracing::warn!(%what, %name, "had gone, and was declared again");
+                self.tell(Event::Recreated { what, name });
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let kind = error.kind();
+        if kind == ErrorKind::ResourceLocked && self.may_be_held(&record) {
+            return Err(error);
+        }
+        if !is_refusal(kind) && !matches!(kind, ErrorKind::NotFound | ErrorKind::Config) {
+            return Err(error);
+        }
+        // Somebody changed it meanwhile, or this broker can't do what the one before could. Whoever uses it will be
+        // told; the others go on.
+        tracing::warn!(%error, "could not be declared again as it was");
+        let reason = error.to_string();
+        self.tell(Event::TopologyMismatch { reason });
+        Ok(())
+    }
+}
+
+fn no_answer(limit: Duration) -> Error {
+    Error::new(
+        ErrorKind::Timeout,
+        format!(
+            "no answer within {limit:?}: waiting for the broker to declare again what was declared"
+        ),
+    )
 }
 
 /// What is to be deleted.
@@ -179,32 +309,35 @@ pub(super) fn is_refusal(kind: ErrorKind) -> bool {
 }
 
 impl Record {
-    /// Whether both are about the same thing on the broker.
-    fn is_same(&self, other: &Record) -> bool {
-        match (self, other) {
-            (Record::Exchange(one, _), Record::Exchange(other, _)) => one.name() == other.name(),
-            (Record::Queue(one, _), Record::Queue(other, _)) => one.name() == other.name(),
-            (Record::Bind(to, one), Record::Bind(other_to, other)) => {
-                to == other_to && is_same_binding(one, other)
-            }
-            _ => false,
+    fn thing(&self) -> Thing {
+        match self {
+            Record::Exchange(exchange, _) => Thing::Exchange(exchange.name().clone()),
+            Record::Queue(queue, _) => Thing::Queue(queue.name().clone()),
+            Record::Bind(destination, binding) => Thing::Binding {
+                destination: destination.clone(),
+                exchange: binding.exchange().name().clone(),
+                routing_key: binding.get_routing_key().clone(),
+                arguments: binding.arguments().clone(),
+            },
         }
     }
 
-    /// What should still be there after the session that declared it, if this is such a thing.
-    fn survivor(&self) -> Option<(Entity, &Name)> {
+    fn rank(&self) -> u8 {
         match self {
-            Record::Exchange(exchange, DeclareMode::Ensure) if !exchange.is_auto_delete() => {
-                Some((Entity::Exchange, exchange.name()))
+            Record::Exchange(..) => 0,
+            Record::Queue(..) => 1,
+            Record::Bind(..) => 2,
+        }
+    }
+
+    /// Whether it should still be there after the session that declared it.
+    fn is_survivor(&self) -> bool {
+        match self {
+            Record::Exchange(exchange, DeclareMode::Ensure) => !exchange.is_auto_delete(),
+            Record::Queue(queue, DeclareMode::Ensure) => {
+                !queue.is_exclusive() && !queue.is_auto_delete() && queue.get_expires().is_none()
             }
-            Record::Queue(queue, DeclareMode::Ensure)
-                if !queue.is_exclusive()
-                    && !queue.is_auto_delete()
-                    && queue.get_expires().is_none() =>
-            {
-                Some((Entity::Queue, queue.name()))
-            }
-            _ => None,
+            _ => false,
         }
     }
 
@@ -238,41 +371,21 @@ impl Record {
 }
 
 impl Restore for Recorded {
-    fn restore<'a>(&'a self, session: &'a Arc<Session>) -> BoxFuture<'a, Result<()>> {
+    fn restore(
+        self: Arc<Self>,
+        session: Arc<Session>,
+        limit: Duration,
+    ) -> BoxFuture<'static, Result<Begin>> {
         Box::pin(async move {
-            let entries: Vec<_> = {
-                let entries = self.entries.lock();
-                let entries = entries.iter();
-                entries
-                    .map(|entry| (entry.record.clone(), entry.missed))
-                    .collect()
-            };
-            for (record, missed) in entries {
-                let Err(error) = self.declare(&record, missed, &session.driver).await else {
-                    continue;
-                };
-                match error.kind() {
-                    // Somebody changed it meanwhile. Whoever uses it will be told; the others go on.
-                    ErrorKind::PreconditionFailed
-                    | ErrorKind::NotFound
-                    | ErrorKind::ResourceLocked
-                    | ErrorKind::AccessRefused => {
-                        tracing::warn!(%error, "could not be declared again as it was");
-                        let reason = error.to_string();
-                        drop(self.events.send(Event::TopologyMismatch { reason }));
-                    }
-                    _ => return Err(error),
-                }
-            }
-            Ok(())
+            self.declare_all(&session.driver, limit).await?;
+            let nothing: Begin = Box::new(|| {});
+            Ok(nothing)
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -287,7 +400,7 @@ mod tests {
             Record::Queue(queue().durable(false), Ensure),
         ];
         for record in survivors {
-            assert!(record.survivor().is_some(), "{record:?}");
+            assert!(record.is_survivor(), "{record:?}");
         }
         let others = [
             Record::Exchange(exchange().auto_delete(true), Ensure),
@@ -302,7 +415,7 @@ mod tests {
             ),
         ];
         for record in others {
-            assert!(record.survivor().is_none(), "{record:?}");
+            assert!(!record.is_survivor(), "{record:?}");
         }
     }
 }

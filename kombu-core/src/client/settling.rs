@@ -4,9 +4,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::timeout;
-
 use crate::driver::{Op, Outcome, Settlement};
+use crate::engine::{by, deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 
@@ -82,15 +81,16 @@ impl Settling {
             queue,
             limit,
         } = confirming;
-        let answer = timeout(limit, answer).await.unwrap_or_else(|_| {
-            Err(Error::new(
+        let late = || {
+            Error::new(
                 ErrorKind::Timeout,
                 format!(
                     "no answer within {limit:?}: waiting for the broker to confirm the {outcome} of a delivery \
                      from queue `{queue}`, which was queued and may still be carried out"
                 ),
-            ))
-        });
+            )
+        };
+        let answer = by(deadline(limit), answer, late).await;
         answer.map_err(|error| error.during("settle"))
     }
 }

@@ -1,23 +1,24 @@
 //! What a consumer is opened with, for the first time and after every lost session.
 
+use std::collections::HashSet;
 use std::ops::Deref;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::task::Context;
+use std::time::Duration;
 
 use kombu_serializers::Accept;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::declare::{DeclareMode, Queue};
 use crate::driver::{Op, SubscribeOptions, Subscription};
-use crate::engine::Session;
+use crate::engine::{Event, LETS_GO_WITHIN, Session, by, deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 
 use super::delivery::{Link, LinkQueue};
 use super::held::Held;
 use super::intercept::Interceptors;
+use super::processing::Processing;
 use super::{Connection, UndecodablePolicy};
 
 /// What stays as it is for as long as the consumer lives.
@@ -26,7 +27,10 @@ pub(super) struct Plan {
     pub(super) accept: Accept,
     pub(super) interceptors: Interceptors,
     pub(super) undecodable: UndecodablePolicy,
+    pub(super) max_processing_time: Option<Duration>,
     pub(super) connection: Connection,
+    /// How often the connection had been drained when the consumer was opened. The next time is its end.
+    pub(super) drains: u64,
 }
 
 /// The queues that a consumer receives from at present, in the order in which they came.
@@ -45,14 +49,17 @@ struct Source {
 }
 
 impl Sources {
-    /// The queues of a subscription to be; `mode` is for declarations that don't say otherwise themselves.
+    /// The queues of a subscription to be, each once; `mode` is for declarations that don't say otherwise themselves.
     pub(super) fn new(queues: &[Queue], mode: DeclareMode) -> Self {
         let mut sources = Sources {
             names: Vec::with_capacity(queues.len()),
             details: Vec::with_capacity(queues.len()),
         };
+        let mut seen = HashSet::with_capacity(queues.len());
         for queue in queues {
-            sources.add(0, &LinkQueue::new(queue, mode));
+            if seen.insert(queue.name()) {
+                sources.add(0, &LinkQueue::new(queue, mode));
+            }
         }
         sources.renumber();
         sources
@@ -125,8 +132,6 @@ pub(super) struct Opened {
     // In front of the link, whose end gives back what must not come here again.
     pub(super) subscription: Box<dyn Subscription>,
     pub(super) link: Receiving,
-    /// Rings when something that was put off is due.
-    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 /// A consumer's own reference to what its deliveries refer to.
@@ -152,32 +157,6 @@ impl Opened {
             held.set_window(deliveries);
         }
         self.subscription.set_window(deliveries);
-    }
-
-    /// Gives back what was put off until now, and wakes the task when the next of it is due. Whether there was any.
-    #[inline]
-    pub(super) fn give_back_due(&mut self, context: &mut Context<'_>) -> bool {
-        let Some(held) = &self.link.held else {
-            return false;
-        };
-        held.puts_any_off() && self.poll_alarm(context)
-    }
-
-    #[cold]
-    fn poll_alarm(&mut self, context: &mut Context<'_>) -> bool {
-        let mut gave_back = false;
-        while let Some(due) = self.link.put_off_until() {
-            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
-            if alarm.deadline() != due {
-                alarm.as_mut().reset(due);
-            }
-            if alarm.as_mut().poll(context).is_pending() {
-                break;
-            }
-            self.link.release_due(due);
-            gave_back = true;
-        }
-        gave_back
     }
 
     /// Leaves a queue; what was dropped and held goes back as well.
@@ -206,39 +185,110 @@ impl Plan {
         Ok(self.opened(session, subscription, sources, options))
     }
 
-    /// Opens it again on the session that follows, however long that takes to come. Once it is there, the broker
-    /// has to answer within the deadline.
+    /// Opens it again on the session that follows, however long that takes to come, with the queues that are still there.
+    /// Once it is there, the broker has to answer within the deadline.
     pub(super) async fn open_after(
         &self,
         last: Arc<Session>,
-        sources: &Sources,
+        sources: Sources,
         options: SubscribeOptions,
-    ) -> Result<Opened> {
+    ) -> Result<(Opened, Sources)> {
+        tokio::select! {
+            biased;
+            () = self.connection.inner().open.drained_after(self.drains) => Err(Error::new(
+                ErrorKind::Closed,
+                "the connection is being drained; connect again",
+            )),
+            opened = self.open_next(last, sources, options) => opened,
+        }
+    }
+
+    async fn open_next(
+        &self,
+        last: Arc<Session>,
+        mut sources: Sources,
+        options: SubscribeOptions,
+    ) -> Result<(Opened, Sources)> {
         let engine = &self.connection.inner().engine;
+        let limit = engine.deadlines.declare;
         let mut session = engine.session_after(&last).await?;
+        let mut backoff = engine.backoff();
+        let mut refused_until = None;
         loop {
-            let limit = engine.deadlines.declare;
+            let late = || no_answer(limit, &sources);
             let opening = session.driver.open_subscription(sources.names(), &options);
-            let opened = timeout(limit, opening).await.unwrap_or_else(|_| {
-                Err(Error::new(
-                    ErrorKind::Timeout,
-                    format!(
-                        "no answer within {limit:?}: waiting for the broker to subscribe the consumer of {} again \
-                         after a lost connection; open another one",
-                        sources.listed()
-                    ),
-                ))
-            });
-            match opened {
+            let error = match by(deadline(limit), opening, late).await {
                 Ok(subscription) => {
-                    return Ok(self.opened(session, subscription, sources, options));
+                    let opened = self.opened(session, subscription, &sources, options);
+                    return Ok((opened, sources));
                 }
-                Err(error) if error.kind() == ErrorKind::ConnectionLost => {
+                Err(error) => error,
+            };
+            match error.kind() {
+                ErrorKind::ConnectionLost => {
                     session = engine.session_after(&session).await?;
+                    refused_until = None;
                 }
-                Err(error) => return Err(error),
+                ErrorKind::NotFound => {
+                    self.leave_missing(&session, &mut sources, error).await?;
+                }
+                // The broker may take it for that of the lost session.
+                ErrorKind::ResourceLocked | ErrorKind::AccessRefused
+                    if options.exclusive || error.kind() == ErrorKind::ResourceLocked =>
+                {
+                    let until = refused_until.get_or_insert_with(|| deadline(LETS_GO_WITHIN));
+                    if Instant::now() >= *until {
+                        return Err(error);
+                    }
+                    sleep(backoff.pause()).await;
+                }
+                _ => return Err(error),
             }
         }
+    }
+
+    /// Takes out the queues that are gone; an error if these are all, or none.
+    async fn leave_missing(
+        &self,
+        session: &Session,
+        sources: &mut Sources,
+        error: Error,
+    ) -> Result<()> {
+        let limit = self.connection.inner().engine.deadlines.declare;
+        let mut last = None;
+        for name in sources.names().to_vec() {
+            let queue = Queue::new(name.clone());
+            let asking = session.driver.declare_queue(&queue, DeclareMode::Verify);
+            match by(deadline(limit), asking, || no_answer(limit, sources)).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    if !sources.take_all(&name).is_empty() {
+                        self.tell_deleted(&name);
+                    }
+                    last = Some(name);
+                }
+                // The next try to subscribe finds out.
+                Err(error) if error.kind() == ErrorKind::ConnectionLost => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Timeout => return Err(error),
+                _ => {}
+            }
+        }
+        match last {
+            None => Err(error),
+            Some(name) if sources.is_empty() => Err(cancelled(&name)),
+            Some(_) => {
+                sources.renumber();
+                Ok(())
+            }
+        }
+    }
+
+    /// Somebody deleted a queue that the consumer received from.
+    pub(super) fn tell_deleted(&self, queue: &Name) {
+        tracing::warn!(%queue, "a queue was deleted while it was being consumed");
+        self.connection.forget_queue(queue);
+        let queue = queue.clone();
+        let engine = &self.connection.inner().engine;
+        engine.tell(Event::ConsumerCancelled { queue });
     }
 
     fn opened(
@@ -259,16 +309,46 @@ impl Plan {
             stopping: AtomicBool::new(false),
             interceptors: self.interceptors.clone(),
             undecodable: self.undecodable,
+            processing: self
+                .max_processing_time
+                .filter(|_| !options.no_ack)
+                .map(Processing::new),
             session: session.clone(),
             connection: self.connection.clone(),
         };
         let link = Arc::new(link);
-        self.connection.inner().open.add_link(&link);
+        let open = &self.connection.inner().open;
+        open.add_link(&link);
+        if open.drains() != self.drains {
+            // It came too late to be told.
+            link.stop();
+        }
+        Processing::watch(&link);
         Opened {
             session,
             subscription,
             link: Receiving(link),
-            alarm: None,
         }
     }
+}
+
+/// What ends a consumer whose last queue was deleted.
+pub(super) fn cancelled(queue: &Name) -> Error {
+    Error::new(
+        ErrorKind::ConsumerCancelled,
+        format!(
+            "queue `{queue}` was deleted while it was being consumed; declare it and open the consumer again"
+        ),
+    )
+}
+
+fn no_answer(limit: Duration, sources: &Sources) -> Error {
+    Error::new(
+        ErrorKind::Timeout,
+        format!(
+            "no answer within {limit:?}: waiting for the broker to subscribe the consumer of {} again after a lost \
+             connection; open another one",
+            sources.listed()
+        ),
+    )
 }

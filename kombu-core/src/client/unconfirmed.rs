@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 
 use crate::driver::{Confirm, Confirmation, Op, Publisher};
 use crate::error::{Error, ErrorKind, Result};
@@ -27,16 +28,23 @@ pub(super) struct Outbox {
     entries: Mutex<VecDeque<Arc<Entry>>>,
     count: AtomicUsize,
     bytes: AtomicUsize,
+    /// Publishes without room, in the order of the calls. Whoever hands one over holds the queue meanwhile; it is never
+    /// locked by whoever holds `publisher`.
+    queue: Mutex<VecDeque<Arc<Entry>>>,
+    /// How many these are. Nobody overtakes them.
+    queued: AtomicUsize,
     room: Arc<Notify>,
+    /// Why there is no connection any more.
+    ended: OnceLock<(ErrorKind, String)>,
 }
 
 /// One publish that wasn't answered at once.
 pub(super) struct Entry {
     envelope: Envelope,
     stage: Mutex<Stage>,
-    /// Handed to a driver at least once, so the broker may have it.
+    /// Taken by a driver at least once, so the broker may have it.
     sent: AtomicBool,
-    /// Handed to a second driver after that.
+    /// Handed to another driver after that.
     resent: AtomicBool,
     /// Whoever waits for the answer.
     task: AtomicWaker,
@@ -44,6 +52,8 @@ pub(super) struct Entry {
 }
 
 enum Stage {
+    /// For room in the outbox.
+    Queued,
     /// For a session.
     Waiting,
     /// For room in the driver.
@@ -72,21 +82,23 @@ impl Outbox {
             entries: Mutex::default(),
             count: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
+            queue: Mutex::default(),
+            queued: AtomicUsize::new(0),
             room: Arc::default(),
+            ended: OnceLock::new(),
         }
     }
 
-    /// Whether another publish may be made now.
     #[inline]
-    pub(super) fn has_room(&self) -> bool {
+    fn has_room(&self) -> bool {
         self.count.load(Ordering::Relaxed) < MAX_COUNT
             && self.bytes.load(Ordering::Relaxed) < MAX_BYTES
     }
 
     /// Publishes without an answer.
     pub(super) fn count(&self) -> usize {
-        self.prune();
-        self.count.load(Ordering::Relaxed)
+        self.take_turns();
+        self.count.load(Ordering::Relaxed) + self.queued.load(Ordering::Relaxed)
     }
 
     /// Resolves when every publish has been answered.
@@ -100,25 +112,17 @@ impl Outbox {
         }
     }
 
-    /// Resolves when another publish may be made.
-    pub(super) async fn room(&self) {
-        loop {
-            let room = self.room.notified();
-            self.prune();
-            if self.has_room() {
-                return;
-            }
-            room.await;
-        }
+    /// Resolves when there may be more room than when this was called.
+    pub(super) fn more_room(&self) -> OwnedNotified {
+        self.room.clone().notified_owned()
     }
 
-    /// Publishes on the present session, or puts the message by for the next one.
+    /// Publishes on the present session, or puts the message by for the next one, or for when there is room.
     #[inline]
-    pub(super) fn hand_over(
-        &self,
-        envelope: &Envelope,
-        ended: impl FnOnce() -> Option<Error>,
-    ) -> Handed {
+    pub(super) fn hand_over(&self, envelope: &Envelope) -> Handed {
+        if self.queued.load(Ordering::Relaxed) > 0 || !self.has_room() {
+            return self.queue_up(envelope);
+        }
         let publisher = self.publisher.read();
         match publisher.publish(envelope) {
             Op::Ready(Some(Ok(Op::Ready(Some(Ok(answer)))))) => Handed::Answered(Ok(answer)),
@@ -126,37 +130,109 @@ impl Outbox {
             Op::Ready(Some(Ok(Op::Ready(Some(Err(error)))))) if !is_lost(&error) => {
                 Handed::Answered(Err(error))
             }
-            other => self.track(envelope, other, ended),
+            other => self.track(envelope, other),
         }
     }
 
     #[cold]
-    fn track(
-        &self,
-        envelope: &Envelope,
-        op: Op<Result<Confirm>>,
-        ended: impl FnOnce() -> Option<Error>,
-    ) -> Handed {
-        let entry = Arc::new(Entry {
+    fn track(&self, envelope: &Envelope, op: Op<Result<Confirm>>) -> Handed {
+        let entry = self.entry(envelope, Stage::Sending(op));
+        self.follow(&entry);
+        Handed::Tracked(entry)
+    }
+
+    #[cold]
+    fn queue_up(&self, envelope: &Envelope) -> Handed {
+        let entry = self.entry(envelope, Stage::Queued);
+        {
+            let mut queue = self.queue.lock();
+            // The end of the connection finds what is in the queue.
+            if let Some(error) = self.end_error() {
+                return Handed::Answered(Err(error));
+            }
+            queue.push_back(entry.clone());
+            self.queued.fetch_add(1, Ordering::Relaxed);
+        }
+        self.take_turns();
+        Handed::Tracked(entry)
+    }
+
+    fn entry(&self, envelope: &Envelope, stage: Stage) -> Arc<Entry> {
+        Arc::new(Entry {
             envelope: envelope.clone(),
-            stage: Mutex::new(Stage::Sending(op)),
-            sent: AtomicBool::new(true),
+            stage: Mutex::new(stage),
+            sent: AtomicBool::new(false),
             resent: AtomicBool::new(false),
             task: AtomicWaker::new(),
             room: self.room.clone(),
-        });
+        })
+    }
+
+    /// Takes in what was handed to the publisher, which the caller holds.
+    fn follow(&self, entry: &Arc<Entry>) {
         entry.advance();
-        if entry.is_waiting()
-            && let Some(error) = ended()
-        {
-            return Handed::Answered(Err(error));
-        }
+        self.answer_if_ended(entry);
         self.count.fetch_add(1, Ordering::Relaxed);
         self.bytes
-            .fetch_add(envelope.body().len(), Ordering::Relaxed);
-        self.prune();
+            .fetch_add(entry.envelope.body().len(), Ordering::Relaxed);
         self.entries.lock().push_back(entry.clone());
-        Handed::Tracked(entry)
+    }
+
+    /// Hands over what is queued, as far as there is room. Whoever waits for room does it for those in front of it, too:
+    /// they may not be polled.
+    pub(super) fn take_turns(&self) {
+        self.prune();
+        if self.queued.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut queue = self.queue.lock();
+        while self.has_room()
+            && let Some(entry) = queue.pop_front()
+        {
+            {
+                let publisher = self.publisher.read();
+                *entry.stage.lock() = Stage::Sending(publisher.publish(&entry.envelope));
+                self.follow(&entry);
+            }
+            self.queued.fetch_sub(1, Ordering::Relaxed);
+            entry.task.wake();
+            self.prune();
+        }
+    }
+
+    /// Takes a publish out of the queue; false if it had its turn.
+    pub(super) fn withdraw(&self, entry: &Arc<Entry>) -> bool {
+        let mut queue = self.queue.lock();
+        let Some(place) = queue.iter().position(|other| Arc::ptr_eq(other, entry)) else {
+            return false;
+        };
+        queue.remove(place);
+        self.queued.fetch_sub(1, Ordering::Relaxed);
+        drop(queue);
+        self.room.notify_waiters();
+        true
+    }
+
+    fn end_error(&self) -> Option<Error> {
+        let (kind, reason) = self.ended.get()?;
+        Some(Error::new(*kind, reason.clone()))
+    }
+
+    /// Why a publish that waits for a session won't get one.
+    pub(super) fn end_of(&self, entry: &Entry) -> Option<Error> {
+        match entry.is_waiting() {
+            true => self.end_error(),
+            false => None,
+        }
+    }
+
+    fn answer_if_ended(&self, entry: &Entry) {
+        if let Some(error) = self.end_of(entry) {
+            entry.answer(Err(match entry.may_be_stored() {
+                true => error.with_maybe_stored(),
+                false => error,
+            }));
+        }
     }
 
     /// A new session: sends again what the last one left without an answer, in order, and takes it for
@@ -176,21 +252,24 @@ impl Outbox {
         self.prune();
     }
 
-    /// The connection has ended: nothing that waits for a session will get one.
-    pub(super) fn end(&self, error: impl Fn() -> Error) {
-        let _held = self.publisher.write();
-        let entries = self.entries.lock().clone();
-        for entry in &entries {
-            entry.advance();
-            if entry.is_waiting() {
-                let error = error();
-                entry.answer(Err(if entry.sent.load(Ordering::Relaxed) {
-                    error.with_maybe_stored()
-                } else {
-                    error
-                }));
+    /// The connection has ended: nothing that waits for a session, or for room, will get one.
+    pub(super) fn end(&self, error: &Error) {
+        {
+            let _held = self.publisher.write();
+            // It ends once.
+            drop(self.ended.set((error.kind(), error.message().to_owned())));
+            let entries = self.entries.lock().clone();
+            for entry in &entries {
+                entry.advance();
+                self.answer_if_ended(entry);
             }
         }
+        let queue = std::mem::take(&mut *self.queue.lock());
+        self.queued.fetch_sub(queue.len(), Ordering::Relaxed);
+        for entry in queue {
+            entry.answer(Err(Error::new(error.kind(), error.message())));
+        }
+        self.room.notify_waiters();
     }
 
     /// Forgets a publish that nobody waits for any more.
@@ -208,13 +287,14 @@ impl Outbox {
     }
 
     /// Takes what has been answered off the front.
-    fn prune(&self) {
+    pub(super) fn prune(&self) {
         loop {
             let mut entries = self.entries.lock();
             let Some(front) = entries.front() else {
                 return;
             };
             front.advance();
+            self.answer_if_ended(front);
             if !front.is_answered() {
                 return;
             }
@@ -239,14 +319,19 @@ impl Entry {
         self.resent.load(Ordering::Relaxed)
     }
 
-    /// What the publish is waiting for, and whether the broker may have the message.
-    pub(super) fn phase(&self) -> (&'static str, bool) {
-        let phase = match &*self.stage.lock() {
+    /// What the publish is waiting for.
+    pub(super) fn phase(&self) -> &'static str {
+        match &*self.stage.lock() {
+            Stage::Queued => "waiting for room",
             Stage::Waiting => "waiting for a connection",
             Stage::Sending(_) => "waiting for room in the connection",
             Stage::Confirming(_) | Stage::Answered(_) => "waiting for the broker's confirm",
-        };
-        (phase, self.sent.load(Ordering::Relaxed))
+        }
+    }
+
+    /// Whether a driver took it, or is about to.
+    pub(super) fn may_be_stored(&self) -> bool {
+        self.sent.load(Ordering::Relaxed) || matches!(&*self.stage.lock(), Stage::Sending(_))
     }
 
     /// Whether the driver has the message.
@@ -254,7 +339,7 @@ impl Entry {
         self.task.register(context.waker());
         self.advance();
         match &*self.stage.lock() {
-            Stage::Waiting | Stage::Sending(_) => Poll::Pending,
+            Stage::Queued | Stage::Waiting | Stage::Sending(_) => Poll::Pending,
             Stage::Confirming(_) | Stage::Answered(_) => Poll::Ready(()),
         }
     }
@@ -282,10 +367,13 @@ impl Entry {
         let mut stage = self.stage.lock();
         loop {
             let next = match &mut *stage {
-                Stage::Waiting | Stage::Answered(_) => return,
+                Stage::Queued | Stage::Waiting | Stage::Answered(_) => return,
                 Stage::Sending(op) => match Pin::new(op).poll(&mut context) {
                     Poll::Pending => return,
-                    Poll::Ready(Ok(confirm)) => Stage::Confirming(confirm),
+                    Poll::Ready(Ok(confirm)) => {
+                        self.sent.store(true, Ordering::Relaxed);
+                        Stage::Confirming(confirm)
+                    }
                     Poll::Ready(Err(error)) if is_lost(&error) => Stage::Waiting,
                     Poll::Ready(Err(error)) => Stage::Answered(Some(Err(error))),
                 },
@@ -299,8 +387,13 @@ impl Entry {
         }
     }
 
+    /// Whether there was no room yet.
+    pub(super) fn is_queued(&self) -> bool {
+        matches!(&*self.stage.lock(), Stage::Queued)
+    }
+
     /// Whether it is for the next session to send this.
-    pub(super) fn is_waiting(&self) -> bool {
+    fn is_waiting(&self) -> bool {
         matches!(&*self.stage.lock(), Stage::Waiting)
     }
 
@@ -309,7 +402,8 @@ impl Entry {
     }
 
     fn send_again(self: &Arc<Self>, publisher: &dyn Publisher) {
-        if self.sent.swap(true, Ordering::Relaxed) {
+        if self.may_be_stored() {
+            self.sent.store(true, Ordering::Relaxed);
             self.resent.store(true, Ordering::Relaxed);
         }
         *self.stage.lock() = Stage::Sending(publisher.publish(&self.envelope));

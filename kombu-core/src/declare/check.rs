@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use super::exchange::ALTERNATE;
 use super::known::Known;
-use super::{Binding, DeclareMode, Exchange, ExchangeKind, Queue, QueueType, duration};
+use super::{Binding, DeclareMode, Exchange, ExchangeKind, Overflow, Queue, QueueType, duration};
 use crate::error::{Error, ErrorKind, Result};
-use crate::field::FieldValue;
+use crate::field::{FieldTable, FieldValue};
 
 const RESERVED: &str = "amq.";
 
 /// RabbitMQ's longest time to live, of messages and of queues.
-const LONGEST: Duration = Duration::from_millis(u32::MAX as u64);
+pub(crate) const LONGEST: Duration = Duration::from_millis(u32::MAX as u64);
 
 impl Exchange {
     /// Whether brokers have it from the start: `amq.direct`, `amq.fanout`, `amq.topic`, `amq.headers`,
@@ -149,23 +149,29 @@ impl Binding {
         }
         self.get_routing_key().check_length("routing key")?;
         self.arguments().check()?;
-        if *exchange.kind() == ExchangeKind::Headers
-            && let Some(value) = self.arguments().get("x-match")
-            && !matches!(
-                value.as_str(),
-                Some("all" | "any" | "all-with-x" | "any-with-x")
-            )
-        {
-            return Err(Error::new(
-                ErrorKind::PreconditionFailed,
-                format!(
-                    "`x-match` of a binding to {} must be all, any, all-with-x or any-with-x; use `match_all` or `match_any`",
-                    ThisExchange(exchange)
-                ),
-            ));
-        }
+        check_match(exchange, self.arguments())?;
         exchange.check_as(mode)
     }
+}
+
+/// Fails if a binding with these arguments says how to match headers, and its exchange doesn't know that way.
+pub(crate) fn check_match(exchange: &Exchange, arguments: &FieldTable) -> Result<()> {
+    if *exchange.kind() == ExchangeKind::Headers
+        && let Some(value) = arguments.get("x-match")
+        && !matches!(
+            value.as_str(),
+            Some("all" | "any" | "all-with-x" | "any-with-x")
+        )
+    {
+        return Err(Error::new(
+            ErrorKind::PreconditionFailed,
+            format!(
+                "`x-match` of a binding to {} must be all, any, all-with-x or any-with-x; use `match_all` or `match_any`",
+                ThisExchange(exchange)
+            ),
+        ));
+    }
+    Ok(())
 }
 
 impl Queue {
@@ -330,6 +336,8 @@ impl Queue {
             "`durable: false`"
         } else if self.get_max_priority().is_some() {
             "`max_priority`"
+        } else if self.get_overflow() == Some(Overflow::RejectPublishDlx) {
+            "`overflow: reject-publish-dlx`"
         } else {
             return Ok(());
         };
@@ -355,9 +363,10 @@ impl Queue {
 }
 
 fn unfit(argument: &str, of: &dyn fmt::Display, expected: &str, value: &FieldValue) -> Error {
-    let given = match value.as_i64() {
-        Some(number) => number.to_string(),
-        None => value.type_name().to_owned(),
+    let given = match (value.as_i64(), value.as_str()) {
+        (Some(number), _) => number.to_string(),
+        (_, Some(text)) => format!("`{text}`"),
+        _ => value.type_name().to_owned(),
     };
     Error::new(
         ErrorKind::PreconditionFailed,

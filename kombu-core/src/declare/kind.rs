@@ -108,6 +108,8 @@ pub enum Overflow {
     DropHead,
     /// The new message is refused, and its publisher learns it.
     RejectPublish,
+    /// The same, and the message is dead-lettered too if the queue has a target. Not on quorum queues.
+    RejectPublishDlx,
 }
 
 impl Overflow {
@@ -116,12 +118,22 @@ impl Overflow {
         match self {
             Overflow::DropHead => "drop-head",
             Overflow::RejectPublish => "reject-publish",
+            Overflow::RejectPublishDlx => "reject-publish-dlx",
         }
     }
 
     pub(super) fn from_name(name: &str) -> Option<Self> {
-        [Overflow::DropHead, Overflow::RejectPublish]
-            .into_iter()
-            .find(|overflow| overflow.as_str() == name)
+        [
+            Overflow::DropHead,
+            Overflow::RejectPublish,
+            Overflow::RejectPublishDlx,
+        ]
+        .into_iter()
+        .find(|overflow| overflow.as_str() == name)
+    }
+
+    /// Whether a full queue refuses what comes.
+    pub fn rejects(self) -> bool {
+        self != Overflow::DropHead
     }
 }

@@ -78,10 +78,8 @@ impl Known {
     /// What RabbitMQ takes, for messages to people.
     pub(super) fn expected(self) -> &'static str {
         match self {
-            Known::QueueType
-            | Known::Overflow
-            | Known::DeadLetterExchange
-            | Known::DeadLetterRoutingKey => "text",
+            Known::QueueType | Known::DeadLetterExchange | Known::DeadLetterRoutingKey => "text",
+            Known::Overflow => "drop-head, reject-publish or reject-publish-dlx",
             Known::Expires | Known::MessageTtl => "an integer of milliseconds that isn't negative",
             Known::MaxLength | Known::MaxLengthBytes => "an integer that isn't negative",
             Known::MaxPriority => "an integer from 0 to 255",
@@ -90,11 +88,10 @@ impl Known {
         }
     }
 
-    /// Whether RabbitMQ takes a value although no attribute can hold it: another type of queue, another
-    /// overflow, no limit.
+    /// Whether RabbitMQ takes a value although no attribute can hold it: another type of queue, no limit.
     pub(super) fn is_passed_on(self, value: &FieldValue) -> bool {
         match self {
-            Known::QueueType | Known::Overflow => value.as_str().is_some(),
+            Known::QueueType => value.as_str().is_some(),
             Known::MaxDeliveries => value.as_i64().is_some(),
             _ => false,
         }

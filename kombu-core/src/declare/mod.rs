@@ -47,6 +47,7 @@ mod mode;
 mod queue;
 
 pub use binding::Binding;
+pub(crate) use check::{LONGEST, check_match};
 pub use difference::Difference;
 pub use exchange::Exchange;
 pub use kind::{ExchangeKind, Overflow, QueueType};

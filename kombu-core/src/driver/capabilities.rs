@@ -1,4 +1,5 @@
 use std::fmt;
+use std::time::Duration;
 
 /// A part of the messaging model that not every broker has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -141,6 +142,7 @@ pub struct Capabilities {
     emulated: u32,
     max_message_size: usize,
     max_priority: u8,
+    max_processing_time: Option<Duration>,
 }
 
 // One bit for each feature.
@@ -158,6 +160,7 @@ impl Capabilities {
             emulated: 0,
             max_message_size: Self::DEFAULT_MAX_MESSAGE_SIZE,
             max_priority: u8::MAX,
+            max_processing_time: None,
         }
     }
 
@@ -199,6 +202,13 @@ impl Capabilities {
         self
     }
 
+    /// Sets how long a consumer may hold a delivery unless it says otherwise, for brokers that take it away at some time.
+    #[must_use]
+    pub const fn with_max_processing_time(mut self, limit: Duration) -> Self {
+        self.max_processing_time = Some(limit);
+        self
+    }
+
     /// How the transport comes to this feature.
     pub const fn support(&self, feature: Feature) -> Support {
         let bit = 1 << feature as u32;
@@ -219,6 +229,11 @@ impl Capabilities {
     /// The largest body in bytes that the broker takes.
     pub const fn max_message_size(&self) -> usize {
         self.max_message_size
+    }
+
+    /// How long a consumer may hold a delivery unless it says otherwise; `None` if there is no limit.
+    pub const fn max_processing_time(&self) -> Option<Duration> {
+        self.max_processing_time
     }
 
     /// The highest `max_priority` of a queue, where the transport has [`Feature::Priority`].

@@ -33,7 +33,8 @@ pub trait Publisher: Send + Sync {
     /// Starts publishing `envelope`.
     ///
     /// The first stage resolves when the driver has room for the message (back-pressure), the second when
-    /// the broker answered. A message for an exchange that doesn't exist fails with
+    /// the broker answered. An error of the first stage means that the driver didn't take the message, and that the broker
+    /// certainly doesn't have it; whatever is unsure is an error of the second. A message for an exchange that doesn't exist fails with
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) and disturbs no other publish.
     ///
     /// The publish id of the envelope is the same when the client sends a message again; a driver may use

@@ -4,7 +4,7 @@ use super::RetryPolicy;
 
 /// The pauses between attempts: each twice the one before, up to the longest, less a random part.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     next: Duration,
     longest: Duration,
 }
@@ -12,7 +12,7 @@ pub(super) struct Backoff {
 impl Backoff {
     pub(super) fn new(policy: &RetryPolicy) -> Self {
         Backoff {
-            next: policy.first_pause,
+            next: policy.first_pause.min(policy.longest_pause),
             longest: policy.longest_pause,
         }
     }
@@ -27,7 +27,7 @@ impl Backoff {
 
     /// The next pause. Up to half of it is taken off at random, so that clients which lost the same broker
     /// don't come back together.
-    pub(super) fn pause(&mut self) -> Duration {
+    pub(crate) fn pause(&mut self) -> Duration {
         let full = self.next;
         self.next = (full * 2).min(self.longest);
         full.mul_f64(1.0 - fastrand::f64() / 2.0)

@@ -45,7 +45,8 @@ pub enum Event {
         /// Why, in the broker's words.
         reason: String,
     },
-    /// The broker takes publishes again.
+    /// The broker takes publishes again, or the session is lost that it blocked: one that still blocks says so to the next
+    /// session.
     Unblocked,
     /// An exchange or a queue that should have outlived the lost session was gone when the next one began, and was
     /// declared again: the broker lost its state, or somebody deleted it. What was in a queue is gone.
@@ -122,7 +123,8 @@ impl fmt::Display for Entity {
 
 /// The events of a connection from now on, as a stream.
 ///
-/// A reader that falls behind by more than 256 events misses the oldest. The stream ends with the connection.
+/// A reader that falls behind by more than 256 events misses the oldest. The stream ends with the connection: when it is
+/// closed or given up, or its last handle is gone.
 pub struct Events {
     next: BoxFuture<'static, (Option<Event>, broadcast::Receiver<Event>)>,
     ended: bool,

@@ -1,10 +1,12 @@
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout_at};
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind, Result};
 
 type Observer = Arc<dyn Fn(&Error, Duration) + Send + Sync>;
 
@@ -54,7 +56,7 @@ impl RetryPolicy {
         self
     }
 
-    /// Calls `observer` with each failed attempt's error and the pause that follows.
+    /// Calls `observer` with each failed attempt's error and the pause that follows. What it panics with is dropped.
     #[must_use]
     pub fn on_retry(mut self, observer: impl Fn(&Error, Duration) + Send + Sync + 'static) -> Self {
         self.observer = Some(Arc::new(observer));
@@ -63,7 +65,11 @@ impl RetryPolicy {
 
     pub(super) fn observe(&self, error: &Error, pause: Duration) {
         if let Some(observer) = &self.observer {
-            observer(error, pause);
+            let told = std::panic::catch_unwind(AssertUnwindSafe(|| observer(error, pause)));
+            if told.is_err() {
+                // The connection is everybody's.
+                tracing::error!("the observer of `RetryPolicy::on_retry` panicked");
+            }
         }
     }
 }
@@ -85,6 +91,29 @@ pub(crate) fn deadline(limit: Duration) -> Instant {
     now.checked_add(limit).unwrap_or_else(|| now + DECADES)
 }
 
+/// What waits for a time needs a runtime.
+pub(crate) fn check_runtime() -> Result<()> {
+    match Handle::try_current() {
+        Ok(_) => Ok(()),
+        Err(problem) => Err(Error::new(
+            ErrorKind::Config,
+            "kombu needs a tokio runtime; call it within `#[tokio::main]` or `Runtime::block_on`",
+        )
+        .with_source(problem)),
+    }
+}
+
+/// Does the work, unless it takes longer than until `end`: then the answer is what `late` says.
+pub(crate) async fn by<T>(
+    end: Instant,
+    work: impl Future<Output = Result<T>>,
+    late: impl FnOnce() -> Error,
+) -> Result<T> {
+    check_runtime()?;
+    let answer = timeout_at(end, work).await;
+    answer.unwrap_or_else(|_| Err(late()))
+}
+
 /// How long operations may take, from the call to the broker's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -99,7 +128,7 @@ pub struct Deadlines {
     /// Settling, where the broker's answer is waited for ([`Settling::confirmed`](crate::Settling::confirmed)), and flushing
     /// settles and confirms when a connection is closed. Default: 30 s.
     pub settle: Duration,
-    /// How long a session may be silent before it counts as lost. Default: 10 s.
+    /// How long a session may be silent before it counts as lost, at least a millisecond. Default: 10 s.
     pub liveness: Duration,
 }
 

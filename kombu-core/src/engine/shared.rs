@@ -1,16 +1,23 @@
+use std::future::Future;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
 
 use crate::driver::{self, BoxFuture, Notice};
 use crate::error::{Error, ErrorKind, Result};
 use crate::watched::Watched;
 
+use super::backoff::Backoff;
 use super::{Deadlines, Event, Health, RetryPolicy};
 
 /// Events that a slow reader may fall behind by.
 const EVENTS: usize = 256;
+
+/// How long a broker may take to let go of what a lost session held alone: until it has noticed that.
+pub(crate) const LETS_GO_WITHIN: Duration = Duration::from_secs(60);
 
 /// One driver connection. It ends and never comes back.
 pub(crate) struct Session {
@@ -19,12 +26,21 @@ pub(crate) struct Session {
 
 /// Something that has to be put into order on a new session before anybody uses it.
 pub(crate) trait Restore: Send + Sync {
-    /// Does so. An error means that the session isn't fit for use.
-    fn restore<'a>(&'a self, session: &'a Arc<Session>) -> BoxFuture<'a, Result<()>>;
+    /// Does what takes the broker's answers, each within `limit`. An error means that the session isn't fit for use.
+    ///
+    /// The future holds none of the handles that keep the connection, or nobody could let go of it meanwhile.
+    fn restore(
+        self: Arc<Self>,
+        session: Arc<Session>,
+        limit: Duration,
+    ) -> BoxFuture<'static, Result<Begin>>;
 
     /// The connection has ended; there will be no other session.
     fn end(&self) {}
 }
+
+/// What is left to do when everything else is in order, and the session is to be used.
+pub(crate) type Begin = Box<dyn FnOnce() + Send>;
 
 pub(super) enum State {
     Connecting,
@@ -41,11 +57,14 @@ impl State {
 /// What the supervisor and the handles have in common.
 pub(crate) struct Shared {
     pub(super) state: Arc<Watched<State>>,
-    pub(super) events: broadcast::Sender<Event>,
+    /// `None` once everything has been told.
+    events: Mutex<Option<broadcast::Sender<Event>>>,
     pub(super) restores: Mutex<Vec<Weak<dyn Restore>>>,
     pub(super) health: Mutex<Health>,
     pub(super) policy: RetryPolicy,
     pub(crate) deadlines: Deadlines,
+    /// What goes on without those who asked for it does so here.
+    pub(crate) runtime: Handle,
     /// The supervisor learns from its end that the last handle is gone.
     _alive: watch::Sender<()>,
 }
@@ -54,11 +73,12 @@ impl Shared {
     pub(super) fn new(
         policy: RetryPolicy,
         deadlines: Deadlines,
+        runtime: Handle,
     ) -> (Arc<Self>, watch::Receiver<()>) {
         let (alive, gone) = watch::channel(());
         let shared = Shared {
             state: Arc::new(Watched::new(State::Connecting)),
-            events: broadcast::Sender::new(EVENTS),
+            events: Mutex::new(Some(broadcast::Sender::new(EVENTS))),
             restores: Mutex::default(),
             health: Mutex::new(Health {
                 connected: false,
@@ -68,6 +88,7 @@ impl Shared {
             }),
             policy,
             deadlines,
+            runtime,
             _alive: alive,
         };
         (Arc::new(shared), gone)
@@ -99,9 +120,10 @@ impl Shared {
             .await
     }
 
-    /// Whether the connection was closed or given up.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.state.get().has_ended()
+    /// Resolves when the connection was closed or given up. It keeps nothing open.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let state = self.state.clone();
+        async move { state.until(|state| state.has_ended().then_some(())).await }
     }
 
     /// Ends the connection for all handles. The session that there was is the caller's to close.
@@ -123,17 +145,87 @@ impl Shared {
             }
             true
         });
-        self.health.lock().connected = false;
-        self.tell_end();
+        self.tell_end(None);
         last
     }
 
-    /// Tells everybody who waits for a session that none will come. The state says so already.
-    pub(super) fn tell_end(&self) {
+    /// The session is over. False if nobody wants another one.
+    pub(super) fn lose(&self, reason: &Error) -> bool {
+        let lost = self.state.change_if(|state| {
+            let lost = matches!(state, State::Up(_));
+            if lost {
+                *state = State::Connecting;
+            }
+            lost
+        });
+        if !lost {
+            return false;
+        }
+        tracing::info!(%reason, "connection lost");
+        let was_blocked = {
+            let mut health = self.health.lock();
+            health.connected = false;
+            health.last_error = Some(reason.to_string());
+            health.blocked.take().is_some()
+        };
+        self.tell(Event::Lost {
+            kind: reason.kind(),
+            reason: reason.to_string(),
+        });
+        if was_blocked {
+            self.tell(Event::Unblocked);
+        }
+        true
+    }
+
+    /// The next session is there. False if nobody wants it any more.
+    pub(super) fn take_up(&self, session: &Arc<Session>, attempts: u32) -> bool {
+        let wanted = self.state.change_if(|state| {
+            // It may be closed at this very moment, by another thread.
+            let wanted = matches!(state, State::Connecting);
+            if wanted {
+                *state = State::Up(session.clone());
+            }
+            wanted
+        });
+        if wanted {
+            {
+                let mut health = self.health.lock();
+                health.connected = true;
+                health.sessions += 1;
+            }
+            tracing::info!(attempts, "connection restored");
+            self.tell(Event::Restored { attempts });
+        }
+        wanted
+    }
+
+    /// There won't be another session.
+    pub(super) fn give_up(&self, kind: ErrorKind, reason: String, last: Option<Event>) {
+        let gives_up = self.state.change_if(|state| {
+            let goes_on = !state.has_ended();
+            if goes_on {
+                *state = State::Ended { kind, reason };
+            }
+            goes_on
+        });
+        if gives_up {
+            self.tell_end(last);
+        }
+    }
+
+    /// Tells everybody who waits for a session that none will come, and whoever listens that this is all. The state says
+    /// so already.
+    fn tell_end(&self, last: Option<Event>) {
+        self.health.lock().connected = false;
         let restores = self.restores.lock().clone();
         for restore in restores.iter().filter_map(Weak::upgrade) {
             restore.end();
         }
+        if let Some(last) = last {
+            self.tell(last);
+        }
+        *self.events.lock() = None;
     }
 
     /// Why there will be no further session.
@@ -151,12 +243,18 @@ impl Shared {
         restores.push(restore);
     }
 
-    pub(crate) fn events_sender(&self) -> broadcast::Sender<Event> {
-        self.events.clone()
+    /// Pauses before another try, as the policy has them.
+    pub(crate) fn backoff(&self) -> Backoff {
+        Backoff::new(&self.policy)
     }
 
+    /// What happens from now on.
     pub(crate) fn events(&self) -> broadcast::Receiver<Event> {
-        self.events.subscribe()
+        match &*self.events.lock() {
+            Some(events) => events.subscribe(),
+            // Without a sender, it has ended.
+            None => broadcast::channel(1).1,
+        }
     }
 
     pub(crate) fn health(&self) -> Health {
@@ -186,7 +284,9 @@ impl Shared {
 
     /// Tells whoever listens. Nobody has to.
     pub(crate) fn tell(&self, event: Event) {
-        drop(self.events.send(event));
+        if let Some(events) = &*self.events.lock() {
+            drop(events.send(event));
+        }
     }
 }
 

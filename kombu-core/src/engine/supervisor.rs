@@ -2,14 +2,15 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::driver::{self, BoxFuture};
 use crate::error::{Error, ErrorKind, Result};
 
 use super::backoff::Backoff;
-use super::shared::{Session, Shared, State};
+use super::shared::{Begin, Session, Shared, State};
 use super::{Deadlines, Event, RetryPolicy, deadline};
 
 /// One attempt to connect to one of several places, by number.
@@ -23,23 +24,25 @@ pub(crate) trait Attempt: Send + Sync + 'static {
 
 /// Connects for the first time, and keeps the connection from then on in a task of its own.
 ///
-/// The places are tried in turn, with a pause after each round, until the connect deadline. An error that
-/// won't go away by itself ends that at once.
+/// The places are tried in turn, with a pause after each round, until the connect deadline; one that doesn't answer leaves
+/// the others of its round their share of the time. An error that won't go away by itself ends that at once.
 pub(crate) async fn start(
     attempt: impl Attempt,
     policy: RetryPolicy,
     deadlines: Deadlines,
 ) -> Result<(Arc<Shared>, Arc<Session>)> {
-    let (shared, gone) = Shared::new(policy, deadlines);
+    let (shared, gone) = Shared::new(policy, deadlines, Handle::current());
     let end = deadline(deadlines.connect);
     let mut backoff = Backoff::new(&shared.policy);
     let mut place = 0;
     let mut attempts = 0;
     let mut last = None;
     let driver = loop {
-        let answer = match timeout_at(end, attempt.connect(place)).await {
+        let left = end.saturating_duration_since(Instant::now());
+        let share = left / (attempt.places() - place) as u32;
+        let answer = match timeout(share, attempt.connect(place)).await {
             Ok(answer) => answer,
-            Err(_) => return Err(too_late(deadlines.connect, last)),
+            Err(_) => Err(too_late(share, None)),
         };
         let error = match answer {
             Ok(driver) => break driver,
@@ -58,11 +61,18 @@ pub(crate) async fn start(
         };
         shared.policy.observe(&error, pause);
         if Instant::now() + pause >= end {
-            return Err(too_late(deadlines.connect, Some(error)));
+            // What an attempt met says more than that there was no answer in time.
+            let cause = match error.kind() {
+                ErrorKind::Timeout => last,
+                _ => Some(error),
+            };
+            return Err(too_late(deadlines.connect, cause));
         }
         tracing::debug!(%error, ?pause, attempts, "connecting failed");
-        last = Some(error);
-        tokio::time::sleep(pause).await;
+        if error.kind() != ErrorKind::Timeout {
+            last = Some(error);
+        }
+        sleep(pause).await;
     };
     let session = Arc::new(Session { driver });
     shared.state.set(State::Up(session.clone()));
@@ -77,6 +87,7 @@ pub(crate) async fn start(
         shared: Arc::downgrade(&shared),
         gone,
         place,
+        backoff: None,
     };
     tokio::spawn(supervisor.run(session.clone()));
     Ok((shared, session))
@@ -89,21 +100,11 @@ impl<A> Drop for Supervisor<A> {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        let abandoned = shared.state.change_if(|state| {
-            let goes_on = !state.has_ended();
-            if goes_on {
-                *state = State::Ended {
-                    kind: ErrorKind::ConnectionLost,
-                    reason: "the runtime that the connection was made in is gone; connect again"
-                        .to_owned(),
-                };
-            }
-            goes_on
-        });
-        if abandoned {
-            shared.health.lock().connected = false;
-            shared.tell_end();
-        }
+        shared.give_up(
+            ErrorKind::ConnectionLost,
+            "the runtime that the connection was made in is gone; connect again".to_owned(),
+            None,
+        );
     }
 }
 
@@ -130,12 +131,15 @@ struct Supervisor<A> {
     shared: Weak<Shared>,
     gone: watch::Receiver<()>,
     place: usize,
+    /// Kept over sessions that end as soon as they are there.
+    backoff: Option<Backoff>,
 }
 
 impl<A: Attempt> Supervisor<A> {
     /// Keeps the connection until it is closed, given up, or nobody holds it any more.
     async fn run(mut self, mut session: Arc<Session>) {
         loop {
+            let since = Instant::now();
             let mut gone = self.gone.clone();
             let Some(state) = self.shared.upgrade().map(|shared| shared.state.clone()) else {
                 return;
@@ -153,38 +157,20 @@ impl<A: Attempt> Supervisor<A> {
                 () = listen_to(&session, &self.shared) => return,
                 reason = watch_over(&session, deadlines) => reason,
             };
+            let goes_on = match self.shared.upgrade() {
+                Some(shared) => shared.lose(&reason),
+                None => return,
+            };
             // Whatever is left of the old session must not reach the broker beside the next one.
             close(&session, deadlines.liveness).await;
             drop(session);
-            let Some(shared) = self.shared.upgrade() else {
+            if !goes_on {
+                return;
+            }
+            let Some(next) = self.come_back(since).await else {
                 return;
             };
-            if !shared.state.change_if(|state| match state {
-                State::Up(_) => {
-                    *state = State::Connecting;
-                    true
-                }
-                _ => false,
-            }) {
-                return;
-            }
-            tracing::info!(%reason, "connection lost");
-            {
-                let mut health = shared.health.lock();
-                health.connected = false;
-                // A broker that still blocks says so to the next session.
-                health.blocked = None;
-                health.last_error = Some(reason.to_string());
-            }
-            shared.tell(Event::Lost {
-                kind: reason.kind(),
-                reason: reason.to_string(),
-            });
-            drop(shared);
-            match self.come_back().await {
-                Some(next) => session = next,
-                None => return,
-            }
+            session = next;
         }
     }
 
@@ -194,69 +180,78 @@ impl<A: Attempt> Supervisor<A> {
             .map_or_else(Deadlines::default, |shared| shared.deadlines)
     }
 
-    /// Connects again, for as long as it takes; `None` if nobody wants it any more.
-    async fn come_back(&mut self) -> Option<Arc<Session>> {
-        let mut backoff = Backoff::new(&self.shared.upgrade()?.policy);
+    /// Resolves when the connection is closed, or nobody holds it any more.
+    fn unwanted(&self) -> impl Future<Output = ()> + use<A> {
+        let mut gone = self.gone.clone();
+        let state = self.shared.upgrade().map(|shared| shared.state.clone());
+        async move {
+            let Some(state) = state else { return };
+            tokio::select! {
+                biased;
+                _ = gone.changed() => {}
+                () = state.until(|state| state.has_ended().then_some(())) => {}
+            }
+        }
+    }
+
+    /// Waits before the next attempt; false if nobody wants it any more.
+    async fn pause(&self, pause: Duration) -> bool {
+        tokio::select! {
+            // The pause last: whoever wants no further attempt gets none.
+            biased;
+            () = self.unwanted() => false,
+            () = sleep(pause) => true,
+        }
+    }
+
+    /// Connects again, for as long as it takes; `None` if nobody wants it any more. `since` is when the session began that
+    /// was lost.
+    async fn come_back(&mut self, since: Instant) -> Option<Arc<Session>> {
+        let lived = since.elapsed();
+        if lived >= self.deadlines().liveness {
+            self.backoff = None;
+        }
+        if let Some(backoff) = &mut self.backoff {
+            let pause = backoff.pause().saturating_sub(lived);
+            if !self.pause(pause).await {
+                return None;
+            }
+        }
+        let policy = self.shared.upgrade()?.policy.clone();
+        let mut backoff = self.backoff.take().unwrap_or_else(|| Backoff::new(&policy));
         let mut attempts = 0;
+        let mut slow = false;
         loop {
             let error = match self.try_once().await? {
                 Ok(session) => {
-                    let shared = self.shared.upgrade()?;
-                    let wanted = shared.state.change_if(|state| {
-                        // It may be closed at this very moment, by another thread.
-                        let wanted = matches!(state, State::Connecting);
-                        if wanted {
-                            *state = State::Up(session.clone());
-                        }
-                        wanted
-                    });
-                    if !wanted {
-                        close(&session, self.deadlines().liveness).await;
-                        return None;
+                    self.backoff = Some(backoff);
+                    if self.shared.upgrade()?.take_up(&session, attempts) {
+                        return Some(session);
                     }
-                    {
-                        let mut health = shared.health.lock();
-                        health.connected = true;
-                        health.sessions += 1;
-                    }
-                    tracing::info!(attempts, "connection restored");
-                    shared.tell(Event::Restored { attempts });
-                    return Some(session);
+                    close(&session, self.deadlines().liveness).await;
+                    return None;
                 }
                 Err(error) => error,
             };
             attempts += 1;
             self.place = (self.place + 1) % self.attempt.places();
-            let shared = self.shared.upgrade()?;
-            if !error.is_transient() {
-                // Credentials may be rotated while we run; that isn't cured by hammering the broker.
-                backoff = Backoff::slow(&shared.policy);
-            }
-            let pause = if self.place == 0 {
-                backoff.pause()
-            } else {
-                Duration::ZERO
+            // Credentials may be rotated while we run; that isn't cured by hammering the broker. But the broker lets go
+            // of what a lost session held.
+            slow |= !error.is_transient() && error.kind() != ErrorKind::ResourceLocked;
+            let pause = match self.place {
+                0 if slow => Backoff::slow(&policy).pause(),
+                0 => backoff.pause(),
+                _ => Duration::ZERO,
             };
-            shared.policy.observe(&error, pause);
+            policy.observe(&error, pause);
+            let shared = self.shared.upgrade()?;
             shared.health.lock().last_error = Some(error.to_string());
-            if shared
-                .policy
-                .max_attempts
-                .is_some_and(|most| attempts >= most)
-            {
+            if policy.max_attempts.is_some_and(|most| attempts >= most) {
                 let reason = format!("given up after {attempts} attempts; the last one: {error}");
-                shared.state.change_if(|state| {
-                    let gives_up = matches!(state, State::Connecting);
-                    if gives_up {
-                        *state = State::Ended {
-                            kind: error.kind(),
-                            reason: reason.clone(),
-                        };
-                    }
-                    gives_up
-                });
-                shared.tell_end();
-                shared.tell(Event::GivenUp { reason });
+                let last = Event::GivenUp {
+                    reason: reason.clone(),
+                };
+                shared.give_up(error.kind(), reason, Some(last));
                 return None;
             }
             tracing::debug!(%error, ?pause, attempts, "connecting again failed");
@@ -266,51 +261,64 @@ impl<A: Attempt> Supervisor<A> {
                 reason: error.to_string(),
                 pause,
             });
-            let state = shared.state.clone();
             drop(shared);
-            let mut gone = self.gone.clone();
-            tokio::select! {
-                // The pause last: whoever wants no further attempt gets none.
-                biased;
-                _ = gone.changed() => return None,
-                () = state.until(|state| state.has_ended().then_some(())) => return None,
-                () = tokio::time::sleep(pause) => {}
+            if !self.pause(pause).await {
+                return None;
             }
         }
     }
 
     /// One attempt, with everything that has to be in order before handles use the session.
+    ///
+    /// Only connecting has a limit of its own: what there is to restore may be much. Each request of that has its limit,
+    /// and a session that falls silent meanwhile has ended.
     async fn try_once(&mut self) -> Option<Result<Arc<Session>>> {
-        let limit = self.deadlines().connect;
-        let mut gone = self.gone.clone();
-        let restores = || {
-            let shared = self.shared.upgrade()?;
+        let deadlines = self.deadlines();
+        let connected = tokio::select! {
+            biased;
+            () = self.unwanted() => return None,
+            connected = timeout(deadlines.connect, self.attempt.connect(self.place)) => connected,
+        };
+        let driver = match connected {
+            Ok(Ok(driver)) => driver,
+            Ok(Err(error)) => return Some(Err(error)),
+            Err(_) => return Some(Err(too_late(deadlines.connect, None))),
+        };
+        let session = Arc::new(Session { driver });
+        let restored = tokio::select! {
+            biased;
+            () = self.unwanted() => None,
+            error = watch_over(&session, deadlines) => Some(Err(error)),
+            restored = self.restore(&session, deadlines.declare) => Some(restored),
+        };
+        match restored {
+            Some(Ok(begins)) => {
+                for begin in begins {
+                    begin();
+                }
+                Some(Ok(session))
+            }
+            failed => {
+                // Nothing of an attempt that failed may go on beside the next one.
+                close(&session, deadlines.liveness).await;
+                failed.map(|failed| failed.map(|_| session))
+            }
+        }
+    }
+
+    async fn restore(&self, session: &Arc<Session>, limit: Duration) -> Result<Vec<Begin>> {
+        let restores = self.shared.upgrade().map(|shared| {
             let mut restores = shared.restores.lock();
             restores.retain(|restore| restore.strong_count() > 0);
-            Some(restores.clone())
-        };
-        let attempt = async {
-            let driver = self.attempt.connect(self.place).await?;
-            let session = Arc::new(Session { driver });
-            for restore in restores().unwrap_or_default() {
-                let Some(restore) = restore.upgrade() else {
-                    continue;
-                };
-                if let Err(error) = restore.restore(&session).await {
-                    drop(session.driver.close().await);
-                    return Err(error);
-                }
+            restores.clone()
+        });
+        let mut begins = Vec::new();
+        for restore in restores.unwrap_or_default() {
+            if let Some(restore) = restore.upgrade() {
+                begins.push(restore.restore(session.clone(), limit).await?);
             }
-            Ok(session)
-        };
-        tokio::select! {
-            biased;
-            _ = gone.changed() => None,
-            answer = timeout(limit, attempt) => Some(match answer {
-                Ok(answer) => answer,
-                Err(_) => Err(too_late(limit, None)),
-            }),
         }
+        Ok(begins)
     }
 }
 
@@ -334,11 +342,10 @@ async fn listen_to(session: &Session, shared: &Weak<Shared>) {
 /// Resolves when the session has ended: its driver says so, or the broker gives no sign of life.
 async fn watch_over(session: &Session, deadlines: Deadlines) -> Error {
     let silent = async {
-        let mut next = tokio::time::interval(deadlines.liveness / 2);
-        next.tick().await;
+        let half = deadlines.liveness / 2;
         loop {
-            next.tick().await;
-            match timeout(deadlines.liveness / 2, session.driver.ping()).await {
+            sleep(half).await;
+            match timeout(half, session.driver.ping()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return error,
                 Err(_) => {

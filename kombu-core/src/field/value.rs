@@ -49,7 +49,8 @@ pub enum FieldValue {
     F32(f32),
     /// AMQP's `d`.
     F64(f64),
-    /// The number `value / 10^scale`; AMQP's `D`.
+    /// The number `value / 10^scale`; AMQP's `D`, which RabbitMQ takes for unsigned. Python takes it for signed: a
+    /// negative number from there is `value as i32`.
     Decimal {
         /// How many digits of `value` stand behind the decimal point.
         scale: u8,

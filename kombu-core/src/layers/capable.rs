@@ -148,9 +148,7 @@ fn queue(queue: &Queue, capabilities: &Capabilities) -> Result<()> {
             Feature::MaxLengthBytes,
         ),
         (
-            queue
-                .get_overflow()
-                .is_some_and(|overflow| overflow != Overflow::DropHead),
+            queue.get_overflow().is_some_and(Overflow::rejects),
             Feature::RejectPublish,
         ),
         (queue.get_max_priority().is_some(), Feature::Priority),

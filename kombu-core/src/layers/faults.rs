@@ -427,6 +427,10 @@ impl Publisher for FaultyPublisher {
 impl Publishing {
     fn carry_out(&self, fault: Option<PublishFault>, envelope: &Envelope) -> Op<Result<Confirm>> {
         let line = &self.session.line;
+        if line.is_cut() {
+            // By the one before: nothing may overtake that.
+            return Op::ready(Err(lost()));
+        }
         match fault {
             None => self.next.publish(envelope),
             Some(PublishFault::Nack) => {
@@ -440,13 +444,13 @@ impl Publishing {
             Some(PublishFault::LoseReply) => {
                 let unheard = self.next.publish(envelope);
                 line.cut();
-                Op::pending(async move {
+                Op::ready(Ok(Op::pending(async move {
                     // The broker gets on with it, whatever we hear.
                     if let Ok(confirm) = unheard.await {
                         drop(confirm.await);
                     }
                     Err(lost())
-                })
+                })))
             }
         }
     }

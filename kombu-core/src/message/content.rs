@@ -59,6 +59,8 @@ pub(crate) struct Rare {
     pub(crate) app_id: Option<Name>,
     pub(crate) cluster_id: Option<Name>,
     pub(crate) immediate: bool,
+    /// Further routing keys that receivers aren't to see.
+    pub(crate) hidden_keys: Vec<Name>,
 }
 
 macro_rules! text_properties {

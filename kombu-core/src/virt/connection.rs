@@ -55,7 +55,7 @@ impl<S: QueueStore> VirtualConnection<S> {
     /// changed the table in between. Answers how many messages went with deleted queues.
     async fn change(&self, plan: impl Fn(&Table) -> Result<Vec<Change>> + Send) -> Result<u64> {
         self.shared.check_open()?;
-        dying::bury(&self.shared).await?;
+        dying::bury(&self.shared).await;
         loop {
             self.shared.refresh().await?;
             let (base, changes) = {
@@ -82,7 +82,7 @@ impl<S: QueueStore> VirtualConnection<S> {
 
     async fn queue(&self, name: &Name) -> Result<(S::Queue, Arc<Queue>)> {
         self.shared.check_open()?;
-        dying::bury(&self.shared).await?;
+        dying::bury(&self.shared).await;
         self.shared.find_queue(name).await
     }
 }
@@ -109,6 +109,9 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
     }
 
     async fn declare_queue(&self, queue: &Queue, mode: DeclareMode) -> Result<QueueInfo> {
+        if mode == DeclareMode::Ensure {
+            declarations::check_arguments(queue)?;
+        }
         let session = self.shared.store.session();
         self.change(|table| declarations::queue(table, queue, mode, session))
             .await?;
@@ -158,7 +161,7 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
         options: &SubscribeOptions,
     ) -> Result<Box<dyn Subscription>> {
         self.shared.check_open()?;
-        dying::bury(&self.shared).await?;
+        dying::bury(&self.shared).await;
         let window = self.shared.window(options.window);
         let mut subscription = VirtualSubscription::new(self.shared.clone(), window, *options);
         for name in queues {

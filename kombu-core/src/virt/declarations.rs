@@ -1,6 +1,6 @@
 //! What a declaration changes in the table, and what it conflicts with.
 
-use crate::declare::{Binding, DeclareMode, Exchange, ExchangeKind, Queue};
+use crate::declare::{Binding, DeclareMode, Exchange, ExchangeKind, Queue, check_match};
 use crate::driver::{DeleteQueue, Destination, ExchangeKinds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
@@ -41,6 +41,32 @@ pub(super) fn unknown_kind(exchange: &Exchange) -> Error {
             exchange.kind().as_str()
         ),
     )
+}
+
+/// Refuses what RabbitMQ does at these arguments and nobody does here. Others are hints, or nobody's.
+pub(super) fn check_arguments(queue: &Queue) -> Result<()> {
+    let arguments = queue.arguments();
+    let known = [
+        // The two types that are known are attributes, and not among the arguments.
+        ("x-queue-type", ""),
+        ("x-dead-letter-strategy", "at-most-once"),
+    ];
+    for (name, done) in known {
+        if let Some(value) = arguments.get(name)
+            && value.as_str() != Some(done)
+        {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "queue `{}` asks for `{name}: {}`, which this transport doesn't have; leave it out, or use another \
+                     transport",
+                    queue.name(),
+                    value.as_str().unwrap_or(value.type_name())
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn queue(
@@ -134,12 +160,9 @@ pub(super) fn record(destination: &Destination, binding: &Binding) -> BindingRec
 }
 
 pub(super) fn bind(table: &Table, record: &BindingRecord, session: u64) -> Result<Vec<Change>> {
-    if let Destination::Queue(name) = &record.destination {
-        check_access(table, name, session)?;
-    }
-    if table.exchange(&record.source).is_none() {
+    let Some(source) = table.exchange(&record.source) else {
         return Err(missing_exchange(&record.source));
-    }
+    };
     match &record.destination {
         Destination::Queue(name) if table.queue(name).is_none() => {
             return Err(missing_queue(name));
@@ -149,6 +172,9 @@ pub(super) fn bind(table: &Table, record: &BindingRecord, session: u64) -> Resul
         }
         _ => {}
     }
+    // The one who binds need not know of which kind the exchange is.
+    check_match(source, &record.arguments)?;
+    check_destination(table, record, session)?;
     if table.is_bound(record) {
         return Ok(Vec::new());
     }
@@ -156,12 +182,16 @@ pub(super) fn bind(table: &Table, record: &BindingRecord, session: u64) -> Resul
 }
 
 pub(super) fn unbind(table: &Table, record: &BindingRecord, session: u64) -> Result<Vec<Change>> {
-    if let Destination::Queue(name) = &record.destination {
-        check_access(table, name, session)?;
+    if !table.is_bound(record) {
+        return Ok(Vec::new());
     }
-    Ok(if table.is_bound(record) {
-        table.removal_of_binding(record)
-    } else {
-        Vec::new()
-    })
+    check_destination(table, record, session)?;
+    Ok(table.removal_of_binding(record))
+}
+
+fn check_destination(table: &Table, record: &BindingRecord, session: u64) -> Result<()> {
+    match &record.destination {
+        Destination::Queue(name) => check_access(table, name, session),
+        Destination::Exchange(_) => Ok(()),
+    }
 }

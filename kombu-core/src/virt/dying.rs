@@ -2,20 +2,50 @@
 //! moved to where their queue's dead-letter exchange leads.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
+use crate::declare::Queue;
 use crate::driver::Op;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::message::Envelope;
+use crate::name::Name;
 
 use super::dead_letter;
 use super::shared::{Reached, Sender, Shared};
 use super::store::{Answer, Dead, Death, Finish, QueueStore};
-use crate::declare::Queue;
 
-/// Moves all that are dead now.
+/// How long a store is left alone that doesn't tell its dead.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Moves all that are dead now, each for itself: what becomes of one is no matter of the others, nor of the caller.
 ///
-/// Where the store answers at once, nobody who asks afterwards sees a queue that still has them.
-pub(super) async fn bury<S: QueueStore>(shared: &Arc<Shared<S>>) -> Result<()> {
+/// Where the store answers at once, nobody who asks afterwards sees a queue that still has them. Where it doesn't, the
+/// work is a task's: the caller may stop waiting, and what was taken has to be moved all the same.
+pub(super) async fn bury<S: QueueStore>(shared: &Arc<Shared<S>>) {
+    if let Err(error) = try_bury(shared).await {
+        tracing::debug!(%error, "dead messages stay where they are");
+    }
+}
+
+async fn try_bury<S: QueueStore>(shared: &Arc<Shared<S>>) -> Result<()> {
+    match Op::start(bury_all(shared.clone())) {
+        done @ Op::Ready(_) => done.await,
+        Op::Pending(burying) => {
+            let on_its_way = shared.under_way.one();
+            let burying = shared.runtime.spawn(async move {
+                let buried = burying.await;
+                drop(on_its_way);
+                buried
+            });
+            // Only the end of the runtime ends it early.
+            burying.await.unwrap_or(Ok(()))
+        }
+    }
+}
+
+async fn bury_all<S: QueueStore>(shared: Arc<Shared<S>>) -> Result<()> {
+    // In turns, so that letters arrive in the order in which they were taken.
+    let _turn = shared.burying.lock().await;
     loop {
         let dead = shared.store.take_dead().await?;
         if dead.is_empty() {
@@ -24,18 +54,19 @@ pub(super) async fn bury<S: QueueStore>(shared: &Arc<Shared<S>>) -> Result<()> {
         for Dead {
             queue,
             death,
+            died,
             envelope,
             holder,
             id,
         } in dead
         {
-            match move_away(shared, &queue, death, &envelope, holder, id).await {
-                Ok(_) => {}
-                // With its session, it is back among the dead.
-                Err(error) if error.kind() == ErrorKind::SettleLost => {}
-                Err(error) => return Err(error),
+            let letter = dead_letter::letter(&envelope, &queue, death, died);
+            let moved = move_away(&shared, &queue, death, letter, holder, id).await;
+            if let Err(error) = moved {
+                tracing::debug!(%error, queue = %queue.name(), "a dead letter stays where it is");
             }
         }
+        shared.check_open()?;
     }
 }
 
@@ -59,28 +90,30 @@ async fn watch_over<S: QueueStore>(shared: Weak<Shared<S>>) {
             None => return,
         };
         bell.await;
-        let Some(shared) = shared.upgrade() else {
+        let Some(strong) = shared.upgrade() else {
             return;
         };
-        if let Err(error) = bury(&shared).await {
-            // The session is over; the next one finds what is left.
+        let buried = try_bury(&strong).await;
+        drop(strong);
+        if let Err(error) = buried {
             tracing::debug!(%error, "dead messages stay where they are");
-            return;
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }
 
-/// Moves one dead message to where its queue's dead-letter exchange leads, and forgets it if that is nowhere, as
-/// RabbitMQ does.
+/// Moves the letter of one dead message to where its queue's dead-letter exchange leads, and forgets it if that is nowhere, as
+/// RabbitMQ does. Where that isn't known here, or can't be reached, it is left to other sessions.
+///
+/// An error means that it wasn't this session's any more.
 pub(super) fn move_away<S: QueueStore>(
     shared: &Arc<Shared<S>>,
     queue: &Arc<Queue>,
     death: Death,
-    envelope: &Envelope,
+    letter: Envelope,
     holder: S::Holder,
     id: u64,
 ) -> Op<Result<Answer>> {
-    let letter = dead_letter::letter(envelope, queue, death);
     let (shared, queue) = (shared.clone(), queue.clone());
     Op::start(async move {
         let mover = holder.clone();
@@ -109,13 +142,44 @@ pub(super) fn move_away<S: QueueStore>(
             }
             Ok(_) => return Ok(Answer::Done),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) if is_over(&error) => return Err(error),
             Err(error) => {
-                tracing::warn!(%error, queue = %name, "a dead letter could not be moved");
-                return Err(error);
+                return leave(&shared, name, death, &holder, id, error).await;
             }
         }
         tracing::warn!(queue = %name, "a dead letter is discarded: its exchange leads to no queue");
         let discard = Finish::Discard { death };
         shared.store.finish(&holder, id, discard).await
     })
+}
+
+/// Whether the message went back with its session.
+fn is_over(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::SettleLost | ErrorKind::ConnectionLost
+    )
+}
+
+/// Leaves a dead message that can't be moved here to other sessions, and discards it where the store can't.
+async fn leave<S: QueueStore>(
+    shared: &Shared<S>,
+    queue: &Name,
+    death: Death,
+    holder: &S::Holder,
+    id: u64,
+    error: Error,
+) -> Result<Answer> {
+    let left = shared.store.finish(holder, id, Finish::LeaveDead { death });
+    match left.await {
+        Err(refused) if refused.kind() == ErrorKind::Unsupported => {
+            tracing::warn!(%error, %queue, "a dead letter can't be moved: discarded");
+            let discard = Finish::Discard { death };
+            shared.store.finish(holder, id, discard).await
+        }
+        left => {
+            tracing::warn!(%error, %queue, "a dead letter can't be moved here: left to other connections");
+            left
+        }
+    }
 }

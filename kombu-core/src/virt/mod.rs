@@ -18,6 +18,7 @@
 //!   to its original position.
 
 mod connection;
+mod copies;
 mod dead_letter;
 mod declarations;
 mod dying;
@@ -36,3 +37,4 @@ pub use connection::VirtualConnection;
 pub use dead_letter::letter;
 pub use store::{Answer, Applied, Batch, Dead, Death, Finish, QueueStore, Reader, ReaderOptions};
 pub use table::{BindingRecord, Change, Routed, Table};
+pub use window::Room;

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::message::Envelope;
 use crate::name::Name;
 
+use super::copies;
 use super::lane::{Lane, Progress, Publishing, Stage};
 use super::shared::{Reach, Reached, Route, Sender, Shared};
 use super::store::{Answer, QueueStore};
@@ -67,6 +68,10 @@ impl<S: QueueStore> VirtualPublisher<S> {
     /// Routes the envelope and writes it to its queues, unless others have to be written before.
     #[inline]
     fn write(&self, state: &mut State<S::Queue>, envelope: &Envelope) -> (Stage, u64) {
+        if copies::has_any(envelope) {
+            let route = self.shared.route(Sender::Publisher, envelope);
+            return self.write_to(&state.progress, &route, envelope);
+        }
         let (exchange, key) = (envelope.exchange(), envelope.routing_key());
         if let Some((last_exchange, last_key, route)) = &state.last
             && last_key == key
@@ -115,9 +120,6 @@ impl<S: QueueStore> VirtualPublisher<S> {
     /// from several threads takes turns at the queue anyway.
     #[inline]
     fn push(&self, envelope: &Envelope) -> Confirm {
-        if let Err(error) = self.shared.check_open() {
-            return Op::ready(Err(error));
-        }
         let mut state = self.inner.0.lock();
         let (stage, version) = self.write(&mut state, envelope);
         let stage = match stage {
@@ -150,6 +152,9 @@ impl<S: QueueStore> VirtualPublisher<S> {
 impl<S: QueueStore> Publisher for VirtualPublisher<S> {
     #[inline]
     fn publish(&self, envelope: &Envelope) -> Op<Result<Confirm>> {
+        if let Err(error) = self.shared.check_open() {
+            return Op::ready(Err(error));
+        }
         Op::ready(Ok(self.push(envelope)))
     }
 }
@@ -163,10 +168,12 @@ pub(super) fn write<S: QueueStore>(
     match route.reach {
         Reach::Queues => {}
         Reach::Nowhere => return store.push_nowhere(route.version, envelope),
-        Reach::Missing | Reach::UnknownKind | Reach::Internal => {
+        Reach::Missing | Reach::UnknownKind | Reach::Broken | Reach::Internal => {
             return Shared::compare(store, route.version);
         }
     }
+    let seen = copies::without_hidden(envelope);
+    let envelope = seen.as_ref().unwrap_or(envelope);
     store.push(&route.targets, route.version, envelope)
 }
 

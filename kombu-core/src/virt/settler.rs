@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
@@ -9,6 +10,7 @@ use crate::driver::{Op, Outcome, RawDelivery, Settle, Settlement, Tag};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Envelope;
 
+use super::dead_letter;
 use super::dying::move_away;
 use super::shared::Shared;
 use super::store::{Answer, Death, Finish, QueueStore};
@@ -123,15 +125,9 @@ impl<S: QueueStore> VirtualSettler<S> {
         envelope: &Envelope,
         death: Death,
     ) -> Settlement {
-        let holder = source.holder.clone();
-        let answer = move_away(
-            &self.shared,
-            &source.declaration,
-            death,
-            envelope,
-            holder,
-            id,
-        );
+        let (queue, holder) = (&source.declaration, source.holder.clone());
+        let letter = dead_letter::letter(envelope, queue, death, SystemTime::now());
+        let answer = move_away(&self.shared, queue, death, letter, holder, id);
         self.window.give_back();
         match answer {
             Op::Ready(result) => Settlement::done(done(result)),

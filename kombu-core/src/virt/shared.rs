@@ -34,6 +34,8 @@ pub(super) struct Shared<S: QueueStore> {
     end: Arc<Watched<bool>>,
     windows: Mutex<Vec<Weak<Window>>>,
     pub(super) under_way: UnderWay,
+    /// Whose turn it is to move the dead.
+    pub(super) burying: tokio::sync::Mutex<()>,
 }
 
 /// What was called and has no answer yet, though nobody may wait for it.
@@ -97,6 +99,8 @@ pub(super) enum Reach {
     Missing,
     /// An exchange is of a kind that this connection doesn't know.
     UnknownKind,
+    /// The code of an exchange's kind panicked.
+    Broken,
     /// The exchange takes messages from other exchanges only.
     Internal,
 }
@@ -139,6 +143,13 @@ impl Reach {
                     envelope.exchange()
                 ),
             )),
+            Reach::Broken => Err(Error::new(
+                ErrorKind::Protocol,
+                format!(
+                    "exchange `{}`, or one that it leads to, can't route: the `RouteMessages` of its kind panicked; mend it",
+                    envelope.exchange()
+                ),
+            )),
             Reach::Internal => Err(Error::new(
                 ErrorKind::AccessRefused,
                 format!(
@@ -173,6 +184,7 @@ impl<S: QueueStore> Shared<S> {
             end: Arc::default(),
             windows: Mutex::default(),
             under_way: UnderWay::default(),
+            burying: tokio::sync::Mutex::default(),
         }
     }
 
@@ -272,6 +284,7 @@ impl<S: QueueStore> Shared<S> {
             Err(error) if error.kind() == ErrorKind::Unsupported => {
                 route.reach = Reach::UnknownKind
             }
+            Err(error) if error.kind() == ErrorKind::Protocol => route.reach = Reach::Broken,
             Err(_) => route.reach = Reach::Missing,
             Ok(routed) => {
                 route.by_key = routed.by_key;

@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::declare::Queue;
 use crate::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery, SubscribeOptions};
@@ -12,6 +12,7 @@ use crate::name::Name;
 
 use super::shared::Shared;
 use super::table::{Change, Table};
+use super::window::{Room, Window};
 
 /// Queues on a broker, as one session sees them.
 ///
@@ -100,8 +101,9 @@ pub trait QueueStore: Send + Sync + 'static {
     /// Takes messages that died in their queues, of whichever session, to be moved to where their queue's dead-letter
     /// exchange leads. Only queues that have one keep their dead; what dies elsewhere is gone.
     ///
-    /// Core calls it before it looks at a queue, and after [`dead_bell`](Self::dead_bell) rang. What is taken is held
-    /// as a delivery is. The default never has any.
+    /// Core calls it before it looks at a queue, and after [`dead_bell`](Self::dead_bell) rang, and not again before it has
+    /// finished what it got. What is taken is held as a delivery is; what this session [left](Finish::LeaveDead) is for
+    /// others. The default never has any.
     fn take_dead(&self) -> Op<Result<Vec<Dead<Self::Holder>>>> {
         Op::ready(Ok(Vec::new()))
     }
@@ -125,21 +127,24 @@ pub trait QueueStore: Send + Sync + 'static {
 }
 
 /// How a [`Reader`] is opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ReaderOptions {
     /// Nobody else may consume from the queue meanwhile.
     pub exclusive: bool,
     /// Readers with a higher number are served first while they have room.
     pub priority: i32,
+    /// How much the consumer can take. Stores whose queues don't ask for it may leave it alone.
+    pub room: Room,
 }
 
 impl ReaderOptions {
     /// What a subscription asks of its readers.
-    pub(super) fn of(options: &SubscribeOptions) -> Self {
+    pub(super) fn of(options: &SubscribeOptions, window: &Arc<Window>) -> Self {
         ReaderOptions {
             exclusive: options.exclusive,
             priority: options.priority,
+            room: Room::of(window.clone()),
         }
     }
 }
@@ -176,6 +181,8 @@ pub struct Dead<H> {
     pub queue: Arc<Queue>,
     /// What it died of.
     pub death: Death,
+    /// When it died.
+    pub died: SystemTime,
     /// The message.
     pub envelope: Envelope,
     /// What finishes it.
@@ -230,9 +237,22 @@ pub trait Reader: Send + Unpin + 'static {
 pub struct Batch<'a> {
     pub(super) queue: u16,
     pub(super) taken: &'a mut VecDeque<RawDelivery>,
+    pub(super) window: &'a Window,
+    /// How many of them the window has counted.
+    pub(super) counted: u32,
 }
 
 impl Batch<'_> {
+    /// Takes `count` messages, which are to be pushed before the reader answers, out of the consumer's [`Room`] at once.
+    ///
+    /// Without it, that is done when the reader has answered. A store whose queues look at the room does it in the step
+    /// in which they let go of the messages, so that nobody sees room for messages that have it already.
+    #[inline]
+    pub fn count(&mut self, count: usize) {
+        self.counted += count as u32;
+        self.window.take(count as u32);
+    }
+
     /// Adds a message that is now held under `id`.
     #[inline]
     pub fn push(&mut self, envelope: Envelope, id: u64, failures: u32, redelivered: bool) {
@@ -282,6 +302,15 @@ pub enum Finish<'a, Q> {
     /// The message died, and there is no dead-letter target: it is gone, as if it was done.
     Discard {
         /// What it died of.
+        death: Death,
+    },
+    /// The message died, and this session doesn't get it to where it belongs: it is left for
+    /// [`take_dead`](QueueStore::take_dead) on other sessions. A delivery whose queue was deleted meanwhile is forgotten.
+    ///
+    /// A store that has no dead refuses this with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported); then the
+    /// message is discarded.
+    LeaveDead {
+        /// What it died of, unless it was dead before.
         death: Death,
     },
     /// Back to its original position, marked as redelivered.

@@ -107,12 +107,18 @@ impl<S: QueueStore> VirtualSubscription<S> {
             let mut batch = Batch {
                 queue: index as u16,
                 taken: &mut self.buffer,
+                window: &self.window,
+                counted: 0,
             };
             let answer = reader.poll_take(context, room, &mut batch);
+            let counted = batch.counted;
             if queues > 1 {
                 all_asked_for += reader.asked_for();
             }
-            self.window.take((self.buffer.len() - before) as u32);
+            let taken = (self.buffer.len() - before) as u32;
+            if taken > counted {
+                self.window.take(taken - counted);
+            }
             let mut next =
                 match self.options.no_local.is_some() || self.settler.looks_at(index as u16) {
                     true => before,
@@ -262,7 +268,7 @@ impl<S: QueueStore> Subscription for VirtualSubscription<S> {
             };
             self.shared.check_open()?;
             let (queue, declaration) = self.shared.find_queue(&queue).await?;
-            let options = ReaderOptions::of(&self.options);
+            let options = ReaderOptions::of(&self.options, &self.window);
             let reader = self.shared.store.open_reader(&queue, options).await?;
             self.settler.add(declaration, reader.holder());
             self.readers.push(Some(reader));

@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use rpds::{HashTrieMapSync, HashTrieSetSync};
@@ -10,6 +11,7 @@ use crate::field::FieldTable;
 use crate::message::Content;
 use crate::name::Name;
 
+use super::copies;
 use super::declarations::unknown_kind;
 use super::matching::Bindings;
 use super::owners::Owners;
@@ -66,13 +68,14 @@ struct Node {
 }
 
 impl Node {
-    /// Adds the destinations that a kind of somebody's own chooses.
+    /// Adds the destinations that a kind of somebody's own chooses. Its panic is an error: this may be a task that does
+    /// the work of others too.
     fn route_by<'a>(
         &'a self,
         kind: &dyn RouteMessages,
         content: &Content,
         matched: &mut Vec<&'a Destination>,
-    ) {
+    ) -> Result<()> {
         let mut bindings: Vec<&BindingRecord> =
             self.bindings.iter().map(|record| &**record).collect();
         bindings.sort_unstable_by(|one, other| {
@@ -80,9 +83,16 @@ impl Node {
                 |record: &'a BindingRecord| (&record.destination, record.routing_key.as_str());
             key(one).cmp(&key(other))
         });
-        let chosen = kind.route(content, &bindings);
+        let routing = AssertUnwindSafe(|| kind.route(content, &bindings));
+        let Ok(chosen) = catch_unwind(routing) else {
+            return Err(Error::new(
+                ErrorKind::Protocol,
+                format!("the kind of exchange `{}` panicked", self.exchange.name()),
+            ));
+        };
         let chosen = chosen.into_iter().filter_map(|index| bindings.get(index));
         matched.extend(chosen.map(|record| &record.destination));
+        Ok(())
     }
 }
 
@@ -296,7 +306,7 @@ impl Table {
         }
     }
 
-    /// The queues that a message reaches, each once, or [`ErrorKind::NotFound`] if its exchange is missing.
+    /// The queues that a message reaches by its routing key, and by those that its headers `CC` and `BCC` list, each once, or [`ErrorKind::NotFound`] if its exchange is missing.
     ///
     /// As in RabbitMQ, an exchange whose own bindings match nothing hands the message to its alternate
     /// exchange, and an alternate exchange that is missing counts as none.
@@ -307,14 +317,13 @@ impl Table {
         self.route_with(content, &ExchangeKinds::default())
     }
 
-    /// As [`route`](Self::route), with exchange kinds beyond the four.
+    /// As [`route`](Self::route), with exchange kinds beyond the four. One that panics fails with
+    /// [`ErrorKind::Protocol`].
     pub fn route_with(&self, content: &Content, kinds: &ExchangeKinds) -> Result<Routed> {
         if content.exchange().is_empty() {
-            let queue = self.queues.get_key_value(content.routing_key());
-            return Ok(Routed {
-                queues: queue.map(|(name, _)| name.clone()).into_iter().collect(),
-                by_key: true,
-            });
+            let queues = copies::keys(content).filter_map(|key| self.queues.get_key_value(key));
+            let queues = queues.map(|(name, _)| name).collect();
+            return Ok(Routed::to(queues, !copies::has_any(content)));
         }
         let Some(first) = self.exchanges.get(content.exchange()) else {
             return Err(missing_exchange(content.exchange()));
@@ -332,12 +341,13 @@ impl Table {
                     let Some(kind) = kinds.get(kind) else {
                         return Err(unknown_kind(&node.exchange));
                     };
-                    node.route_by(kind, content, &mut matched);
+                    node.route_by(kind, content, &mut matched)?;
                 }
                 kind => {
                     by_key &= *kind != ExchangeKind::Headers;
-                    node.bindings
-                        .matching(content.routing_key(), content.headers(), &mut matched);
+                    for key in copies::keys(content) {
+                        node.bindings.matching(key, content.headers(), &mut matched);
+                    }
                 }
             }
             let mut visit = |name| {
@@ -359,12 +369,7 @@ impl Table {
                 }
             }
         }
-        queues.sort_unstable();
-        queues.dedup();
-        Ok(Routed {
-            queues: queues.into_iter().cloned().collect(),
-            by_key,
-        })
+        Ok(Routed::to(queues, by_key && !copies::has_any(content)))
     }
 }
 
@@ -373,8 +378,20 @@ impl Table {
 pub struct Routed {
     /// The queues, each once.
     pub queues: Vec<Name>,
-    /// Whether every message with this exchange and routing key goes there, whatever its headers are.
+    /// Whether every message with this exchange and routing key goes there, whatever its headers are, unless they
+    /// have further keys in `CC` or `BCC`.
     pub by_key: bool,
+}
+
+impl Routed {
+    fn to(mut queues: Vec<&Name>, by_key: bool) -> Self {
+        queues.sort_unstable();
+        queues.dedup();
+        Routed {
+            queues: queues.into_iter().cloned().collect(),
+            by_key,
+        }
+    }
 }
 
 impl Default for Table {

@@ -1,6 +1,33 @@
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use futures_util::task::AtomicWaker;
+
+/// How many more messages a consumer may be given, over all of its queues: its window, less what is unsettled.
+///
+/// A [reader](super::Reader) is opened with one. RabbitMQ sends to a consumer as long as it has room, whether the consumer
+/// is waiting or busy elsewhere, and such a message takes no place in its queue. A store whose broker can't send may
+/// look here wherever that makes a difference; the room changes by itself as deliveries are settled.
+#[derive(Clone, Debug)]
+pub struct Room(Arc<Window>);
+
+impl Room {
+    pub(super) fn of(window: Arc<Window>) -> Self {
+        Room(window)
+    }
+
+    /// How many more there may be now; `usize::MAX` without a limit.
+    pub fn left(&self) -> usize {
+        self.0.room()
+    }
+}
+
+/// Room without a limit.
+impl Default for Room {
+    fn default() -> Self {
+        Room(Arc::new(Window::new(0)))
+    }
+}
 
 /// How many deliveries a subscription may have unsettled, over all of its queues.
 #[derive(Debug)]

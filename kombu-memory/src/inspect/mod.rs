@@ -297,8 +297,8 @@ impl Inspector {
                 biased;
                 () = fewer => {}
                 // Whoever moves the dead does what is due after it.
-                () = surroundings.schedule.until_due(), if surroundings.dead.is_empty() => {
-                    self.broker.catch_up();
+                () = surroundings.schedule.until_due(), if !surroundings.dead.wait_for(None) => {
+                    self.broker.catch_up(None);
                 }
             }
         }
@@ -320,12 +320,12 @@ impl Inspector {
     }
 
     fn queues_now(&self) -> Vec<Arc<MemoryQueue>> {
-        self.broker.catch_up();
+        self.broker.catch_up(None);
         self.broker.queues()
     }
 
     fn find(&self, name: &Name) -> Result<Arc<MemoryQueue>> {
-        self.broker.catch_up();
+        self.broker.catch_up(None);
         self.broker.queue(name).ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,

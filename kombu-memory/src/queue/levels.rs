@@ -133,9 +133,15 @@ impl Levels {
             0 => bytes,
             _ if count >= self.len => 0,
             _ => {
-                let served = self.levels.iter().rev().flatten().take(count);
-                let served = served.map(|entry| entry.envelope.body().len() as u64);
-                bytes.saturating_sub(served.sum::<u64>())
+                let size = |entry: &Entry| entry.envelope.body().len() as u64;
+                let after = self.len - count;
+                // From whichever side is nearer.
+                if after < count {
+                    let last = self.levels.iter().flat_map(|level| level.iter().rev());
+                    return last.take(after).map(size).sum();
+                }
+                let served = self.iter().take(count).map(size);
+                bytes.saturating_sub(served.sum())
             }
         }
     }

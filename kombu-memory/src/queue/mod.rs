@@ -11,7 +11,7 @@ use std::time::Duration;
 use kombu_core::declare::{Overflow, Queue};
 use kombu_core::driver::{DeleteQueue, QueueInfo};
 use kombu_core::message::Envelope;
-use kombu_core::virt::{Death, ReaderOptions};
+use kombu_core::virt::{Batch, Death, ReaderOptions};
 use kombu_core::{Error, ErrorKind, Name, Result};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
@@ -97,6 +97,8 @@ struct Ready {
     readers: Readers,
     /// Messages may be there whose time is over, or will be.
     may_expire: bool,
+    /// Messages may be there that are kept for a consumer beyond their time.
+    has_promises: bool,
     /// When the broker looks at this queue next.
     scheduled: Option<Appointment>,
     /// Since when nobody has used it.
@@ -110,6 +112,13 @@ enum Delayed {
     New(Envelope),
     /// Again: it goes to where it was.
     Again(Entry),
+}
+
+/// A reader that takes.
+pub(crate) struct Taker<'a, 'b> {
+    pub(crate) number: u64,
+    pub(crate) waker: &'a Waker,
+    pub(crate) batch: &'a mut Batch<'b>,
 }
 
 /// What a reader found.
@@ -134,7 +143,7 @@ impl MemoryQueue {
             max_bytes: declaration.get_max_length_bytes().unwrap_or(u64::MAX),
             has_length: declaration.get_max_length().is_some()
                 || declaration.get_max_length_bytes().is_some(),
-            rejects: declaration.get_overflow() == Some(Overflow::RejectPublish),
+            rejects: declaration.get_overflow().is_some_and(Overflow::rejects),
             dead_letters: declaration.get_dead_letter_exchange().is_some(),
         };
         let ready = Ready {
@@ -149,6 +158,7 @@ impl MemoryQueue {
             full: Waiting::default(),
             readers: Readers::new(declaration.is_single_active_consumer()),
             may_expire: false,
+            has_promises: false,
             scheduled: None,
             unused_since: Instant::now(),
             deleted: false,
@@ -239,6 +249,8 @@ impl MemoryQueue {
             self.catch_up(&mut ready);
             let bytes = envelope.body().len() as u64;
             if self.limits.rejects && self.exceeds_limits(&ready, 1, bytes) {
+                drop(ready);
+                self.refuse(envelope, arrival);
                 return Err(Full);
             }
         }
@@ -248,6 +260,21 @@ impl MemoryQueue {
         }
         // Also for a delayed one: whoever waits has to wait for it too.
         Ok(ready.waiting.take())
+    }
+
+    /// A message that was refused may have to be dead-lettered all the same.
+    #[cold]
+    fn refuse(&self, envelope: &Envelope, arrival: Option<Instant>) {
+        if self.declaration.get_overflow() == Some(Overflow::RejectPublishDlx) {
+            let refused = Entry {
+                envelope: envelope.clone(),
+                position: 0,
+                lifetime: None,
+                failures: 0,
+                redelivered: false,
+            };
+            self.die(refused, Death::MaxLength, arrival);
+        }
     }
 
     /// Whether a consumer would be given a message at once.
@@ -285,14 +312,14 @@ impl MemoryQueue {
         holdings.push(Arc::downgrade(holding));
     }
 
-    /// Takes up to `max` messages from the front, or leaves `waker` under the reader's number. With a `max` of 0,
-    /// it is woken only when the queue is deleted.
+    /// Takes up to `max` messages from the front, or leaves the waker of `reader`. With a `max` of 0, it is woken only when
+    /// the queue is deleted.
     #[inline]
     pub(crate) fn take(
         &self,
         max: usize,
         taken: &mut Vec<Entry>,
-        waiting: Option<(u64, &Waker)>,
+        mut reader: Option<&mut Taker<'_, '_>>,
     ) -> Taken {
         let mut ready = self.ready.lock();
         if ready.deleted {
@@ -301,30 +328,34 @@ impl MemoryQueue {
         self.catch_up(&mut ready);
         let mut count = max.min(ready.messages.len());
         let mut woken = Woken::default();
-        if let Some((reader, _)) = waiting {
-            if ready.readers.are_selective() {
-                ready.readers.set_room(reader, max);
-                count = max.min(ready.readers.share(reader, ready.messages.len()));
-                // Whoever comes after this one may have something to look at now.
-                if max == count && ready.messages.len() > count {
-                    woken = ready.waiting.take();
-                }
+        if let Some(reader) = &reader
+            && ready.readers.are_selective()
+        {
+            count = max.min(ready.readers.share(reader.number, ready.messages.len()));
+            // Whoever comes after this one may have something to look at now.
+            if max == count && ready.messages.len() > count {
+                woken = ready.waiting.take();
             }
-            ready.readers.set_room(reader, max - count);
+        }
+        if let Some(reader) = &mut reader
+            && count > 0
+        {
+            reader.batch.count(count);
         }
         ready.messages.take(count, taken);
         // There may be less room for what is left, and another one is at the head.
         self.drop_heads(&mut ready, None);
         if ready.may_expire {
+            ready.forget_promises();
             self.schedule(&mut ready);
         }
         if count == 0 {
-            if let Some((reader, waker)) = waiting {
+            if let Some(reader) = reader {
                 let list = match max {
                     0 => &mut ready.full,
                     _ => &mut ready.waiting,
                 };
-                list.insert(reader, waker);
+                list.insert(reader.number, reader.waker);
             }
             return Taken::Nothing(ready.next_due(), woken);
         }
@@ -388,13 +419,8 @@ impl MemoryQueue {
         ready.full.remove(reader);
         // What this one was served first may be somebody else's now.
         let woken = ready.waiting.take();
-        if ready.may_expire && ready.readers.room() == 0 {
-            // Whoever they were promised to is gone.
-            for entry in ready.messages.iter_mut() {
-                if let Some(lifetime) = &mut entry.lifetime {
-                    lifetime.promised = false;
-                }
-            }
+        if ready.may_expire {
+            ready.forget_promises();
             self.schedule(&mut ready);
         }
         let last = ready.readers.is_empty();
@@ -416,16 +442,26 @@ impl MemoryQueue {
             return false;
         }
         self.catch_up_with(&mut ready, at);
-        let unused = ready
-            .unused_until(&self.limits)
-            .is_some_and(|end| end <= at);
-        if !unused {
-            self.schedule(&mut ready);
-        }
         let woken = ready.waiting.take();
+        let expired = self.is_over(&mut ready, at);
         drop(ready);
         woken.wake();
-        unused
+        expired
+    }
+
+    /// Whether nobody had used the queue for too long by then.
+    pub(crate) fn has_expired(&self, at: Instant) -> bool {
+        self.is_over(&mut self.ready.lock(), at)
+    }
+
+    /// The same. If it isn't, the broker looks again.
+    fn is_over(&self, ready: &mut Ready, at: Instant) -> bool {
+        let end = ready.unused_until(&self.limits);
+        let is_over = end.is_some_and(|end| end <= at);
+        if !is_over && !ready.deleted {
+            self.schedule(ready);
+        }
+        is_over
     }
 
     /// A dead message goes to the dead.
@@ -436,6 +472,7 @@ impl MemoryQueue {
                 entry,
                 death,
                 died,
+                left_by: Vec::new(),
             });
         }
     }
@@ -448,10 +485,13 @@ impl MemoryQueue {
         };
         let position = ready.next_position;
         ready.next_position += 1;
+        let promised =
+            ttl.is_some_and(|ttl| ttl.is_zero()) && ready.messages.len() < ready.readers.room();
+        ready.has_promises |= promised;
         let lifetime = ttl.map(|ttl| {
             Box::new(Lifetime {
                 ends: after(arrival.unwrap_or_else(Instant::now), ttl),
-                promised: ttl.is_zero() && ready.messages.len() < ready.readers.room(),
+                promised,
             })
         });
         ready.messages.push_back(Entry {
@@ -463,6 +503,10 @@ impl MemoryQueue {
         });
         ready.may_expire |= ttl.is_some();
         self.drop_heads(ready, arrival);
+        if ttl.is_some_and(|ttl| ttl.is_zero()) {
+            // Not when somebody looks: what dies later in another queue is behind it.
+            self.bury_expired(ready, arrival.unwrap_or_else(Instant::now));
+        }
         if ready.may_expire {
             self.schedule(ready);
         }
@@ -587,6 +631,19 @@ impl MemoryQueue {
 }
 
 impl Ready {
+    /// If nobody has room any more, whoever messages were promised to is gone, or paused, or got others.
+    fn forget_promises(&mut self) {
+        if !self.has_promises || self.readers.room() > 0 {
+            return;
+        }
+        self.has_promises = false;
+        for entry in self.messages.iter_mut() {
+            if let Some(lifetime) = &mut entry.lifetime {
+                lifetime.promised = false;
+            }
+        }
+    }
+
     fn next_due(&self) -> Option<Instant> {
         self.delayed.first_key_value().map(|((due, _), _)| *due)
     }

@@ -1,4 +1,4 @@
-use kombu_core::virt::ReaderOptions;
+use kombu_core::virt::{ReaderOptions, Room};
 use kombu_core::{Error, ErrorKind, Name, Result};
 
 /// The consumers of a queue, in the order in which they came.
@@ -17,8 +17,7 @@ struct Reader {
     number: u64,
     exclusive: bool,
     priority: i32,
-    /// How many messages it has room for, as far as is known.
-    room: usize,
+    room: Room,
 }
 
 impl Readers {
@@ -61,8 +60,7 @@ impl Readers {
             number,
             exclusive: options.exclusive,
             priority: options.priority,
-            // Nobody waits for messages without room for one.
-            room: 1,
+            room: options.room,
         });
         self.active.get_or_insert(number);
         self.note_differences();
@@ -118,15 +116,7 @@ impl Readers {
         ready.saturating_sub(room_of(before))
     }
 
-    /// Takes note of how much room a reader has.
-    pub(super) fn set_room(&mut self, number: u64, room: usize) {
-        let mut readers = self.readers.iter_mut();
-        if let Some(reader) = readers.find(|reader| reader.number == number) {
-            reader.room = room;
-        }
-    }
-
-    /// How many messages are taken as soon as they are there.
+    /// How many messages are as good as delivered: RabbitMQ would have sent them.
     pub(super) fn room(&self) -> usize {
         let readers = self.readers.iter();
         room_of(readers.filter(|reader| !self.single_active || self.active == Some(reader.number)))
@@ -134,5 +124,5 @@ impl Readers {
 }
 
 fn room_of<'a>(readers: impl Iterator<Item = &'a Reader>) -> usize {
-    readers.fold(0, |room, reader| room.saturating_add(reader.room))
+    readers.fold(0, |room, reader| room.saturating_add(reader.room.left()))
 }

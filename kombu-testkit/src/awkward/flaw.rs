@@ -3,8 +3,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kombu_core::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
-use kombu_core::virt::{Answer, Applied, Change, Finish, QueueStore, ReaderOptions, Table};
-use kombu_core::{Error, Name, Result};
+use kombu_core::virt::{Answer, Applied, Change, Dead, Finish, QueueStore, ReaderOptions, Table};
+use kombu_core::{Error, FieldValue, Name, Result};
 
 /// The one promise that a broken broker breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +19,8 @@ pub enum Flaw {
     ForgetsLease,
     /// Publishes of one producer overtake each other.
     Reorders,
+    /// A dead letter says that the message died once more than it did.
+    CountsDeathsTwice,
 }
 
 /// A store with a flaw.
@@ -124,9 +126,32 @@ impl<S: QueueStore> QueueStore for Flawed<S> {
     ) -> Op<Result<Answer>> {
         let finish = match finish {
             Finish::Release if self.flaw == Flaw::LosesOnRelease => Finish::Forget,
+            Finish::Move {
+                death,
+                targets,
+                version,
+                envelope,
+            } if self.flaw == Flaw::CountsDeathsTwice => {
+                let envelope = &count_last_death_again(envelope);
+                let finish = Finish::Move {
+                    death,
+                    targets,
+                    version,
+                    envelope,
+                };
+                return self.store.finish(holder, id, finish);
+            }
             finish => finish,
         };
         self.store.finish(holder, id, finish)
+    }
+
+    fn take_dead(&self) -> Op<Result<Vec<Dead<S::Holder>>>> {
+        self.store.take_dead()
+    }
+
+    fn dead_bell(&self) -> BoxFuture<'static, ()> {
+        self.store.dead_bell()
     }
 
     async fn info(&self, queue: &S::Queue) -> Result<QueueInfo> {
@@ -147,4 +172,19 @@ impl<S: QueueStore> QueueStore for Flawed<S> {
             _ => self.store.close().await,
         }
     }
+}
+
+fn count_last_death_again(letter: &Envelope) -> Envelope {
+    let mut content = (**letter).clone();
+    let deaths = content.headers_mut().remove("x-death");
+    if let Some(FieldValue::Array(mut deaths)) = deaths {
+        if let Some(FieldValue::Table(last)) = deaths.first_mut() {
+            let count = last.get("count").and_then(FieldValue::as_i64);
+            last.insert("count", count.unwrap_or(0) + 1);
+        }
+        content
+            .headers_mut()
+            .insert("x-death", FieldValue::Array(deaths));
+    }
+    Envelope::new(letter.publish_id(), content)
 }

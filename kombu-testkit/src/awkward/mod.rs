@@ -42,6 +42,17 @@ pub struct Awkward {
 pub(crate) const CAPABILITIES: Capabilities = Capabilities::basic()
     .native(Feature::AlternateExchange)
     .native(Feature::ExchangeBinding)
+    .native(Feature::CustomExchangeKind)
+    .native(Feature::AutoDelete)
+    .native(Feature::ExclusiveQueue)
+    .native(Feature::ExclusiveConsumer)
+    .native(Feature::NoLocal)
+    .native(Feature::QueueMessageTtl)
+    .native(Feature::MessageTtl)
+    .native(Feature::MaxLength)
+    .native(Feature::MaxLengthBytes)
+    .native(Feature::RejectPublish)
+    .native(Feature::MaxDeliveries)
     .native(Feature::DeadLetter)
     .native(Feature::DelayedPublish)
     .native(Feature::DelayedRetry);
@@ -100,9 +111,10 @@ impl Transport for Awkward {
             .or_default()
             .clone();
         let session = Session::open(broker);
+        let kinds = target.exchange_kinds().clone();
         match self.flaw {
-            None => VirtualConnection::open(session).await,
-            Some(flaw) => VirtualConnection::open(Flawed::new(session, flaw)).await,
+            None => VirtualConnection::open_with(session, kinds).await,
+            Some(flaw) => VirtualConnection::open_with(Flawed::new(session, flaw), kinds).await,
         }
     }
 }

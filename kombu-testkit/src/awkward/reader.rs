@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
@@ -23,6 +23,8 @@ const BATCHES: [usize; 5] = [1, 7, 2, 5, 3];
 pub(super) struct Bell {
     rung: AtomicBool,
     deleted: AtomicBool,
+    /// Taken for it, and not handed over.
+    on_their_way: AtomicUsize,
     task: AtomicWaker,
 }
 
@@ -30,6 +32,18 @@ impl Bell {
     pub(super) fn ring(&self) {
         self.rung.store(true, Ordering::Release);
         self.task.wake();
+    }
+
+    pub(super) fn send(&self, messages: usize) {
+        self.on_their_way.fetch_add(messages, Ordering::Relaxed);
+    }
+
+    pub(super) fn arrive(&self, messages: usize) {
+        self.on_their_way.fetch_sub(messages, Ordering::Relaxed);
+    }
+
+    pub(super) fn on_their_way(&self) -> usize {
+        self.on_their_way.load(Ordering::Relaxed)
     }
 
     /// The queue is gone.
@@ -152,6 +166,8 @@ impl Reader for AwkwardReader {
             // The window may have become smaller since these were asked for.
             self.here.keep(max);
             if !self.here.messages.is_empty() {
+                self.bell.arrive(self.here.messages.len());
+                batch.count(self.here.messages.len());
                 for taken in self.here.messages.drain(..) {
                     batch.push(taken.envelope, taken.id, taken.failures, taken.redelivered);
                 }

@@ -4,17 +4,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use kombu_core::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
-use kombu_core::virt::{Answer, Applied, Change, Finish, QueueStore, ReaderOptions, Table};
+use kombu_core::virt::{Answer, Applied, Change, Dead, Finish, QueueStore, ReaderOptions, Table};
 use kombu_core::{Name, Result};
 use parking_lot::Mutex;
 
 use super::CAPABILITIES;
 use super::broker::{Broker, Ending};
-use super::line::Line;
+use super::line::{Line, turns};
 use super::reader::{AwkwardReader, Bell, Parcel};
 
 /// One session. What its readers took and didn't finish goes back when it ends.
 pub(super) struct Session {
+    broker: Arc<Broker>,
     line: Arc<Line>,
     number: u64,
     last_holder: AtomicU64,
@@ -40,7 +41,8 @@ impl Session {
     pub(super) fn open(broker: Arc<Broker>) -> Self {
         let number = broker.with(|state| state.begin_session());
         Session {
-            line: Line::open(broker, number),
+            line: Line::open(broker.clone(), number),
+            broker,
             number,
             last_holder: AtomicU64::new(0),
             known: Arc::default(),
@@ -134,12 +136,14 @@ impl QueueStore for Session {
         )
     }
 
-    async fn open_reader(&self, queue: &Name, _: ReaderOptions) -> Result<AwkwardReader> {
+    async fn open_reader(&self, queue: &Name, options: ReaderOptions) -> Result<AwkwardReader> {
         let holder = self.holder(queue);
         let bell = Arc::new(Bell::default());
         // Made before it is asked for: if nobody waits for the answer, its drop gives up the seat.
         let reader = AwkwardReader::new(self.line.clone(), holder.clone(), bell.clone());
-        let seated = self.line.ask(move |state| state.add_seat(&holder, bell));
+        let seated = self
+            .line
+            .ask(move |state| state.add_seat(&holder, bell, options));
         seated.await??;
         Ok(reader)
     }
@@ -178,6 +182,19 @@ impl QueueStore for Session {
             .line
             .ask(move |state| state.finish(&holder, id, ending));
         Op::pending(async move { finishing.await? })
+    }
+
+    fn take_dead(&self) -> Op<Result<Vec<Dead<Holder>>>> {
+        let holder = self.holder(&Name::default());
+        Op::pending(self.line.ask(move |state| state.take_dead(&holder)))
+    }
+
+    fn dead_bell(&self) -> BoxFuture<'static, ()> {
+        let (broker, session) = (self.broker.clone(), self.number);
+        Box::pin(async move {
+            broker.until_any_dead(session).await;
+            turns(session as usize).await;
+        })
     }
 
     async fn info(&self, queue: &Name) -> Result<QueueInfo> {

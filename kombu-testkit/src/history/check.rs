@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -223,33 +223,41 @@ fn fates(records: &[Record]) -> HashMap<u64, Fate> {
     fates
 }
 
-/// Each consumer gets from each queue what a producer published in that order, as far as it comes for the first
-/// time and was sent once.
+/// Each consumer gets from each queue what a producer published in that order, as far as it comes for the first time:
+/// what was sent once among itself, and what was sent again among itself, which may come behind what was confirmed.
 fn overtaken(records: &[Record], fates: &HashMap<u64, Fate>) -> Vec<Flaw> {
-    let mut latest: HashMap<(u32, u32, &str), (usize, u64)> = HashMap::new();
+    let mut latest: HashMap<(u32, u32, &str, bool), (usize, u64)> = HashMap::new();
+    let mut received = HashSet::new();
     let mut flaws = Vec::new();
     for record in records {
         let Event::Received {
             consumer,
             queue,
             message,
-            redelivered: false,
+            redelivered,
             ..
         } = &record.event
         else {
             continue;
         };
+        let again = !received.insert(*message) || *redelivered;
         let Some(fate) = fates.get(message) else {
             continue;
         };
         let Some((producer, place)) = fate.published_as else {
             continue;
         };
-        if fate.may_be_copied() {
+        let resent = match fate.answered {
+            Some(Published::Stored { resent }) => resent,
+            _ if fate.may_be_copied() => continue,
+            _ => false,
+        };
+        // A second copy of what was sent again comes behind others.
+        if again {
             continue;
         }
         let before = latest
-            .entry((producer, *consumer, queue))
+            .entry((producer, *consumer, queue, resent))
             .or_insert((place, *message));
         if place < before.0 {
             flaws.push(Flaw::OutOfOrder {
@@ -563,12 +571,12 @@ mod tests {
 
     #[test]
     fn a_message_after_one_that_was_published_later_is_out_of_order() {
-        let begin = |redelivered, resent| {
+        let begin = |redelivered, resent: [bool; 2]| {
             [
                 publishing(1),
                 publishing(2),
-                published(1, resent),
-                published(2, false),
+                published(1, resent[0]),
+                published(2, resent[1]),
                 received(0, 2, false),
                 acked(0, 2),
                 received(0, 1, redelivered),
@@ -580,9 +588,30 @@ mod tests {
             after: 2,
             consumer: 0,
         };
-        assert_eq!(flaws(begin(false, false)), [overtaken]);
-        assert_eq!(flaws(begin(true, false)), []);
-        assert_eq!(flaws(begin(false, true)), []);
+        let overtaken = [overtaken];
+        assert_eq!(flaws(begin(false, [false, false])), overtaken);
+        assert_eq!(flaws(begin(true, [false, false])), []);
+        // What is sent again comes behind what was confirmed, and keeps its order among itself.
+        assert_eq!(flaws(begin(false, [true, false])), []);
+        assert_eq!(flaws(begin(false, [true, true])), overtaken);
+        assert_eq!(flaws(begin(true, [true, true])), []);
+    }
+
+    #[test]
+    fn a_second_copy_of_what_was_sent_again_comes_when_it_likes() {
+        let copies = [
+            publishing(1),
+            publishing(2),
+            received(0, 1, false),
+            acked(0, 1),
+            published(1, true),
+            published(2, true),
+            received(0, 2, false),
+            acked(0, 2),
+            received(0, 1, false),
+            acked(0, 1),
+        ];
+        assert_eq!(flaws(copies), []);
     }
 
     #[test]

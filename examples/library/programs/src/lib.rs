@@ -1,4 +1,4 @@
-//! What the two programs have in common: everything but the transport.
+//! What the programs have in common: everything but the transport.
 
 use std::error::Error;
 

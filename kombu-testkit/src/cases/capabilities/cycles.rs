@@ -175,9 +175,12 @@ pub async fn a_rejected_message_comes_back_as_often_as_it_is_rejected(broker: &B
     connection.declare_queue(&right).await.unwrap();
     publish(&connection, "left", ["0"]).await;
     for _ in 0..10 {
+        broker.assert_counts(&connection, "left", 1, 0).await;
         reject(&connection, "left").await;
+        broker.assert_counts(&connection, "right", 1, 0).await;
         reject(&connection, "right").await;
     }
+    broker.assert_counts(&connection, "left", 1, 0).await;
     let [again] = drain(&connection, "left").await.try_into().unwrap();
     let expected = [("right", "rejected", 10), ("left", "rejected", 10)];
     assert_eq!(fates(&again), expected);

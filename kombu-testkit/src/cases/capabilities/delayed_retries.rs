@@ -136,6 +136,7 @@ pub async fn what_was_retried_later_can_be_dead_lettered(broker: &Broker) {
         tokio::task::yield_now().await;
     }
     reject(&connection, "jobs").await;
+    broker.assert_counts(&connection, "dead", 1, 0).await;
     assert_eq!(texts(&drain(&connection, "dead").await), ["bad"]);
 }
 

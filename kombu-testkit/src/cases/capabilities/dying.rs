@@ -144,10 +144,13 @@ pub async fn deaths_of_different_reasons_are_told_apart(broker: &Broker) {
     connection.declare_queue(&dead).await.unwrap();
     publish(&connection, "jobs", ["pushed out", "pushes"]).await;
     reject(&connection, "jobs").await;
+    broker.assert_counts(&connection, "dead", 2, 0).await;
     assert_eq!(connection.purge("jobs").await.unwrap(), 0);
     // "pushed out" goes back, and is rejected there.
     reject(&connection, "dead").await;
+    broker.assert_counts(&connection, "jobs", 1, 0).await;
     reject(&connection, "jobs").await;
+    broker.assert_counts(&connection, "dead", 2, 0).await;
     let letters = drain(&connection, "dead").await;
     assert_eq!(texts(&letters), ["pushes", "pushed out"]);
     let expected = [
@@ -174,8 +177,10 @@ pub async fn a_chain_of_dead_letter_queues_is_told_in_order(broker: &Broker) {
     connection.declare_queue(&fourth).await.unwrap();
     publish(&connection, "first", ["bad"]).await;
     for queue in ["first", "second", "third"] {
+        broker.assert_counts(&connection, queue, 1, 0).await;
         reject(&connection, queue).await;
     }
+    broker.assert_counts(&connection, "fourth", 1, 0).await;
     let [letter] = drain(&connection, "fourth").await.try_into().unwrap();
     let expected = [
         ("third", "rejected", 1),
@@ -205,7 +210,9 @@ pub async fn each_death_tells_how_the_message_had_come(broker: &Broker) {
     let publish = producer.publish_text("bad").routing_key("new");
     publish.await.unwrap();
     reject(&connection, "jobs").await;
+    broker.assert_counts(&connection, "second", 1, 0).await;
     reject(&connection, "second").await;
+    broker.assert_counts(&connection, "dead", 1, 0).await;
     let [letter] = drain(&connection, "dead").await.try_into().unwrap();
     let came = |death: &kombu_core::FieldTable| {
         let keys = death.get("routing-keys").and_then(FieldValue::as_array);
@@ -236,6 +243,7 @@ pub async fn dead_letters_keep_the_order_of_their_deaths(broker: &Broker) {
         let delivery = held[index].take().unwrap();
         delivery.reject().confirmed().await.unwrap();
     }
+    broker.assert_counts(&connection, "dead", 4, 0).await;
     let letters = texts(&drain(&connection, "dead").await);
     assert_eq!(letters, ["2", "0", "3", "1"]);
 }
@@ -260,6 +268,8 @@ pub async fn dead_letters_go_through_a_topic_exchange(broker: &Broker) {
         publish.await.unwrap();
         reject(&connection, "jobs").await;
     }
+    broker.assert_counts(&connection, "audio", 1, 0).await;
+    broker.assert_counts(&connection, "video", 1, 0).await;
     let audio = texts(&drain(&connection, "audio").await);
     assert_eq!(audio, ["eu.audio.new"]);
     assert_eq!(texts(&drain(&connection, "video").await), ["eu.video"]);
@@ -285,6 +295,8 @@ pub async fn a_headers_exchange_sorts_dead_letters_by_their_reason(broker: &Brok
     }
     publish(&connection, "jobs", ["pushed out", "bad"]).await;
     reject(&connection, "jobs").await;
+    broker.assert_counts(&connection, "maxlen", 1, 0).await;
+    broker.assert_counts(&connection, "rejected", 1, 0).await;
     assert_eq!(texts(&drain(&connection, "maxlen").await), ["pushed out"]);
     assert_eq!(texts(&drain(&connection, "rejected").await), ["bad"]);
 }
@@ -304,6 +316,7 @@ pub async fn dead_letters_follow_bindings_between_exchanges(broker: &Broker) {
     connection.declare_queue(&dead).await.unwrap();
     publish(&connection, "jobs", ["bad"]).await;
     reject(&connection, "jobs").await;
+    broker.assert_counts(&connection, "dead", 1, 0).await;
     // One copy, however many ways there are.
     assert_eq!(texts(&drain(&connection, "dead").await), ["bad"]);
 }
@@ -323,6 +336,7 @@ pub async fn dead_letters_go_to_an_alternate_exchange(broker: &Broker) {
     connection.declare_queue(&rest).await.unwrap();
     publish(&connection, "jobs", ["bad"]).await;
     reject(&connection, "jobs").await;
+    broker.assert_counts(&connection, "rest", 1, 0).await;
     assert_eq!(texts(&drain(&connection, "rest").await), ["bad"]);
 }
 
@@ -348,6 +362,8 @@ pub async fn a_dead_letter_that_a_full_queue_refuses_is_discarded(broker: &Broke
     reject(&connection, "jobs").await;
     reject(&connection, "jobs").await;
     broker.assert_counts(&connection, "jobs", 0, 0).await;
+    broker.assert_counts(&connection, "small", 1, 0).await;
+    broker.assert_counts(&connection, "large", 2, 0).await;
     assert_eq!(texts(&drain(&connection, "small").await), ["0"]);
     assert_eq!(texts(&drain(&connection, "large").await), ["0", "1"]);
 }
@@ -355,18 +371,20 @@ pub async fn a_dead_letter_that_a_full_queue_refuses_is_discarded(broker: &Broke
 /// As any message would.
 pub async fn a_dead_letter_pushes_the_oldest_out_of_a_full_queue(broker: &Broker) {
     let connection = broker.connect().await;
-    let dead = Queue::new("dead").max_length(1);
-    if !has_queue(&connection, Feature::MaxLength, &dead).await {
+    let dead = queue("dead", "pushed-out").max_length(1);
+    let features = [Feature::MaxLength, Feature::DeadLetter];
+    if !has_queue_with(&connection, &features, &dead).await {
         return;
     }
-    let jobs = queue("jobs", "dead");
-    if !has_queue(&connection, Feature::DeadLetter, &jobs).await {
-        return;
+    for queue in [queue("jobs", "dead"), Queue::new("pushed-out")] {
+        connection.declare_queue(&queue).await.unwrap();
     }
     publish(&connection, "jobs", ["0", "1"]).await;
     reject(&connection, "jobs").await;
     reject(&connection, "jobs").await;
+    broker.assert_counts(&connection, "pushed-out", 1, 0).await;
     assert_eq!(texts(&drain(&connection, "dead").await), ["1"]);
+    assert_eq!(texts(&drain(&connection, "pushed-out").await), ["0"]);
 }
 
 /// It is served by its priority there.
@@ -386,6 +404,7 @@ pub async fn a_dead_letter_keeps_its_priority(broker: &Broker) {
         publish.await.unwrap();
         reject(&connection, "jobs").await;
     }
+    broker.assert_counts(&connection, "dead", 2, 0).await;
     let letters = drain(&connection, "dead").await;
     assert_eq!(texts(&letters), ["high", "low"]);
     let priorities: Vec<_> = letters.iter().map(|letter| letter.priority()).collect();

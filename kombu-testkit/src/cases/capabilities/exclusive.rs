@@ -54,6 +54,30 @@ pub async fn other_connections_may_publish_to_it_and_nothing_else(broker: &Broke
     delivery.ack().await.unwrap();
 }
 
+/// To remove a binding that isn't there is no mistake, and to bind to an exchange that isn't there is another one.
+pub async fn other_connections_are_told_of_it_where_there_is_something_to_do(broker: &Broker) {
+    let (owner, other) = (broker.connect().await, broker.connect().await);
+    let answers = Queue::new("answers").exclusive(true);
+    if !has_queue(&owner, Feature::ExclusiveQueue, &answers).await {
+        return;
+    }
+    let reports = Exchange::headers("reports");
+    other.declare_exchange(&reports).await.unwrap();
+    let binding = Binding::from(&reports);
+    other.unbind_queue("answers", &binding).await.unwrap();
+    owner.bind_queue("answers", &binding).await.unwrap();
+    let unbound = other.unbind_queue("answers", &binding).await;
+    assert_refused(unbound, ErrorKind::ResourceLocked, 405);
+    let bound = other.bind_queue("answers", &binding).await;
+    assert_refused(bound, ErrorKind::ResourceLocked, 405);
+    let nowhere = Binding::from(Exchange::headers("nowhere"));
+    let bound = other.bind_queue("answers", &nowhere).await;
+    assert_refused(bound, ErrorKind::NotFound, 404);
+    let impossible = Binding::from(Exchange::direct("reports")).argument("x-match", "some");
+    let bound = other.bind_queue("answers", &impossible).await;
+    assert_refused(bound, ErrorKind::PreconditionFailed, 406);
+}
+
 /// Then the name is free.
 pub async fn it_goes_with_its_connection(broker: &Broker) {
     let (owner, other) = (broker.connect().await, broker.connect().await);

@@ -5,10 +5,10 @@ use std::time::Duration;
 use kombu_core::driver::Feature;
 use kombu_core::{ErrorKind, Exchange, FieldValue, Queue};
 
-use super::{SOON, has_queue, until_empty, until_gone};
+use super::{SOON, has_queue, takes, until_empty, until_gone};
 use crate::Broker;
-use crate::cases::publish;
-use crate::expect::{assert_unsupported, collect_one, drain, info};
+use crate::cases::{producer_to, publish};
+use crate::expect::{assert_refused, assert_unsupported, collect_one, drain, info, texts};
 
 /// Nobody consumes from it, and it goes.
 pub async fn a_queue_expires_when_nobody_uses_it(broker: &Broker) {
@@ -87,6 +87,25 @@ pub async fn a_message_expires_by_its_own_expiration(broker: &Broker) {
     published.unwrap();
     until_empty(&connection, "jobs").await;
     assert_eq!(drain(&connection, "jobs").await.len(), 0);
+}
+
+/// The longest that RabbitMQ takes; more is refused on every transport, before anything is sent.
+pub async fn an_expiration_beyond_the_longest_is_refused(broker: &Broker) {
+    let connection = broker.connect().await;
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let producer = producer_to(&connection, "jobs").await;
+    let longest = Duration::from_millis(u64::from(u32::MAX));
+    let longer = producer
+        .publish_text("longer")
+        .expiration(longest + Duration::from_millis(1));
+    let error = assert_refused(longer.await, ErrorKind::PreconditionFailed, 406);
+    assert!(error.to_string().contains("`expiration`"), "{error}");
+    assert!(!error.may_have_been_stored());
+    if takes(&connection, Feature::MessageTtl).await {
+        let publish = producer.publish_text("longest").expiration(longest);
+        publish.await.unwrap();
+        assert_eq!(texts(&drain(&connection, "jobs").await), ["longest"]);
+    }
 }
 
 /// What has time arrives, and tells how much it had.

@@ -3,10 +3,10 @@
 use kombu_core::driver::Feature;
 use kombu_core::{Exchange, Queue};
 
-use super::{has_queue, has_queue_with};
+use super::{has_queue, has_queue_with, until_heard};
 use crate::Broker;
 use crate::cases::{producer_to, publish};
-use crate::expect::{collect, drain, texts};
+use crate::expect::{collect, collect_one, drain, texts};
 
 /// The oldest ones make room.
 pub async fn a_full_queue_drops_its_head(broker: &Broker) {
@@ -88,6 +88,40 @@ pub async fn unsettled_messages_take_no_room(broker: &Broker) {
         delivery.ack().await.unwrap();
     }
     assert_eq!(texts(&collect(&mut consumer, 2).await), ["2", "3"]);
+}
+
+/// What a consumer has room for is as good as delivered, though it is busy elsewhere.
+pub async fn messages_for_a_consumer_with_room_take_none(broker: &Broker) {
+    let connection = broker.connect().await;
+    let jobs = Queue::new("jobs").max_length(1);
+    if !has_queue(&connection, Feature::MaxLength, &jobs).await {
+        return;
+    }
+    let mut consumer = connection.consumer(&jobs).prefetch(1).await.unwrap();
+    publish(&connection, "jobs", ["0"]).await;
+    let first = collect_one(&mut consumer).await;
+    first.ack().confirmed().await.unwrap();
+    until_heard(broker).await;
+    publish(&connection, "jobs", ["1", "2"]).await;
+    for expected in ["1", "2"] {
+        let delivery = collect_one(&mut consumer).await;
+        assert_eq!(delivery.body(), expected);
+        delivery.ack().await.unwrap();
+    }
+}
+
+/// However many they are.
+pub async fn a_burst_for_a_consumer_with_room_is_not_dropped(broker: &Broker) {
+    let connection = broker.connect().await;
+    let jobs = Queue::new("jobs").max_length(10);
+    if !has_queue(&connection, Feature::MaxLength, &jobs).await {
+        return;
+    }
+    let mut consumer = connection.consumer(&jobs).prefetch(1_000).await.unwrap();
+    let burst: Vec<_> = (0..1_000).map(|number| number.to_string()).collect();
+    publish(&connection, "jobs", &burst).await;
+    let received = collect(&mut consumer, burst.len()).await;
+    assert!(texts(&received) == burst, "{received:?}");
 }
 
 /// Their bytes don't either.

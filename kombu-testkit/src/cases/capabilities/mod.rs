@@ -154,6 +154,11 @@ async fn until_empty(connection: &Connection, queue: &str) {
     }
 }
 
+/// Waits until the broker has heard of what was settled: nothing that every broker shows tells of it.
+async fn until_heard(broker: &Broker) {
+    tokio::time::sleep(broker.lag()).await;
+}
+
 /// Waits until this time to live is over for everything that was published before.
 async fn until_over(connection: &Connection, time_to_live: Duration) {
     let witness = Queue::new("witness").message_ttl(time_to_live);

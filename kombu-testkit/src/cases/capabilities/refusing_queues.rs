@@ -5,8 +5,8 @@ use kombu_core::{ErrorKind, Exchange, Overflow, Queue};
 
 use super::{has_queue, has_queue_with};
 use crate::Broker;
-use crate::cases::{producer_to, publish};
-use crate::expect::{assert_refused, collect, drain, texts};
+use crate::cases::{fates, producer_to, publish};
+use crate::expect::{assert_refused, collect, collect_one, drain, texts};
 
 const FEATURES: [Feature; 2] = [Feature::MaxLength, Feature::RejectPublish];
 
@@ -92,6 +92,38 @@ pub async fn a_batch_is_answered_one_by_one(broker: &Broker) {
     let stored = texts(&drain(&connection, "jobs").await);
     let expected: Vec<_> = (0..500).map(|number| number.to_string()).collect();
     assert!(stored == expected, "{stored:?}");
+}
+
+/// Its publisher learns that the queue has refused it, and the dead-letter exchange gets it.
+pub async fn what_a_full_queue_refuses_can_be_dead_lettered(broker: &Broker) {
+    let connection = broker.connect().await;
+    let overflow = Overflow::RejectPublishDlx;
+    let jobs = Queue::new("jobs").max_length(1).overflow(overflow);
+    let dead_letters = jobs.clone().dead_letter_exchange("");
+    let dead_letters = dead_letters.dead_letter_routing_key("dead");
+    let features = [FEATURES[0], FEATURES[1], Feature::DeadLetter];
+    if !has_queue_with(&connection, &features, &dead_letters).await {
+        return;
+    }
+    let mut dead = connection.consumer(&Queue::new("dead")).await.unwrap();
+    let producer = producer_to(&connection, "jobs").await;
+    producer.publish_text("0").await.unwrap();
+    for text in ["1", "2"] {
+        let refused = producer.publish_text(text).await;
+        assert_refused(refused, ErrorKind::Nacked, None);
+        let letter = collect_one(&mut dead).await;
+        assert_eq!(letter.body(), text);
+        assert_eq!(fates(&letter), [("jobs", "maxlen", 1)]);
+        letter.ack().await.unwrap();
+    }
+    assert_eq!(texts(&drain(&connection, "jobs").await), ["0"]);
+    // Without a target, it is refused and that is all.
+    connection.delete_queue("jobs").await.unwrap();
+    connection.declare_queue(&jobs).await.unwrap();
+    producer.publish_text("0").await.unwrap();
+    let refused = producer.publish_text("1").await;
+    assert_refused(refused, ErrorKind::Nacked, None);
+    broker.assert_counts(&connection, "dead", 0, 0).await;
 }
 
 /// Their room is free as soon as they are handed out.

@@ -5,7 +5,10 @@ use std::time::Duration;
 use kombu_core::driver::Feature;
 use kombu_core::{Exchange, Queue};
 
-use super::{LONG, SOON, has_queue, has_queue_with, take_in_time, takes, until_empty, until_over};
+use super::{
+    LONG, SOON, has_queue, has_queue_with, take_in_time, takes, until_empty, until_heard,
+    until_over,
+};
 use crate::cases::{deaths, fates, producer_to, publish, text_of};
 use crate::expect::{collect_one, drain, info, texts};
 use crate::{Broker, Freedom};
@@ -295,6 +298,44 @@ pub async fn a_queue_whose_time_is_zero_keeps_nothing(broker: &Broker) {
     publish(&connection, "jobs", ["0", "1"]).await;
     until_empty(&connection, "jobs").await;
     assert!(connection.get("jobs").await.unwrap().is_none());
+}
+
+/// It need not wait for anything: it has room.
+pub async fn a_time_of_zero_is_enough_for_a_consumer_that_is_busy_elsewhere(broker: &Broker) {
+    let connection = broker.connect().await;
+    let jobs = Queue::new("jobs").message_ttl(Duration::ZERO);
+    if !has_queue(&connection, Feature::QueueMessageTtl, &jobs).await {
+        return;
+    }
+    let mut consumer = connection.consumer(&jobs).prefetch(1).await.unwrap();
+    for text in ["first", "second", "third"] {
+        publish(&connection, "jobs", [text]).await;
+        let delivery = collect_one(&mut consumer).await;
+        assert_eq!(delivery.body(), text);
+        delivery.ack().confirmed().await.unwrap();
+        until_heard(broker).await;
+    }
+    publish(&connection, "jobs", ["held"]).await;
+    let held = collect_one(&mut consumer).await;
+    publish(&connection, "jobs", ["no room"]).await;
+    until_empty(&connection, "jobs").await;
+    held.ack().confirmed().await.unwrap();
+    broker.assert_silent(&mut consumer).await;
+}
+
+/// What was kept for it goes back to its queue, where its time is over.
+pub async fn a_message_without_time_is_gone_when_its_consumer_is_paused(broker: &Broker) {
+    let connection = broker.connect().await;
+    let jobs = Queue::new("jobs").message_ttl(Duration::ZERO);
+    if !has_queue(&connection, Feature::QueueMessageTtl, &jobs).await {
+        return;
+    }
+    let mut consumer = connection.consumer(&jobs).await.unwrap();
+    publish(&connection, "jobs", ["now or never"]).await;
+    consumer.pause();
+    until_empty(&connection, "jobs").await;
+    consumer.resume();
+    broker.assert_silent(&mut consumer).await;
 }
 
 /// That is what it is for: now or never.

@@ -144,6 +144,22 @@ pub async fn a_redelivery_that_is_dropped_comes_back_later(broker: &Broker) {
     assert_eq!(collect_one(&mut consumer).await.body(), "next");
 }
 
+/// Whether its consumer receives meanwhile or not.
+pub async fn a_redelivery_that_is_dropped_comes_to_another_consumer(broker: &Broker) {
+    let connection = broker.connect().await;
+    let jobs = Queue::new("jobs");
+    let mut consumer = connection.consumer(&jobs).await.unwrap();
+    publish(&connection, "jobs", ["poison"]).await;
+    drop(collect_one(&mut consumer).await);
+    let again = collect_one(&mut consumer).await;
+    consumer.pause();
+    drop(again);
+    let mut other = connection.consumer(&jobs).await.unwrap();
+    let again = collect_one(&mut other).await;
+    assert_eq!(again.body(), "poison");
+    again.ack().await.unwrap();
+}
+
 /// What it held for a moment goes back then.
 pub async fn a_consumer_that_closes_gives_back_redeliveries_at_once(broker: &Broker) {
     let connection = broker.connect().await;

@@ -11,6 +11,7 @@ pub mod getting;
 pub mod leaving_queues;
 pub mod no_ack;
 pub mod pausing;
+pub mod processing_times;
 pub mod receiving;
 pub mod several_queues;
 pub mod sharing;

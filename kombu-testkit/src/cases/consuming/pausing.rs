@@ -4,7 +4,7 @@ use kombu_core::{ErrorKind, Queue};
 
 use super::{consumers, numbers};
 use crate::cases::publish;
-use crate::expect::{assert_refused, collect, collect_one, texts};
+use crate::expect::{assert_refused, collect, collect_one, drain, texts};
 use crate::{Broker, Freedom};
 
 /// Until it goes on, with what waited, in order.
@@ -44,6 +44,18 @@ pub async fn pausing_gives_back_what_was_fetched(broker: &Broker) {
     let received = collect(&mut other, 4).await;
     assert!(texts(&received).into_iter().eq(numbers(1..5)));
     broker.assert_silent(&mut consumer).await;
+}
+
+/// What was dropped for the second time waits for a moment before it goes back; not longer than until then.
+pub async fn pausing_gives_back_redeliveries_that_were_dropped(broker: &Broker) {
+    let connection = broker.connect().await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    publish(&connection, "jobs", ["one", "two"]).await;
+    drop(collect(&mut consumer, 2).await);
+    drop(collect(&mut consumer, 2).await);
+    consumer.pause();
+    broker.assert_counts(&connection, "jobs", 2, 0).await;
+    assert_eq!(texts(&drain(&connection, "jobs").await), ["one", "two"]);
 }
 
 /// Twice is once.

@@ -5,7 +5,7 @@ use kombu_core::{ErrorKind, Exchange, Queue};
 use super::numbers;
 use crate::Broker;
 use crate::cases::publish;
-use crate::expect::{self, assert_refused, collect, collect_one, texts};
+use crate::expect::{self, assert_refused, collect, collect_one, info, texts};
 
 /// Each delivery tells where it comes from.
 pub async fn a_consumer_receives_from_all_of_its_queues(broker: &Broker) {
@@ -25,6 +25,22 @@ pub async fn a_consumer_receives_from_all_of_its_queues(broker: &Broker) {
     }
     from.sort();
     assert_eq!(from, ["a", "b", "c"]);
+}
+
+/// Consuming it is one thing, however often it is named.
+pub async fn a_queue_that_is_named_twice_is_consumed_once(broker: &Broker) {
+    let connection = broker.connect().await;
+    let queues = ["a", "b", "a"].map(Queue::new);
+    let mut consumer = connection.consumer(&queues).await.unwrap();
+    assert_eq!(consumer.queues(), ["a", "b"]);
+    for queue in ["a", "b"] {
+        assert_eq!(info(&connection, queue).await.consumers, 1);
+        publish(&connection, queue, [queue]).await;
+    }
+    for delivery in collect(&mut consumer, 2).await {
+        assert_eq!(delivery.body(), delivery.queue().as_str());
+        delivery.ack().await.unwrap();
+    }
 }
 
 /// A prefetch of 1 over two queues: one delivery in total.

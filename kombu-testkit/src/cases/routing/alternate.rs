@@ -8,7 +8,7 @@ use crate::Broker;
 use crate::expect::assert_unsupported;
 
 /// Whether the cases can go on: false where alternate exchanges are refused, as they then have to be.
-async fn declared(connection: &Connection, exchange: &Exchange) -> bool {
+pub(super) async fn declared(connection: &Connection, exchange: &Exchange) -> bool {
     let result = connection.declare_exchange(exchange).await;
     if connection.capabilities().has(Feature::AlternateExchange) {
         result.unwrap();

@@ -6,6 +6,7 @@ use crate::expect::{drain, texts};
 
 pub mod alternate;
 pub mod bindings;
+pub mod copies;
 pub mod default_exchange;
 pub mod direct;
 pub mod exchange_to_exchange;

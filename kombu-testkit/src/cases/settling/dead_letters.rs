@@ -8,7 +8,7 @@ use kombu_core::{
 };
 
 use crate::Broker;
-use crate::cases::{deaths, publish, reject, text_of};
+use crate::cases::{deaths, producer_to, publish, reject, text_of};
 use crate::expect::{assert_unsupported, collect_one, drain, texts};
 
 /// Declares the queue. Whether the cases can go on: false where dead-lettering is refused, as it then has to be.
@@ -49,6 +49,7 @@ pub async fn a_rejected_message_tells_how_it_died(broker: &Broker) {
     let before = Timestamp::now().as_secs();
     reject(&connection, "jobs").await;
     broker.assert_counts(&connection, "jobs", 0, 0).await;
+    broker.assert_counts(&connection, "dead", 1, 0).await;
     let dead = connection.get("dead").await.unwrap().unwrap();
     let [death] = deaths(&dead).try_into().unwrap();
     assert_eq!(count(death), Some(1));
@@ -74,6 +75,47 @@ pub async fn a_rejected_message_tells_how_it_died(broker: &Broker) {
     assert_eq!(text_of(headers, "x-first-death-queue"), Some("jobs"));
     assert_eq!(text_of(headers, "x-first-death-exchange"), Some("work"));
     dead.ack().await.unwrap();
+}
+
+/// Those of its headers `CC` and `BCC`, unless its queue has a key for its dead letters.
+pub async fn a_dead_letter_goes_by_its_further_keys_too(broker: &Broker) {
+    let connection = broker.connect().await;
+    let jobs = Queue::new("jobs").dead_letter_exchange("failed");
+    if !declared(&connection, &jobs).await {
+        return;
+    }
+    let failed = Exchange::direct("failed");
+    for queue in [
+        Queue::new("others")
+            .dead_letter_exchange("failed")
+            .dead_letter_routing_key("jobs"),
+        Queue::new("dead").bind(&failed, "jobs"),
+        Queue::new("cc").bind(&failed, "others"),
+        Queue::new("bcc").bind(&failed, "hidden"),
+    ] {
+        connection.declare_queue(&queue).await.unwrap();
+    }
+    let others = FieldValue::Array(vec!["others".into()]);
+    let both = FieldValue::Array(vec!["jobs".into(), "others".into()]);
+    let producer = producer_to(&connection, "jobs").await;
+    let hidden = FieldValue::Array(vec!["hidden".into()]);
+    let publish = producer.publish_text("bad").header("BCC", hidden);
+    publish.header("CC", others.clone()).await.unwrap();
+    reject(&connection, "jobs").await;
+    for queue in ["dead", "cc", "bcc"] {
+        let [letter] = drain(&connection, queue).await.try_into().unwrap();
+        assert_eq!(letter.headers().get("CC"), Some(&others));
+        let [death] = deaths(&letter).try_into().unwrap();
+        assert_eq!(death.get("routing-keys"), Some(&both));
+    }
+    reject(&connection, "others").await;
+    let [letter] = drain(&connection, "dead").await.try_into().unwrap();
+    assert_eq!(letter.headers().get("CC"), None);
+    let [death] = deaths(&letter).try_into().unwrap();
+    assert_eq!(death.get("routing-keys"), Some(&both));
+    for queue in ["cc", "bcc"] {
+        broker.assert_counts(&connection, queue, 0, 0).await;
+    }
 }
 
 /// It is a new message there: in its own words, and never delivered before.
@@ -150,6 +192,7 @@ pub async fn a_dead_letter_keeps_its_trace_context(broker: &Broker) {
     let publish = publish.header("traceparent", traceparent);
     publish.header("tracestate", tracestate).await.unwrap();
     reject(&connection, "jobs").await;
+    broker.assert_counts(&connection, "dead", 1, 0).await;
     let dead = connection.get("dead").await.unwrap().unwrap();
     assert_eq!(deaths(&dead).len(), 1);
     assert_eq!(text_of(dead.headers(), "traceparent"), Some(traceparent));
@@ -179,6 +222,7 @@ pub async fn a_dead_letter_routing_key_replaces_the_messages_own(broker: &Broker
         .unwrap();
     publish(&connection, "jobs", ["bad"]).await;
     reject(&connection, "jobs").await;
+    broker.assert_counts(&connection, "by-new-key", 1, 0).await;
     let dead = connection.get("by-new-key").await.unwrap().unwrap();
     assert_eq!(dead.routing_key(), "dead");
     let keys = deaths(&dead)[0]
@@ -202,6 +246,7 @@ pub async fn dead_letters_go_through_the_default_exchange_too(broker: &Broker) {
     publish(&connection, "jobs", ["bad", "worse"]).await;
     reject(&connection, "jobs").await;
     reject(&connection, "jobs").await;
+    broker.assert_counts(&connection, "dead", 2, 0).await;
     assert_eq!(texts(&drain(&connection, "dead").await), ["bad", "worse"]);
 }
 
@@ -228,6 +273,8 @@ pub async fn a_dead_letter_is_routed_as_any_message(broker: &Broker) {
         .await
         .unwrap();
     reject(&connection, "jobs").await;
+    broker.assert_counts(&connection, "one", 1, 0).await;
+    broker.assert_counts(&connection, "two", 1, 0).await;
     assert_eq!(texts(&drain(&connection, "one").await), ["bad"]);
     assert_eq!(texts(&drain(&connection, "two").await), ["bad"]);
     assert_eq!(drain(&connection, "other").await.len(), 0);
@@ -244,6 +291,7 @@ pub async fn dying_twice_in_a_loop_counts_to_two(broker: &Broker) {
     publish(&connection, "jobs", ["bad"]).await;
     for times in 1..=3 {
         reject(&connection, "jobs").await;
+        broker.assert_counts(&connection, "jobs", 1, 0).await;
         let again = connection.get("jobs").await.unwrap().unwrap();
         let [death] = deaths(&again).try_into().unwrap();
         assert_eq!(count(death), Some(times));
@@ -268,8 +316,10 @@ pub async fn deaths_in_two_queues_are_told_apart(broker: &Broker) {
     connection.declare_queue(&second).await.unwrap();
     publish(&connection, "jobs", ["bad"]).await;
     for queue in ["jobs", "second", "jobs"] {
+        broker.assert_counts(&connection, queue, 1, 0).await;
         reject(&connection, queue).await;
     }
+    broker.assert_counts(&connection, "second", 1, 0).await;
     let dead = connection.get("second").await.unwrap().unwrap();
     let [latest, earlier] = deaths(&dead).try_into().unwrap();
     assert_eq!(
@@ -337,6 +387,7 @@ pub async fn a_dead_letter_exchange_may_come_later(broker: &Broker) {
         .confirmed()
         .await
         .unwrap();
+    broker.assert_counts(&connection, "dead", 1, 0).await;
     assert_eq!(texts(&drain(&connection, "dead").await), ["late"]);
 }
 
@@ -354,6 +405,7 @@ pub async fn dead_letters_go_through_an_internal_exchange(broker: &Broker) {
         .unwrap();
     publish(&connection, "jobs", ["bad"]).await;
     reject(&connection, "jobs").await;
+    broker.assert_counts(&connection, "dead", 1, 0).await;
     assert_eq!(texts(&drain(&connection, "dead").await), ["bad"]);
 }
 

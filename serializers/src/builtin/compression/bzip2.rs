@@ -23,17 +23,19 @@ impl ByteStage for Bzip2 {
     }
 
     fn decode(&self, body: &[u8], limit: usize) -> Result<Vec<u8>, BoxError> {
-        let mut decoder = Decompress::new(false);
-        pieces::collect(body, limit, |rest, piece| {
-            let before = decoder.total_in();
-            let status = decoder.decompress_vec(rest, piece)?;
-            if status == Status::MemNeeded {
-                return Err("there is no memory for its blocks".into());
+        pieces::collect(body, limit, || {
+            let mut decoder = Decompress::new(false);
+            move |rest: &[u8], out: &mut Vec<u8>| {
+                let before = decoder.total_in();
+                let status = decoder.decompress_vec(rest, out)?;
+                if status == Status::MemNeeded {
+                    return Err("there is no memory for its blocks".into());
+                }
+                Ok(Step {
+                    read: (decoder.total_in() - before) as usize,
+                    ended: status == Status::StreamEnd,
+                })
             }
-            Ok(Step {
-                read: (decoder.total_in() - before) as usize,
-                ended: status == Status::StreamEnd,
-            })
         })
     }
 }

@@ -18,14 +18,16 @@ impl ByteStage for Zlib {
     }
 
     fn decode(&self, body: &[u8], limit: usize) -> Result<Vec<u8>, BoxError> {
-        let mut inflate = Decompress::new(true);
-        pieces::collect(body, limit, |rest, piece| {
-            let before = inflate.total_in();
-            let status = inflate.decompress_vec(rest, piece, FlushDecompress::None)?;
-            Ok(Step {
-                read: (inflate.total_in() - before) as usize,
-                ended: status == Status::StreamEnd,
-            })
+        pieces::collect(body, limit, || {
+            let mut inflate = Decompress::new(true);
+            move |rest: &[u8], out: &mut Vec<u8>| {
+                let before = inflate.total_in();
+                let status = inflate.decompress_vec(rest, out, FlushDecompress::None)?;
+                Ok(Step {
+                    read: (inflate.total_in() - before) as usize,
+                    ended: status == Status::StreamEnd,
+                })
+            }
         })
     }
 }

@@ -40,7 +40,7 @@ impl ByteStage for Zstd {
             let behind = body.len().saturating_sub(frame);
             return Err(format!("{behind} bytes follow the end of the frame").into());
         }
-        let claimed = zstd_safe::get_frame_content_size(body)
+        let mut claimed = zstd_safe::get_frame_content_size(body)
             .map_err(|_| "its header can't be read")?
             .map(|size| usize::try_from(size).unwrap_or(usize::MAX));
         if claimed.is_some_and(|size| size > limit) {
@@ -52,9 +52,14 @@ impl ByteStage for Zstd {
             let mut out = Vec::new();
             out.try_reserve_exact(room)?;
             match context.decompress(&mut out, body) {
-                Ok(_) => {
+                Ok(size) if claimed.is_some() || room.saturating_add(size) <= limit => {
                     out.shrink_to_fit();
                     return Ok(out);
+                }
+                // To make the room smaller may take another one beside it, which would be more than the limit.
+                Ok(size) => {
+                    claimed = Some(size);
+                    room = size;
                 }
                 Err(code) if claimed.is_none() && is_too_small(code) => {
                     if room >= limit {

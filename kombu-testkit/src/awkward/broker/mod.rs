@@ -1,3 +1,5 @@
+mod dying;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
@@ -7,12 +9,13 @@ use std::time::Duration;
 
 use kombu_core::driver::{DeleteQueue, QueueInfo};
 use kombu_core::message::{Envelope, PublishId};
-use kombu_core::virt::{Answer, Applied, Change, Finish, Table};
-use kombu_core::{Error, ErrorKind, Name, Result};
+use kombu_core::virt::{Answer, Applied, Change, Death, Finish, ReaderOptions, Table};
+use kombu_core::{Error, ErrorKind, Name, Queue, Result};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
+use self::dying::{Corpse, Dying};
 use super::reader::Bell;
 use super::session::Holder;
 
@@ -22,6 +25,8 @@ pub(super) struct Broker {
     state: Mutex<State>,
     lines: Mutex<Vec<watch::Sender<bool>>>,
     replies_to_lose: AtomicUsize,
+    /// Somebody died.
+    news: Notify,
 }
 
 #[derive(Default)]
@@ -30,9 +35,13 @@ pub(super) struct State {
     queues: HashMap<Name, AwkwardQueue>,
     /// What was taken and isn't finished, by delivery. A message is either here or in its queue.
     held: HashMap<u64, Held>,
+    /// Those that wait for a session to move them.
+    dead: VecDeque<Corpse>,
+    /// Some of them aren't told yet.
+    news: bool,
     sessions: HashSet<u64>,
-    /// Publishes that were stored: one whose answer was lost comes again under the same id.
-    published: HashSet<PublishId>,
+    /// Publishes that were stored, and what was said to them: one whose answer was lost comes again under the same id.
+    published: HashMap<PublishId, Answer>,
     /// Rung once the lock is free.
     bells: Vec<Arc<Bell>>,
     /// When something becomes visible that wasn't planned for yet.
@@ -41,6 +50,7 @@ pub(super) struct State {
 }
 
 struct AwkwardQueue {
+    declaration: Arc<Queue>,
     /// One that is deleted and declared again has another.
     number: u64,
     /// By position. A message keeps its position while it is held, so it goes back to where it was.
@@ -55,6 +65,7 @@ struct AwkwardQueue {
 struct Seat {
     holder: Holder,
     bell: Arc<Bell>,
+    options: ReaderOptions,
     /// It found nothing, and wants to be rung for.
     waits: bool,
 }
@@ -63,6 +74,10 @@ struct Message {
     envelope: Envelope,
     failures: u32,
     redelivered: bool,
+    /// When its time is over. It begins when the message is in the queue.
+    ends: Option<Instant>,
+    /// It was over at once, but a reader had room for the message.
+    promised: bool,
 }
 
 struct Held {
@@ -70,6 +85,8 @@ struct Held {
     queue: u64,
     position: u64,
     message: Message,
+    /// It died before it was taken.
+    dying: Option<Dying>,
 }
 
 /// A message that is held under its id.
@@ -92,6 +109,7 @@ pub(super) enum Ending {
         version: u64,
         envelope: Envelope,
     },
+    LeaveDead(Death),
 }
 
 impl Ending {
@@ -113,6 +131,7 @@ impl Ending {
                 version,
                 envelope: envelope.clone(),
             },
+            Finish::LeaveDead { death } => Ending::LeaveDead(death),
             _ => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
@@ -127,12 +146,17 @@ impl Broker {
     pub(super) fn with<T>(self: &Arc<Self>, work: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock();
         let answer = work(&mut state);
+        state.bury();
+        let news = std::mem::take(&mut state.news);
         let bells = std::mem::take(&mut state.bells);
         let alarms = std::mem::take(&mut state.alarms);
         drop(state);
         // Not under the lock: whoever is woken may come back here at once.
         for bell in bells {
             bell.ring();
+        }
+        if news {
+            self.news.notify_waiters();
         }
         for due in alarms {
             let broker = Arc::downgrade(self);
@@ -144,6 +168,17 @@ impl Broker {
             });
         }
         answer
+    }
+
+    /// Resolves when there are dead that this session may take.
+    pub(super) async fn until_any_dead(&self, session: u64) {
+        loop {
+            let news = self.news.notified();
+            if self.state.lock().has_dead_for(session) {
+                return;
+            }
+            news.await;
+        }
     }
 
     pub(super) fn add_line(&self, cut: watch::Sender<bool>) {
@@ -191,13 +226,32 @@ impl State {
 
     pub(super) fn end_session(&mut self, session: u64) {
         self.sessions.remove(&session);
+        let mut unused = Vec::new();
         for queue in self.queues.values_mut() {
-            queue.seats.retain(|seat| seat.holder.session != session);
+            if queue.leave(|seat| seat.holder.session == session) {
+                unused.push(queue.declaration.name().clone());
+            }
         }
         let of_session = |_: &u64, held: &mut Held| held.holder.session == session;
         let ended: Vec<(u64, Held)> = self.held.extract_if(of_session).collect();
         for (_, held) in ended {
-            self.give_back(held, 0, None);
+            match held.dying {
+                Some(_) => self.leave_dead(held, None),
+                None => self.give_back(held, 0, None),
+            }
+        }
+        unused.extend(self.table.owned_by(session));
+        for queue in unused {
+            self.remove_queue(&queue);
+        }
+    }
+
+    /// Deletes a queue that goes with its session, or with its last reader.
+    fn remove_queue(&mut self, name: &Name) {
+        if self.queues.contains_key(name) {
+            let changes = self.table.removal_of_queue(name, DeleteQueue::default());
+            // Nothing was asked for that could be refused.
+            let _ = self.apply(self.table.version(), &changes);
         }
     }
 
@@ -221,7 +275,7 @@ impl State {
         let mut messages = 0;
         for change in changes {
             match change {
-                Change::PutQueue(queue, _) => self.add_queue(queue.name()),
+                Change::PutQueue(queue, _) => self.add_queue(queue),
                 Change::DeleteQueue(name, _) => messages += self.delete_queue(name),
                 // Exchanges and bindings are nothing but entries of the table.
                 _ => {}
@@ -251,15 +305,16 @@ impl State {
         ))
     }
 
-    fn add_queue(&mut self, name: &Name) {
+    fn add_queue(&mut self, declaration: &Queue) {
         let queue = AwkwardQueue {
+            declaration: Arc::new(declaration.clone()),
             number: self.next_number(),
             ready: BTreeMap::new(),
             last_position: 0,
             delayed: BTreeMap::new(),
             seats: Vec::new(),
         };
-        self.queues.insert(name.clone(), queue);
+        self.queues.insert(declaration.name().clone(), queue);
     }
 
     fn delete_queue(&mut self, name: &Name) -> u64 {
@@ -282,26 +337,41 @@ impl State {
         queue.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no queue `{name}`")))
     }
 
-    pub(super) fn add_seat(&mut self, holder: &Holder, bell: Arc<Bell>) -> Result<()> {
+    pub(super) fn add_seat(
+        &mut self,
+        holder: &Holder,
+        bell: Arc<Bell>,
+        options: ReaderOptions,
+    ) -> Result<()> {
         let queue = self.queue(&holder.queue)?;
+        let is_kept = queue.seats.iter().any(|seat| seat.options.exclusive);
+        if is_kept || options.exclusive && !queue.seats.is_empty() {
+            return Err(Error::new(
+                ErrorKind::AccessRefused,
+                format!("somebody else consumes from queue `{}`", holder.queue),
+            ));
+        }
         queue.seats.push(Seat {
             holder: holder.clone(),
             bell,
+            options,
             waits: false,
         });
         Ok(())
     }
 
     pub(super) fn remove_seat(&mut self, holder: &Holder) {
-        if let Some(queue) = self.queues.get_mut(&holder.queue) {
-            queue.seats.retain(|seat| seat.holder != *holder);
+        let queue = self.queues.get_mut(&holder.queue);
+        if queue.is_some_and(|queue| queue.leave(|seat| seat.holder == *holder)) {
+            self.remove_queue(&holder.queue);
         }
     }
 
     pub(super) fn info(&mut self, name: &Name) -> Result<QueueInfo> {
         let queue = self.queue(name)?;
         let (number, ready, consumers) = (queue.number, queue.ready.len(), queue.seats.len());
-        let held = self.held.values().filter(|held| held.queue == number);
+        let held = self.held.values();
+        let held = held.filter(|held| held.queue == number && held.dying.is_none());
         Ok(QueueInfo::new(
             name.clone(),
             ready as u64,
@@ -322,26 +392,39 @@ impl State {
         version: u64,
         envelope: &Envelope,
     ) -> Answer {
-        if self.published.contains(&envelope.publish_id()) {
-            return Answer::Done;
+        if let Some(answer) = self.published.get(&envelope.publish_id()) {
+            return *answer;
         }
         if self.table.version() != version {
             return Answer::Stale;
         }
-        self.published.insert(envelope.publish_id());
-        for target in targets {
-            self.store(target, envelope);
-        }
-        Answer::Done
+        let answer = self.store(targets, envelope);
+        self.published.insert(envelope.publish_id(), answer);
+        answer
     }
 
-    fn store(&mut self, queue: &Name, envelope: &Envelope) {
-        let message = Message {
-            envelope: envelope.clone(),
-            failures: 0,
-            redelivered: false,
-        };
-        self.put(queue, None, message, envelope.delay());
+    /// Into all targets but those that refuse it.
+    fn store(&mut self, targets: &[Name], envelope: &Envelope) -> Answer {
+        let mut answer = Answer::Done;
+        for target in targets {
+            // What comes next finds the queue as this one left it.
+            self.bury();
+            let message = Message {
+                envelope: envelope.clone(),
+                failures: 0,
+                redelivered: false,
+                ends: None,
+                promised: false,
+            };
+            let queue = self.queues.get(target);
+            if queue.is_some_and(|queue| queue.refuses(envelope)) {
+                self.refuse(target, message);
+                answer = Answer::Refused;
+            } else {
+                self.put(target, None, message, envelope.delay());
+            }
+        }
+        answer
     }
 
     /// Puts a message at its position, or at the end if it has none.
@@ -349,7 +432,7 @@ impl State {
         &mut self,
         name: &Name,
         position: Option<u64>,
-        message: Message,
+        mut message: Message,
         delay: Option<Duration>,
     ) {
         let number = self.next_number();
@@ -363,9 +446,11 @@ impl State {
             return;
         }
         let position = position.unwrap_or_else(|| {
+            queue.start_time_of(&mut message);
             queue.last_position += 1;
             queue.last_position
         });
+        self.alarms.extend(message.ends);
         queue.ready.insert(position, message);
         // All of them: one that is rung for may have no room in its window any more.
         for seat in &mut queue.seats {
@@ -387,6 +472,7 @@ impl State {
         for (name, (position, message)) in due {
             self.put(&name, position, message, None);
         }
+        self.bury();
     }
 
     /// Moves the first messages from their queue to what is held, in one step. A reader that finds nothing is
@@ -416,6 +502,7 @@ impl State {
                 queue: queue.number,
                 position,
                 message,
+                dying: None,
             };
             self.held.insert(id, held);
         }
@@ -430,17 +517,24 @@ impl State {
             return VecDeque::new();
         }
         let taken = self.take(holder, count);
-        if taken.is_empty()
-            && let Some(queue) = self.queues.get_mut(&holder.queue)
-            && let Some(seat) = queue.seats.iter_mut().find(|seat| seat.holder == *holder)
-        {
-            seat.waits = true;
+        if let Some(seat) = self.seat(holder) {
+            seat.bell.send(taken.len());
+            seat.waits = taken.is_empty();
         }
         taken
     }
 
+    fn seat(&mut self, holder: &Holder) -> Option<&mut Seat> {
+        let queue = self.queues.get_mut(&holder.queue)?;
+        let mut seats = queue.seats.iter_mut();
+        seats.find(|seat| seat.holder == *holder)
+    }
+
     /// Gives back what never came to its consumer, as if it had not been taken.
     pub(super) fn untake(&mut self, holder: &Holder, ids: &[u64]) {
+        if let Some(seat) = self.seat(holder) {
+            seat.bell.arrive(ids.len());
+        }
         for id in ids {
             if let Ok(held) = self.unhold(holder, *id) {
                 self.put_back(held, None);
@@ -462,13 +556,15 @@ impl State {
                 targets, envelope, ..
             } => {
                 let held = self.unhold(holder, id)?;
-                let is_the_same = |queue: &AwkwardQueue| queue.number == held.queue;
-                if !self.queues.get(&holder.queue).is_some_and(is_the_same) {
-                    // It went with its queue.
-                    return Ok(Answer::Done);
+                if held.dying.is_some() || self.is_there(&held) {
+                    return Ok(self.store(&targets, &envelope));
                 }
-                for target in targets {
-                    self.store(&target, &envelope);
+                // It went with its queue.
+            }
+            Ending::LeaveDead(death) => {
+                let held = self.unhold(holder, id)?;
+                if held.dying.is_some() || self.is_there(&held) {
+                    self.leave_dead(held, Some(death));
                 }
             }
         }
@@ -495,11 +591,17 @@ impl State {
         self.put_back(held, delay);
     }
 
-    fn put_back(&mut self, held: Held, delay: Option<Duration>) {
-        let name = held.holder.queue;
-        let is_the_same = |queue: &AwkwardQueue| queue.number == held.queue;
-        if self.queues.get(&name).is_some_and(is_the_same) {
-            self.put(&name, Some(held.position), held.message, delay);
+    fn put_back(&mut self, mut held: Held, delay: Option<Duration>) {
+        if self.is_there(&held) {
+            held.message.promised = false;
+            let position = Some(held.position);
+            self.put(&held.holder.queue, position, held.message, delay);
         }
+    }
+
+    /// Whether the queue that a message came from wasn't deleted meanwhile.
+    fn is_there(&self, held: &Held) -> bool {
+        let queue = self.queues.get(&held.holder.queue);
+        queue.is_some_and(|queue| queue.number == held.queue)
     }
 }

@@ -1,0 +1,122 @@
+//! What may differ: nothing else may. Each is one of the declared freedoms of `docs/semantics.md`, or a matter of the clock.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use kombu_core::Name;
+use kombu_core::declare::{Overflow, Queue};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::sequence::{Operation, QUEUE, QUEUES, Sequence, Step};
+
+/// Takes out of a message's headers what two brokers need not agree on.
+pub(super) fn take_out(headers: &mut Value) {
+    forget_last_death(headers);
+    let deaths = headers.get_mut("x-death").and_then(Value::as_array_mut);
+    let Some(deaths) = deaths else { return };
+    deaths.iter_mut().for_each(forget_time);
+    forget_order(deaths);
+}
+
+/// When it died: the brokers have clocks of their own.
+fn forget_time(death: &mut Value) {
+    if let Some(death) = death.as_object_mut() {
+        death.remove("time");
+    }
+}
+
+/// The first entry of `x-death` once more, which RabbitMQ adds since version 4.
+fn forget_last_death(headers: &mut Value) {
+    if let Some(headers) = headers.as_object_mut() {
+        headers.retain(|name, _| !name.starts_with("x-last-death-"));
+    }
+}
+
+/// In which order a message died before its last death: RabbitMQ 3 turns the older entries over with each death.
+fn forget_order(deaths: &mut [Value]) {
+    if let Some((_, older)) = deaths.split_first_mut() {
+        older.sort_by_key(Value::to_string);
+    }
+}
+
+/// Leaves out what two brokers need not do alike, and what comes of it.
+pub(super) fn leave_out(sequence: &mut Sequence) {
+    leave_out_overtaking(sequence);
+    leave_out_rejections(sequence);
+}
+
+/// Leaves out rejections where messages may die by themselves in more than one way.
+///
+/// Whether a dead letter goes round in a circle depends on whether it was rejected since it was in that queue before, and so
+/// on the order of the older entries of `x-death`, as soon as there are two of them and one is a rejection.
+fn leave_out_rejections(sequence: &mut Sequence) {
+    let mut deadly = HashSet::new();
+    for Step { operation, .. } in &sequence.0 {
+        match operation {
+            Operation::DeclareQueue(queue) if kills(queue) => deadly.insert(queue.name().clone()),
+            Operation::Publish(publish) if publish.expiration == Some(0) => {
+                deadly.insert(Name::EMPTY)
+            }
+            _ => false,
+        };
+    }
+    if deadly.len() < 2 {
+        return;
+    }
+    for Step { operation, .. } in &mut sequence.0 {
+        if let Operation::Reject(held) = *operation {
+            *operation = Operation::Release(held);
+        }
+    }
+}
+
+/// Whether messages die in a queue for which nobody has to do anything, and leave a letter.
+fn kills(queue: &Queue) -> bool {
+    let has_length = queue.get_max_length().is_some() || queue.get_max_length_bytes().is_some();
+    let drops = has_length && queue.get_overflow() != Some(Overflow::RejectPublish);
+    let expires = queue.get_message_ttl() == Some(Duration::ZERO);
+    queue.get_dead_letter_exchange().is_some() && (drops || expires)
+}
+
+/// Leaves out messages that expire at once where queues have priorities.
+///
+/// RabbitMQ looks at the time of a message that comes into an empty queue, and of what becomes the head when the one before
+/// it goes. One that becomes the head because it overtakes others by its priority counts, and is served, as if its time
+/// weren't over.
+fn leave_out_overtaking(sequence: &mut Sequence) {
+    let has_priorities = |step: &Step| match &step.operation {
+        Operation::DeclareQueue(queue) => queue.get_max_priority().is_some(),
+        _ => false,
+    };
+    if !sequence.0.iter().any(has_priorities) {
+        return;
+    }
+    for step in &mut sequence.0 {
+        if let Operation::Publish(publish) = &mut step.operation {
+            publish.expiration = publish.expiration.filter(|expiration| *expiration > 0);
+        }
+    }
+}
+
+/// The same with the names of the queues in the opposite order.
+///
+/// The queues that one message reaches get it at the same time. If it kills something in several of them, their dead
+/// letters race: on RabbitMQ, each queue is a process. A model takes the queues in some order of its own. If that order
+/// makes a difference to what is observed, nothing can be said about it; if not, it makes none in the mirror.
+pub(super) fn mirrored<T: Serialize + DeserializeOwned>(value: &T) -> serde_json::Result<T> {
+    let text = serde_json::to_string(value)?;
+    let mut parts = text.split(QUEUE);
+    let mut mirrored = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        mirrored.push_str(QUEUE);
+        let (number, rest) = part.split_at(1);
+        let number = number
+            .parse::<usize>()
+            .map_or(0, |number| QUEUES - 1 - number);
+        mirrored.push_str(&number.to_string());
+        mirrored.push_str(rest);
+    }
+    serde_json::from_str(&mirrored)
+}

@@ -1,0 +1,137 @@
+//! The examples on RabbitMQ, as programs: each prints what it prints on memory.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(not(kombu_test_amqp), allow(dead_code, unused_imports))]
+
+use std::path::Path;
+use std::process::Stdio;
+
+use kombu_testkit::{Broker, Harness};
+use kombu_tests::AmqpHarness;
+use tokio::process::Command;
+
+const QUICKSTART: &str = env!("CARGO_BIN_EXE_example-quickstart");
+const FIRST_STEPS: &str = env!("CARGO_BIN_EXE_example-first-steps");
+const CONFIG: &str = env!("CARGO_BIN_EXE_example-config");
+const CELERY: &str = env!("CARGO_BIN_EXE_example-celery");
+const NEWSROOM_ON_MEMORY: &str = env!("CARGO_BIN_EXE_example-newsroom-memory");
+const NEWSROOM_ON_AMQP: &str = env!("CARGO_BIN_EXE_example-newsroom-amqp");
+
+const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
+
+/// A program that knows of no broker but what it is told.
+fn program(path: &str) -> Command {
+    let mut command = Command::new(path);
+    command.env_remove("KOMBU_URL").env_remove("AMQP_URL");
+    command.kill_on_drop(true).stdin(Stdio::null());
+    command
+}
+
+/// What it prints; it has to succeed.
+async fn output(command: &mut Command) -> String {
+    let output = command.output().await.unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a program on memory and on RabbitMQ, and compares.
+async fn prints_the_same(path: &str, arguments: &[&str]) -> String {
+    let broker = AmqpHarness::new().broker().await;
+    let on_memory = output(program(path).args(arguments)).await;
+    let mut command = program(path);
+    command.args(["--url", broker.url()]).args(arguments);
+    let on_amqp = output(&mut command).await;
+    assert_eq!(on_amqp, on_memory);
+    on_memory
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn the_quickstart_prints_the_same_on_rabbitmq() {
+    let events = Path::new(EXAMPLES).join("data/events.jsonl");
+    let printed = prints_the_same(QUICKSTART, &[events.to_str().unwrap()]).await;
+    assert_eq!(printed.matches(" ok\n").count(), 3, "{printed}");
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn the_first_steps_print_the_same_on_rabbitmq() {
+    let printed = prints_the_same(FIRST_STEPS, &[]).await;
+    assert_eq!(printed.matches("received Hello world!\n").count(), 3);
+}
+
+/// What the example `config` prints with the file that comes with it.
+const SHOP: &str = "\
+invoices: book.paid
+invoices: record.paid
+parcels: record.returned
+parcels: book.paid
+others: book.praised
+";
+
+#[tokio::test]
+async fn one_file_runs_on_memory() {
+    let file = Path::new(EXAMPLES).join("config/shop.yaml");
+    assert_eq!(output(program(CONFIG).arg(file)).await, SHOP);
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn the_same_file_runs_on_rabbitmq_by_argument_or_environment() {
+    let file = Path::new(EXAMPLES).join("config/shop.yaml");
+    assert_eq!(
+        prints_the_same(CONFIG, &[file.to_str().unwrap()]).await,
+        SHOP
+    );
+    let broker = AmqpHarness::new().broker().await;
+    let mut command = program(CONFIG);
+    command.env("KOMBU_URL", broker.url()).arg(file);
+    assert_eq!(output(&mut command).await, SHOP);
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn the_library_prints_the_same_edition_on_rabbitmq() {
+    let broker = AmqpHarness::new().broker().await;
+    let on_memory = output(&mut program(NEWSROOM_ON_MEMORY)).await;
+    assert!(on_memory.starts_with("culture, articles: 2"), "{on_memory}");
+    let by_argument = output(program(NEWSROOM_ON_AMQP).args(["--url", broker.url()])).await;
+    assert_eq!(by_argument, on_memory);
+    let by_variable = output(program(NEWSROOM_ON_AMQP).env("AMQP_URL", broker.url())).await;
+    assert_eq!(by_variable, on_memory);
+}
+
+/// A worker with the tasks of the example. It ends when it is dropped.
+fn worker(broker: &Broker) -> tokio::process::Child {
+    let python =
+        std::env::var_os("KOMBU_TEST_PYTHON").expect("KOMBU_TEST_PYTHON says where Python is");
+    Command::new(python)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("PYTHONWARNINGS", "ignore")
+        .args(["-m", "celery", "--app", "tasks", "--broker", broker.url()])
+        .arg("--workdir")
+        .arg(Path::new(EXAMPLES).join("celery"))
+        .args(["worker", "--pool", "solo", "--loglevel", "CRITICAL"])
+        .kill_on_drop(true)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
+async fn a_celery_worker_runs_the_tasks_of_the_example_and_its_results_are_printed() {
+    let broker = AmqpHarness::new().broker().await;
+    let _worker = worker(&broker);
+    let printed = output(program(CELERY).args(["--url", broker.url()])).await;
+    assert_eq!(
+        printed,
+        "\
+tasks.add[2,3] = 5
+tasks.add[\"Grüße, \",\"世界\"] = \"Grüße, 世界\"
+tasks.divide[1,0] failed: ZeroDivisionError: [\"division by zero\"]
+"
+    );
+}

@@ -1,0 +1,157 @@
+"""The other side of the interop tests: Python kombu, as it comes.
+
+    peer.py URL send                 publishes what each line of the input says, and prints a line for each
+    peer.py URL receive QUEUE COUNT  prints what it receives
+    peer.py URL answer QUEUE COUNT   answers requests with their doubled number
+    peer.py URL ask QUEUE NUMBER     sends a request and prints the answer
+
+Every line is JSON. A value that JSON doesn't have is an object with one key, the name of its type.
+"""
+
+import datetime
+import decimal
+import json
+import sys
+
+import kombu
+
+ACCEPT = ["json", "yaml", "msgpack", "pickle", "application/data", "text/plain"]
+UTC = datetime.timezone.utc
+
+
+def build(value):
+    """From what a line says to Python's value."""
+    if isinstance(value, dict):
+        ((kind, inner),) = value.items()
+        return {
+            "integer": int,
+            "float": float,
+            "decimal": decimal.Decimal,
+            "bytes": bytes.fromhex,
+            "time": lambda seconds: datetime.datetime.fromtimestamp(seconds, UTC),
+            "array": lambda items: [build(item) for item in items],
+            "table": lambda items: {name: build(item) for name, item in items.items()},
+        }[kind](inner)
+    return value
+
+
+def describe(value):
+    """And back."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return {"integer": value}
+    if isinstance(value, float):
+        return {"float": value}
+    if isinstance(value, decimal.Decimal):
+        return {"decimal": str(value)}
+    if isinstance(value, (bytes, memoryview)):
+        return {"bytes": bytes(value).hex()}
+    if isinstance(value, datetime.datetime):
+        # py-amqp's times are in UTC and don't say so.
+        return {"time": int(value.replace(tzinfo=UTC).timestamp())}
+    if isinstance(value, list):
+        return {"array": [describe(item) for item in value]}
+    if isinstance(value, dict):
+        return {"table": {name: describe(item) for name, item in value.items()}}
+    raise TypeError(f"{value!r} is a {type(value)}")
+
+
+def say(value):
+    print(json.dumps(value), flush=True)
+
+
+def send(connection):
+    with connection.Producer() as producer:
+        for line in sys.stdin:
+            said = json.loads(line)
+            queue = said.get("queue")
+            producer.publish(
+                build(said["body"]),
+                exchange=said.get("exchange", ""),
+                routing_key=said["routing_key"],
+                headers=build(said.get("headers", {"table": {}})),
+                declare=[declaration(queue)] if queue else None,
+                **said.get("publish", {}),
+            )
+            say("sent")
+
+
+def declaration(said):
+    """A queue as kombu declares it, bound to an exchange if one is given."""
+    exchange = said.pop("exchange", None)
+    return kombu.Queue(exchange=kombu.Exchange(**exchange) if exchange else None, **said)
+
+
+def receive(connection, queue, count):
+    def receive_one(message):
+        properties = dict(message.properties)
+        # kombu has both under names of their own, and headers without what it took off.
+        properties.pop("application_headers", None)
+        say(
+            {
+                "exchange": message.delivery_info["exchange"],
+                "routing_key": message.delivery_info["routing_key"],
+                "redelivered": message.delivery_info["redelivered"],
+                "properties": properties,
+                "headers": describe(message.headers)["table"],
+                "body": describe(message.payload),
+            }
+        )
+        message.ack()
+
+    consume(connection, queue, count, receive_one)
+
+
+def answer(connection, queue, count):
+    producer = connection.Producer()
+
+    def answer_one(request):
+        producer.publish(
+            request.payload * 2,
+            routing_key=request.properties["reply_to"],
+            correlation_id=request.properties["correlation_id"],
+        )
+        request.ack()
+
+    consume(connection, queue, count, answer_one)
+
+
+def ask(connection, queue, number):
+    answers = kombu.Queue(exclusive=True)(connection.default_channel)
+    answers.declare()
+    connection.Producer().publish(
+        int(number), routing_key=queue, reply_to=answers.name, correlation_id="7"
+    )
+
+    def receive_one(message):
+        say([message.properties["correlation_id"], message.payload])
+        message.ack()
+
+    consume(connection, answers.name, 1, receive_one)
+
+
+def consume(connection, queue, count, on_message):
+    """Hands over as many messages of a queue, which is there already."""
+    missing = int(count)
+
+    def hand_over(message):
+        nonlocal missing
+        on_message(message)
+        missing -= 1
+
+    queue = kombu.Queue(queue, no_declare=True)
+    # One at a time: while py-amqp publishes, it would hand over the next one.
+    with connection.Consumer(
+        queue, on_message=hand_over, accept=ACCEPT, prefetch_count=1
+    ):
+        while missing:
+            connection.drain_events()
+
+
+if __name__ == "__main__":
+    url, command, *arguments = sys.argv[1:]
+    with kombu.Connection(url) as connection:
+        {"send": send, "receive": receive, "answer": answer, "ask": ask}[command](
+            connection, *arguments
+        )
