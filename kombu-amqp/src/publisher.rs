@@ -14,10 +14,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use crate::error::{classify, culprit, lost};
 use crate::fields::short;
 use crate::ladder::{self, Steps};
-use crate::message::{Failures, properties, properties_delayed, properties_of_retry};
-use crate::pipeline::{Intake, Pipeline, Publish};
-use crate::returns::{Confirmed, Outstanding};
+use crate::message::{self, Failures, properties_delayed, properties_of_retry};
+use crate::pipeline::{Pipeline, Publishing, publish};
+use crate::returns::{Confirmed, Outstanding, Returns};
 use crate::session::Shared;
+use crate::under_way::OnItsWay;
 
 /// Room for publishes without an answer, in units of 1 KiB: 128 MiB, or 2,048 small messages.
 ///
@@ -27,88 +28,80 @@ const ROOM: usize = 128 * 1024;
 /// What a message takes at least.
 const LEAST: usize = ROOM / 2048;
 
-/// Publishes over one channel. A task of its own waits for the answers, and sees to what has to be there first.
+/// Publishes over one channel, in a task of its own: whatever waits while it writes goes out together.
 pub(crate) struct AmqpPublisher {
-    intake: Arc<Intake>,
     /// Bounded by the room.
     calls: mpsc::UnboundedSender<Call>,
     room: Arc<Semaphore>,
     shared: Arc<Shared>,
 }
 
-/// A publish that the task has to see to.
 struct Call {
-    publish: Box<Publish>,
-    outstanding: Outstanding,
+    exchange: Name,
+    properties: Properties,
+    envelope: Envelope,
     delay: Option<Steps>,
+    answer: oneshot::Sender<Result<Confirmation>>,
+    on_its_way: (OnItsWay, OwnedSemaphorePermit),
+}
+
+/// Properties are large, so those of the usual message are made where they go.
+enum Properties {
+    /// The message's own, with the mark of its origin.
+    Own(Option<u32>),
+    Made(Box<BasicProperties>),
 }
 
 impl AmqpPublisher {
     pub(crate) async fn open(shared: Arc<Shared>) -> Result<Self> {
-        let intake = Intake::new(open_channel(&shared).await?);
+        let channel = open_channel(&shared).await?;
         let (calls, receiver) = mpsc::unbounded_channel();
         let task = Task {
             shared: shared.clone(),
-            intake: intake.clone(),
-            pipeline: Pipeline::new(intake.clone()),
+            channel: Arc::new(channel),
+            returns: Returns::default(),
         };
         tokio::spawn(task.run(receiver));
         Ok(AmqpPublisher {
-            intake,
             calls,
             room: Arc::new(Semaphore::new(ROOM)),
             shared,
         })
     }
 
-    /// Sets a message on its way: at once if there is room.
+    /// Hands a message to the task: at once if there is room.
     fn call(
         &self,
         envelope: &Envelope,
         exchange: Name,
-        properties: BasicProperties,
+        properties: Properties,
         delay: Option<Steps>,
     ) -> Op<Result<Confirm>> {
-        let (intake, calls) = (self.intake.clone(), self.calls.clone());
-        let (shared, envelope) = (self.shared.clone(), envelope.clone());
+        let envelope = envelope.clone();
         let size = (LEAST + envelope.body().len() / 1024).min(ROOM) as u32;
-        let begin = move |room: OwnedSemaphorePermit| {
-            let is_ready = delay.is_none() && shared.has_found(&exchange);
-            let publish = Publish {
-                exchange: short(&exchange)?,
-                routing_key: short(envelope.routing_key())?,
-                properties,
-                envelope: envelope.clone(),
-            };
+        let on_its_way = self.shared.under_way.one();
+        let call = move |room: OwnedSemaphorePermit| {
             let (answer, receiver) = oneshot::channel();
-            let outstanding = Outstanding {
+            let call = Call {
                 exchange,
+                properties,
                 envelope,
+                delay,
                 answer,
-                _on_its_way: (shared.under_way.one(), room),
+                on_its_way: (on_its_way, room),
             };
-            let hold_up = |publish, outstanding| {
-                let publish = Box::new(publish);
-                let call = Call {
-                    publish,
-                    outstanding,
-                    delay,
-                };
-                calls.send(call).is_ok()
-            };
-            match intake.begin(is_ready, publish, outstanding, hold_up) {
-                true => Ok(Op::pending(async move {
-                    receiver.await.unwrap_or_else(|_| Err(ended()))
-                })),
-                false => Err(ended()),
-            }
+            (call, receiver)
         };
         match self.room.clone().try_acquire_many_owned(size) {
-            Ok(room) => Op::ready(begin(room)),
+            Ok(room) => Op::ready(send(&self.calls, call(room))),
             Err(_) => {
-                let room = self.room.clone().acquire_many_owned(size);
+                let (calls, room) = (self.calls.clone(), self.room.clone());
+                let room = room.acquire_many_owned(size);
                 // Those that wait have their turn in the order of the calls.
-                Op::start(async move { room.await.map_err(|_| ended()).and_then(begin) })
+                Op::start(async move {
+                    let room = room.await.map_err(|_| ended())?;
+                    send(&calls, call(room))
+                })
             }
         }
     }
@@ -133,6 +126,7 @@ impl AmqpPublisher {
             }
             None => ladder::RETRIES,
         };
+        let properties = Properties::Made(Box::new(properties));
         let confirm = self.call(envelope, exchange, properties, None).await?;
         let (shared, queue) = (self.shared.clone(), queue.clone());
         Ok(Box::pin(async move {
@@ -159,11 +153,8 @@ impl AmqpPublisher {
         queue: &Queue,
     ) -> BoxFuture<'static, Result<()>> {
         let letter = virt::letter(envelope, queue, Death::DeliveryLimit, SystemTime::now());
-        let properties = match properties(&letter, None) {
-            Ok(properties) => properties,
-            Err(error) => return Box::pin(std::future::ready(Err(error))),
-        };
-        let call = self.call(&letter, letter.exchange().clone(), properties, None);
+        let own = Properties::Own(None);
+        let call = self.call(&letter, letter.exchange().clone(), own, None);
         let queue = queue.name().clone();
         Box::pin(async move {
             let discarded = match call.await?.await {
@@ -180,6 +171,18 @@ impl AmqpPublisher {
             }
             Ok(())
         })
+    }
+}
+
+fn send(
+    calls: &mpsc::UnboundedSender<Call>,
+    (call, receiver): (Call, oneshot::Receiver<Result<Confirmation>>),
+) -> Result<Confirm> {
+    match calls.send(call) {
+        Ok(()) => Ok(Op::pending(async move {
+            receiver.await.unwrap_or_else(|_| Err(ended()))
+        })),
+        Err(_) => Err(ended()),
     }
 }
 
@@ -201,7 +204,7 @@ impl Publisher for AmqpPublisher {
         let marks = self.shared.marks_own_messages();
         let origin = marks.then(|| envelope.publish_id().origin());
         let prepared = match envelope.delay() {
-            None => properties(envelope, origin).map(|properties| (properties, None)),
+            None => Ok((Properties::Own(origin), None)),
             Some(delay) => delayed(envelope, origin, delay),
         };
         match prepared {
@@ -217,7 +220,7 @@ fn delayed(
     envelope: &Envelope,
     origin: Option<u32>,
     delay: std::time::Duration,
-) -> Result<(BasicProperties, Option<Steps>)> {
+) -> Result<(Properties, Option<Steps>)> {
     if envelope.expiration().is_some() {
         return Err(Error::new(
             ErrorKind::Unsupported,
@@ -227,38 +230,40 @@ fn delayed(
     }
     let steps = Steps::new(delay)?;
     let properties = properties_delayed(envelope, origin, steps)?;
-    Ok((properties, Some(steps)))
+    Ok((Properties::Made(Box::new(properties)), Some(steps)))
 }
 
 struct Task {
     shared: Arc<Shared>,
-    intake: Arc<Intake>,
-    pipeline: Pipeline,
+    channel: Arc<Channel>,
+    returns: Returns,
 }
 
 impl Task {
     async fn run(mut self, mut calls: mpsc::UnboundedReceiver<Call>) {
+        let mut pipeline = Pipeline::new();
         let (mut batch, mut answers) = (Vec::new(), Vec::new());
         let closed = self.shared.lines.closed();
         tokio::pin!(closed);
         let mut open = true;
-        while open || !self.pipeline.is_empty() {
-            let pipeline = &mut self.pipeline;
+        while open || !pipeline.is_empty() {
             tokio::select! {
                 biased;
                 _ = &mut closed => return,
                 () = poll_fn(|context| pipeline.poll_answers(context, &mut answers)) => {
-                    if let Err(error) = self.confirmed(&mut answers)
-                        && self.repair(error).await.is_err()
-                    {
-                        return;
+                    if let Err(error) = self.confirmed(&mut answers) {
+                        pipeline.clear();
+                        if self.repair(error).await.is_err() {
+                            return;
+                        }
                     }
                 }
                 count = calls.recv_many(&mut batch, 1024), if open => {
                     open = count > 0;
                     for call in batch.drain(..) {
-                        let ready = self.see_to(call).await;
-                        self.intake.release(ready);
+                        if let Some((number, publish)) = self.start(call).await {
+                            pipeline.push(number, publish);
+                        }
                     }
                 }
             }
@@ -268,16 +273,15 @@ impl Task {
     /// The broker closed the channel: whoever published what it complains about is told so. What others have without an
     /// answer may be stored or not, and is for the next session to send again.
     async fn repair(&mut self, error: Error) -> Result<()> {
-        self.pipeline.halt();
         let alive = self.shared.lines.check();
         if let (Ok(()), Some(culprit)) = (alive, culprit(&error)) {
             self.shared.lines.refused();
             if let Some(exchange) = culprit.exchange() {
                 self.shared.forget_exchange(exchange);
             }
-            self.pipeline.returns.refuse(&culprit, &error);
-            if self.pipeline.returns.is_empty() {
-                self.pipeline.resume(open_channel(&self.shared).await?);
+            self.returns.refuse(&culprit, &error);
+            if self.returns.is_empty() {
+                self.channel = Arc::new(open_channel(&self.shared).await?);
                 return Ok(());
             }
         }
@@ -286,33 +290,61 @@ impl Task {
     }
 
     /// Gets a message ready to be published. `None`: it has its answer already.
-    async fn see_to(&mut self, mut call: Call) -> Option<(Publish, Outstanding)> {
-        let answer = match self.prepare(&mut call).await {
-            Ok(None) => return Some((*call.publish, call.outstanding)),
-            Ok(Some(confirmation)) => Ok(confirmation),
+    async fn start(&mut self, mut call: Call) -> Option<(u64, impl Publishing + use<>)> {
+        let publish = match self.prepare(&mut call).await {
+            Ok(None) => self.publish(&call.exchange, &call.envelope, call.properties),
+            Ok(Some(confirmation)) => {
+                drop(call.answer.send(Ok(confirmation)));
+                return None;
+            }
             Err(error) => Err(error),
         };
-        drop(call.outstanding.answer.send(answer));
-        None
+        match publish {
+            Ok(publish) => {
+                let number = self.returns.add(Outstanding {
+                    exchange: call.exchange,
+                    envelope: call.envelope,
+                    answer: call.answer,
+                    _on_its_way: call.on_its_way,
+                });
+                Some((number, publish))
+            }
+            Err(error) => {
+                drop(call.answer.send(Err(error)));
+                None
+            }
+        }
+    }
+
+    fn publish(
+        &self,
+        exchange: &Name,
+        envelope: &Envelope,
+        properties: Properties,
+    ) -> Result<impl Publishing + use<>> {
+        let properties = match properties {
+            Properties::Own(origin) => message::properties(envelope, origin)?,
+            Properties::Made(properties) => *properties,
+        };
+        let (exchange, key) = (short(exchange)?, short(envelope.routing_key())?);
+        let (channel, envelope) = (self.channel.clone(), envelope.clone());
+        Ok(publish(channel, exchange, key, properties, envelope))
     }
 
     /// Sees that the exchange is there, and for a delayed message the way to it. `Some` if that is an answer already.
     async fn prepare(&mut self, call: &mut Call) -> Result<Option<Confirmation>> {
-        let Outstanding {
-            exchange, envelope, ..
-        } = &mut call.outstanding;
         let Some(steps) = call.delay else {
-            if !ladder::is_exchange(exchange) {
-                self.shared.find_exchange(exchange).await?;
+            if !ladder::is_exchange(&call.exchange) {
+                self.shared.find_exchange(&call.exchange).await?;
             }
             return Ok(None);
         };
         // It is routed when it is due. What can be known before is whether there is anything to route it.
-        if !exchange.is_empty() {
-            self.shared.find_exchange(exchange).await?;
-        } else if let Err(error) = self.shared.passive_queue(envelope.routing_key()).await {
+        if !call.exchange.is_empty() {
+            self.shared.find_exchange(&call.exchange).await?;
+        } else if let Err(error) = self.shared.passive_queue(call.envelope.routing_key()).await {
             return match error.kind() {
-                ErrorKind::NotFound => Ok(Some(match envelope.mandatory() {
+                ErrorKind::NotFound => Ok(Some(match call.envelope.mandatory() {
                     true => Confirmation::Returned { code: 312 },
                     false => Confirmation::Acked { routed: false },
                 })),
@@ -322,9 +354,8 @@ impl Task {
             };
         }
         let ladder = &self.shared.ladder;
-        ladder.lead(&self.shared, steps, exchange).await?;
-        *exchange = steps.entry();
-        call.publish.exchange = short(exchange)?;
+        ladder.lead(&self.shared, steps, &call.exchange).await?;
+        call.exchange = steps.entry();
         Ok(None)
     }
 
@@ -340,7 +371,7 @@ impl Task {
                 None
             }
         });
-        self.pipeline.returns.confirmed(confirmed);
+        self.returns.confirmed(confirmed);
         result
     }
 }

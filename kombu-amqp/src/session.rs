@@ -195,17 +195,12 @@ impl Shared {
     /// Whether an exchange is there: publishing to one that isn't would cost a channel, and with it the confirms of
     /// everybody who publishes on it.
     pub(crate) async fn find_exchange(&self, name: &Name) -> Result<()> {
-        if self.has_found(name) {
+        if name.is_empty() || self.exchanges.lock().contains(name) {
             return Ok(());
         }
         self.passive_exchange(name).await?;
         self.exchanges.lock().insert(name.clone());
         Ok(())
-    }
-
-    /// Whether an exchange was there when this session looked.
-    pub(crate) fn has_found(&self, name: &Name) -> bool {
-        name.is_empty() || self.exchanges.lock().contains(name)
     }
 
     async fn passive_exchange(&self, name: &Name) -> Result<()> {
