@@ -47,6 +47,8 @@ pub(crate) struct Returns {
     waiting: Vec<(u64, bool)>,
     /// How many of them waited already when the last confirms came.
     waited: usize,
+    /// Empty between batches.
+    answers: Vec<(u64, bool)>,
 }
 
 impl Returns {
@@ -84,7 +86,7 @@ impl Returns {
 
     /// Takes all confirms that have come.
     pub(crate) fn confirmed(&mut self, batch: impl IntoIterator<Item = Confirmed>) {
-        let mut answers = Vec::new();
+        let mut answers = std::mem::take(&mut self.answers);
         let mut latest = 0;
         for confirmed in batch {
             let carried = match &confirmed.returned {
@@ -111,9 +113,10 @@ impl Returns {
             !is_over
         });
         self.waited = self.waiting.len();
-        for (number, acked) in answers {
+        for (number, acked) in answers.drain(..) {
             self.answer(number, acked);
         }
+        self.answers = answers;
     }
 
     /// Finds the publish that a return belongs to: the first that looks like it and isn't returned yet. Between two that

@@ -186,10 +186,14 @@ async fn next(consumer: &mut lapin::Consumer) -> lapin::Result<lapin::message::D
 }
 
 async fn basic_publish(channel: &Channel) -> lapin::Result<lapin::PublisherConfirm> {
-    let persistent = BasicProperties::default().with_delivery_mode(2);
+    // Those of kombu's messages, so that the same bytes go over the wire.
+    let properties = BasicProperties::default()
+        .with_content_type("application/data".into())
+        .with_content_encoding("binary".into())
+        .with_delivery_mode(2);
     let options = BasicPublishOptions::default();
     channel
-        .basic_publish("".into(), QUEUE.into(), options, BODY, persistent)
+        .basic_publish("".into(), QUEUE.into(), options, BODY, properties)
         .await
 }
 

@@ -46,6 +46,8 @@ pub(super) struct Entry {
     sent: AtomicBool,
     /// Handed to another driver after that.
     resent: AtomicBool,
+    /// The driver has something to tell, or wasn't asked yet.
+    has_news: AtomicBool,
     /// Whoever waits for the answer.
     task: AtomicWaker,
     room: Arc<Notify>,
@@ -163,6 +165,7 @@ impl Outbox {
             stage: Mutex::new(stage),
             sent: AtomicBool::new(false),
             resent: AtomicBool::new(false),
+            has_news: AtomicBool::new(true),
             task: AtomicWaker::new(),
             room: self.room.clone(),
         })
@@ -362,9 +365,13 @@ impl Entry {
     /// Gets on as far as the driver lets it. The driver wakes the entry, which wakes whoever waits: so the
     /// answer isn't lost when another task asked last.
     fn advance(self: &Arc<Self>) {
+        let mut stage = self.stage.lock();
+        let is_with_driver = matches!(*stage, Stage::Sending(_) | Stage::Confirming(_));
+        if !is_with_driver || !self.has_news.swap(false, Ordering::AcqRel) {
+            return;
+        }
         let waker = Waker::from(self.clone());
         let mut context = Context::from_waker(&waker);
-        let mut stage = self.stage.lock();
         loop {
             let next = match &mut *stage {
                 Stage::Queued | Stage::Waiting | Stage::Answered(_) => return,
@@ -407,6 +414,7 @@ impl Entry {
             self.resent.store(true, Ordering::Relaxed);
         }
         *self.stage.lock() = Stage::Sending(publisher.publish(&self.envelope));
+        self.has_news.store(true, Ordering::Release);
         self.advance();
         self.task.wake();
     }
@@ -423,6 +431,7 @@ impl Wake for Entry {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        self.has_news.store(true, Ordering::Release);
         self.task.wake();
         self.room.notify_waiters();
     }
