@@ -1,0 +1,1 @@
+//! The elements of the ready lists: messages as Python's kombu writes them.

@@ -1,0 +1,3 @@
+//! `redis://`: queues on a Redis server, shared with Python's kombu and Celery.
+
+mod element;
