@@ -48,6 +48,17 @@ impl FieldTable {
         self.0.get(at).map(|(_, value)| value)
     }
 
+    /// The value of this name, to be changed.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut FieldValue> {
+        let at = self.find(name).ok()?;
+        self.0.get_mut(at).map(|(_, value)| value)
+    }
+
+    /// The values in the order of their names, to be changed.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut FieldValue> {
+        self.0.iter_mut().map(|(_, value)| value)
+    }
+
     /// Whether there is an entry of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.find(name).is_ok()
@@ -111,11 +122,6 @@ impl FieldTable {
             name.check_length("field name")?;
             value.check_below(name, depth)
         })
-    }
-
-    pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut FieldValue> {
-        let at = self.find(name).ok()?;
-        self.0.get_mut(at).map(|(_, value)| value)
     }
 
     fn find(&self, name: &str) -> Result<usize, usize> {
@@ -239,6 +245,18 @@ mod tests {
         assert_eq!(table.remove("a"), Some(FieldValue::Text("x".into())));
         assert_eq!(table.remove("a"), None);
         assert!(table.is_empty());
+    }
+
+    #[test]
+    fn values_are_changed_in_place() {
+        let mut table = FieldTable::from([("a", 1), ("b", 2)]);
+        for value in table.values_mut() {
+            *value = FieldValue::I64(value.as_i64().unwrap());
+        }
+        *table.get_mut("b").unwrap() = "x".into();
+        assert_eq!(table.get("a"), Some(&FieldValue::I64(1)));
+        assert_eq!(table.get("b"), Some(&FieldValue::from("x")));
+        assert!(table.get_mut("c").is_none());
     }
 
     #[test]
