@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use kombu_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
@@ -19,6 +20,9 @@ use crate::flight::Flight;
 use crate::script::{self, Script};
 use crate::work::{Ask, Work};
 
+/// How long a session that nobody has any more waits for its last answers.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// One session's line.
 pub(crate) struct Line {
     pub(crate) prefix: Arc<str>,
@@ -28,6 +32,8 @@ pub(crate) struct Line {
     /// Messages died that somebody has to move.
     pub(crate) deaths: Notify,
     lost: watch::Sender<Option<(ErrorKind, String)>>,
+    over: watch::Sender<bool>,
+    ending: watch::Sender<bool>,
     is_hung_up: AtomicBool,
 }
 
@@ -49,6 +55,8 @@ impl Line {
             work: Notify::new(),
             deaths: Notify::new(),
             lost: watch::Sender::new(None),
+            over: watch::Sender::new(false),
+            ending: watch::Sender::new(false),
             is_hung_up: AtomicBool::new(false),
         });
         tokio::spawn(serve(line.clone(), connection));
@@ -143,15 +151,41 @@ impl Line {
     pub(crate) fn end_when_idle(&self) {
         self.is_hung_up.store(true, Ordering::Release);
         self.state.lock().ends = true;
+        self.ending.send_replace(true);
         self.work.notify_one();
     }
 
+    /// Resolves when no answer is worth waiting for.
+    async fn given_up(&self) {
+        let mut over = self.over.subscribe();
+        let mut ending = self.ending.subscribe();
+        tokio::select! {
+            _ = over.wait_for(|over| *over) => {}
+            _ = async {
+                let ending = ending.wait_for(|ending| *ending).await.is_ok();
+                if ending {
+                    tokio::time::sleep(FAREWELL).await;
+                }
+            } => self.end(),
+        }
+    }
+
     fn end(&self) {
+        self.over.send_replace(true);
         let mut state = self.state.lock();
         state.is_over = true;
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         drop(waiting);
+    }
+
+    /// Resolves when the session is over, in whichever way.
+    pub(crate) fn over(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut over = self.over.subscribe();
+        async move {
+            // Without a line, it is over too.
+            drop(over.wait_for(|over| *over).await);
+        }
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -162,7 +196,11 @@ impl Line {
     fn next(&self, session: &str) -> Option<Flight> {
         let mut state = self.state.lock();
         if state.waiting.is_empty() {
-            state.is_over |= state.ends;
+            let ends = state.ends;
+            drop(state);
+            if ends {
+                self.end();
+            }
             return None;
         }
         let mut waiting = std::mem::take(&mut state.waiting);
@@ -201,7 +239,10 @@ async fn serve(line: Arc<Line>, mut connection: MultiplexedConnection) {
             continue;
         };
         let count = flight.pipeline.len();
-        let answered = connection.send_packed_commands(&flight.pipeline, 0, count).await;
+        let answered = tokio::select! {
+            answered = connection.send_packed_commands(&flight.pipeline, 0, count) => answered,
+            () = line.given_up() => return,
+        };
         let landed = match answered {
             Ok(answers) => flight.land(answers),
             Err(problem) => {

@@ -73,12 +73,13 @@ pub(crate) async fn beat(shared: Weak<Shared>) {
         if let Err(problem) = tick(&strong).await {
             tracing::debug!(error = %problem, "a session with Redis couldn't do what is due");
         }
-        let latest = begin + strong.pulse.lease / 3;
-        let lost = strong.line.lost();
-        let pulse = &strong.pulse;
+        let pulse = strong.pulse.clone();
+        let over = strong.line.over();
+        drop(strong);
+        let latest = begin + pulse.lease / 3;
         tokio::select! {
             () = pulse.until_due(latest) => {}
-            _ = lost => return,
+            () = over => return,
         }
     }
 }

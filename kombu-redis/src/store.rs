@@ -42,7 +42,7 @@ pub(crate) struct Shared {
     pub(crate) line: Arc<Line>,
     pub(crate) known: Mutex<Known>,
     pub(crate) bells: Arc<Bells>,
-    pub(crate) pulse: Pulse,
+    pub(crate) pulse: Arc<Pulse>,
     address: Address,
 }
 
@@ -63,7 +63,7 @@ impl Shared {
             line,
             known: Mutex::new(Known::new()),
             bells,
-            pulse: Pulse::new(lease),
+            pulse: Arc::new(Pulse::new(lease)),
             address,
         })
     }
