@@ -64,8 +64,18 @@ pub(crate) struct RedisReader {
     keys: Arc<[Vec<u8>]>,
     asked: Option<(usize, oneshot::Receiver<Result<Vec<(u64, Vec<u8>)>>>)>,
     here: Taken,
-    /// The last look found too little; the bell rings when there may be more.
-    waits: bool,
+    last: Look,
+}
+
+/// What the last look was for.
+#[derive(PartialEq)]
+enum Look {
+    /// Messages, and there may be more.
+    Found,
+    /// Messages, and there were too few; the bell rings when there may be more.
+    TooFew,
+    /// Whether the queue is there; the bell rings when it may be gone.
+    Queue,
 }
 
 impl RedisReader {
@@ -90,10 +100,11 @@ impl RedisReader {
             bell,
             keys,
             asked: None,
-            waits: false,
+            last: Look::Found,
         }
     }
 
+    /// Takes up to `max` messages; with 0, it looks whether the queue is there.
     fn ask(&mut self, max: usize) {
         let count = max.min(MAX_BATCH);
         let (reply, answer) = oneshot::channel();
@@ -128,7 +139,11 @@ impl Reader for RedisReader {
                 self.asked = None;
                 match answered {
                     Ok(Ok(taken)) => {
-                        self.waits = taken.len() < count;
+                        self.last = match count {
+                            0 => Look::Queue,
+                            _ if taken.len() < count => Look::TooFew,
+                            _ => Look::Found,
+                        };
                         self.here.messages.extend(taken);
                     }
                     Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {
@@ -148,13 +163,13 @@ impl Reader for RedisReader {
                 }
                 return Poll::Ready(Ok(()));
             }
-            if self.bell.take() {
-                self.waits = false;
-            }
-            if self.waits {
-                return Poll::Pending;
-            }
-            if max == 0 {
+            let has_rung = self.bell.take();
+            let waits = match self.last {
+                Look::Found => max == 0,
+                Look::TooFew => true,
+                Look::Queue => max == 0,
+            };
+            if waits && !has_rung {
                 return Poll::Pending;
             }
             self.ask(max);

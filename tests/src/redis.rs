@@ -57,7 +57,7 @@ impl Harness for RedisHarness {
         let mut url = self.url.clone();
         url.query_pairs_mut().append_pair("prefix", &prefix);
         Broker::new(self.registry(), url)
-            .with_lag(Duration::from_millis(200))
+            .with_lag(Duration::from_millis(400))
             .with_freedoms(table::freedoms("redis"))
             .keep(Prefix {
                 url: self.url.clone(),

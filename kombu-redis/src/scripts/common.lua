@@ -70,6 +70,15 @@ local function schedule(what, q, at)
   call('ZADD', R .. 'due', 'LT', at, what .. q)
 end
 
+-- How many messages consumers have room for: those that come have their takers already.
+local function wanted(q)
+  local n, all = 0, call('HGETALL', R .. 'wants.' .. q)
+  for i = 1, #all, 2 do
+    n = n + math.max(0, all[i + 1] - call('HLEN', R .. 'unacked.' .. all[i] .. '.' .. q))
+  end
+  return n
+end
+
 local function counted(q, lim, bytes)
   if lim and lim.b >= 0 then call('HINCRBY', R .. 'q.' .. q, 'bytes', bytes) end
 end
@@ -77,25 +86,33 @@ end
 local function pop_head(q)
   for step = 0, 3 do
     local m = call('RPOP', P .. q .. STEP[step])
-    if m then return m end
+    if m then return m, step end
   end
 end
 
--- Drops what is beyond the limits.
+-- Drops what is beyond the limits. What consumers wait for is theirs, and takes no place.
 local function drop_heads(q, lim)
   if not lim or lim.mode ~= 'd' then return end
   local n = ready(q)
   local b = lim.b >= 0 and tonumber(call('HGET', R .. 'q.' .. q, 'bytes') or '0') or 0
-  while n > 0 and ((lim.n >= 0 and n > lim.n) or (lim.b >= 0 and b > lim.b)) do
+  local function is_beyond()
+    return n > 0 and ((lim.n >= 0 and n > lim.n) or (lim.b >= 0 and b > lim.b))
+  end
+  if not is_beyond() then return end
+  local promised = {}
+  for _ = 1, math.min(n, wanted(q)) do
+    local m, step = pop_head(q)
+    promised[#promised + 1] = {P .. q .. STEP[step], m}
+    n, b = n - 1, b - size(m)
+  end
+  while is_beyond() do
     local m = pop_head(q)
-    n = n - 1
-    if lim.b >= 0 then
-      local s = size(m)
-      b = b - s
-      counted(q, lim, -s)
-    end
+    local s = size(m)
+    n, b = n - 1, b - s
+    counted(q, lim, -s)
     bury(q, 'maxlen', m)
   end
+  for i = #promised, 1, -1 do call('RPUSH', promised[i][1], promised[i][2]) end
 end
 
 -- Puts a new message at the end of a queue; false if it refuses it.
@@ -113,7 +130,7 @@ local function put(q, lim, step, m, ttl, bytes, at)
       if n == 0 then call('HSET', R .. 'q.' .. q, 'bytes', 0) end
     end
     if lim.mode ~= 'd' then
-      n = n or ready(q)
+      n = math.max(0, (n or ready(q)) - wanted(q))
       local b = lim.b >= 0 and tonumber(call('HGET', R .. 'q.' .. q, 'bytes') or '0') or 0
       if (lim.n >= 0 and n + 1 > lim.n) or (lim.b >= 0 and b + bytes > lim.b) then
         if lim.mode == 'x' then bury(q, 'maxlen', m, at) end
@@ -137,12 +154,17 @@ end
 -- Puts a message into a queue when its time comes. What is it: `n` a new one, `b` one that goes back.
 local function put_later(q, what, step, ttl, bytes, m, at)
   local n = call('HINCRBY', R .. 'q.' .. q, 'later', 1)
-  call('ZADD', R .. 'later.' .. q, at, string.format('%d %s %d %d %d ', n, what, step, ttl, bytes) .. m)
+  call('ZADD', R .. 'later.' .. q, at, string.format('%016d %s %d %d %d ', n, what, step, ttl, bytes) .. m)
   schedule('d', q, at)
 end
 
--- Puts a message back to where it was.
+-- Puts a message back to where it was, unless its time is over.
 local function back(q, id, m)
+  local _, _, expires = marked(m)
+  if expires > 0 and expires <= now() then
+    bury(q, 'expired', m, expires)
+    return
+  end
   local list, me, skip = P .. q .. STEP[tonumber(id:sub(-1))], tonumber(id), 0
   while true do
     local other = call('LINDEX', list, -1 - skip)
@@ -152,7 +174,6 @@ local function back(q, id, m)
   local front = skip > 0 and call('RPOP', list, skip) or {}
   call('RPUSH', list, m)
   for i = #front, 1, -1 do call('RPUSH', list, front[i]) end
-  local _, _, expires = marked(m)
   if expires > 0 then schedule('t', q, expires) end
   local lim = limits(q)
   counted(q, lim, size(m))
@@ -179,26 +200,26 @@ local function remark(m, id, failed)
   return mark(id, (failures or 0) + (failed and 1 or 0), expires or 0, bytes or 0, rest)
 end
 
--- Removes what has expired at the head of a queue, and looks when the next one does.
+-- Removes what has expired at the head of a queue, and looks when the next one does. What consumers have room for is
+-- theirs, for as long as a consumer may be busy.
 local function expire(q)
-  local next
+  local grace = wanted(q) > 0 and 30000 or 0
   for step = 0, 3 do
     local list = P .. q .. STEP[step]
     while true do
       local m = call('LINDEX', list, -1)
-      local id, _, expires = nil, nil, 0
-      if m then id, _, expires = marked(m) end
-      if not id or expires == 0 then break end
-      if expires > now() then
-        if not next or expires < next then next = expires end
-        break
+      if not m then break end
+      local id, _, expires = marked(m)
+      if not id or expires == 0 then return end
+      if expires + grace > now() then
+        schedule('t', q, expires + grace)
+        return
       end
       call('RPOP', list)
       counted(q, limits(q), -size(m))
       bury(q, 'expired', m, expires)
     end
   end
-  if next then schedule('t', q, next) end
 end
 
 -- Puts the delayed messages into their queue whose time has come.
@@ -247,6 +268,7 @@ end
 -- Ends a consumer.
 local function leave(q, holder)
   local meta, consumers = R .. 'q.' .. q, R .. 'consumers.' .. q
+  call('HDEL', R .. 'wants.' .. q, holder)
   if call('ZREM', consumers, holder) == 0 then return end
   if call('HGET', meta, 'xc') == holder then call('HDEL', meta, 'xc') end
   if call('ZCARD', consumers) == 0 then

@@ -1,4 +1,5 @@
--- Takes messages. ARGV: prefix, session, number of the holder, queue, how many, 1 if it isn't a consumer.
+-- Takes messages. ARGV: prefix, session, number of the holder, queue, how many, 1 if it isn't a consumer. What a consumer
+-- wants and isn't there is its own when it comes.
 -- Answers how many messages died, then id and text of each that was taken.
 local session, n, q, want = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 if not is_alive(session) then return redis.error_reply('SESSION .') end
@@ -7,11 +8,17 @@ local f = call('HMGET', meta, 'decl', 'seq', 'sac', 'lim')
 if not f[1] then return redis.error_reply('NOQUEUE .') end
 if ARGV[6] == '1' then
   touch(q)
+elseif not call('ZSCORE', R .. 'consumers.' .. q, holder) then
+  -- Gone with the queue, which is another one now.
+  return redis.error_reply('NOQUEUE .')
 elseif f[3] and call('ZRANGE', R .. 'consumers.' .. q, 0, 0)[1] ~= holder then
   return {0}
 end
+local held, wants = R .. 'unacked.' .. holder .. '.' .. q, R .. 'wants.' .. q
+local before = call('HLEN', held)
+-- What came since the last look, and there was room for, is its own, whatever its time.
+local promised = tonumber(call('HGET', wants, holder) or '0') - before
 local lim = f[4] and limits(q)
-local held = R .. 'unacked.' .. holder .. '.' .. q
 local seq0 = tonumber(f[2])
 local seq, taken, got, seen, bytes = seq0, {}, 0, {}, 0
 for step = 0, 3 do
@@ -24,7 +31,7 @@ for step = 0, 3 do
       local id, _, expires = nil, nil, 0
       if m:byte(3) == 95 then id, _, expires = marked(m) end
       if lim and lim.b >= 0 then bytes = bytes + size(m) end
-      if id and expires > 0 and expires <= now() then
+      if id and expires > 0 and expires <= now() and got >= promised then
         bury(q, 'expired', m, expires)
       else
         -- A copy that Python made of it may be there, too.
@@ -40,6 +47,7 @@ for step = 0, 3 do
     end
   end
 end
+if ARGV[6] ~= '1' then call('HSET', wants, holder, want + before) end
 if got > 0 then
   if seq ~= seq0 then call('HSET', meta, 'seq', string.format('%d', seq)) end
   for i = 1, #taken, CHUNK do call('HSET', held, unpack(taken, i, math.min(i + CHUNK - 1, #taken))) end
@@ -55,6 +63,7 @@ if got > 0 then
       if m then
         local id, _, expires = marked(m)
         if id and expires > 0 then schedule('t', q, expires) end
+        break
       end
     end
   end
