@@ -13,13 +13,21 @@ use parking_lot::Mutex;
 use crate::records::SEPARATOR;
 
 /// What is rung at a reader.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Bell {
     rung: AtomicBool,
     pub(crate) task: AtomicWaker,
 }
 
 impl Bell {
+    /// One that has rung: nobody has looked yet.
+    pub(crate) fn new() -> Self {
+        Bell {
+            rung: AtomicBool::new(true),
+            task: AtomicWaker::new(),
+        }
+    }
+
     pub(crate) fn ring(&self) {
         self.rung.store(true, Ordering::Release);
         self.task.wake();

@@ -148,10 +148,14 @@ impl Part {
                     .arg(session)
                     .arg(take.holder.0.number)
                     .arg(take.holder.0.queue.as_str())
-                    .arg(take.count)
-                    .arg(u8::from(take.once));
+                    .arg(take.count);
+                match &take.watch {
+                    // More than any window.
+                    Some((window, _)) => command.arg((*window).min(1 << 40)),
+                    None => command.arg("once"),
+                };
                 pipeline.add_command(command);
-                if let Some(keys) = &take.watch {
+                if let Some((_, keys)) = &take.watch {
                     // Tells the server that the next command's keys are the ones to watch.
                     pipeline.cmd("CLIENT").arg("CACHING").arg("YES");
                     pipeline.cmd("EXISTS").arg(&keys[..]);

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use kombu_core::driver::Op;
-use kombu_core::virt::{Batch, Reader};
+use kombu_core::virt::{Batch, Reader, Room};
 use kombu_core::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
@@ -62,6 +62,7 @@ pub(crate) struct RedisReader {
     holder: Holder,
     bell: Arc<Bell>,
     keys: Arc<[Vec<u8>]>,
+    room: Room,
     asked: Option<(usize, oneshot::Receiver<Result<Vec<(u64, Vec<u8>)>>>)>,
     here: Taken,
     last: Look,
@@ -85,8 +86,9 @@ impl RedisReader {
         bells: Arc<Bells>,
         holder: Holder,
         keys: Arc<[Vec<u8>]>,
+        room: Room,
     ) -> Self {
-        let bell = Arc::new(Bell::default());
+        let bell = Arc::new(Bell::new());
         bells.add(&keys, &bell);
         RedisReader {
             here: Taken {
@@ -99,6 +101,7 @@ impl RedisReader {
             holder,
             bell,
             keys,
+            room,
             asked: None,
             last: Look::Found,
         }
@@ -111,8 +114,7 @@ impl RedisReader {
         self.line.send(Work::Take(Take {
             holder: self.holder.clone(),
             count,
-            once: false,
-            watch: Some(self.keys.clone()),
+            watch: Some((self.room.limit(), self.keys.clone())),
             reply,
         }));
         self.asked = Some((count, answer));

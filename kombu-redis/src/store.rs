@@ -331,12 +331,8 @@ impl QueueStore for RedisStore {
             .arg(name.as_str())
             .arg(u8::from(options.exclusive));
         // Made before the server is asked: if nobody waits for the answer, its drop ends the consumer.
-        let reader = RedisReader::new(
-            line.clone(),
-            bells.clone(),
-            holder,
-            bell::keys(&line.prefix, name),
-        );
+        let keys = bell::keys(&line.prefix, name);
+        let reader = RedisReader::new(line.clone(), bells.clone(), holder, keys, options.room);
         match line.ask(command).await? {
             Value::Int(_) => Ok(reader),
             Value::ServerError(problem) if problem.code() == "NOQUEUE" => {
@@ -361,7 +357,6 @@ impl QueueStore for RedisStore {
         line.send(Work::Take(Take {
             holder: holder.clone(),
             count: 1,
-            once: true,
             watch: None,
             reply,
         }));

@@ -119,10 +119,8 @@ pub(crate) enum End {
 pub(crate) struct Take {
     pub(crate) holder: Holder,
     pub(crate) count: usize,
-    /// Not by a consumer.
-    pub(crate) once: bool,
-    /// Keys to be told of when they change, if not enough was there.
-    pub(crate) watch: Option<Arc<[Vec<u8>]>>,
+    /// For a consumer: how many messages it may have in all, and the keys to be told of when they change.
+    pub(crate) watch: Option<(usize, Arc<[Vec<u8>]>)>,
     pub(crate) reply: Reply<Vec<(u64, Vec<u8>)>>,
 }
 

@@ -196,6 +196,19 @@ impl Content {
         }
     }
 
+    /// Routing keys of the header `BCC`, which was taken off before anybody received the message: its dead letters go by
+    /// them too. Stores keep them.
+    pub fn hidden_keys(&self) -> &[Name] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.hidden_keys)
+    }
+
+    /// Sets the [`hidden_keys`](Self::hidden_keys), for stores that rebuild a message.
+    pub fn set_hidden_keys(&mut self, keys: Vec<Name>) {
+        if !keys.is_empty() || self.rare.is_some() {
+            self.rare_mut().hidden_keys = keys;
+        }
+    }
+
     /// How long the message stays invisible in its queues after it was published.
     pub fn delay(&self) -> Option<Duration> {
         self.rare.as_ref()?.delay

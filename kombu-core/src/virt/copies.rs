@@ -13,12 +13,12 @@ const BCC: &str = "BCC";
 pub(super) fn has_any(content: &Content) -> bool {
     let headers = content.headers();
     !headers.is_empty() && (headers.contains(CC) || headers.contains(BCC))
-        || !hidden(content).is_empty()
+        || !content.hidden_keys().is_empty()
 }
 
 /// All keys that a message is routed by.
 pub(super) fn keys(content: &Content) -> impl Iterator<Item = &str> {
-    let hidden = hidden(content).iter().map(Name::as_str);
+    let hidden = content.hidden_keys().iter().map(Name::as_str);
     visible_keys(content)
         .chain(listed(content, BCC))
         .chain(hidden)
@@ -28,11 +28,6 @@ pub(super) fn keys(content: &Content) -> impl Iterator<Item = &str> {
 pub(super) fn visible_keys(content: &Content) -> impl Iterator<Item = &str> {
     let own = content.routing_key().as_str();
     std::iter::once(own).chain(listed(content, CC))
-}
-
-#[inline]
-fn hidden(content: &Content) -> &[Name] {
-    content.rare.as_ref().map_or(&[], |rare| &rare.hidden_keys)
 }
 
 /// The keys that a header lists; what isn't text is none.
@@ -57,7 +52,5 @@ pub(super) fn without_hidden(envelope: &Envelope) -> Option<Envelope> {
 /// Leaves the message with its routing key alone.
 pub(super) fn forget(content: &mut Content) {
     content.headers.remove(CC);
-    if !hidden(content).is_empty() {
-        content.rare_mut().hidden_keys = Vec::new();
-    }
+    content.set_hidden_keys(Vec::new());
 }

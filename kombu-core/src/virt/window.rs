@@ -16,6 +16,11 @@ impl Room {
         Room(window)
     }
 
+    /// How many unsettled messages there may be in all; `usize::MAX` without a limit, and 0 while the consumer is paused.
+    pub fn limit(&self) -> usize {
+        self.0.limit()
+    }
+
     /// How many more there may be now; `usize::MAX` without a limit.
     pub fn left(&self) -> usize {
         self.0.room()
@@ -51,17 +56,23 @@ impl Window {
         }
     }
 
-    /// How many more may be taken now.
-    pub(super) fn room(&self) -> usize {
+    fn limit(&self) -> usize {
         if self.paused.load(Ordering::Relaxed) {
             return 0;
         }
-        let limit = self.limit.load(Ordering::Relaxed);
-        if limit == 0 {
-            return usize::MAX;
+        match self.limit.load(Ordering::Relaxed) {
+            0 => usize::MAX,
+            limit => limit as usize,
         }
-        // Acquire pairs with `give_back`: whoever sees the room sees the settled message gone.
-        limit.saturating_sub(self.outstanding.load(Ordering::Acquire)) as usize
+    }
+
+    /// How many more may be taken now.
+    pub(super) fn room(&self) -> usize {
+        match self.limit() {
+            usize::MAX => usize::MAX,
+            // Acquire pairs with `give_back`: whoever sees the room sees the settled message gone.
+            limit => limit.saturating_sub(self.outstanding.load(Ordering::Acquire) as usize),
+        }
     }
 
     pub(super) fn take(&self, count: u32) {

@@ -1,12 +1,13 @@
--- Takes messages. ARGV: prefix, session, number of the holder, queue, how many, 1 if it isn't a consumer. What a consumer
--- wants and isn't there is its own when it comes.
+-- Takes messages. ARGV: prefix, session, number of the holder, queue, how many at most, and for a consumer how many it
+-- may have in all; else `once`.
 -- Answers how many messages died, then id and text of each that was taken.
 local session, n, q, want = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 if not is_alive(session) then return redis.error_reply('SESSION .') end
+local once = ARGV[6] == 'once'
 local meta, holder = R .. 'q.' .. q, session .. '.' .. n
 local f = call('HMGET', meta, 'decl', 'seq', 'sac', 'lim')
 if not f[1] then return redis.error_reply('NOQUEUE .') end
-if ARGV[6] == '1' then
+if once then
   touch(q)
 elseif not call('ZSCORE', R .. 'consumers.' .. q, holder) then
   -- Gone with the queue, which is another one now.
@@ -47,11 +48,11 @@ for step = 0, 3 do
     end
   end
 end
-if ARGV[6] ~= '1' then call('HSET', wants, holder, want + before) end
+if not once then call('HSET', wants, holder, ARGV[6]) end
 if got > 0 then
   if seq ~= seq0 then call('HSET', meta, 'seq', string.format('%d', seq)) end
   for i = 1, #taken, CHUNK do call('HSET', held, unpack(taken, i, math.min(i + CHUNK - 1, #taken))) end
-  if ARGV[6] == '1' then
+  if once then
     call('SADD', R .. 'session.' .. session, 'h' .. n .. ' ' .. q)
     call('SADD', R .. 'holders.' .. q, holder)
   end
