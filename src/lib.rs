@@ -42,6 +42,7 @@
 //! |---|---|---|
 //! | `memory` | yes | `memory://`, a broker within the process |
 //! | `amqp` | no | `amqp://`, RabbitMQ |
+//! | `redis` | no | `redis://`, the queues of Python's kombu and Celery |
 //! | `tls` | no | `amqps://`, with `amqp`; compiles C |
 //! | `json`, `msgpack`, `yaml`, `raw` | yes | serializers; `json` and `yaml` also read configuration files |
 //! | `zlib`, `bzip2`, `zstd` | no | compression, see [`OpenProducer::compression`]; `zstd` compiles C |
@@ -72,6 +73,8 @@ pub use kombu_core::{
 pub use kombu_core::{declare, driver, field, serializers, virt};
 #[cfg(feature = "memory")]
 pub use kombu_memory as memory;
+#[cfg(feature = "redis")]
+pub use kombu_redis as redis;
 #[cfg(feature = "signal")]
 pub use signal::{drain_on_signal, shutdown_signal};
 
@@ -99,11 +102,16 @@ pub fn registry() -> Registry {
     let registry = Registry::new()
         .without("memory", "memory")
         .without("amqp", "amqp")
-        .without("amqps", "tls");
+        .without("amqps", "tls")
+        .without("redis", "redis")
+        .without("redis+unix", "redis")
+        .without("redis+socket", "redis");
     #[cfg(feature = "amqp")]
     let registry = registry.with(amqp::Amqp);
     #[cfg(feature = "memory")]
     let registry = registry.with(memory::Memory);
+    #[cfg(feature = "redis")]
+    let registry = registry.with(redis::Redis);
     registry
 }
 

@@ -5,7 +5,9 @@
 mod amqp;
 mod memory;
 mod peer;
+mod redis;
 
 pub use amqp::{AmqpHarness, ask};
 pub use memory::MemoryHarness;
 pub use peer::Peer;
+pub use redis::{RedisHarness, redis_command};

@@ -9,5 +9,10 @@ conformance!(
     kombu_tests::AmqpHarness::new(),
     ignore_unless = kombu_test_amqp
 );
+conformance!(
+    redis,
+    kombu_tests::RedisHarness::new(),
+    ignore_unless = kombu_test_redis
+);
 conformance!(memory, MemoryHarness::new());
 conformance!(awkward, AwkwardHarness::new());

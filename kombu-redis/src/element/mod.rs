@@ -33,9 +33,6 @@
 //! ms or 0>",`), and a flag behind the last `"delivery_info": {`. So the properties come last, and there is nothing behind
 //! that place that a user could choose, except inside of strings, where quotes are escaped.
 
-// Until the store calls them.
-#![allow(dead_code, unused_imports)]
-
 mod json;
 mod python;
 mod read;

@@ -1,0 +1,82 @@
+//! Who is told when keys change.
+//!
+//! The server tells a connection once of each key that it watches. So a key is watched again by the look that finds too
+//! little there.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+
+use crate::records::SEPARATOR;
+
+/// What is rung at a reader.
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    rung: AtomicBool,
+    pub(crate) task: AtomicWaker,
+}
+
+impl Bell {
+    pub(crate) fn ring(&self) {
+        self.rung.store(true, Ordering::Release);
+        self.task.wake();
+    }
+
+    /// Whether it has rung since the last call.
+    pub(crate) fn take(&self) -> bool {
+        self.rung.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// The bells of a session, by the keys that they are for.
+#[derive(Debug, Default)]
+pub(crate) struct Bells(Mutex<HashMap<Vec<u8>, Vec<Weak<Bell>>>>);
+
+impl Bells {
+    pub(crate) fn add(&self, keys: &[Vec<u8>], bell: &Arc<Bell>) {
+        let mut bells = self.0.lock();
+        for key in keys {
+            let at_key = bells.entry(key.clone()).or_default();
+            at_key.retain(|bell| bell.strong_count() > 0);
+            at_key.push(Arc::downgrade(bell));
+        }
+    }
+
+    pub(crate) fn remove(&self, keys: &[Vec<u8>]) {
+        let mut bells = self.0.lock();
+        for key in keys {
+            if let Some(at_key) = bells.get_mut(key) {
+                at_key.retain(|bell| bell.strong_count() > 0);
+                if at_key.is_empty() {
+                    bells.remove(key);
+                }
+            }
+        }
+    }
+
+    /// The key has changed.
+    pub(crate) fn ring(&self, key: &[u8]) {
+        let bells = self.0.lock().get(key).cloned().unwrap_or_default();
+        bells.iter().filter_map(Weak::upgrade).for_each(|bell| bell.ring());
+    }
+
+    /// All keys may have changed.
+    pub(crate) fn ring_all(&self) {
+        let bells: Vec<_> = self.0.lock().values().flatten().cloned().collect();
+        bells.iter().filter_map(Weak::upgrade).for_each(|bell| bell.ring());
+    }
+}
+
+/// The keys that change when a consumer of a queue may have something to do.
+pub(crate) fn keys(prefix: &str, queue: &str) -> Arc<[Vec<u8>]> {
+    let steps = ["", "3", "6", "9"].map(|step| match step {
+        "" => format!("{prefix}{queue}").into_bytes(),
+        step => format!("{prefix}{queue}{SEPARATOR}{step}").into_bytes(),
+    });
+    // This one goes with the queue, too.
+    let consumers = format!("{prefix}_kombu.rs.consumers.{queue}").into_bytes();
+    steps.into_iter().chain([consumers]).collect()
+}

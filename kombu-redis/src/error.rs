@@ -1,0 +1,95 @@
+//! What Redis and its driver say, in kombu's words.
+
+use kombu_core::{Error, ErrorKind, Name};
+use redis::{RedisError, ServerError, Value};
+
+/// An error of the driver: the connection is of no use any more.
+pub(crate) fn lost(error: RedisError) -> Error {
+    Error::new(
+        ErrorKind::ConnectionLost,
+        format!("the connection to Redis is lost: {error}"),
+    )
+    .with_source(error)
+}
+
+/// The session's lease ran out, or the server has lost its data.
+pub(crate) fn session_over() -> Error {
+    Error::new(
+        ErrorKind::ConnectionLost,
+        "Redis doesn't know this session any more: its lease ran out, or the server lost its data",
+    )
+}
+
+/// What went wrong at connect.
+pub(crate) fn classify_connect(error: RedisError) -> Error {
+    let kind = match error.code() {
+        Some("WRONGPASS" | "NOAUTH" | "NOPERM") => ErrorKind::Credentials,
+        _ if error.kind() == redis::ErrorKind::AuthenticationFailed => ErrorKind::Credentials,
+        _ if error.kind() == redis::ErrorKind::InvalidClientConfig => ErrorKind::Config,
+        _ => ErrorKind::ConnectionLost,
+    };
+    Error::new(kind, format!("Redis: {error}")).with_source(error)
+}
+
+/// Whether the server can't serve this session any more; another one may.
+pub(crate) fn ends_session(error: &ServerError) -> bool {
+    matches!(
+        error.code(),
+        "SESSION" | "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH"
+    )
+}
+
+/// An error that a command answered with.
+pub(crate) fn classify(error: &ServerError) -> Error {
+    let text = match error.details() {
+        Some(details) => format!("{} {details}", error.code()),
+        None => error.code().to_owned(),
+    };
+    match error.code() {
+        "SESSION" => session_over(),
+        "OOM" => Error::new(
+            ErrorKind::Backpressure,
+            format!("Redis has reached its `maxmemory` and takes nothing more: {text}"),
+        ),
+        "READONLY" | "LOADING" | "MASTERDOWN" => Error::new(
+            ErrorKind::ConnectionLost,
+            format!("this Redis can't be written to now: {text}"),
+        ),
+        "NOPERM" | "NOAUTH" => Error::new(
+            ErrorKind::AccessRefused,
+            format!("Redis refuses: {text}; give the user the right"),
+        ),
+        "WRONGTYPE" => Error::new(
+            ErrorKind::PreconditionFailed,
+            format!(
+                "a key of a queue or exchange holds something else: {text}; another program uses the name, so choose \
+                 another one, or a prefix"
+            ),
+        ),
+        _ => Error::new(ErrorKind::Protocol, format!("Redis: {text}")),
+    }
+}
+
+pub(crate) fn unexpected(what: &str, answer: &Value) -> Error {
+    match answer {
+        Value::ServerError(error) => classify(error),
+        _ => Error::new(
+            ErrorKind::Protocol,
+            format!("Redis answered {what} with something else"),
+        ),
+    }
+}
+
+pub(crate) fn missing_queue(name: &Name) -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        format!("no queue `{name}`; declare it first"),
+    )
+}
+
+pub(crate) fn settle_lost() -> Error {
+    Error::new(
+        ErrorKind::SettleLost,
+        "the session that delivered this message is gone; the message goes to another consumer",
+    )
+}

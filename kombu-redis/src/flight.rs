@@ -1,0 +1,450 @@
+//! Work that is sent to the server together, and the way of its answers.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use kombu_core::virt::{Answer, Death};
+use kombu_core::{Error, ErrorKind, Name};
+use redis::{Cmd, Pipeline, Value};
+
+use crate::error;
+use crate::script::{self, Script};
+use crate::work::{Ask, End, Finishing, Holder, Push, Take, Target, Work};
+
+/// How many messages, and bytes, go in one flight.
+const MAX_WORK: usize = 512;
+const MAX_BYTES: usize = 4 << 20;
+
+/// Work on its way, and what was made of it.
+pub(crate) struct Flight {
+    pub(crate) pipeline: Pipeline,
+    parts: Vec<Part>,
+}
+
+/// Work of one script call.
+enum Part {
+    Pushes(Vec<Push>),
+    Finishes(Vec<Finishing>),
+    Take(Take),
+    Ask(Ask),
+}
+
+/// What a flight brought.
+#[derive(Default)]
+pub(crate) struct Landed {
+    /// The server had forgotten its scripts.
+    pub(crate) forgotten: bool,
+    /// Work to be done before what waits: what the server couldn't do without its scripts, and what follows from its answers.
+    pub(crate) again: Vec<Work>,
+    /// The session is over.
+    pub(crate) over: Option<Error>,
+    /// Messages died.
+    pub(crate) deaths: bool,
+}
+
+impl Flight {
+    /// Takes from the front of `waiting` what can go together, in order.
+    ///
+    /// What forgets messages goes last, and so together: nothing that is asked for in between depends on it but the
+    /// commands before which it is sent.
+    pub(crate) fn load(waiting: &mut std::collections::VecDeque<Work>, prefix: &str, session: &str) -> Self {
+        let mut parts: Vec<Part> = Vec::new();
+        let mut forgets = Vec::new();
+        let (mut count, mut bytes) = (0, 0);
+        while count < MAX_WORK && bytes < MAX_BYTES {
+            let Some(work) = waiting.pop_front() else {
+                break;
+            };
+            count += 1;
+            match work {
+                Work::Push(push) => {
+                    bytes += push.parcel.text.len();
+                    match parts.last_mut() {
+                        Some(Part::Pushes(pushes)) if pushes[0].version == push.version => {
+                            pushes.push(push);
+                        }
+                        _ => parts.push(Part::Pushes(vec![push])),
+                    }
+                }
+                Work::Finish(finishing) if matches!(finishing.end, End::Forget) => {
+                    forgets.push(finishing);
+                }
+                Work::Finish(finishing) => match parts.last_mut() {
+                    Some(Part::Finishes(all)) => all.push(finishing),
+                    _ => parts.push(Part::Finishes(vec![finishing])),
+                },
+                Work::Take(take) => parts.push(Part::Take(take)),
+                Work::Ask(ask) => {
+                    if !forgets.is_empty() {
+                        parts.push(Part::Finishes(std::mem::take(&mut forgets)));
+                    }
+                    parts.push(Part::Ask(ask));
+                }
+            }
+        }
+        if !forgets.is_empty() {
+            parts.push(Part::Finishes(forgets));
+        }
+        let mut pipeline = redis::pipe();
+        for part in &parts {
+            part.write(&mut pipeline, prefix, session);
+        }
+        Flight { pipeline, parts }
+    }
+
+    /// Gives the answers to those who wait for them.
+    pub(crate) fn land(self, answers: Vec<Value>) -> Landed {
+        let mut landed = Landed::default();
+        let mut answers = answers.into_iter();
+        for part in self.parts {
+            let answer = answers.next().unwrap_or(Value::Nil);
+            if script::is_unknown(&answer) {
+                if let Part::Take(Take { watch: Some(_), .. }) = &part {
+                    drop((answers.next(), answers.next()));
+                }
+                landed.forgotten = true;
+                part.take_back(&mut landed.again);
+                continue;
+            }
+            if let Value::ServerError(problem) = &answer
+                && error::ends_session(problem)
+            {
+                landed.over.get_or_insert_with(|| error::classify(problem));
+            }
+            match part {
+                Part::Pushes(pushes) => answer_pushes(pushes, answer, &mut landed),
+                Part::Finishes(finishes) => answer_finishes(finishes, answer, &mut landed),
+                Part::Take(take) => {
+                    if take.watch.is_some() {
+                        drop((answers.next(), answers.next()));
+                    }
+                    answer_take(take, answer, &mut landed);
+                }
+                Part::Ask(ask) => {
+                    // Whoever asked looks at errors too.
+                    drop(ask.reply.send(Ok(answer)));
+                }
+            }
+        }
+        landed
+    }
+}
+
+impl Part {
+    fn write(&self, pipeline: &mut Pipeline, prefix: &str, session: &str) {
+        match self {
+            Part::Pushes(pushes) => {
+                pipeline.add_command(push_command(pushes, prefix));
+            }
+            Part::Finishes(finishes) => {
+                let mut command = Script::Finish.call(prefix);
+                command.arg(session);
+                write_finishes(finishes, &mut command);
+                pipeline.add_command(command);
+            }
+            Part::Take(take) => {
+                let mut command = Script::Take.call(prefix);
+                command
+                    .arg(session)
+                    .arg(take.holder.0.number)
+                    .arg(take.holder.0.queue.as_str())
+                    .arg(take.count)
+                    .arg(u8::from(take.once));
+                pipeline.add_command(command);
+                if let Some(keys) = &take.watch {
+                    // Tells the server that the next command's keys are the ones to watch.
+                    pipeline.cmd("CLIENT").arg("CACHING").arg("YES");
+                    pipeline.cmd("EXISTS").arg(&keys[..]);
+                }
+            }
+            Part::Ask(ask) => {
+                pipeline.add_command(ask.command.clone());
+            }
+        }
+    }
+
+    fn take_back(self, again: &mut Vec<Work>) {
+        match self {
+            Part::Pushes(pushes) => again.extend(pushes.into_iter().map(Work::Push)),
+            Part::Finishes(finishes) => again.extend(finishes.into_iter().map(Work::Finish)),
+            Part::Take(take) => again.push(Work::Take(take)),
+            Part::Ask(ask) => again.push(Work::Ask(ask)),
+        }
+    }
+}
+
+fn push_command(pushes: &[Push], prefix: &str) -> Cmd {
+    let mut command = Script::Push.call(prefix);
+    let mut rows: Vec<&(Name, usize)> = Vec::new();
+    let mut queues: Vec<&Name> = Vec::new();
+    let mut index: HashMap<&Name, usize> = HashMap::new();
+    let mut last: Option<&std::sync::Arc<[(Name, usize)]>> = None;
+    for push in pushes {
+        if !last.is_some_and(|last| std::sync::Arc::ptr_eq(last, &push.rows)) {
+            for row in push.rows.iter() {
+                if !rows.iter().any(|other| other == &row) {
+                    rows.push(row);
+                }
+            }
+            last = Some(&push.rows);
+        }
+        for target in &push.targets {
+            // Most flights go to one queue.
+            if queues.last() == Some(&&target.queue) {
+                continue;
+            }
+            index.entry(&target.queue).or_insert_with(|| {
+                queues.push(&target.queue);
+                queues.len()
+            });
+        }
+    }
+    command.arg(pushes[0].version).arg(rows.len());
+    for (exchange, count) in &rows {
+        command.arg(exchange.as_str()).arg(*count);
+    }
+    command.arg(queues.len());
+    for queue in &queues {
+        command.arg(queue.as_str());
+    }
+    for push in pushes {
+        command.arg(push.targets.len());
+        for target in &push.targets {
+            let number = match queues.len() {
+                1 => 1,
+                _ => index.get(&target.queue).copied().unwrap_or(1),
+            };
+            command.arg(number).arg(target.step);
+        }
+        write_time(&mut command, push.delay);
+        write_time(&mut command, push.parcel.expiration);
+        command
+            .arg(push.parcel.bytes)
+            .arg(push.channel.as_deref().unwrap_or_default())
+            .arg(&push.parcel.text[..]);
+    }
+    command
+}
+
+fn write_time(command: &mut Cmd, milliseconds: Option<u64>) {
+    match milliseconds {
+        None => command.arg(-1),
+        Some(milliseconds) => command.arg(milliseconds),
+    };
+}
+
+fn write_targets(command: &mut Cmd, targets: &[Target]) {
+    command.arg(targets.len());
+    for target in targets {
+        command.arg(target.queue.as_str()).arg(target.step);
+    }
+}
+
+/// The steps of a run of messages to be forgotten by one holder are one.
+fn forgotten_together(finishes: &[Finishing]) -> usize {
+    let Some(first) = finishes.first() else {
+        return 0;
+    };
+    if !matches!(first.end, End::Forget) {
+        return 1;
+    }
+    let same = |other: &&Finishing| matches!(other.end, End::Forget) && other.holder.is(&first.holder);
+    finishes.iter().take_while(same).count()
+}
+
+fn write_finishes(finishes: &[Finishing], command: &mut Cmd) {
+    let mut rest = finishes;
+    while let Some(first) = rest.first() {
+        let run = forgotten_together(rest);
+        let what = match first.end {
+            End::Forget => "F",
+            End::Back { .. } => "R",
+            End::LeaveDead(_) => "L",
+            End::Move { .. } => "M",
+        };
+        command.arg(what);
+        write_holder(&first.holder, command);
+        match &first.end {
+            End::Forget => {
+                command.arg(run);
+                for finishing in &rest[..run] {
+                    command.arg(finishing.id);
+                }
+            }
+            End::Back { failed, delay } => {
+                command.arg(first.id).arg(u8::from(*failed));
+                write_time(command, *delay);
+            }
+            End::LeaveDead(death) => {
+                command.arg(first.id).arg(reason(*death));
+            }
+            End::Move {
+                version,
+                targets,
+                parcel,
+            } => {
+                command.arg(first.id).arg(*version);
+                write_time(command, parcel.expiration);
+                command.arg(parcel.bytes);
+                write_targets(command, targets);
+                command.arg(&parcel.text[..]);
+            }
+        }
+        rest = &rest[run..];
+    }
+}
+
+fn write_holder(holder: &Holder, command: &mut Cmd) {
+    match holder.0.number {
+        Some(number) => command.arg(number),
+        None => command.arg("d"),
+    };
+    command
+        .arg(holder.0.queue.as_str())
+        .arg(u8::from(holder.is_gone()));
+}
+
+/// As the scripts write it: one word.
+fn reason(death: Death) -> &'static str {
+    match death {
+        Death::DeliveryLimit => "deliverylimit",
+        death => death.as_str(),
+    }
+}
+
+pub(crate) fn death(reason: &str) -> Option<Death> {
+    [
+        Death::Rejected,
+        Death::Expired,
+        Death::MaxLength,
+        Death::DeliveryLimit,
+    ]
+    .into_iter()
+    .find(|death| self::reason(*death) == reason)
+}
+
+fn answer_pushes(pushes: Vec<Push>, answer: Value, landed: &mut Landed) {
+    let answers = match answer {
+        Value::Array(answers) if answers.len() == pushes.len() + 1 => answers,
+        Value::ServerError(problem) if problem.code() == "STALE" => {
+            for push in pushes {
+                drop(push.reply.send(Ok(Answer::Stale)));
+            }
+            return;
+        }
+        other => {
+            for push in pushes {
+                drop(push.reply.send(Err(error::unexpected("a publish", &other))));
+            }
+            return;
+        }
+    };
+    landed.deaths |= !matches!(answers.last(), Some(Value::Int(0)));
+    for (push, answer) in pushes.into_iter().zip(answers) {
+        let answer = match answer {
+            Value::Int(0) => Answer::Refused,
+            _ => Answer::Done,
+        };
+        // Nobody waits any more; it is stored all the same.
+        drop(push.reply.send(Ok(answer)));
+    }
+}
+
+fn answer_finishes(finishes: Vec<Finishing>, answer: Value, landed: &mut Landed) {
+    let mut finishes = finishes;
+    let mut answers = match answer {
+        Value::Array(answers) => answers.into_iter(),
+        other => {
+            let is_lost = matches!(&other, Value::BulkString(text) if text == b"LOST");
+            if is_lost {
+                landed.over.get_or_insert_with(error::session_over);
+            }
+            for finishing in finishes {
+                let problem = match is_lost {
+                    true => error::settle_lost(),
+                    false => error::unexpected("a settle", &other),
+                };
+                if let Some(reply) = finishing.reply {
+                    drop(reply.send(Err(problem)));
+                }
+            }
+            return;
+        }
+    };
+    while !finishes.is_empty() {
+        let run = forgotten_together(&finishes);
+        let answer = answers.next();
+        for finishing in finishes.drain(..run) {
+            let Some(reply) = finishing.reply else {
+                continue;
+            };
+            drop(reply.send(match answer {
+                Some(Value::Int(1)) => Ok(Answer::Done),
+                Some(Value::Int(2)) => Ok(Answer::Stale),
+                Some(Value::Int(3)) => Ok(Answer::Refused),
+                Some(Value::Int(0)) => Err(error::settle_lost()),
+                _ => Err(error::unexpected("a settle", &Value::Nil)),
+            }));
+        }
+    }
+    landed.deaths |= !matches!(answers.next(), Some(Value::Int(0)) | None);
+}
+
+fn answer_take(take: Take, answer: Value, landed: &mut Landed) {
+    let queue = take.holder.0.queue.clone();
+    let taken = match answer {
+        Value::Array(values) => taken(values, landed),
+        Value::ServerError(problem) if problem.code() == "NOQUEUE" => {
+            Err(error::missing_queue(&queue))
+        }
+        other => Err(error::unexpected("a take", &other)),
+    };
+    let Err(Ok(unwanted)) = take.reply.send(taken) else {
+        return;
+    };
+    // Whoever asked is gone. The last one first, so that each goes back in front of its successor.
+    let back = unwanted.into_iter().rev().map(|(id, _)| {
+        Work::Finish(Finishing {
+            holder: take.holder.clone(),
+            id,
+            end: End::Back {
+                failed: false,
+                delay: None,
+            },
+            reply: None,
+        })
+    });
+    landed.again.extend(back);
+}
+
+fn taken(values: Vec<Value>, landed: &mut Landed) -> kombu_core::Result<Vec<(u64, Vec<u8>)>> {
+    let mut values = values.into_iter();
+    landed.deaths |= !matches!(values.next(), Some(Value::Int(0)));
+    let mut taken = Vec::with_capacity(values.len() / 2);
+    while let (Some(id), Some(text)) = (values.next(), values.next()) {
+        let (Some(id), Value::BulkString(text)) = (number(&id), text) else {
+            return Err(Error::new(
+                ErrorKind::Protocol,
+                "Redis answered a take with something else",
+            ));
+        };
+        taken.push((id, text));
+    }
+    Ok(taken)
+}
+
+/// A number that the server wrote as text.
+pub(crate) fn number(value: &Value) -> Option<u64> {
+    match value {
+        Value::Int(number) => u64::try_from(*number).ok(),
+        Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse().ok(),
+        Value::SimpleString(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+/// Text of fields for `apply.lua`.
+pub(crate) fn field(fields: &mut String, name: &str, value: impl std::fmt::Display) {
+    // Writing to a string can't fail.
+    let _ = write!(fields, "{name}={value};");
+}

@@ -1,0 +1,272 @@
+//! What a session knows of the declarations.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use kombu_core::driver::Destination;
+use kombu_core::virt::{BindingRecord, Change, Table};
+use kombu_core::{Exchange, ExchangeKind, Name, Queue, Result};
+use redis::Value;
+
+use crate::error;
+use crate::flight::number;
+use crate::records::{self, QueueRecord, Stored};
+use crate::work::Target;
+
+/// A queue that was looked up.
+#[derive(Clone, Debug)]
+pub(crate) struct RedisQueue(Arc<Queue>);
+
+impl RedisQueue {
+    pub(crate) fn name(&self) -> &Name {
+        self.0.name()
+    }
+
+    pub(crate) fn declaration(&self) -> &Arc<Queue> {
+        &self.0
+    }
+
+    /// The list of the queue that a message of a priority belongs to.
+    ///
+    /// kombu has four, of which the first is served first. Without priorities, everything goes there.
+    pub(crate) fn target(&self, priority: Option<u8>) -> Target {
+        let step = match self.0.get_max_priority() {
+            None | Some(0) => 0,
+            Some(max) => {
+                let levels = u16::from(max) + 1;
+                let priority = u16::from(priority.unwrap_or(0).min(max));
+                let level = match levels {
+                    ..=4 => priority + 4 - levels,
+                    _ => priority * 4 / levels,
+                };
+                3 - level as u8
+            }
+        };
+        Target {
+            queue: self.name().clone(),
+            step,
+        }
+    }
+}
+
+/// The newest table that was loaded, and how it is compared with the server's.
+pub(crate) struct Known {
+    /// Its version is the session's own, for the server's doesn't count what Python does.
+    pub(crate) table: Table,
+    /// The server's.
+    pub(crate) version: u64,
+    /// How many rows of kombu's each exchange has that may have some.
+    rows: HashMap<Name, usize>,
+    /// The rows to compare for a message that comes by an exchange.
+    checks: HashMap<Name, Arc<[(Name, usize)]>>,
+    queues: HashMap<Name, RedisQueue>,
+}
+
+impl Known {
+    pub(crate) fn new() -> Self {
+        Known {
+            table: Table::new(),
+            version: 0,
+            rows: HashMap::new(),
+            checks: HashMap::new(),
+            queues: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn queue(&mut self, name: &Name) -> Option<RedisQueue> {
+        if let Some(queue) = self.queues.get(name) {
+            return Some(queue.clone());
+        }
+        let queue = RedisQueue(self.table.queue(name)?.clone());
+        self.queues.insert(name.clone(), queue.clone());
+        Some(queue)
+    }
+
+    /// All rows that are to be compared.
+    pub(crate) fn all_rows(&self) -> impl Iterator<Item = (&Name, usize)> {
+        self.rows.iter().map(|(exchange, count)| (exchange, *count))
+    }
+
+    /// What a message that is published to an exchange depends on: the rows of that, and of those behind it.
+    pub(crate) fn checks(&mut self, exchange: &Name) -> Arc<[(Name, usize)]> {
+        if let Some(checks) = self.checks.get(exchange) {
+            return checks.clone();
+        }
+        let mut reached = vec![exchange.clone()];
+        let mut seen: HashSet<Name> = reached.iter().cloned().collect();
+        let mut next = 0;
+        while let Some(name) = reached.get(next).cloned() {
+            next += 1;
+            let alternate = self.table.exchange(&name).and_then(Exchange::get_alternate_exchange);
+            let behind = self.table.bindings().filter_map(|record| match &record.destination {
+                Destination::Exchange(behind) if record.source == name => Some(behind),
+                _ => None,
+            });
+            for behind in alternate.into_iter().chain(behind) {
+                if seen.insert(behind.clone()) {
+                    reached.push(behind.clone());
+                }
+            }
+        }
+        let checks = reached.into_iter().filter_map(|name| {
+            let count = *self.rows.get(&name)?;
+            Some((name, count))
+        });
+        let checks: Arc<[_]> = checks.collect();
+        self.checks.insert(exchange.clone(), checks.clone());
+        checks
+    }
+
+    /// Takes in what `load.lua` answered.
+    pub(crate) fn load(&mut self, answer: &Value) -> Result<()> {
+        let wrong = || error::unexpected("for all declarations", answer);
+        let Value::Array(parts) = answer else {
+            return Err(wrong());
+        };
+        let [version, exchanges, queues, bindings, rows] = &parts[..] else {
+            return Err(wrong());
+        };
+        let mut table = Table::new();
+        for (_, text) in pairs(exchanges).ok_or_else(wrong)? {
+            let exchange: Exchange = records::read(text, "exchange")?;
+            table.apply(&Change::PutExchange(exchange));
+        }
+        for (_, text) in pairs(queues).ok_or_else(wrong)? {
+            let QueueRecord { queue, owner } = records::read(text, "queue")?;
+            table.apply(&Change::PutQueue(queue, owner));
+        }
+        for text in texts(bindings).ok_or_else(wrong)? {
+            table.apply(&Change::Bind(records::binding(text)?));
+        }
+        let mut counts = HashMap::new();
+        let Value::Array(rows) = rows else {
+            return Err(wrong());
+        };
+        for pair in rows.chunks_exact(2) {
+            let name = text(&pair[0]).and_then(|name| std::str::from_utf8(name).ok());
+            let name = Name::from(name.ok_or_else(wrong)?);
+            let rows = texts(&pair[1]).ok_or_else(wrong)?;
+            counts.insert(name.clone(), rows.len());
+            let read: Vec<(BindingRecord, bool)> = rows
+                .iter()
+                .filter_map(|row| records::row(&name, std::str::from_utf8(row).ok()?))
+                .collect();
+            if table.exchange(&name).is_none() && !read.is_empty() {
+                // Somebody else's: kombu doesn't tell the kind.
+                let exchange = match read.iter().any(|(_, is_topic)| *is_topic) {
+                    true => Exchange::topic(name.clone()),
+                    false => Exchange::direct(name.clone()),
+                };
+                table.apply(&Change::PutExchange(exchange));
+            }
+            for (record, _) in read {
+                table.apply(&Change::Bind(record));
+            }
+        }
+        table.set_version(self.table.version() + 1);
+        self.version = number(version).ok_or_else(wrong)?;
+        self.table = table;
+        self.rows = counts;
+        self.checks.clear();
+        self.queues.clear();
+        Ok(())
+    }
+
+    /// Takes in changes that the server has made, which were based on what is known. Answers the version.
+    pub(crate) fn apply(&mut self, changes: &[Change], version: u64) -> u64 {
+        for change in changes {
+            match change {
+                Change::PutExchange(exchange) => {
+                    self.rows.entry(exchange.name().clone()).or_insert(0);
+                }
+                Change::DeleteExchange(name) => {
+                    self.rows.remove(name);
+                }
+                Change::DeleteQueue(name, _) => {
+                    let to_it = Destination::Queue(name.clone());
+                    let gone: Vec<BindingRecord> = self
+                        .table
+                        .bindings()
+                        .filter(|record| record.destination == to_it)
+                        .cloned()
+                        .collect();
+                    for record in &gone {
+                        self.count(record, -1);
+                    }
+                }
+                Change::Bind(record) => self.count(record, 1),
+                Change::Unbind(record) => self.count(record, -1),
+                _ => {}
+            }
+            self.table.apply(change);
+        }
+        self.table.set_version(self.table.version() + 1);
+        self.version = version;
+        self.checks.clear();
+        self.queues.clear();
+        self.table.version()
+    }
+
+    fn count(&mut self, record: &BindingRecord, by: isize) {
+        let kind = self.table.exchange(&record.source).map(Exchange::kind);
+        if let Ok(Stored::Row(_)) = records::stored(record, kind) {
+            let count = self.rows.entry(record.source.clone()).or_insert(0);
+            // If somebody else was faster, the count is another one, and everything is loaded again.
+            *count = count.saturating_add_signed(by);
+        }
+    }
+
+    /// The channel that Python's consumers of a fanout exchange listen at.
+    pub(crate) fn is_fanout(&self, exchange: &str) -> bool {
+        self.table
+            .exchange(exchange)
+            .is_some_and(|exchange| *exchange.kind() == ExchangeKind::Fanout)
+    }
+}
+
+fn text(value: &Value) -> Option<&[u8]> {
+    match value {
+        Value::BulkString(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn texts(value: &Value) -> Option<Vec<&[u8]>> {
+    match value {
+        Value::Array(values) | Value::Set(values) => values.iter().map(text).collect(),
+        _ => None,
+    }
+}
+
+fn pairs(value: &Value) -> Option<Vec<(&[u8], &[u8])>> {
+    match value {
+        Value::Map(pairs) => pairs
+            .iter()
+            .map(|(key, value)| Some((text(key)?, text(value)?)))
+            .collect(),
+        Value::Array(_) => {
+            let texts = texts(value)?;
+            Some(texts.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steps(max: u8) -> Vec<u8> {
+        let queue = RedisQueue(Arc::new(Queue::new("jobs").max_priority(max)));
+        (0..=max).map(|priority| queue.target(Some(priority)).step).collect()
+    }
+
+    #[test]
+    fn the_highest_priority_is_served_first_and_none_overtakes_a_higher_one() {
+        assert_eq!(steps(1), [1, 0]);
+        assert_eq!(steps(3), [3, 2, 1, 0]);
+        assert_eq!(steps(9), [3, 3, 3, 2, 2, 1, 1, 1, 0, 0]);
+        let plain = RedisQueue(Arc::new(Queue::new("jobs")));
+        assert_eq!(plain.target(Some(9)).step, 0);
+    }
+}

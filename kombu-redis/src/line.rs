@@ -1,0 +1,270 @@
+//! The way of one session to its server.
+//!
+//! What is asked for waits until the answers to what was asked for before are back, and then goes together: one script call
+//! costs the server as much as a handful of messages.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kombu_core::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Value};
+use tokio::sync::{Notify, oneshot, watch};
+
+use crate::error;
+use crate::flight::Flight;
+use crate::script::{self, Script};
+use crate::work::{Ask, Work};
+
+/// How long a session that nobody has any more waits for its last answers.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// One session's line.
+pub(crate) struct Line {
+    pub(crate) prefix: Arc<str>,
+    pub(crate) session: u64,
+    state: Mutex<State>,
+    work: Notify,
+    /// Messages died that somebody has to move.
+    pub(crate) deaths: Notify,
+    lost: watch::Sender<Option<(ErrorKind, String)>>,
+    over: watch::Sender<bool>,
+    ending: watch::Sender<bool>,
+    is_hung_up: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Work>,
+    is_over: bool,
+    /// Over when nothing waits any more.
+    ends: bool,
+}
+
+impl Line {
+    /// The line of a session that the server knows. Its task runs until the session is over.
+    pub(crate) fn open(connection: MultiplexedConnection, prefix: Arc<str>, session: u64) -> Arc<Self> {
+        let line = Arc::new(Line {
+            prefix,
+            session,
+            state: Mutex::default(),
+            work: Notify::new(),
+            deaths: Notify::new(),
+            lost: watch::Sender::new(None),
+            over: watch::Sender::new(false),
+            ending: watch::Sender::new(false),
+            is_hung_up: AtomicBool::new(false),
+        });
+        tokio::spawn(serve(line.clone(), connection));
+        line
+    }
+
+    /// Has something done in its turn. Without a session, its reply is dropped.
+    pub(crate) fn send(&self, work: Work) {
+        let mut state = self.state.lock();
+        if state.is_over {
+            drop(state);
+            drop(work);
+            return;
+        }
+        state.waiting.push_back(work);
+        let is_first = state.waiting.len() == 1;
+        drop(state);
+        if is_first {
+            self.work.notify_one();
+        }
+    }
+
+    /// Sends a command; it is under way when the call returns, whether the answer is polled or not.
+    pub(crate) fn ask(
+        self: &Arc<Self>,
+        command: Cmd,
+    ) -> impl Future<Output = Result<Value>> + Send + 'static {
+        let (reply, answer) = oneshot::channel();
+        self.send(Work::Ask(Ask { command, reply }));
+        let line = self.clone();
+        async move { line.answer(answer).await }
+    }
+
+    /// A call of a script, with the session as its first argument.
+    pub(crate) fn call(&self, script: Script) -> Cmd {
+        let mut command = script.call(&self.prefix);
+        command.arg(self.session);
+        command
+    }
+
+    /// What the server answers to something that was sent.
+    pub(crate) async fn answer<T>(&self, answer: oneshot::Receiver<Result<T>>) -> Result<T> {
+        answer.await.unwrap_or_else(|_| Err(self.loss()))
+    }
+
+    /// Why there is no session any more.
+    pub(crate) fn loss(&self) -> Error {
+        match &*self.lost.borrow() {
+            Some((kind, text)) => Error::new(*kind, text.clone()),
+            None => Error::new(ErrorKind::ConnectionLost, "the session with Redis has ended"),
+        }
+    }
+
+    /// Resolves when the session is lost; never if it is hung up.
+    pub(crate) fn lost(&self) -> impl Future<Output = Error> + Send + 'static {
+        let mut lost = self.lost.subscribe();
+        async move {
+            let reason = match lost.wait_for(Option::is_some).await {
+                Ok(reason) => reason.clone(),
+                Err(_) => None,
+            };
+            match reason {
+                Some((kind, text)) => Error::new(kind, text),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Ends the session for this side, as lost for this reason.
+    pub(crate) fn lose(&self, error: &Error) {
+        self.end();
+        if !self.is_hung_up.load(Ordering::Acquire) {
+            self.lost.send_if_modified(|lost| {
+                let is_first = lost.is_none();
+                if is_first {
+                    *lost = Some((error.kind(), error.to_string()));
+                }
+                is_first
+            });
+        }
+        self.work.notify_one();
+    }
+
+    /// Ends it on purpose.
+    pub(crate) fn hang_up(&self) {
+        self.is_hung_up.store(true, Ordering::Release);
+        self.end();
+        self.work.notify_one();
+    }
+
+    /// Ends it on purpose when everything that was asked for is done.
+    pub(crate) fn end_when_idle(&self) {
+        self.is_hung_up.store(true, Ordering::Release);
+        self.state.lock().ends = true;
+        self.ending.send_replace(true);
+        self.work.notify_one();
+    }
+
+    /// Resolves when no answer is worth waiting for.
+    async fn given_up(&self) {
+        let mut over = self.over.subscribe();
+        let mut ending = self.ending.subscribe();
+        tokio::select! {
+            _ = over.wait_for(|over| *over) => {}
+            _ = async {
+                let ending = ending.wait_for(|ending| *ending).await.is_ok();
+                if ending {
+                    tokio::time::sleep(FAREWELL).await;
+                }
+            } => self.end(),
+        }
+    }
+
+    fn end(&self) {
+        self.over.send_replace(true);
+        let mut state = self.state.lock();
+        state.is_over = true;
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        drop(waiting);
+    }
+
+    /// Resolves when the session is over, in whichever way.
+    pub(crate) fn over(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut over = self.over.subscribe();
+        async move {
+            // Without a line, it is over too.
+            drop(over.wait_for(|over| *over).await);
+        }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.state.lock().is_over
+    }
+
+    /// The next flight, if anything waits.
+    fn next(&self, session: &str) -> Option<Flight> {
+        let mut state = self.state.lock();
+        if state.waiting.is_empty() {
+            let ends = state.ends;
+            drop(state);
+            if ends {
+                self.end();
+            }
+            return None;
+        }
+        let mut waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        let flight = Flight::load(&mut waiting, &self.prefix, session);
+        self.put_back(waiting);
+        Some(flight)
+    }
+
+    /// Puts work in front of what waits.
+    fn put_back(&self, mut work: VecDeque<Work>) {
+        if work.is_empty() {
+            return;
+        }
+        let mut state = self.state.lock();
+        if state.is_over {
+            drop(state);
+            return;
+        }
+        work.append(&mut state.waiting);
+        state.waiting = work;
+    }
+}
+
+/// Sends what waits, until the session is over.
+async fn serve(line: Arc<Line>, mut connection: MultiplexedConnection) {
+    let session = line.session.to_string();
+    loop {
+        if line.is_over() {
+            return;
+        }
+        let Some(flight) = line.next(&session) else {
+            if !line.is_over() {
+                line.work.notified().await;
+            }
+            continue;
+        };
+        let count = flight.pipeline.len();
+        let answered = tokio::select! {
+            answered = connection.send_packed_commands(&flight.pipeline, 0, count) => answered,
+            () = line.given_up() => return,
+        };
+        let landed = match answered {
+            Ok(answers) => flight.land(answers),
+            Err(problem) => {
+                line.lose(&error::lost(problem));
+                return;
+            }
+        };
+        if landed.deaths {
+            line.deaths.notify_one();
+        }
+        if let Some(problem) = landed.over {
+            line.lose(&problem);
+            return;
+        }
+        line.put_back(landed.again.into());
+        if !landed.forgotten {
+            continue;
+        }
+        let scripts = script::load_all();
+        if let Err(problem) = scripts.exec_async(&mut connection).await {
+            line.lose(&error::lost(problem));
+            return;
+        }
+    }
+}

@@ -1,0 +1,221 @@
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use kombu_core::driver::Op;
+use kombu_core::virt::{Batch, Reader};
+use kombu_core::{Error, ErrorKind, Result};
+use tokio::sync::oneshot;
+
+use crate::bell::{Bell, Bells};
+use crate::element;
+use crate::line::Line;
+use crate::script::Script;
+use crate::work::{End, Finishing, Holder, Take, Work};
+
+/// The most messages that are taken at once.
+const MAX_BATCH: usize = 256;
+
+/// Messages that the server counts as held, until they are handed over. Those that aren't go back.
+struct Taken {
+    messages: VecDeque<(u64, Vec<u8>)>,
+    line: Arc<Line>,
+    holder: Holder,
+}
+
+impl Taken {
+    /// Gives back what is beyond the first `count`, the last one first: so each goes in front of its successor.
+    fn keep(&mut self, count: usize) {
+        while self.messages.len() > count {
+            if let Some((id, _)) = self.messages.pop_back() {
+                give_back(&self.line, &self.holder, id);
+            }
+        }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.keep(0);
+    }
+}
+
+pub(crate) fn give_back(line: &Line, holder: &Holder, id: u64) {
+    line.send(Work::Finish(Finishing {
+        holder: holder.clone(),
+        id,
+        end: End::Back {
+            failed: false,
+            delay: None,
+        },
+        reply: None,
+    }));
+}
+
+/// Takes from one queue for one consumer.
+pub(crate) struct RedisReader {
+    line: Arc<Line>,
+    bells: Arc<Bells>,
+    holder: Holder,
+    bell: Arc<Bell>,
+    keys: Arc<[Vec<u8>]>,
+    asked: Option<(usize, oneshot::Receiver<Result<Vec<(u64, Vec<u8>)>>>)>,
+    here: Taken,
+    /// The last look found too little; the bell rings when there may be more.
+    waits: bool,
+}
+
+impl RedisReader {
+    /// The reader of a consumer that the server is being told of.
+    pub(crate) fn new(
+        line: Arc<Line>,
+        bells: Arc<Bells>,
+        holder: Holder,
+        keys: Arc<[Vec<u8>]>,
+    ) -> Self {
+        let bell = Arc::new(Bell::default());
+        bells.add(&keys, &bell);
+        RedisReader {
+            here: Taken {
+                messages: VecDeque::new(),
+                line: line.clone(),
+                holder: holder.clone(),
+            },
+            line,
+            bells,
+            holder,
+            bell,
+            keys,
+            asked: None,
+            waits: false,
+        }
+    }
+
+    fn ask(&mut self, max: usize) {
+        let count = max.min(MAX_BATCH);
+        let (reply, answer) = oneshot::channel();
+        self.line.send(Work::Take(Take {
+            holder: self.holder.clone(),
+            count,
+            once: false,
+            watch: Some(self.keys.clone()),
+            reply,
+        }));
+        self.asked = Some((count, answer));
+    }
+}
+
+impl Reader for RedisReader {
+    type Holder = Holder;
+
+    fn poll_take(
+        &mut self,
+        context: &mut Context<'_>,
+        max: usize,
+        batch: &mut Batch<'_>,
+    ) -> Poll<Result<()>> {
+        self.bell.task.register(context.waker());
+        loop {
+            if let Some((count, answer)) = &mut self.asked {
+                let answered = match Pin::new(answer).poll(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(answered) => answered,
+                };
+                let count = *count;
+                self.asked = None;
+                match answered {
+                    Ok(Ok(taken)) => {
+                        self.waits = taken.len() < count;
+                        self.here.messages.extend(taken);
+                    }
+                    Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {
+                        return Poll::Ready(Err(deleted(&self.holder)));
+                    }
+                    Ok(Err(error)) => return Poll::Ready(Err(error)),
+                    Err(_) => return Poll::Ready(Err(self.line.loss())),
+                }
+            }
+            // The window may have become smaller since these were asked for.
+            self.here.keep(max);
+            if !self.here.messages.is_empty() {
+                batch.count(self.here.messages.len());
+                for (id, text) in self.here.messages.drain(..) {
+                    let message = element::decode(&Bytes::from(text));
+                    batch.push(message.envelope, id, message.failures, message.redelivered);
+                }
+                return Poll::Ready(Ok(()));
+            }
+            if self.bell.take() {
+                self.waits = false;
+            }
+            if self.waits {
+                return Poll::Pending;
+            }
+            if max == 0 {
+                return Poll::Pending;
+            }
+            self.ask(max);
+        }
+    }
+
+    fn asked_for(&self) -> usize {
+        self.asked.as_ref().map_or(0, |(count, _)| *count)
+    }
+
+    fn close(mut self) -> Op<Result<()>> {
+        let asked = self.asked.take();
+        let line = self.line.clone();
+        let leaving = leave(&line, &self.holder);
+        let holder = self.holder.clone();
+        Op::pending(async move {
+            if let Some((_, answer)) = asked
+                && let Ok(Ok(taken)) = answer.await
+            {
+                for (id, _) in taken.into_iter().rev() {
+                    give_back(&line, &holder, id);
+                }
+            }
+            leaving.await.map(drop)
+        })
+    }
+
+    fn holder(&self) -> Holder {
+        self.holder.clone()
+    }
+}
+
+/// Tells the server that a consumer is gone.
+fn leave(
+    line: &Arc<Line>,
+    holder: &Holder,
+) -> impl Future<Output = Result<redis::Value>> + Send + 'static {
+    holder.leave();
+    let mut command = line.call(Script::Leave);
+    command
+        .arg(holder.0.number)
+        .arg(holder.0.queue.as_str());
+    line.ask(command)
+}
+
+impl Drop for RedisReader {
+    fn drop(&mut self) {
+        self.bells.remove(&self.keys);
+        if !self.holder.is_gone() {
+            drop(leave(&self.line, &self.holder));
+        }
+    }
+}
+
+fn deleted(holder: &Holder) -> Error {
+    Error::new(
+        ErrorKind::ConsumerCancelled,
+        format!(
+            "queue `{}` was deleted while it was being consumed; declare it and open the consumer again",
+            holder.0.queue
+        ),
+    )
+}
+

@@ -1,0 +1,78 @@
+//! The scripts that run on the server.
+
+use std::sync::LazyLock;
+
+use redis::{Cmd, Pipeline, Value};
+
+/// What a script does is said at its beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Script {
+    Connect,
+    Load,
+    Current,
+    Apply,
+    Push,
+    Take,
+    Subscribe,
+    Leave,
+    Finish,
+    TakeDead,
+    Tick,
+    End,
+    Info,
+    Purge,
+}
+
+macro_rules! source {
+    ($file:literal) => {
+        concat!(
+            include_str!("scripts/common.lua"),
+            include_str!(concat!("scripts/", $file))
+        )
+    };
+}
+
+const SOURCES: [&str; 14] = [
+    source!("connect.lua"),
+    source!("load.lua"),
+    source!("current.lua"),
+    source!("apply.lua"),
+    source!("push.lua"),
+    source!("take.lua"),
+    source!("subscribe.lua"),
+    source!("leave.lua"),
+    source!("finish.lua"),
+    source!("take_dead.lua"),
+    source!("tick.lua"),
+    source!("end.lua"),
+    source!("info.lua"),
+    source!("purge.lua"),
+];
+
+static SCRIPTS: LazyLock<[redis::Script; 14]> = LazyLock::new(|| SOURCES.map(redis::Script::new));
+
+impl Script {
+    /// A call of it; the arguments follow.
+    pub(crate) fn call(self, prefix: &str) -> Cmd {
+        let mut command = redis::cmd("EVALSHA");
+        command
+            .arg(SCRIPTS[self as usize].get_hash())
+            .arg(0)
+            .arg(prefix);
+        command
+    }
+}
+
+/// Has the server learn all of them.
+pub(crate) fn load_all() -> Pipeline {
+    let mut pipeline = redis::pipe();
+    for source in SOURCES {
+        pipeline.cmd("SCRIPT").arg("LOAD").arg(source);
+    }
+    pipeline
+}
+
+/// Whether the server doesn't know a script, and so has done nothing.
+pub(crate) fn is_unknown(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if error.code() == "NOSCRIPT")
+}

@@ -1,0 +1,90 @@
+-- Ends the hold on messages. ARGV: prefix, session, then steps:
+--   F holder queue gone count id...                  forgets them
+--   R holder queue gone id failed delay              back, at once or after a delay in ms
+--   L holder queue gone id reason                    dead, and left to other sessions
+--   M holder queue gone id version ttl bytes count (queue list)... text    moved to other queues
+-- The holder of the dead is `d`. A reader that is gone has gone=1.
+-- Answers for each step (for F: for all of its ids) 1: done, 0: it wasn't held, 2: stale, 3: refused by a full queue; and
+-- last how many messages died. LOST: the session has ended.
+local session = ARGV[2]
+if not is_alive(session) then return 'LOST' end
+local a, answers = 3, {}
+
+local function key(holder, q)
+  if holder == 'd' then return R .. 'dying.' .. session end
+  return R .. 'unacked.' .. session .. '.' .. holder .. '.' .. q
+end
+
+-- What isn't held any more, although the session is alive, went with its queue.
+local function missing(held)
+  return call('EXISTS', held) == 1 and 0 or 1
+end
+
+local function move(held, q, holder)
+  local id, version = ARGV[a], ARGV[a + 1]
+  local ttl, bytes, nt = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3]), tonumber(ARGV[a + 4])
+  local targets = a + 5
+  a = targets + 2 * nt + 1
+  if (call('HGET', R .. 'meta', 'ver') or '0') ~= version then return 2 end
+  local m = call('HGET', held, id)
+  if not m then return missing(held) end
+  local at
+  if holder == 'd' then at = tonumber(m:match('^%a+ (%d+) ')) end
+  for t = targets, targets + 2 * nt - 1, 2 do
+    for step = 0, 3 do call('LLEN', P .. ARGV[t] .. STEP[step]) end
+  end
+  call('HDEL', held, id)
+  local answer = 1
+  for t = targets, targets + 2 * nt - 1, 2 do
+    if not put(ARGV[t], limits(ARGV[t]), tonumber(ARGV[t + 1]), ARGV[targets + 2 * nt], ttl, bytes, at) then answer = 3 end
+  end
+  return answer
+end
+
+while a <= #ARGV do
+  local what, holder, q, gone = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
+  local held, answer = key(holder, q), 1
+  a = a + 4
+  if what == 'F' then
+    local count, removed = tonumber(ARGV[a]), 0
+    for i = a + 1, a + count, CHUNK do
+      removed = removed + call('HDEL', held, unpack(ARGV, i, math.min(i + CHUNK - 1, a + count)))
+    end
+    if removed < count then answer = missing(held) end
+    a = a + 1 + count
+  elseif what == 'R' then
+    local id, failed, delay = ARGV[a], ARGV[a + 1] == '1', tonumber(ARGV[a + 2])
+    a = a + 3
+    local m = call('HGET', held, id)
+    if not m then answer = missing(held) else
+      call('HDEL', held, id)
+      m = remark(m, id, failed)
+      if delay < 0 then back(q, id, m) else put_later(q, 'b', 0, -1, 0, m, now() + delay) end
+    end
+  elseif what == 'L' then
+    local id, reason = ARGV[a], ARGV[a + 1]
+    a = a + 2
+    local m = call('HGET', held, id)
+    if not m then answer = missing(held) else
+      call('HDEL', held, id)
+      if holder == 'd' then
+        local reason_, at, left, rest = m:match('^(%a+) (%d+) (%S+) (.*)$')
+        left = (left == '-' and ',' or left) .. session .. ','
+        call('RPUSH', R .. 'dead', reason_ .. ' ' .. at .. ' ' .. left .. ' ' .. rest)
+      else
+        local decl = call('HGET', R .. 'q.' .. q, 'decl') or ''
+        local head = reason .. ' ' .. string.format('%d', now()) .. ' ,' .. session .. ', '
+        call('RPUSH', R .. 'dead', head .. #decl .. ' ' .. decl .. m)
+      end
+    end
+  else
+    answer = move(held, q, holder)
+  end
+  answers[#answers + 1] = answer
+  if gone == '1' and holder ~= 'd' and call('EXISTS', held) == 0 then
+    call('SREM', R .. 'session.' .. session, 'h' .. holder .. ' ' .. q)
+    call('SREM', R .. 'holders.' .. q, session .. '.' .. holder)
+  end
+end
+answers[#answers + 1] = died
+return answers

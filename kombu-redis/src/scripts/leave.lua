@@ -1,0 +1,9 @@
+-- Ends a consumer. ARGV: prefix, session, number of the holder, queue. Answers whether the queue may have to go.
+local session, n, q = ARGV[2], ARGV[3], ARGV[4]
+local holder = session .. '.' .. n
+leave(q, holder)
+if call('EXISTS', R .. 'unacked.' .. holder .. '.' .. q) == 0 then
+  call('SREM', R .. 'session.' .. session, 'h' .. n .. ' ' .. q)
+  call('SREM', R .. 'holders.' .. q, holder)
+end
+return call('SCARD', R .. 'doomed')

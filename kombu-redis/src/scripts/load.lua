@@ -1,0 +1,16 @@
+-- All declarations. ARGV: prefix, names of exchanges that may be others' alone...
+-- Answers the version, exchanges, queues, bindings that are records of ours, and for each exchange its name and the
+-- bindings that are kombu's rows.
+local names, seen = {}, {}
+local exchanges = call('HGETALL', R .. 'exchanges')
+for i = 1, #exchanges, 2 do names[#names + 1] = exchanges[i] end
+for i = 2, #ARGV do names[#names + 1] = ARGV[i] end
+local rows = {}
+for _, name in ipairs(names) do
+  if not seen[name] then
+    seen[name] = true
+    rows[#rows + 1] = name
+    rows[#rows + 1] = call('SMEMBERS', P .. '_kombu.binding.' .. name)
+  end
+end
+return {call('HGET', R .. 'meta', 'ver') or '0', exchanges, call('HGETALL', R .. 'queues'), call('SMEMBERS', R .. 'bindings'), rows}

@@ -1,0 +1,57 @@
+-- Stores messages. ARGV: prefix, version, number of exchanges, each with its number of rows, number of queues, their
+-- names, then the messages: number of targets, each target's queue and list, delay and time to live in ms or -1, size of
+-- the body, channel of a fanout or '', text.
+-- Answers, for each message, 1 or, if a queue refused it, 0; and last how many messages died. STALE: nothing was done.
+if (call('HGET', R .. 'meta', 'ver') or '0') ~= ARGV[2] then return redis.error_reply('STALE') end
+local a = 4
+for _ = 1, tonumber(ARGV[3]) do
+  if call('SCARD', P .. '_kombu.binding.' .. ARGV[a]) ~= tonumber(ARGV[a + 1]) then return redis.error_reply('STALE') end
+  a = a + 2
+end
+local names, limit = {}, {}
+local n = tonumber(ARGV[a])
+for i = 1, n do
+  local q = ARGV[a + i]
+  names[i] = q
+  limit[i] = limits(q) or false
+  -- A key of somebody else's fails here, before anything is written.
+  for step = 0, 3 do call('LLEN', P .. q .. STEP[step]) end
+end
+a = a + n + 1
+-- What goes to a queue without limits is pushed together.
+local waiting, lists = {}, {}
+local function flush()
+  for _, list in ipairs(lists) do
+    local all = waiting[list]
+    for i = 1, #all, CHUNK do call('LPUSH', list, unpack(all, i, math.min(i + CHUNK - 1, #all))) end
+  end
+  waiting, lists = {}, {}
+end
+local answers = {}
+while a <= #ARGV do
+  local targets = a
+  local nt = tonumber(ARGV[a])
+  a = a + 1 + 2 * nt
+  local delay, ttl, bytes, channel, m = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), ARGV[a + 3], ARGV[a + 4]
+  a = a + 5
+  local answer = 1
+  for t = targets + 1, targets + 2 * nt, 2 do
+    local i, step = tonumber(ARGV[t]), tonumber(ARGV[t + 1])
+    local q, lim = names[i], limit[i]
+    if delay >= 0 then
+      put_later(q, 'n', step, ttl, bytes, m, now() + delay)
+    elseif not lim and ttl < 0 then
+      local list = P .. q .. STEP[step]
+      local all = waiting[list]
+      if all then all[#all + 1] = m else waiting[list] = {m}; lists[#lists + 1] = list end
+    else
+      flush()
+      if not put(q, lim, step, m, ttl, bytes) then answer = 0 end
+    end
+  end
+  if channel ~= '' then call('PUBLISH', channel, m) end
+  answers[#answers + 1] = answer
+end
+flush()
+answers[#answers + 1] = died
+return answers

@@ -1,0 +1,63 @@
+-- Takes messages. ARGV: prefix, session, number of the holder, queue, how many, 1 if it isn't a consumer.
+-- Answers how many messages died, then id and text of each that was taken.
+local session, n, q, want = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+if not is_alive(session) then return redis.error_reply('SESSION') end
+local meta, holder = R .. 'q.' .. q, session .. '.' .. n
+local f = call('HMGET', meta, 'decl', 'seq', 'sac', 'lim')
+if not f[1] then return redis.error_reply('NOQUEUE') end
+if ARGV[6] == '1' then
+  touch(q)
+elseif f[3] and call('ZRANGE', R .. 'consumers.' .. q, 0, 0)[1] ~= holder then
+  return {0}
+end
+local lim = f[4] and limits(q)
+local held = R .. 'unacked.' .. holder .. '.' .. q
+local seq0 = tonumber(f[2])
+local seq, taken, got, seen, bytes = seq0, {}, 0, {}, 0
+for step = 0, 3 do
+  local list = P .. q .. STEP[step]
+  while got < want do
+    local all = call('RPOP', list, want - got)
+    if not all then break end
+    for i = 1, #all do
+      local m = all[i]
+      local id, _, expires = nil, nil, 0
+      if m:byte(3) == 95 then id, _, expires = marked(m) end
+      if lim and lim.b >= 0 then bytes = bytes + size(m) end
+      if id and expires > 0 and expires <= now() then
+        bury(q, 'expired', m, expires)
+      else
+        -- A copy that Python made of it may be there, too.
+        if id and (id == '0' or seen[id] or call('HEXISTS', held, id) == 1) then id = nil end
+        if id then seen[id] = true else
+          seq = seq + 1
+          id = string.format('%d%d', seq, step)
+        end
+        taken[#taken + 1] = id
+        taken[#taken + 1] = m
+        got = got + 1
+      end
+    end
+  end
+end
+if got > 0 then
+  if seq ~= seq0 then call('HSET', meta, 'seq', string.format('%d', seq)) end
+  for i = 1, #taken, CHUNK do call('HSET', held, unpack(taken, i, math.min(i + CHUNK - 1, #taken))) end
+  if ARGV[6] == '1' then
+    call('SADD', R .. 'session.' .. session, 'h' .. n .. ' ' .. q)
+    call('SADD', R .. 'holders.' .. q, holder)
+  end
+  if bytes > 0 then counted(q, lim, -bytes) end
+  -- Another one is at the head, whose time may be over sooner than anybody looks.
+  if got == want then
+    for step = 0, 3 do
+      local m = call('LINDEX', P .. q .. STEP[step], -1)
+      if m then
+        local id, _, expires = marked(m)
+        if id and expires > 0 then schedule('t', q, expires) end
+      end
+    end
+  end
+end
+table.insert(taken, 1, died)
+return taken

@@ -1,0 +1,21 @@
+-- Takes dead messages to be moved. ARGV: prefix, session, how many at most. Answers id and record of each.
+local session, want = ARGV[2], tonumber(ARGV[3])
+if not is_alive(session) then return redis.error_reply('SESSION') end
+catch_up()
+local dead, taken = R .. 'dead', {}
+for _ = 1, call('LLEN', dead) do
+  if #taken >= 2 * want then break end
+  local m = call('LPOP', dead)
+  local left = m:match('^%a+ %d+ (%S+) ')
+  if left:find(',' .. session .. ',', 1, true) then
+    call('RPUSH', dead, m)
+  else
+    taken[#taken + 1] = string.format('%d', call('HINCRBY', R .. 'meta', 'died', 1))
+    taken[#taken + 1] = m
+  end
+end
+if #taken > 0 then
+  call('HSET', R .. 'dying.' .. session, unpack(taken))
+  call('SADD', R .. 'session.' .. session, 'd')
+end
+return taken

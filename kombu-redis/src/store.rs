@@ -1,0 +1,580 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use kombu_core::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery};
+use kombu_core::message::Envelope;
+use kombu_core::virt::{Answer, Applied, Change, Dead, Finish, QueueStore, ReaderOptions, Table};
+use kombu_core::{Error, ErrorKind, ExchangeKind, Name, Result};
+use parking_lot::Mutex;
+use redis::Value;
+use tokio::sync::oneshot;
+
+use crate::bell::{self, Bells};
+use crate::flight::{self, number};
+use crate::known::{Known, RedisQueue};
+use crate::line::Line;
+use crate::pulse::Pulse;
+use crate::reader::{RedisReader, give_back};
+use crate::records::Changes;
+use crate::script::Script;
+use crate::transport::Address;
+use crate::work::{End, Finishing, Holder, Parcel, Push, Take, Work};
+use crate::{element, error};
+
+/// The exchanges that are there without a declaration, and may have rows of kombu's.
+const PREDECLARED: [&str; 3] = ["amq.direct", "amq.fanout", "amq.topic"];
+/// How many dead messages are taken at once.
+const DEAD: usize = 100;
+/// How many messages of a session that ends go back in one call, which the server does nothing else meanwhile.
+const GIVEN_BACK: usize = 500;
+
+/// One session with a server.
+pub(crate) struct RedisStore {
+    pub(crate) shared: Arc<Shared>,
+    readers: AtomicU64,
+    capabilities: Capabilities,
+}
+
+/// What a session's tasks have of it.
+pub(crate) struct Shared {
+    pub(crate) line: Arc<Line>,
+    pub(crate) known: Mutex<Known>,
+    pub(crate) bells: Arc<Bells>,
+    pub(crate) pulse: Arc<Pulse>,
+    address: Address,
+}
+
+impl RedisStore {
+    pub(crate) fn new(shared: Arc<Shared>, capabilities: Capabilities) -> Self {
+        RedisStore {
+            shared,
+            // 0 holds what isn't taken by a consumer.
+            readers: AtomicU64::new(1),
+            capabilities,
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(line: Arc<Line>, bells: Arc<Bells>, address: Address, lease: Duration) -> Arc<Self> {
+        Arc::new(Shared {
+            line,
+            known: Mutex::new(Known::new()),
+            bells,
+            pulse: Arc::new(Pulse::new(lease)),
+            address,
+        })
+    }
+
+    /// Loads the declarations, and answers the new table.
+    async fn load(&self) -> Result<Table> {
+        let mut command = Script::Load.call(&self.line.prefix);
+        command.arg(&PREDECLARED[..]);
+        let answer = self.line.ask(command).await?;
+        let mut known = self.known.lock();
+        known.load(&answer)?;
+        Ok(known.table.clone())
+    }
+
+    async fn is_current(&self, version: u64) -> Result<bool> {
+        let command = {
+            let known = self.known.lock();
+            if known.table.version() != version {
+                return Ok(false);
+            }
+            let mut command = Script::Current.call(&self.line.prefix);
+            command.arg(known.version);
+            for (exchange, count) in known.all_rows() {
+                command.arg(exchange.as_str()).arg(count);
+            }
+            command
+        };
+        match self.line.ask(command).await? {
+            Value::Int(current) => Ok(current == 1),
+            other => Err(error::unexpected("for its version", &other)),
+        }
+    }
+
+    async fn apply(&self, base: u64, changes: &[Change]) -> Result<Applied> {
+        let kinds: Vec<(Name, ExchangeKind)> = changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::PutExchange(exchange) => {
+                    Some((exchange.name().clone(), exchange.kind().clone()))
+                }
+                _ => None,
+            })
+            .collect();
+        let (command, version) = {
+            let known = self.known.lock();
+            if known.table.version() != base {
+                return Ok(Applied::Stale);
+            }
+            let mut command = Script::Apply.call(&self.line.prefix);
+            command.arg(known.version);
+            let mut written = Changes::of(&known.table, &mut command);
+            for change in changes {
+                written.add(change, &kinds)?;
+            }
+            (command, known.version)
+        };
+        let answer = self.line.ask(command).await?;
+        let Some((now, messages)) = applied(answer, changes)? else {
+            return Ok(Applied::Stale);
+        };
+        let mut known = self.known.lock();
+        if known.table.version() != base || known.version != version {
+            // Loaded meanwhile, with these changes or without; whoever compares finds out.
+            return Ok(Applied::Done {
+                version: base,
+                messages,
+            });
+        }
+        let version = known.apply(changes, now);
+        Ok(Applied::Done { version, messages })
+    }
+
+    /// Deletes a queue that is to go, unless it isn't any more.
+    pub(crate) async fn remove(&self, doomed: &str) -> Result<()> {
+        let conditions = match doomed.get(..1) {
+            Some("a") => "u",
+            Some("e") => "ue",
+            _ => "",
+        };
+        let name = Name::from(doomed.get(1..).unwrap_or_default());
+        loop {
+            self.load().await?;
+            let (command, base) = {
+                let known = self.known.lock();
+                if known.table.queue(&name).is_none() {
+                    break;
+                }
+                let mut command = Script::Apply.call(&self.line.prefix);
+                command.arg(known.version);
+                let mut written = Changes::of(&known.table, &mut command);
+                let options = kombu_core::driver::DeleteQueue::default();
+                let changes = known.table.removal_of_queue(&name, options);
+                for change in &changes {
+                    match change {
+                        Change::DeleteQueue(name, _) => written.delete(name, conditions, &[])?,
+                        change => written.add(change, &[])?,
+                    }
+                }
+                (command, changes)
+            };
+            let answer = self.line.ask(command).await?;
+            match applied(answer, &base) {
+                Ok(None) => {}
+                // Somebody uses it again.
+                Err(problem) if problem.kind() == ErrorKind::PreconditionFailed => break,
+                other => {
+                    other?;
+                    break;
+                }
+            }
+        }
+        let mut command = redis::cmd("SREM");
+        command
+            .arg(format!("{}_kombu.rs.doomed", self.line.prefix))
+            .arg(doomed);
+        self.line.ask(command).await.map(drop)
+    }
+
+    pub(crate) async fn remove_all(&self, doomed: &Value) -> Result<()> {
+        if let Value::Array(doomed) = doomed {
+            for name in doomed {
+                if let Value::BulkString(name) = name
+                    && let Ok(name) = std::str::from_utf8(name)
+                {
+                    self.remove(name).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The server's version after changes, and how many messages went with them; `None` if they were not made because the
+/// declarations had changed before.
+fn applied(answer: Value, changes: &[Change]) -> Result<Option<(u64, u64)>> {
+    let deleted = || {
+        let names = changes.iter().find_map(|change| match change {
+            Change::DeleteQueue(name, _) => Some(name.clone()),
+            _ => None,
+        });
+        names.unwrap_or_default()
+    };
+    match &answer {
+        Value::BulkString(text) if text == b"STALE" => Ok(None),
+        Value::Array(parts) => {
+            let numbers: Option<Vec<u64>> = parts.iter().map(number).collect();
+            match numbers.as_deref() {
+                Some([version, messages]) => Ok(Some((*version, *messages))),
+                _ => Err(error::unexpected("a declaration", &answer)),
+            }
+        }
+        Value::ServerError(problem) if matches!(problem.code(), "INUSE" | "NOTEMPTY") => {
+            let count = problem.details().unwrap_or_default();
+            let text = match problem.code() {
+                "INUSE" => {
+                    format!("has {count} consumers; cancel them, or delete it without `if_unused`")
+                }
+                _ => format!("has {count} messages; purge it, or delete it without `if_empty`"),
+            };
+            Err(Error::new(
+                ErrorKind::PreconditionFailed,
+                format!("queue `{}` {text}", deleted()),
+            ))
+        }
+        other => Err(error::unexpected("a declaration", other)),
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn parcel(envelope: &Envelope) -> Parcel {
+    Parcel {
+        text: element::encode(envelope),
+        expiration: envelope.expiration().map(milliseconds),
+        bytes: envelope.body().len(),
+    }
+}
+
+impl QueueStore for RedisStore {
+    type Queue = RedisQueue;
+    type Reader = RedisReader;
+    type Holder = Holder;
+
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    fn session(&self) -> u64 {
+        self.shared.line.session
+    }
+
+    fn load(&self) -> Op<Result<Table>> {
+        let shared = self.shared.clone();
+        Op::start(async move { shared.load().await })
+    }
+
+    fn is_current(&self, version: u64) -> Op<Result<bool>> {
+        let shared = self.shared.clone();
+        Op::start(async move { shared.is_current(version).await })
+    }
+
+    async fn apply(&self, base: u64, changes: &[Change]) -> Result<Applied> {
+        self.shared.apply(base, changes).await
+    }
+
+    fn queue(&self, name: &Name) -> Option<RedisQueue> {
+        self.shared.known.lock().queue(name)
+    }
+
+    fn push(
+        &self,
+        targets: &[RedisQueue],
+        version: u64,
+        envelope: &Envelope,
+    ) -> Op<Result<Answer>> {
+        let Shared {
+            line,
+            known,
+            pulse,
+            address,
+            ..
+        } = &*self.shared;
+        let (rows, server, is_fanout) = {
+            let mut known = known.lock();
+            if known.table.version() != version {
+                return Op::ready(Ok(Answer::Stale));
+            }
+            let exchange = envelope.exchange();
+            (known.checks(exchange), known.version, known.is_fanout(exchange))
+        };
+        let parcel = parcel(envelope);
+        let delay = envelope.delay().map(milliseconds);
+        let priority = envelope.priority();
+        let expires = targets
+            .iter()
+            .filter_map(|queue| queue.declaration().get_message_ttl().map(milliseconds))
+            .chain(parcel.expiration)
+            .min();
+        if let Some(due) = delay.or(expires) {
+            pulse.due_in(Duration::from_millis(due));
+        }
+        let (reply, answer) = oneshot::channel();
+        line.send(Work::Push(Push {
+            version: server,
+            rows,
+            targets: targets.iter().map(|queue| queue.target(priority)).collect(),
+            parcel,
+            delay,
+            channel: is_fanout.then(|| address.channel(envelope)),
+            reply,
+        }));
+        let line = line.clone();
+        Op::pending(async move { line.answer(answer).await })
+    }
+
+    async fn open_reader(&self, queue: &RedisQueue, options: ReaderOptions) -> Result<RedisReader> {
+        let Shared { line, bells, .. } = &*self.shared;
+        let name = queue.name();
+        let holder = Holder::new(self.readers.fetch_add(1, Ordering::Relaxed), name.clone());
+        let mut command = line.call(Script::Subscribe);
+        command
+            .arg(holder.0.number)
+            .arg(name.as_str())
+            .arg(u8::from(options.exclusive));
+        // Made before the server is asked: if nobody waits for the answer, its drop ends the consumer.
+        let reader = RedisReader::new(
+            line.clone(),
+            bells.clone(),
+            holder,
+            bell::keys(&line.prefix, name),
+        );
+        match line.ask(command).await? {
+            Value::Int(_) => Ok(reader),
+            Value::ServerError(problem) if problem.code() == "NOQUEUE" => {
+                Err(error::missing_queue(name))
+            }
+            Value::ServerError(problem) if problem.code() == "ACCESS" => Err(Error::new(
+                ErrorKind::AccessRefused,
+                format!(
+                    "queue `{name}` has a consumer that is the only one, or is to have one; close that one, or consume \
+                     without `exclusive`"
+                ),
+            )),
+            other => Err(error::unexpected("a new consumer", &other)),
+        }
+    }
+
+    async fn take_one(&self, queue: &RedisQueue) -> Result<Option<(RawDelivery, Holder)>> {
+        let line = &self.shared.line;
+        let holder = Holder::new(0, queue.name().clone());
+        holder.leave();
+        let (reply, answer) = oneshot::channel();
+        line.send(Work::Take(Take {
+            holder: holder.clone(),
+            count: 1,
+            once: true,
+            watch: None,
+            reply,
+        }));
+        let mut taken = line.answer(answer).await?;
+        Ok(taken.pop().map(|(id, text)| {
+            let message = element::decode(&Bytes::from(text));
+            let delivery = RawDelivery {
+                envelope: message.envelope,
+                id,
+                failures: message.failures,
+                queue: 0,
+                redelivered: message.redelivered,
+            };
+            (delivery, holder)
+        }))
+    }
+
+    fn finish(
+        &self,
+        holder: &Holder,
+        id: u64,
+        finish: Finish<'_, RedisQueue>,
+    ) -> Op<Result<Answer>> {
+        let end = match finish {
+            Finish::Forget | Finish::Discard { .. } => End::Forget,
+            Finish::LeaveDead { death } => End::LeaveDead(death),
+            Finish::Release => End::Back {
+                failed: false,
+                delay: None,
+            },
+            Finish::Retry { delay } => {
+                if let Some(delay) = delay {
+                    self.shared.pulse.due_in(delay);
+                }
+                End::Back {
+                    failed: true,
+                    delay: delay.map(milliseconds),
+                }
+            }
+            Finish::Move {
+                targets,
+                version,
+                envelope,
+                ..
+            } => {
+                let server = {
+                    let known = self.shared.known.lock();
+                    if known.table.version() != version {
+                        return Op::ready(Ok(Answer::Stale));
+                    }
+                    known.version
+                };
+                let ttls = targets
+                    .iter()
+                    .filter_map(|queue| queue.declaration().get_message_ttl());
+                if let Some(ttl) = ttls.min() {
+                    self.shared.pulse.due_in(ttl);
+                }
+                let priority = envelope.priority();
+                End::Move {
+                    version: server,
+                    targets: targets.iter().map(|queue| queue.target(priority)).collect(),
+                    parcel: parcel(envelope),
+                }
+            }
+            _ => {
+                return Op::ready(Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "this transport can't settle like that",
+                )));
+            }
+        };
+        let line = self.shared.line.clone();
+        let (reply, answer) = oneshot::channel();
+        line.send(Work::Finish(Finishing {
+            holder: holder.clone(),
+            id,
+            end,
+            reply: Some(reply),
+        }));
+        Op::pending(async move { answer.await.unwrap_or_else(|_| Err(error::settle_lost())) })
+    }
+
+    fn take_dead(&self) -> Op<Result<Vec<Dead<Holder>>>> {
+        let mut command = self.shared.line.call(Script::TakeDead);
+        command.arg(DEAD);
+        let taking = self.shared.line.ask(command);
+        let line = self.shared.line.clone();
+        Op::pending(async move {
+            let answer = taking.await?;
+            let Value::Array(values) = &answer else {
+                return Err(error::unexpected("for the dead", &answer));
+            };
+            let holder = Holder::of_the_dead();
+            let dead = values.chunks_exact(2).filter_map(|pair| {
+                let id = number(&pair[0])?;
+                let dead = dead(&holder, id, &pair[1]);
+                if dead.is_none() {
+                    // Not ours to understand: another version may.
+                    tracing::warn!("a dead message in Redis can't be read");
+                    give_back(&line, &holder, id);
+                }
+                dead
+            });
+            Ok(dead.collect())
+        })
+    }
+
+    fn dead_bell(&self) -> BoxFuture<'static, ()> {
+        let line = self.shared.line.clone();
+        Box::pin(async move { line.deaths.notified().await })
+    }
+
+    async fn info(&self, queue: &RedisQueue) -> Result<QueueInfo> {
+        let name = queue.name();
+        let line = &self.shared.line;
+        let mut command = Script::Info.call(&line.prefix);
+        command.arg(name.as_str());
+        let answer = line.ask(command).await?;
+        match &answer {
+            Value::Array(counts) => {
+                let counts: Option<Vec<u64>> = counts.iter().map(number).collect();
+                match counts.as_deref() {
+                    Some([ready, unsettled, consumers]) => Ok(QueueInfo::new(
+                        name.clone(),
+                        *ready,
+                        Some(*unsettled),
+                        *consumers,
+                    )),
+                    _ => Err(error::unexpected("for counts", &answer)),
+                }
+            }
+            Value::ServerError(problem) if problem.code() == "NOQUEUE" => {
+                Err(error::missing_queue(name))
+            }
+            other => Err(error::unexpected("for counts", other)),
+        }
+    }
+
+    async fn purge(&self, queue: &RedisQueue) -> Result<u64> {
+        let line = &self.shared.line;
+        let mut command = Script::Purge.call(&line.prefix);
+        command.arg(queue.name().as_str());
+        let answer = line.ask(command).await?;
+        number(&answer).ok_or_else(|| error::unexpected("a purge", &answer))
+    }
+
+    fn closed(&self) -> BoxFuture<'static, Error> {
+        Box::pin(self.shared.line.lost())
+    }
+
+    async fn close(&self) -> Result<()> {
+        let shared = &self.shared;
+        loop {
+            let mut command = shared.line.call(Script::End);
+            command.arg(GIVEN_BACK);
+            let answer = match shared.line.ask(command).await {
+                Ok(answer) => answer,
+                // It ends by itself.
+                Err(_) => break,
+            };
+            let Value::Array(parts) = &answer else {
+                break;
+            };
+            let [done, doomed] = &parts[..] else {
+                break;
+            };
+            if number(done) == Some(1) {
+                if let Err(problem) = shared.remove_all(doomed).await {
+                    tracing::debug!(error = %problem, "queues of a session that ended are left to others");
+                }
+                break;
+            }
+        }
+        shared.line.hang_up();
+        Ok(())
+    }
+}
+
+impl Drop for RedisStore {
+    fn drop(&mut self) {
+        if self.shared.line.is_over() {
+            return;
+        }
+        // In the order of what was asked for before; nobody waits for it.
+        let mut command = self.shared.line.call(Script::End);
+        command.arg(i64::MAX);
+        drop(self.shared.line.ask(command));
+        self.shared.line.end_when_idle();
+    }
+}
+
+/// A dead message as `common.lua` writes it.
+fn dead(holder: &Holder, id: u64, record: &Value) -> Option<Dead<Holder>> {
+    let Value::BulkString(text) = record else {
+        return None;
+    };
+    let mut parts = text.splitn(5, |byte| *byte == b' ');
+    let mut word = || std::str::from_utf8(parts.next()?).ok();
+    let death = flight::death(word()?)?;
+    let died = Duration::from_millis(word()?.parse().ok()?);
+    word()?;
+    let length: usize = word()?.parse().ok()?;
+    let rest = parts.next()?;
+    let (declaration, message) = rest.split_at_checked(length)?;
+    let queue = serde_json::from_slice(declaration).ok()?;
+    let message = element::decode(&Bytes::copy_from_slice(message));
+    Some(Dead {
+        queue: Arc::new(queue),
+        death,
+        died: SystemTime::UNIX_EPOCH.checked_add(died)?,
+        envelope: message.envelope,
+        holder: holder.clone(),
+        id,
+    })
+}

@@ -1,0 +1,133 @@
+//! What a session asks of the server.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kombu_core::virt::{Answer, Death};
+use kombu_core::{Name, Result};
+use redis::{Cmd, Value};
+use tokio::sync::oneshot;
+
+/// Where an answer goes. It is dropped if the session is lost first.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// One thing to be done, in its turn.
+pub(crate) enum Work {
+    Push(Push),
+    Finish(Finishing),
+    Take(Take),
+    Ask(Ask),
+}
+
+/// A message for queues.
+pub(crate) struct Push {
+    /// The server's version of the declarations.
+    pub(crate) version: u64,
+    /// How many rows of kombu's the exchanges had that the message came by.
+    pub(crate) rows: Arc<[(Name, usize)]>,
+    pub(crate) targets: Vec<Target>,
+    pub(crate) parcel: Parcel,
+    pub(crate) delay: Option<u64>,
+    /// The channel that Python's consumers of a fanout listen at.
+    pub(crate) channel: Option<Arc<str>>,
+    pub(crate) reply: Reply<Answer>,
+}
+
+/// A queue and the list of it that a message belongs to.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) queue: Name,
+    pub(crate) step: u8,
+}
+
+/// A message as it lies in a list.
+pub(crate) struct Parcel {
+    pub(crate) text: Vec<u8>,
+    /// How long it may wait, in ms.
+    pub(crate) expiration: Option<u64>,
+    /// The size of its body.
+    pub(crate) bytes: usize,
+}
+
+/// Who holds messages of a queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Holder(pub(crate) Arc<Hold>);
+
+#[derive(Debug)]
+pub(crate) struct Hold {
+    /// `None` holds the dead, of all queues.
+    pub(crate) number: Option<u64>,
+    pub(crate) queue: Name,
+    gone: AtomicBool,
+}
+
+impl Holder {
+    pub(crate) fn new(number: u64, queue: Name) -> Self {
+        Holder(Arc::new(Hold {
+            number: Some(number),
+            queue,
+            gone: AtomicBool::new(false),
+        }))
+    }
+
+    pub(crate) fn of_the_dead() -> Self {
+        Holder(Arc::new(Hold {
+            number: None,
+            queue: Name::default(),
+            gone: AtomicBool::new(false),
+        }))
+    }
+
+    /// Its reader is gone: the server may forget it when nothing is held any more.
+    pub(crate) fn leave(&self) {
+        self.0.gone.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.0.gone.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is(&self, other: &Holder) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// The end of the hold on a message.
+pub(crate) struct Finishing {
+    pub(crate) holder: Holder,
+    pub(crate) id: u64,
+    pub(crate) end: End,
+    /// `None` if nobody waits.
+    pub(crate) reply: Option<Reply<Answer>>,
+}
+
+pub(crate) enum End {
+    Forget,
+    Back {
+        failed: bool,
+        delay: Option<u64>,
+    },
+    LeaveDead(Death),
+    Move {
+        version: u64,
+        targets: Vec<Target>,
+        parcel: Parcel,
+    },
+}
+
+/// Taking messages from a queue.
+pub(crate) struct Take {
+    pub(crate) holder: Holder,
+    pub(crate) count: usize,
+    /// Not by a consumer.
+    pub(crate) once: bool,
+    /// Keys to be told of when they change, if not enough was there.
+    pub(crate) watch: Option<Arc<[Vec<u8>]>>,
+    pub(crate) reply: Reply<Vec<(u64, Vec<u8>)>>,
+}
+
+/// Anything else; the answer is the server's.
+pub(crate) struct Ask {
+    pub(crate) command: Cmd,
+    pub(crate) reply: Reply<Value>,
+}

@@ -1,0 +1,103 @@
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use kombu::Registry;
+use kombu_testkit::{Broker, Harness, table};
+use url::Url;
+
+/// Removes all keys that begin with its argument.
+const FORGET: &str = "for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do redis.call('DEL', key) end return 1";
+
+/// A prefix of its own for each case, on the Redis of `KOMBU_TEST_REDIS_URL`.
+#[derive(Clone, Debug)]
+pub struct RedisHarness {
+    url: Url,
+}
+
+impl RedisHarness {
+    /// The harness.
+    ///
+    /// # Panics
+    ///
+    /// If the variable isn't set.
+    pub fn new() -> Self {
+        let Ok(url) = std::env::var("KOMBU_TEST_REDIS_URL") else {
+            panic!("KOMBU_TEST_REDIS_URL isn't set: it says where Redis is");
+        };
+        RedisHarness {
+            url: Url::parse(&url).expect("KOMBU_TEST_REDIS_URL is a URL"),
+        }
+    }
+}
+
+impl Default for RedisHarness {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Harness for RedisHarness {
+    fn name(&self) -> &str {
+        "redis"
+    }
+
+    fn registry(&self) -> Registry {
+        Registry::new().with(kombu::redis::Redis)
+    }
+
+    async fn broker(&self) -> Broker {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let prefix = format!(
+            "kombu-{}-{}:",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        let mut url = self.url.clone();
+        url.query_pairs_mut().append_pair("prefix", &prefix);
+        Broker::new(self.registry(), url)
+            .with_lag(Duration::from_millis(200))
+            .with_freedoms(table::freedoms("redis"))
+            .keep(Prefix {
+                url: self.url.clone(),
+                prefix,
+            })
+    }
+}
+
+/// All keys that begin with it are deleted when the case is over.
+struct Prefix {
+    url: Url,
+    prefix: String,
+}
+
+impl Drop for Prefix {
+    fn drop(&mut self) {
+        redis_command(&self.url, &["EVAL", FORGET, "0", &self.prefix]);
+    }
+}
+
+/// Sends one command, and returns the first line of the answer.
+///
+/// # Panics
+///
+/// If the server isn't there, or refuses.
+pub fn redis_command(url: &Url, command: &[&str]) -> String {
+    let address = (
+        url.host_str().unwrap_or("localhost"),
+        url.port().unwrap_or(6379),
+    );
+    let mut stream = TcpStream::connect(address).expect("Redis is there");
+    let mut request = format!("*{}\r\n", command.len());
+    for part in command {
+        request += &format!("${}\r\n{part}\r\n", part.len());
+    }
+    stream.write_all(request.as_bytes()).expect("it takes a command");
+    let mut answer = String::new();
+    BufReader::new(stream)
+        .read_line(&mut answer)
+        .expect("it answers");
+    assert!(!answer.starts_with('-'), "{}: {answer}", command[0]);
+    answer.trim_end().to_owned()
+}
