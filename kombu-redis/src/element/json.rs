@@ -127,7 +127,6 @@ pub(super) enum Token<'a> {
 }
 
 /// A string as it stands in the text.
-#[derive(Clone)]
 pub(super) struct Text<'a> {
     raw: &'a str,
     start: usize,
@@ -332,7 +331,7 @@ impl<'a> Reader<'a> {
                     let is_known = match self.peek() {
                         Some(b'u') => {
                             let digits = bytes.get(self.at + 1..self.at + 5);
-                            let digits = digits.unwrap_or(&[b' ']);
+                            let digits = digits.unwrap_or(b" ");
                             self.at += digits.len();
                             digits.iter().all(u8::is_ascii_hexdigit)
                         }

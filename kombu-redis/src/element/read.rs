@@ -140,7 +140,8 @@ fn read(element: &Bytes) -> Result<Decoded, Problem> {
     if let Some(time) = properties.timestamp {
         content.set_timestamp(time);
     }
-    let texts: [(Option<Name>, fn(&mut Content, Name)); 9] = [
+    type Setter = fn(&mut Content, Name);
+    let texts: [(Option<Name>, Setter); 9] = [
         (parts.content_type, Content::set_content_type),
         (parts.content_encoding, Content::set_content_encoding),
         (properties.correlation_id, Content::set_correlation_id),
