@@ -23,9 +23,6 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
 );
 
-/// Room for the entries of a table: who has one header has a few.
-const USUAL_ENTRIES: usize = 4;
-
 /// The message that an element is. It never fails: what isn't kombu's envelope is the body of a message without content
 /// type and address.
 pub(crate) fn decode(element: &Bytes) -> Decoded {
@@ -279,14 +276,11 @@ fn read_bool(reader: &mut Reader<'_>) -> Result<bool, Problem> {
 }
 
 fn read_entries(reader: &mut Reader<'_>) -> Result<FieldTable, Problem> {
-    let mut table = FieldTable::new();
-    while let Some(name) = reader.name(table.is_empty())? {
-        if table.is_empty() {
-            table = FieldTable::with_capacity(USUAL_ENTRIES);
-        }
-        table.insert(Name::from(&*name), read_value(reader)?);
+    let mut entries = Vec::new();
+    while let Some(name) = reader.name(entries.is_empty())? {
+        entries.push((Name::from(&*name), read_value(reader)?));
     }
-    Ok(table)
+    Ok(FieldTable::from(entries))
 }
 
 fn read_value(reader: &mut Reader<'_>) -> Result<FieldValue, Problem> {

@@ -535,6 +535,15 @@ fn kombu_s_flag_is_no_header_and_the_user_s_is() {
 }
 
 #[test]
+fn as_many_headers_as_fit_are_read_in_one_go() {
+    // In an order in which each would be inserted in front of the others: that took a minute.
+    let names = (0..200_000).rev().map(|name| format!("\"{name:06}\": 1"));
+    let headers = names.collect::<Vec<_>>().join(", ");
+    let element = format!(r#"{{"body": "", "headers": {{{headers}}}, "properties": {{}}}}"#);
+    assert_eq!(read(element).envelope.headers().len(), 200_000);
+}
+
+#[test]
 fn the_publish_id_is_the_tag() {
     let tagged = |tag: &str| {
         let element = format!(r#"{{"body": "", "properties": {{"delivery_tag": {tag}}}}}"#);
