@@ -1,10 +1,10 @@
 -- Begins to consume. ARGV: prefix, session, number of the holder, queue, 1 if it is to be the only one.
 local session, n, q = ARGV[2], ARGV[3], ARGV[4]
-if not is_alive(session) then return redis.error_reply('SESSION') end
+if not is_alive(session) then return redis.error_reply('SESSION .') end
 local meta, consumers, holder = R .. 'q.' .. q, R .. 'consumers.' .. q, session .. '.' .. n
-if call('EXISTS', meta) == 0 then return redis.error_reply('NOQUEUE') end
+if call('EXISTS', meta) == 0 then return redis.error_reply('NOQUEUE .') end
 local count = call('ZCARD', consumers)
-if call('HEXISTS', meta, 'xc') == 1 or (ARGV[5] == '1' and count > 0) then return redis.error_reply('ACCESS') end
+if call('HEXISTS', meta, 'xc') == 1 or (ARGV[5] == '1' and count > 0) then return redis.error_reply('ACCESS .') end
 local turn = call('HINCRBY', meta, 'turn', 1)
 call('ZADD', consumers, turn, holder)
 call('SADD', R .. 'session.' .. session, 'h' .. n .. ' ' .. q)

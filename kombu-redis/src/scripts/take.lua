@@ -1,10 +1,10 @@
 -- Takes messages. ARGV: prefix, session, number of the holder, queue, how many, 1 if it isn't a consumer.
 -- Answers how many messages died, then id and text of each that was taken.
 local session, n, q, want = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-if not is_alive(session) then return redis.error_reply('SESSION') end
+if not is_alive(session) then return redis.error_reply('SESSION .') end
 local meta, holder = R .. 'q.' .. q, session .. '.' .. n
 local f = call('HMGET', meta, 'decl', 'seq', 'sac', 'lim')
-if not f[1] then return redis.error_reply('NOQUEUE') end
+if not f[1] then return redis.error_reply('NOQUEUE .') end
 if ARGV[6] == '1' then
   touch(q)
 elseif f[3] and call('ZRANGE', R .. 'consumers.' .. q, 0, 0)[1] ~= holder then

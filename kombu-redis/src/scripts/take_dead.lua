@@ -1,6 +1,6 @@
 -- Takes dead messages to be moved. ARGV: prefix, session, how many at most. Answers id and record of each.
 local session, want = ARGV[2], tonumber(ARGV[3])
-if not is_alive(session) then return redis.error_reply('SESSION') end
+if not is_alive(session) then return redis.error_reply('SESSION .') end
 catch_up()
 local dead, taken = R .. 'dead', {}
 for _ = 1, call('LLEN', dead) do
