@@ -157,6 +157,22 @@ impl<N: Into<Name>, V: Into<FieldValue>, const LEN: usize> From<[(N, V); LEN]> f
     }
 }
 
+/// Sorts the entries once, which matters where there are thousands of them; of those with the same name, the last one
+/// counts.
+impl From<Vec<(Name, FieldValue)>> for FieldTable {
+    fn from(mut entries: Vec<(Name, FieldValue)>) -> Self {
+        entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+        entries.dedup_by(|later, earlier| {
+            let is_same = later.0 == earlier.0;
+            if is_same {
+                std::mem::swap(later, earlier);
+            }
+            is_same
+        });
+        FieldTable(entries)
+    }
+}
+
 /// The entries of a [`FieldTable`], borrowed, in the order of their names.
 #[derive(Clone, Debug)]
 pub struct Iter<'a>(std::slice::Iter<'a, (Name, FieldValue)>);
@@ -245,6 +261,16 @@ mod tests {
         assert_eq!(table.remove("a"), Some(FieldValue::Text("x".into())));
         assert_eq!(table.remove("a"), None);
         assert!(table.is_empty());
+    }
+
+    #[test]
+    fn of_entries_with_the_same_name_the_last_one_counts() {
+        let entries = [("b", 1), ("a", 2), ("b", 3), ("c", 4), ("b", 5)];
+        let given = entries.map(|(name, value)| (Name::from(name), FieldValue::from(value)));
+        assert_eq!(
+            FieldTable::from(given.to_vec()),
+            FieldTable::from([("a", 2), ("b", 5), ("c", 4)])
+        );
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! but standard JSON would refuse a whole message for one such header.
 
 use std::borrow::Cow;
-use std::ops::Range;
+
+use bytes::Bytes;
 
 /// How deep arrays and objects may be nested, the envelope included.
 const MAX_DEPTH: usize = 128;
@@ -12,27 +13,58 @@ const MAX_DEPTH: usize = 128;
 /// Why a text isn't what it should be; never quotes it.
 pub(super) type Problem = &'static str;
 
-/// How many bytes at the beginning a JSON string has as they are: no quote, no backslash, no control character.
+/// The first byte of a word that a JSON string can't have as it is: a quote, a backslash, a control character.
 #[inline]
-fn plain(bytes: &[u8]) -> usize {
+fn special(word: [u8; 8]) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGH: u64 = ONES * 0x80;
-    // Zero bytes of `word` have their high bit set in the result; above the lowest of them, others may have it, too.
+    // A zero byte gets its high bit set; above the lowest of them, others may get it, too.
     let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
+    let word = u64::from_le_bytes(word);
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    let quote = zeros(word ^ (ONES * u64::from(b'"')));
+    let backslash = zeros(word ^ (ONES * u64::from(b'\\')));
+    let found = (control | quote | backslash) & HIGH;
+    (found != 0).then(|| found.trailing_zeros() as usize / 8)
+}
+
+fn is_special(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
+/// How many bytes at the beginning a JSON string has as they are.
+#[inline]
+fn plain(bytes: &[u8]) -> usize {
     let (words, rest) = bytes.as_chunks::<8>();
     for (at, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let control = word.wrapping_sub(ONES * 0x20) & !word;
-        let quote = zeros(word ^ (ONES * u64::from(b'"')));
-        let backslash = zeros(word ^ (ONES * u64::from(b'\\')));
-        let found = (control | quote | backslash) & HIGH;
-        if found != 0 {
-            return at * 8 + found.trailing_zeros() as usize / 8;
+        if let Some(found) = special(*word) {
+            return at * 8 + found;
         }
     }
-    let is_special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
-    let in_rest = rest.iter().position(is_special).unwrap_or(rest.len());
-    words.len() * 8 + in_rest
+    let in_rest = rest.iter().position(|byte| is_special(*byte));
+    words.len() * 8 + in_rest.unwrap_or(rest.len())
+}
+
+/// Copies the bytes at the beginning that a JSON string has as they are, and says how many those are. Eight at a time,
+/// because there are few of them between the quotes of a body in JSON.
+#[inline]
+fn copy_plain(out: &mut Vec<u8>, bytes: &[u8]) -> usize {
+    let start = out.len();
+    let (words, rest) = bytes.as_chunks::<8>();
+    for word in words {
+        out.extend_from_slice(word);
+        if let Some(found) = special(*word) {
+            out.truncate(out.len() - 8 + found);
+            return out.len() - start;
+        }
+    }
+    for &byte in rest {
+        if is_special(byte) {
+            break;
+        }
+        out.push(byte);
+    }
+    out.len() - start
 }
 
 /// Writes a string without its quotes.
@@ -40,8 +72,7 @@ fn plain(bytes: &[u8]) -> usize {
 pub(super) fn escape(out: &mut Vec<u8>, text: &str) {
     let mut rest = text.as_bytes();
     loop {
-        let (before, from) = rest.split_at(plain(rest));
-        out.extend_from_slice(before);
+        let from = &rest[copy_plain(out, rest)..];
         let Some((&special, after)) = from.split_first() else {
             return;
         };
@@ -96,7 +127,6 @@ pub(super) enum Token<'a> {
 }
 
 /// A string as it stands in the text.
-#[derive(Clone)]
 pub(super) struct Text<'a> {
     raw: &'a str,
     start: usize,
@@ -104,17 +134,23 @@ pub(super) struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
+    #[inline]
     pub(super) fn value(&self) -> Cow<'a, str> {
         if self.escaped {
-            Cow::Owned(unescape(self.raw))
+            // Pieces of text and whole characters are a text.
+            Cow::Owned(String::from_utf8(unescape(self.raw)).unwrap_or_default())
         } else {
             Cow::Borrowed(self.raw)
         }
     }
 
-    /// Where it stands, if it stands there without escapes.
-    pub(super) fn place(&self) -> Option<Range<usize>> {
-        (!self.escaped).then_some(self.start..self.start + self.raw.len())
+    /// The bytes that it stands for, of a text that was read from `source`; they are shared with it if there are no escapes.
+    pub(super) fn bytes(&self, source: &Bytes) -> Bytes {
+        if self.escaped {
+            Bytes::from(unescape(self.raw))
+        } else {
+            source.slice(self.start..self.start + self.raw.len())
+        }
     }
 }
 
@@ -157,19 +193,24 @@ impl<'a> Reader<'a> {
 
     /// The name of the next entry of an object, up to its colon; `None` at the end of the object.
     #[inline]
-    pub(super) fn name(&mut self, is_first: bool) -> Result<Option<Text<'a>>, Problem> {
-        if !self.another(is_first, b'}')? {
+    pub(super) fn name(&mut self, is_first: bool) -> Result<Option<Cow<'a, str>>, Problem> {
+        // Python's separators, which nearly everybody's are.
+        if !is_first && self.rest().starts_with(b", \"") {
+            self.at += 2;
+        } else if !self.another(is_first, b'}')? {
             return Ok(None);
-        }
-        if self.next_visible() != Some(b'"') {
+        } else if self.next_visible() != Some(b'"') {
             return Err("a name isn't a string");
         }
         let name = self.text_behind_quote()?;
-        if self.next_visible() != Some(b':') {
+        if self.rest().starts_with(b": ") {
+            self.at += 2;
+        } else if self.next_visible() == Some(b':') {
+            self.at += 1;
+        } else {
             return Err("no colon behind a name");
         }
-        self.at += 1;
-        Ok(Some(name))
+        Ok(Some(name.value()))
     }
 
     /// Whether an array goes on.
@@ -212,6 +253,12 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[inline]
+    fn rest(&self) -> &'a [u8] {
+        &self.text.as_bytes()[self.at..]
+    }
+
+    #[inline]
     fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
@@ -253,7 +300,7 @@ impl<'a> Reader<'a> {
     }
 
     fn word(&mut self, word: &str, token: Token<'a>) -> Result<Token<'a>, Problem> {
-        if !self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
+        if !self.rest().starts_with(word.as_bytes()) {
             return Err("a value is none");
         }
         self.at += word.len();
@@ -284,12 +331,14 @@ impl<'a> Reader<'a> {
                     let is_known = match self.peek() {
                         Some(b'u') => {
                             let digits = bytes.get(self.at + 1..self.at + 5);
-                            let digits = digits.unwrap_or(&[b' ']);
+                            let digits = digits.unwrap_or(b" ");
                             self.at += digits.len();
                             digits.iter().all(u8::is_ascii_hexdigit)
                         }
-                        Some(byte) => b"\"\\/bfnrt".contains(&byte),
-                        None => false,
+                        byte => matches!(
+                            byte,
+                            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')
+                        ),
                     };
                     if !is_known {
                         return Err("a string has an unknown escape");
@@ -306,7 +355,7 @@ impl<'a> Reader<'a> {
         let start = self.at;
         let negative = self.take(b'-');
         for word in ["NaN", "Infinity"] {
-            let is_named = self.text.as_bytes()[self.at..].starts_with(word.as_bytes());
+            let is_named = self.rest().starts_with(word.as_bytes());
             if is_named && !(negative && word == "NaN") {
                 self.at += word.len();
                 return Ok(&self.text[start..self.at]);
@@ -335,52 +384,58 @@ impl<'a> Reader<'a> {
     }
 
     fn digits(&mut self) -> usize {
-        let rest = &self.text.as_bytes()[self.at..];
-        let count = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let count = self
+            .rest()
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .count();
         self.at += count;
         count
     }
 }
 
-/// The text that a string stands for; the reader has looked at its escapes.
-fn unescape(raw: &str) -> String {
-    let mut out = String::with_capacity(raw.len());
-    let mut rest = raw;
+/// What a string stands for; the reader has looked at its escapes.
+fn unescape(raw: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(raw.len());
+    let mut rest = raw.as_bytes();
     loop {
-        let (before, from) = rest.split_at(plain(rest.as_bytes()));
-        out.push_str(before);
-        let Some(&escape) = from.as_bytes().get(1) else {
+        let from = &rest[copy_plain(&mut out, rest)..];
+        let [b'\\', escape, after @ ..] = from else {
             return out;
         };
-        let mut length = 2;
+        rest = after;
         out.push(match escape {
-            b'n' => '\n',
-            b'r' => '\r',
-            b't' => '\t',
-            b'b' => '\u{8}',
-            b'f' => '\u{c}',
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'b' => 0x08,
+            b'f' => 0x0c,
             b'u' => {
-                let unit = code_unit(from).unwrap_or(0);
-                let low = from.get(6..).and_then(code_unit);
-                length = 6;
-                match (unit, low) {
-                    (0xd800..0xdc00, Some(low @ 0xdc00..0xe000)) => {
-                        length = 12;
-                        let code = 0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00);
-                        char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)
+                let unit = code_unit(from);
+                let low = code_unit(from.get(6..).unwrap_or_default());
+                let (code, length) = match (unit, low) {
+                    (Some(high @ 0xd800..0xdc00), Some(low @ 0xdc00..0xe000)) => {
+                        (0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00), 12)
                     }
-                    // Rust's text can't hold half of a pair.
-                    _ => char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER),
-                }
+                    (unit, _) => (unit.unwrap_or(0), 6),
+                };
+                // Rust's text can't hold half of a pair.
+                let character = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
+                let mut utf8 = [0; 4];
+                out.extend_from_slice(character.encode_utf8(&mut utf8).as_bytes());
+                rest = from.get(length..).unwrap_or_default();
+                continue;
             }
-            quoted => char::from(quoted),
+            quoted => *quoted,
         });
-        rest = &from[length..];
     }
 }
 
 /// The code unit of a `\u0000` at the beginning.
-fn code_unit(text: &str) -> Option<u32> {
-    let digits = text.strip_prefix("\\u")?.get(..4)?;
+fn code_unit(bytes: &[u8]) -> Option<u32> {
+    let [b'\\', b'u', digits @ ..] = bytes else {
+        return None;
+    };
+    let digits = str::from_utf8(digits.get(..4)?).ok()?;
     u32::from_str_radix(digits, 16).ok()
 }

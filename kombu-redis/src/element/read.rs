@@ -58,7 +58,8 @@ struct Parts<'a> {
     content_encoding: Option<Name>,
     content_type: Option<Name>,
     headers: FieldTable,
-    properties: Option<Properties<'a>>,
+    properties: Properties<'a>,
+    has_properties: bool,
     marker: Option<Marker>,
     /// Python sets it here if it doesn't emulate acknowledgements.
     redelivered: bool,
@@ -99,8 +100,12 @@ struct Marker {
 
 fn read(element: &Bytes) -> Result<Decoded, Problem> {
     let text = str::from_utf8(element).map_err(|_| "it isn't UTF-8")?;
-    let parts = read_parts(&mut Reader::new(text))?;
-    let properties = parts.properties.ok_or("it has no properties")?;
+    let mut parts = Parts::default();
+    read_parts(&mut Reader::new(text), &mut parts)?;
+    let properties = parts.properties;
+    if !parts.has_properties {
+        return Err("it has no properties");
+    }
     let body = parts.body.ok_or("it has no body")?;
     let body = read_body(element, &body, properties.body_encoding.as_deref())?;
 
@@ -132,7 +137,8 @@ fn read(element: &Bytes) -> Result<Decoded, Problem> {
     if let Some(time) = properties.timestamp {
         content.set_timestamp(time);
     }
-    let texts: [(Option<Name>, fn(&mut Content, Name)); 9] = [
+    type Setter = fn(&mut Content, Name);
+    let texts: [(Option<Name>, Setter); 9] = [
         (parts.content_type, Content::set_content_type),
         (parts.content_encoding, Content::set_content_encoding),
         (properties.correlation_id, Content::set_correlation_id),
@@ -156,15 +162,14 @@ fn read(element: &Bytes) -> Result<Decoded, Problem> {
     })
 }
 
-fn read_parts<'a>(reader: &mut Reader<'a>) -> Result<Parts<'a>, Problem> {
+fn read_parts<'a>(reader: &mut Reader<'a>, parts: &mut Parts<'a>) -> Result<(), Problem> {
     let Token::Object = reader.token()? else {
         return Err("it isn't an object");
     };
-    let mut parts = Parts::default();
     let mut is_first = true;
     while let Some(name) = reader.name(is_first)? {
         is_first = false;
-        match &*name.value() {
+        match &*name {
             "body" => match reader.token()? {
                 Token::String(text) => parts.body = Some(text),
                 _ => return Err("its body isn't a string"),
@@ -179,7 +184,10 @@ fn read_parts<'a>(reader: &mut Reader<'a>) -> Result<Parts<'a>, Problem> {
                 }
             }
             "properties" => match reader.token()? {
-                Token::Object => parts.properties = Some(read_properties(reader)?),
+                Token::Object => {
+                    read_properties(reader, &mut parts.properties)?;
+                    parts.has_properties = true;
+                }
                 _ => return Err("its properties aren't an object"),
             },
             "_kq" => parts.marker = read_text(reader)?.as_deref().and_then(marker),
@@ -187,16 +195,17 @@ fn read_parts<'a>(reader: &mut Reader<'a>) -> Result<Parts<'a>, Problem> {
             _ => reader.skip()?,
         }
     }
-    reader.end()?;
-    Ok(parts)
+    reader.end()
 }
 
-fn read_properties<'a>(reader: &mut Reader<'a>) -> Result<Properties<'a>, Problem> {
-    let mut properties = Properties::default();
+fn read_properties<'a>(
+    reader: &mut Reader<'a>,
+    properties: &mut Properties<'a>,
+) -> Result<(), Problem> {
     let mut is_first = true;
     while let Some(name) = reader.name(is_first)? {
         is_first = false;
-        match &*name.value() {
+        match &*name {
             "correlation_id" => properties.correlation_id = read_name(reader)?,
             "reply_to" => properties.reply_to = read_name(reader)?,
             "message_id" => properties.message_id = read_name(reader)?,
@@ -229,7 +238,7 @@ fn read_properties<'a>(reader: &mut Reader<'a>) -> Result<Properties<'a>, Proble
             _ => reader.skip()?,
         }
     }
-    Ok(properties)
+    Ok(())
 }
 
 fn read_delivery_info(reader: &mut Reader<'_>) -> Result<DeliveryInfo, Problem> {
@@ -237,7 +246,7 @@ fn read_delivery_info(reader: &mut Reader<'_>) -> Result<DeliveryInfo, Problem> 
     let mut is_first = true;
     while let Some(name) = reader.name(is_first)? {
         is_first = false;
-        match &*name.value() {
+        match &*name {
             "exchange" => info.exchange = read_name(reader)?.unwrap_or_default(),
             "routing_key" => info.routing_key = read_name(reader)?.unwrap_or_default(),
             REDELIVERED => info.redelivered = read_bool(reader)?,
@@ -267,11 +276,11 @@ fn read_bool(reader: &mut Reader<'_>) -> Result<bool, Problem> {
 }
 
 fn read_entries(reader: &mut Reader<'_>) -> Result<FieldTable, Problem> {
-    let mut table = FieldTable::new();
-    while let Some(name) = reader.name(table.is_empty())? {
-        table.insert(Name::from(&*name.value()), read_value(reader)?);
+    let mut entries = Vec::new();
+    while let Some(name) = reader.name(entries.is_empty())? {
+        entries.push((Name::from(&*name), read_value(reader)?));
     }
-    Ok(table)
+    Ok(FieldTable::from(entries))
 }
 
 fn read_value(reader: &mut Reader<'_>) -> Result<FieldValue, Problem> {
@@ -341,10 +350,7 @@ fn read_body(element: &Bytes, text: &Text<'_>, encoding: Option<&str>) -> Result
         Some(encoding) if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("utf-8") => {
             Err("its body has an unknown encoding")
         }
-        _ => Ok(match text.place() {
-            Some(place) => element.slice(place),
-            None => Bytes::from(text.value().into_owned()),
-        }),
+        _ => Ok(text.bytes(element)),
     }
 }
 

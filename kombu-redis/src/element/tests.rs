@@ -189,7 +189,7 @@ fn properties_stand_in_the_order_of_kombu_s() {
         concat!(
             r#"{"correlation_id": "cid", "reply_to": "replies", "message_id": "mid", "timestamp": 1700000000, "#,
             r#""app_id": "app", "type": "kind", "user_id": "user", "cluster_id": "cluster", "#,
-            r#""expiration": "10000", "delivery_mode": 1, "#,
+            r#""delivery_mode": 1, "expiration": "10000", "#,
             r#""delivery_info": {"exchange": "ex1", "routing_key": "rk1"}, "priority": 5, "#,
             r#""body_encoding": "utf-8", "delivery_tag": "01234567-89ab-cdef-0000-00000000002a"}}"#
         )
@@ -535,6 +535,15 @@ fn kombu_s_flag_is_no_header_and_the_user_s_is() {
 }
 
 #[test]
+fn as_many_headers_as_fit_are_read_in_one_go() {
+    // In an order in which each would be inserted in front of the others: that took a minute.
+    let names = (0..200_000).rev().map(|name| format!("\"{name:06}\": 1"));
+    let headers = names.collect::<Vec<_>>().join(", ");
+    let element = format!(r#"{{"body": "", "headers": {{{headers}}}, "properties": {{}}}}"#);
+    assert_eq!(read(element).envelope.headers().len(), 200_000);
+}
+
+#[test]
 fn the_publish_id_is_the_tag() {
     let tagged = |tag: &str| {
         let element = format!(r#"{{"body": "", "properties": {{"delivery_tag": {tag}}}}}"#);
@@ -625,6 +634,144 @@ fn what_is_written_otherwise_is_understood() {
     expected.set_correlation_id("5");
     expected.set_delivery_mode(DeliveryMode::Transient);
     assert_eq!(kept(&read(element).envelope), kept(&expected));
+}
+
+/// What kombu 5.7.0 and Celery 5.7.0 wrote, with redis-py 8.1.0.
+fn captured(element: &'static [u8]) -> Decoded {
+    let decoded = decode(&Bytes::from_static(element));
+    assert_eq!(decoded.failures, 0);
+    decoded
+}
+
+/// What kombu writes for `{"a": 1}` at least.
+fn captured_plain() -> Content {
+    let mut content = message("{\"a\": 1}");
+    content.set_priority(0);
+    content
+}
+
+#[test]
+fn a_plain_message_of_python_s() {
+    let decoded = captured(include_bytes!("golden/plain.json"));
+    assert_eq!(kept(&decoded.envelope), kept(&captured_plain()));
+    let id = PublishId {
+        producer: 0xa186_0099_ccbc_41be,
+        sequence: 0xaf12_8472_8f74_fe1d,
+    };
+    assert_eq!(decoded.envelope.publish_id(), id);
+    assert!(!decoded.redelivered);
+}
+
+#[test]
+fn a_message_of_python_s_with_all_properties() {
+    let decoded = captured(include_bytes!("golden/all-properties.json"));
+    let mut expected = message("ünïcode");
+    expected.set_content_type("text/plain");
+    expected.set_correlation_id("cid");
+    expected.set_reply_to("replies");
+    expected.set_message_id("mid");
+    expected.set_timestamp(Timestamp::from_secs(1_700_000_000));
+    expected.set_app_id("app");
+    expected.set_kind("kind");
+    expected.set_user_id("user");
+    expected.set_cluster_id("cluster");
+    expected.set_expiration(Some(Duration::from_secs(10)));
+    expected.set_delivery_mode(DeliveryMode::Transient);
+    expected.set_priority(0);
+    *expected.headers_mut() = FieldTable::from([
+        ("none", FieldValue::Void),
+        ("true", true.into()),
+        ("int", FieldValue::I64(7)),
+        ("big", "9223372036854775808".into()),
+        ("float", FieldValue::F64(1.5)),
+        ("nan", FieldValue::F64(f64::NAN)),
+        ("text", "ünï\u{1F600}".into()),
+        ("list", vec![FieldValue::I64(1), "x".into()].into()),
+        ("table", FieldTable::from([("inner", 2_i64)]).into()),
+        ("bytes", b"\xff\x00".into()),
+        ("utf8", b"text".into()),
+        ("time", Timestamp::from_secs(1_767_323_045).into()),
+        (
+            "decimal",
+            FieldValue::Decimal {
+                scale: 2,
+                value: 1250,
+            },
+        ),
+        ("uuid", "00000000-0000-0000-0000-000000000001".into()),
+        ("date", "2026-01-02".into()),
+    ]);
+    assert_eq!(kept(&decoded.envelope), kept(&expected));
+}
+
+#[test]
+fn a_compressed_message_of_python_s() {
+    let decoded = captured(include_bytes!("golden/msgpack-zlib.json"));
+    let mut expected = captured_plain();
+    expected.set_content_type("application/x-msgpack");
+    expected.set_content_encoding("binary");
+    expected.set_body(&b"\x78\x9c\x6b\x5c\x98\xc8\x08\x00\x04\xae\x01\x85"[..]);
+    let headers = expected.headers_mut();
+    headers.insert("compression", "application/x-gzip");
+    assert_eq!(kept(&decoded.envelope), kept(&expected));
+}
+
+#[test]
+fn a_message_of_python_s_with_a_priority() {
+    let decoded = captured(include_bytes!("golden/priority.json"));
+    let mut expected = captured_plain();
+    expected.set_priority(5);
+    assert_eq!(kept(&decoded.envelope), kept(&expected));
+}
+
+#[test]
+fn a_message_that_python_gave_back() {
+    let decoded = captured(include_bytes!("golden/requeued.json"));
+    let mut expected = captured_plain();
+    expected.headers_mut().insert("h", "v");
+    assert_eq!(kept(&decoded.envelope), kept(&expected));
+    assert!(decoded.redelivered);
+}
+
+#[test]
+fn a_message_of_ours_that_python_gave_back() {
+    let decoded = captured(include_bytes!("golden/through-python.json"));
+    assert_eq!(kept(&decoded.envelope), kept(&everything()));
+    assert_eq!(decoded.envelope.publish_id(), ID);
+    assert!(decoded.redelivered);
+}
+
+#[test]
+fn a_task_of_celery_s() {
+    let task = captured(include_bytes!("golden/celery-task.json")).envelope;
+    let headers = task.headers();
+    assert_eq!(headers.len(), 19);
+    assert_eq!(headers.get("task"), Some(&"tapp.add".into()));
+    assert_eq!(headers.get("retries"), Some(&FieldValue::I64(0)));
+    let none = vec![FieldValue::Void, FieldValue::Void];
+    assert_eq!(headers.get("timelimit"), Some(&none.into()));
+    assert_eq!(headers.get("stamps"), Some(&FieldTable::new().into()));
+    let id = headers.get("id").and_then(FieldValue::as_str);
+    assert_eq!(task.correlation_id(), id);
+    assert_eq!(task.expiration(), Some(Duration::from_secs(60)));
+    assert_eq!(task.routing_key(), "celery");
+    let body =
+        r#"[[2, 3], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]"#;
+    assert_eq!(task.body(), body.as_bytes());
+}
+
+#[test]
+fn a_reply_of_celery_s() {
+    let task = captured(include_bytes!("golden/celery-task.json")).envelope;
+    let reply = captured(include_bytes!("golden/celery-reply.json")).envelope;
+    assert_eq!(reply.correlation_id(), task.correlation_id());
+    assert_eq!(Some(reply.routing_key().as_str()), task.reply_to());
+    assert_eq!(reply.delivery_mode(), DeliveryMode::Transient);
+    let body: serde_json::Value = serde_json::from_slice(reply.body()).unwrap();
+    assert_eq!(
+        (&body["status"], &body["result"]),
+        (&"SUCCESS".into(), &5.into())
+    );
 }
 
 fn text() -> impl Strategy<Value = String> {

@@ -115,13 +115,13 @@ fn write_properties(out: &mut Vec<u8>, content: &Content, met: Met) {
     } else {
         out.truncate(before);
     }
-    if let Some(expiration) = content.expiration() {
-        write_display(out, "\"expiration\": \"", expiration.as_millis(), "\", ");
-    }
     out.extend_from_slice(match content.delivery_mode() {
         DeliveryMode::Persistent => b"\"delivery_mode\": 2, ",
         DeliveryMode::Transient => b"\"delivery_mode\": 1, ",
     });
+    if let Some(expiration) = content.expiration() {
+        write_display(out, "\"expiration\": \"", expiration.as_millis(), "\", ");
+    }
 }
 
 /// The publish id in the form of a UUID, which kombu's tags have.
