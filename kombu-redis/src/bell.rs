@@ -68,13 +68,19 @@ impl Bells {
     /// The key has changed.
     pub(crate) fn ring(&self, key: &[u8]) {
         let bells = self.0.lock().get(key).cloned().unwrap_or_default();
-        bells.iter().filter_map(Weak::upgrade).for_each(|bell| bell.ring());
+        bells
+            .iter()
+            .filter_map(Weak::upgrade)
+            .for_each(|bell| bell.ring());
     }
 
     /// All keys may have changed.
     pub(crate) fn ring_all(&self) {
         let bells: Vec<_> = self.0.lock().values().flatten().cloned().collect();
-        bells.iter().filter_map(Weak::upgrade).for_each(|bell| bell.ring());
+        bells
+            .iter()
+            .filter_map(Weak::upgrade)
+            .for_each(|bell| bell.ring());
     }
 }
 

@@ -47,7 +47,11 @@ impl Flight {
     ///
     /// What forgets messages goes last, and so together: nothing that is asked for in between depends on it but the
     /// commands before which it is sent.
-    pub(crate) fn load(waiting: &mut std::collections::VecDeque<Work>, prefix: &str, session: &str) -> Self {
+    pub(crate) fn load(
+        waiting: &mut std::collections::VecDeque<Work>,
+        prefix: &str,
+        session: &str,
+    ) -> Self {
         let mut parts: Vec<Part> = Vec::new();
         let mut forgets = Vec::new();
         let (mut count, mut bytes) = (0, 0);
@@ -150,8 +154,7 @@ impl Part {
                     .arg(take.holder.0.queue.as_str())
                     .arg(take.count);
                 match &take.watch {
-                    // More than any window.
-                    Some((window, _)) => command.arg((*window).min(1 << 40)),
+                    Some((window, _)) => command.arg(*window),
                     None => command.arg("once"),
                 };
                 pipeline.add_command(command);
@@ -252,7 +255,8 @@ fn forgotten_together(finishes: &[Finishing]) -> usize {
     if !matches!(first.end, End::Forget) {
         return 1;
     }
-    let same = |other: &&Finishing| matches!(other.end, End::Forget) && other.holder.is(&first.holder);
+    let same =
+        |other: &&Finishing| matches!(other.end, End::Forget) && other.holder.is(&first.holder);
     finishes.iter().take_while(same).count()
 }
 

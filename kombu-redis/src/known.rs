@@ -97,11 +97,17 @@ impl Known {
         let mut next = 0;
         while let Some(name) = reached.get(next).cloned() {
             next += 1;
-            let alternate = self.table.exchange(&name).and_then(Exchange::get_alternate_exchange);
-            let behind = self.table.bindings().filter_map(|record| match &record.destination {
-                Destination::Exchange(behind) if record.source == name => Some(behind),
-                _ => None,
-            });
+            let alternate = self
+                .table
+                .exchange(&name)
+                .and_then(Exchange::get_alternate_exchange);
+            let behind = self
+                .table
+                .bindings()
+                .filter_map(|record| match &record.destination {
+                    Destination::Exchange(behind) if record.source == name => Some(behind),
+                    _ => None,
+                });
             for behind in alternate.into_iter().chain(behind) {
                 if seen.insert(behind.clone()) {
                     reached.push(behind.clone());
@@ -246,7 +252,12 @@ fn pairs(value: &Value) -> Option<Vec<(&[u8], &[u8])>> {
             .collect(),
         Value::Array(_) => {
             let texts = texts(value)?;
-            Some(texts.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+            Some(
+                texts
+                    .chunks_exact(2)
+                    .map(|pair| (pair[0], pair[1]))
+                    .collect(),
+            )
         }
         _ => None,
     }
@@ -258,7 +269,9 @@ mod tests {
 
     fn steps(max: u8) -> Vec<u8> {
         let queue = RedisQueue(Arc::new(Queue::new("jobs").max_priority(max)));
-        (0..=max).map(|priority| queue.target(Some(priority)).step).collect()
+        (0..=max)
+            .map(|priority| queue.target(Some(priority)).step)
+            .collect()
     }
 
     #[test]

@@ -47,7 +47,11 @@ struct State {
 
 impl Line {
     /// The line of a session that the server knows. Its task runs until the session is over.
-    pub(crate) fn open(connection: MultiplexedConnection, prefix: Arc<str>, session: u64) -> Arc<Self> {
+    pub(crate) fn open(
+        connection: MultiplexedConnection,
+        prefix: Arc<str>,
+        session: u64,
+    ) -> Arc<Self> {
         let line = Arc::new(Line {
             prefix,
             session,
@@ -106,7 +110,10 @@ impl Line {
     pub(crate) fn loss(&self) -> Error {
         match &*self.lost.borrow() {
             Some((kind, text)) => Error::new(*kind, text.clone()),
-            None => Error::new(ErrorKind::ConnectionLost, "the session with Redis has ended"),
+            None => Error::new(
+                ErrorKind::ConnectionLost,
+                "the session with Redis has ended",
+            ),
         }
     }
 

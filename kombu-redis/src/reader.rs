@@ -55,6 +55,12 @@ pub(crate) fn give_back(line: &Line, holder: &Holder, id: u64) {
     }));
 }
 
+/// How many messages a consumer may have, as the server counts.
+pub(crate) fn window(room: &Room) -> usize {
+    // More than any window.
+    room.limit().min(1 << 40)
+}
+
 /// Takes from one queue for one consumer.
 pub(crate) struct RedisReader {
     line: Arc<Line>,
@@ -114,7 +120,7 @@ impl RedisReader {
         self.line.send(Work::Take(Take {
             holder: self.holder.clone(),
             count,
-            watch: Some((self.room.limit(), self.keys.clone())),
+            watch: Some((window(&self.room), self.keys.clone())),
             reply,
         }));
         self.asked = Some((count, answer));
@@ -211,9 +217,7 @@ fn leave(
 ) -> impl Future<Output = Result<redis::Value>> + Send + 'static {
     holder.leave();
     let mut command = line.call(Script::Leave);
-    command
-        .arg(holder.0.number)
-        .arg(holder.0.queue.as_str());
+    command.arg(holder.0.number).arg(holder.0.queue.as_str());
     line.ask(command)
 }
 
@@ -235,4 +239,3 @@ fn deleted(holder: &Holder) -> Error {
         ),
     )
 }
-

@@ -127,7 +127,9 @@ pub(crate) fn read<'a, T: Deserialize<'a>>(text: &'a [u8], what: &str) -> Result
 fn unreadable(what: &str) -> Error {
     Error::new(
         ErrorKind::Protocol,
-        format!("the record of a {what} in Redis can't be read; a newer version of this library may have written it"),
+        format!(
+            "the record of a {what} in Redis can't be read; a newer version of this library may have written it"
+        ),
     )
 }
 
@@ -155,7 +157,12 @@ fn fields(queue: &Queue, owner: Option<u64>) -> String {
         field(
             &mut fields,
             "lim",
-            format_args!("{},{},{mode},{},{keeps}", number(length), number(bytes), number(ttl)),
+            format_args!(
+                "{},{},{mode},{},{keeps}",
+                number(length),
+                number(bytes),
+                number(ttl)
+            ),
         );
     }
     if keeps == 1 {
@@ -194,12 +201,16 @@ impl<'a> Changes<'a> {
             Change::PutExchange(exchange) => {
                 let bare = exchange.clone().with_bindings(Vec::new());
                 let text = written(&bare, "exchange")?;
-                self.command.arg("X").arg(exchange.name().as_str()).arg(text);
+                self.command
+                    .arg("X")
+                    .arg(exchange.name().as_str())
+                    .arg(text);
             }
             Change::DeleteExchange(name) => {
                 // Its rows go with it.
                 let records = self.table.bindings().filter(|record| {
-                    record.source == *name || record.destination == Destination::Exchange(name.clone())
+                    record.source == *name
+                        || record.destination == Destination::Exchange(name.clone())
                 });
                 for record in records {
                     self.remove(record, kinds)?;
@@ -265,7 +276,11 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    fn kind<'k>(&'k self, exchange: &str, kinds: &'k [(Name, ExchangeKind)]) -> Option<&'k ExchangeKind> {
+    fn kind<'k>(
+        &'k self,
+        exchange: &str,
+        kinds: &'k [(Name, ExchangeKind)],
+    ) -> Option<&'k ExchangeKind> {
         let new = kinds.iter().find(|(name, _)| name == exchange);
         new.map(|(_, kind)| kind)
             .or_else(|| self.table.exchange(exchange).map(Exchange::kind))
@@ -317,7 +332,8 @@ mod tests {
             arguments: FieldTable::from_iter([("x-match", "all")]),
         };
         for _ in 0..2 {
-            let Stored::Record(text) = stored(&record, Some(&ExchangeKind::Headers)).unwrap() else {
+            let Stored::Record(text) = stored(&record, Some(&ExchangeKind::Headers)).unwrap()
+            else {
                 panic!("a record");
             };
             assert_eq!(binding(text.as_bytes()).unwrap(), record);

@@ -16,7 +16,7 @@ use crate::flight::{self, number};
 use crate::known::{Known, RedisQueue};
 use crate::line::Line;
 use crate::pulse::Pulse;
-use crate::reader::{RedisReader, give_back};
+use crate::reader::{RedisReader, give_back, window};
 use crate::records::Changes;
 use crate::script::Script;
 use crate::transport::Address;
@@ -58,7 +58,12 @@ impl RedisStore {
 }
 
 impl Shared {
-    pub(crate) fn new(line: Arc<Line>, bells: Arc<Bells>, address: Address, lease: Duration) -> Arc<Self> {
+    pub(crate) fn new(
+        line: Arc<Line>,
+        bells: Arc<Bells>,
+        address: Address,
+        lease: Duration,
+    ) -> Arc<Self> {
         Arc::new(Shared {
             line,
             known: Mutex::new(Known::new()),
@@ -294,7 +299,11 @@ impl QueueStore for RedisStore {
                 return Op::ready(Ok(Answer::Stale));
             }
             let exchange = envelope.exchange();
-            (known.checks(exchange), known.version, known.is_fanout(exchange))
+            (
+                known.checks(exchange),
+                known.version,
+                known.is_fanout(exchange),
+            )
         };
         let parcel = parcel(envelope);
         let delay = envelope.delay().map(milliseconds);
@@ -329,7 +338,8 @@ impl QueueStore for RedisStore {
         command
             .arg(holder.0.number)
             .arg(name.as_str())
-            .arg(u8::from(options.exclusive));
+            .arg(u8::from(options.exclusive))
+            .arg(window(&options.room));
         // Made before the server is asked: if nobody waits for the answer, its drop ends the consumer.
         let keys = bell::keys(&line.prefix, name);
         let reader = RedisReader::new(line.clone(), bells.clone(), holder, keys, options.room);

@@ -237,7 +237,9 @@ impl Pushed {
 async fn begin(address: Address, options: &RedisOptions) -> Result<Arc<Shared>> {
     let place = address.place.to_string();
     let at = |error: Error| error.with_context(&format!("`{place}`"));
-    let client = address.client().map_err(|error| at(classify_connect(error)))?;
+    let client = address
+        .client()
+        .map_err(|error| at(classify_connect(error)))?;
     let pushed = Arc::new(Pushed {
         bells: Arc::default(),
         line: OnceLock::new(),

@@ -93,7 +93,9 @@ pub fn redis_command(url: &Url, command: &[&str]) -> String {
     for part in command {
         request += &format!("${}\r\n{part}\r\n", part.len());
     }
-    stream.write_all(request.as_bytes()).expect("it takes a command");
+    stream
+        .write_all(request.as_bytes())
+        .expect("it takes a command");
     let mut answer = String::new();
     BufReader::new(stream)
         .read_line(&mut answer)

@@ -5,8 +5,8 @@
 //! Exchange, routing key, body, headers, and the properties that Python has, too: content type and encoding, delivery
 //! mode, priority, expiration (whole milliseconds), timestamp, correlation id, reply-to, message id, type, user id,
 //! app id, cluster id. What is absent comes back absent, but for what Python always writes (`priority` 0). The publish
-//! id travels as the `delivery_tag`. `mandatory`, `immediate`, `delay` and further routing keys are for whoever
-//! routes, and don't travel.
+//! id travels as the `delivery_tag`. `mandatory`, `immediate` and `delay` are for whoever routes, and
+//! don't travel; the keys that `BCC` listed stand in a property `_kbcc` of ours, because dead letters go by them.
 //!
 //! A body whose content encoding is `utf-8` stands there as text, everything else in base64; so does what a header
 //! calls compressed, which Python would decompress before it makes bytes of a text.
@@ -55,6 +55,9 @@ pub(crate) struct Decoded {
     /// Whether it came back, to us or to Python.
     pub(crate) redelivered: bool,
 }
+
+/// A property: the keys of `BCC`, which dead letters go by.
+const HIDDEN_KEYS: &str = "_kbcc";
 
 /// A property: what the natural form of the headers doesn't tell.
 const TYPES: &str = "_kt";

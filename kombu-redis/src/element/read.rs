@@ -15,7 +15,7 @@ use kombu_core::message::{Content, Envelope, PublishId};
 
 use super::json::{Problem, Reader, Text, Token};
 use super::types::{self, REDELIVERED};
-use super::{Decoded, TYPES, python};
+use super::{Decoded, HIDDEN_KEYS, TYPES, python};
 
 /// Reads what Python reads: not everybody clears the bits behind the last byte.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -76,6 +76,7 @@ struct Properties<'a> {
     user_id: Option<Name>,
     cluster_id: Option<Name>,
     types: Option<FieldValue>,
+    hidden_keys: Option<FieldValue>,
     expiration: Option<Duration>,
     transient: bool,
     delivery_info: Option<DeliveryInfo>,
@@ -154,6 +155,14 @@ fn read(element: &Bytes) -> Result<Decoded, Problem> {
             set(&mut content, text);
         }
     }
+    if let Some(keys) = properties
+        .hidden_keys
+        .as_ref()
+        .and_then(FieldValue::as_array)
+    {
+        let keys = keys.iter().filter_map(FieldValue::as_str);
+        content.set_hidden_keys(keys.map(Name::from).collect());
+    }
     let marker = parts.marker;
     Ok(Decoded {
         envelope: Envelope::new(publish_id(properties.delivery_tag.as_deref()), content),
@@ -215,6 +224,7 @@ fn read_properties<'a>(
             "user_id" => properties.user_id = read_name(reader)?,
             "cluster_id" => properties.cluster_id = read_name(reader)?,
             TYPES => properties.types = Some(read_value(reader)?),
+            HIDDEN_KEYS => properties.hidden_keys = Some(read_value(reader)?),
             "expiration" => {
                 let millis = read_text(reader)?.as_deref().and_then(whole);
                 properties.expiration = millis.map(Duration::from_millis);

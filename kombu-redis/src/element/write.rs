@@ -10,7 +10,7 @@ use kombu_core::field::{FieldTable, FieldValue};
 use kombu_core::message::{Content, Envelope, PublishId};
 
 use super::types::{self, Met};
-use super::{TYPES, json, python};
+use super::{HIDDEN_KEYS, TYPES, json, python};
 
 /// What an element has beside body, names and headers, roughly.
 const FRAME: usize = 384;
@@ -114,6 +114,15 @@ fn write_properties(out: &mut Vec<u8>, content: &Content, met: Met) {
         out.extend_from_slice(b", ");
     } else {
         out.truncate(before);
+    }
+    if !content.hidden_keys().is_empty() {
+        json::string(out, HIDDEN_KEYS);
+        out.push(b':');
+        for (index, key) in content.hidden_keys().iter().enumerate() {
+            out.extend_from_slice(if index == 0 { b" [" } else { b", " });
+            json::string(out, key);
+        }
+        out.extend_from_slice(b"], ");
     }
     out.extend_from_slice(match content.delivery_mode() {
         DeliveryMode::Persistent => b"\"delivery_mode\": 2, ",
