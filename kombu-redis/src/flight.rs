@@ -9,7 +9,7 @@ use redis::{Cmd, Pipeline, Value};
 
 use crate::error;
 use crate::script::{self, Script};
-use crate::work::{Ask, End, Finishing, Holder, Push, Take, Target, Work};
+use crate::work::{Ask, End, Finishing, Holder, Push, Take, Target, Texts, Work};
 
 /// How many messages, and bytes, go in one flight.
 const MAX_WORK: usize = 512;
@@ -425,7 +425,7 @@ fn answer_take(take: Take, answer: Value, landed: &mut Landed) {
     landed.again.extend(back);
 }
 
-fn taken(values: Vec<Value>, landed: &mut Landed) -> kombu_core::Result<Vec<(u64, Vec<u8>)>> {
+fn taken(values: Vec<Value>, landed: &mut Landed) -> kombu_core::Result<Texts> {
     let mut values = values.into_iter();
     landed.deaths |= !matches!(values.next(), Some(Value::Int(0)));
     let mut taken = Vec::with_capacity(values.len() / 2);

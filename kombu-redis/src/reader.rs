@@ -14,7 +14,7 @@ use crate::bell::{Bell, Bells};
 use crate::element;
 use crate::line::Line;
 use crate::script::Script;
-use crate::work::{End, Finishing, Holder, Take, Work};
+use crate::work::{End, Finishing, Holder, Take, Texts, Work};
 
 /// The most messages that are taken at once.
 const MAX_BATCH: usize = 256;
@@ -69,7 +69,7 @@ pub(crate) struct RedisReader {
     bell: Arc<Bell>,
     keys: Arc<[Vec<u8>]>,
     room: Room,
-    asked: Option<(usize, oneshot::Receiver<Result<Vec<(u64, Vec<u8>)>>>)>,
+    asked: Option<(usize, oneshot::Receiver<Result<Texts>>)>,
     here: Taken,
     last: Look,
 }

@@ -11,6 +11,9 @@ use tokio::sync::oneshot;
 /// Where an answer goes. It is dropped if the session is lost first.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
 
+/// Messages that were taken: their numbers and texts.
+pub(crate) type Texts = Vec<(u64, Vec<u8>)>;
+
 /// One thing to be done, in its turn.
 pub(crate) enum Work {
     Push(Push),
@@ -121,7 +124,7 @@ pub(crate) struct Take {
     pub(crate) count: usize,
     /// For a consumer: how many messages it may have in all, and the keys to be told of when they change.
     pub(crate) watch: Option<(usize, Arc<[Vec<u8>]>)>,
-    pub(crate) reply: Reply<Vec<(u64, Vec<u8>)>>,
+    pub(crate) reply: Reply<Texts>,
 }
 
 /// Anything else; the answer is the server's.
