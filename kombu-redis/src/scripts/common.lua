@@ -90,6 +90,18 @@ local function pop_head(q)
   end
 end
 
+-- Another message is at the head, whose time may be over sooner than anybody looks.
+local function look_at_head(q)
+  for step = 0, 3 do
+    local m = call('LINDEX', P .. q .. STEP[step], -1)
+    if m then
+      local id, _, expires = marked(m)
+      if id and expires > 0 then schedule('t', q, expires) end
+      return
+    end
+  end
+end
+
 -- Drops what is beyond the limits. What consumers wait for is theirs, and takes no place.
 local function drop_heads(q, lim)
   if not lim or lim.mode ~= 'd' then return end
@@ -113,6 +125,7 @@ local function drop_heads(q, lim)
     bury(q, 'maxlen', m)
   end
   for i = #promised, 1, -1 do call('RPUSH', promised[i][1], promised[i][2]) end
+  look_at_head(q)
 end
 
 -- Puts a new message at the end of a queue; false if it refuses it.
