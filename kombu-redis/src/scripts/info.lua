@@ -1,5 +1,8 @@
--- Counts of a queue. ARGV: prefix, queue. Answers ready, unsettled and consumers; NOQUEUE if it isn't there.
-local q = ARGV[2]
+-- Counts of a queue. ARGV: prefix, session, queue. Answers ready, unsettled and consumers; NOQUEUE if it isn't there,
+-- SESSION if the session has ended.
+local q = ARGV[3]
+if not is_alive(ARGV[2]) then return redis.error_reply('SESSION .') end
+write_in_any_case()
 if call('EXISTS', R .. 'q.' .. q) == 0 then return redis.error_reply('NOQUEUE .') end
 touch(q)
 arrive(q)

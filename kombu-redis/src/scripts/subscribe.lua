@@ -6,6 +6,7 @@ local meta, consumers, holder = R .. 'q.' .. q, R .. 'consumers.' .. q, session 
 if call('EXISTS', meta) == 0 then return redis.error_reply('NOQUEUE .') end
 local count = call('ZCARD', consumers)
 if call('HEXISTS', meta, 'xc') == 1 or (ARGV[5] == '1' and count > 0) then return redis.error_reply('ACCESS .') end
+write_in_any_case()
 local turn = call('HINCRBY', meta, 'turn', 1)
 call('ZADD', consumers, turn, holder)
 call('HSET', R .. 'wants.' .. q, holder, ARGV[6])
