@@ -5,7 +5,9 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use crate::declare::Queue;
-use crate::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery, SubscribeOptions};
+use crate::driver::{
+    BoxFuture, Capabilities, Destination, Op, QueueInfo, RawDelivery, SubscribeOptions,
+};
 use crate::error::{Error, Result};
 use crate::message::Envelope;
 use crate::name::Name;
@@ -67,6 +69,31 @@ pub trait QueueStore: Send + Sync + 'static {
         Self: Sized,
     {
         let _ = envelope;
+        Shared::compare(self, version)
+    }
+
+    /// Asked for a message that matches no queue: [`Answer::Done`] if `version` is still the newest as far as the message's
+    /// exchange is concerned, and nothing has been done.
+    ///
+    /// An error says that nobody knows where the exchange leads; then a dead letter is [left](Finish::LeaveDead) to others.
+    fn leads_nowhere(&self, version: u64, exchange: &Name) -> Op<Result<Answer>>
+    where
+        Self: Sized,
+    {
+        let _ = exchange;
+        Shared::compare(self, version)
+    }
+
+    /// Looks for a queue or an exchange that the table of this version doesn't have.
+    ///
+    /// Where others use the broker in their own way, something may be there that nobody declared here.
+    /// [`Answer::Stale`] says that the next [`load`](Self::load) has it, or that the version isn't the newest; anything
+    /// else says that it isn't there. The default looks nowhere.
+    fn look_for(&self, version: u64, missing: &Destination) -> Op<Result<Answer>>
+    where
+        Self: Sized,
+    {
+        let _ = missing;
         Shared::compare(self, version)
     }
 

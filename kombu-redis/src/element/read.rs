@@ -369,6 +369,10 @@ fn marker(text: &str) -> Option<Marker> {
     let mut number = || numbers.next()?.ok();
     let (id, failures) = (number()?, number()?);
     let (_expires, _bytes) = (number()?, number()?);
+    // The list that it was in, of four, is the last digit.
+    if id % 10 > 3 {
+        return None;
+    }
     Some(Marker {
         came_back: id != 0,
         failures: failures.try_into().ok()?,

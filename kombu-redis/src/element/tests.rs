@@ -481,8 +481,9 @@ fn the_marker_tells_failures_and_that_a_message_came_back() {
         ("\"_kq\":\"0:0:1700000000000:0\",", 0, false),
         ("\"_kq\":\"123:4:0:7\",", 4, true),
         ("\"_kq\":\"123:4:0\",", 0, false),
+        ("\"_kq\":\"124:4:0:0\",", 0, false),
         ("\"_kq\":\"123:4:0:0\",\"_kq\":\"nonsense\",", 4, true),
-        ("\"_kq\": \"7:4294967295:0:0\", ", u32::MAX, true),
+        ("\"_kq\": \"13:4294967295:0:0\", ", u32::MAX, true),
         ("\"_kq\": 5, ", 0, false),
         ("\"_kq\": \"nonsense\", ", 0, false),
     ] {

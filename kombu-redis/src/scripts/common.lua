@@ -69,6 +69,13 @@ local function bury(q, reason, m, at)
   died = died + 1
 end
 
+-- Makes a record of a queue that others have, so that it can be consumed from.
+local function adopt(q)
+  if call('EXISTS', R .. 'q.' .. q) == 0 then
+    call('HSET', R .. 'q.' .. q, 'decl', '', 'seq', string.format('%d', now() * 60))
+  end
+end
+
 -- Something has to be done about a queue at a time: d: a delayed message comes, t: the head expires, x: it is unused
 -- for too long.
 local function schedule(what, q, at)
