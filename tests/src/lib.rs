@@ -3,11 +3,13 @@
 #![allow(clippy::expect_used, clippy::panic)]
 
 mod amqp;
+mod captured;
 mod memory;
 mod peer;
 mod redis;
 
 pub use amqp::{AmqpHarness, ask};
+pub use captured::Captured;
 pub use memory::MemoryHarness;
 pub use peer::Peer;
-pub use redis::{RedisHarness, redis_command};
+pub use redis::{RedisAdmin, RedisHarness, redis_command};
