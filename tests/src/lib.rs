@@ -3,11 +3,13 @@
 #![allow(clippy::expect_used, clippy::panic)]
 
 mod amqp;
+mod meeting;
 mod memory;
 mod peer;
 mod redis;
 
 pub use amqp::{AmqpHarness, ask};
+pub use meeting::{COMPRESSIONS, Meeting, SERIALIZERS, integer, next, value};
 pub use memory::MemoryHarness;
 pub use peer::Peer;
-pub use redis::{RedisHarness, redis_command};
+pub use redis::{RawRedis, RedisHarness, redis_command};
