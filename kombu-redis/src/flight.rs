@@ -1,15 +1,17 @@
 //! Work that is sent to the server together, and the way of its answers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use kombu_core::virt::{Answer, Death};
 use kombu_core::{Error, ErrorKind, Name};
 use redis::{Cmd, Pipeline, Value};
 
 use crate::error;
+use crate::line::Line;
 use crate::script::{self, Script};
-use crate::work::{Ask, End, Finishing, Holder, Push, Take, Target, Work};
+use crate::work::{Ask, End, Finishing, Holder, Push, Take, Taken, Target, Work};
 
 /// How many messages, and bytes, go in one flight.
 const MAX_WORK: usize = 512;
@@ -34,7 +36,7 @@ enum Part {
 pub(crate) struct Landed {
     /// The server had forgotten its scripts.
     pub(crate) forgotten: bool,
-    /// Work to be done before what waits: what the server couldn't do without its scripts, and what follows from its answers.
+    /// Work that was not done because of that.
     pub(crate) again: Vec<Work>,
     /// The session is over.
     pub(crate) over: Option<Error>,
@@ -47,11 +49,7 @@ impl Flight {
     ///
     /// What forgets messages goes last, and so together: nothing that is asked for in between depends on it but the
     /// commands before which it is sent.
-    pub(crate) fn load(
-        waiting: &mut std::collections::VecDeque<Work>,
-        prefix: &str,
-        session: &str,
-    ) -> Self {
+    pub(crate) fn load(waiting: &mut VecDeque<Work>, prefix: &str, session: &str) -> Self {
         let mut parts: Vec<Part> = Vec::new();
         let mut forgets = Vec::new();
         let (mut count, mut bytes) = (0, 0);
@@ -97,7 +95,7 @@ impl Flight {
     }
 
     /// Gives the answers to those who wait for them.
-    pub(crate) fn land(self, answers: Vec<Value>) -> Landed {
+    pub(crate) fn land(self, answers: Vec<Value>, line: &Arc<Line>) -> Landed {
         let mut landed = Landed::default();
         let mut answers = answers.into_iter();
         for part in self.parts {
@@ -122,7 +120,7 @@ impl Flight {
                     if take.watch.is_some() {
                         drop((answers.next(), answers.next()));
                     }
-                    answer_take(take, answer, &mut landed);
+                    answer_take(take, answer, line, &mut landed);
                 }
                 Part::Ask(ask) => {
                     // Whoever asked looks at errors too.
@@ -185,9 +183,9 @@ fn push_command(pushes: &[Push], prefix: &str) -> Cmd {
     let mut rows: Vec<&(Name, usize)> = Vec::new();
     let mut queues: Vec<&Name> = Vec::new();
     let mut index: HashMap<&Name, usize> = HashMap::new();
-    let mut last: Option<&std::sync::Arc<[(Name, usize)]>> = None;
+    let mut last: Option<&Arc<[(Name, usize)]>> = None;
     for push in pushes {
-        if !last.is_some_and(|last| std::sync::Arc::ptr_eq(last, &push.rows)) {
+        if !last.is_some_and(|last| Arc::ptr_eq(last, &push.rows)) {
             for row in push.rows.iter() {
                 if !rows.iter().any(|other| other == &row) {
                     rows.push(row);
@@ -398,7 +396,7 @@ fn answer_finishes(finishes: Vec<Finishing>, answer: Value, landed: &mut Landed)
     landed.deaths |= !matches!(answers.next(), Some(Value::Int(0)) | None);
 }
 
-fn answer_take(take: Take, answer: Value, landed: &mut Landed) {
+fn answer_take(take: Take, answer: Value, line: &Arc<Line>, landed: &mut Landed) {
     let queue = take.holder.0.queue.clone();
     let taken = match answer {
         Value::Array(values) => taken(values, landed),
@@ -407,28 +405,18 @@ fn answer_take(take: Take, answer: Value, landed: &mut Landed) {
         }
         other => Err(error::unexpected("a take", &other)),
     };
-    let Err(Ok(unwanted)) = take.reply.send(taken) else {
-        return;
-    };
-    // Whoever asked is gone. The last one first, so that each goes back in front of its successor.
-    let back = unwanted.into_iter().rev().map(|(id, _)| {
-        Work::Finish(Finishing {
-            holder: take.holder.clone(),
-            id,
-            end: End::Back {
-                failed: false,
-                delay: None,
-            },
-            reply: None,
-        })
-    });
-    landed.again.extend(back);
+    // If whoever asked is gone, they go back.
+    drop(take.reply.send(taken.map(|messages| Taken {
+        messages,
+        line: line.clone(),
+        holder: take.holder,
+    })));
 }
 
-fn taken(values: Vec<Value>, landed: &mut Landed) -> kombu_core::Result<Vec<(u64, Vec<u8>)>> {
+fn taken(values: Vec<Value>, landed: &mut Landed) -> kombu_core::Result<VecDeque<(u64, Vec<u8>)>> {
     let mut values = values.into_iter();
     landed.deaths |= !matches!(values.next(), Some(Value::Int(0)));
-    let mut taken = Vec::with_capacity(values.len() / 2);
+    let mut taken = VecDeque::with_capacity(values.len() / 2);
     while let (Some(id), Some(text)) = (values.next(), values.next()) {
         let (Some(id), Value::BulkString(text)) = (number(&id), text) else {
             return Err(Error::new(
@@ -436,7 +424,7 @@ fn taken(values: Vec<Value>, landed: &mut Landed) -> kombu_core::Result<Vec<(u64
                 "Redis answered a take with something else",
             ));
         };
-        taken.push((id, text));
+        taken.push_back((id, text));
     }
     Ok(taken)
 }

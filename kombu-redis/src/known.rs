@@ -15,22 +15,26 @@ use crate::work::Target;
 
 /// A queue that was looked up.
 #[derive(Clone, Debug)]
-pub(crate) struct RedisQueue(Arc<Queue>);
+pub(crate) struct RedisQueue {
+    declaration: Arc<Queue>,
+    /// Otherwise the server has no record of it: others made it.
+    pub(crate) is_declared: bool,
+}
 
 impl RedisQueue {
     pub(crate) fn name(&self) -> &Name {
-        self.0.name()
+        self.declaration.name()
     }
 
     pub(crate) fn declaration(&self) -> &Arc<Queue> {
-        &self.0
+        &self.declaration
     }
 
     /// The list of the queue that a message of a priority belongs to.
     ///
     /// kombu has four, of which the first is served first. Without priorities, everything goes there.
     pub(crate) fn target(&self, priority: Option<u8>) -> Target {
-        let step = match self.0.get_max_priority() {
+        let step = match self.declaration.get_max_priority() {
             None | Some(0) => 0,
             Some(max) => {
                 let levels = u16::from(max) + 1;
@@ -60,6 +64,8 @@ pub(crate) struct Known {
     /// The rows to compare for a message that comes by an exchange.
     checks: HashMap<Name, Arc<[(Name, usize)]>>,
     queues: HashMap<Name, RedisQueue>,
+    /// Queues and exchanges that others have, and nobody declared here.
+    others: HashSet<Destination>,
 }
 
 impl Known {
@@ -70,6 +76,7 @@ impl Known {
             rows: HashMap::new(),
             checks: HashMap::new(),
             queues: HashMap::new(),
+            others: HashSet::new(),
         }
     }
 
@@ -77,9 +84,33 @@ impl Known {
         if let Some(queue) = self.queues.get(name) {
             return Some(queue.clone());
         }
-        let queue = RedisQueue(self.table.queue(name)?.clone());
+        let queue = match self.table.queue(name) {
+            Some(queue) => RedisQueue {
+                declaration: queue.clone(),
+                is_declared: true,
+            },
+            None if self.table.is_undeclared(name) => RedisQueue {
+                declaration: Arc::new(Queue::new(name.clone())),
+                is_declared: false,
+            },
+            None => return None,
+        };
         self.queues.insert(name.clone(), queue.clone());
         Some(queue)
+    }
+
+    /// Takes note of something that others have. The next load has it.
+    pub(crate) fn add_other(&mut self, other: Destination) {
+        self.others.insert(other);
+        self.table.set_version(self.table.version() + 1);
+    }
+
+    /// Exchanges that others have.
+    pub(crate) fn other_exchanges(&self) -> impl Iterator<Item = &Name> {
+        self.others.iter().filter_map(|other| match other {
+            Destination::Exchange(name) => Some(name),
+            Destination::Queue(_) => None,
+        })
     }
 
     /// All rows that are to be compared.
@@ -166,7 +197,19 @@ impl Known {
                 table.apply(&Change::PutExchange(exchange));
             }
             for (record, _) in read {
+                if let Destination::Queue(queue) = &record.destination
+                    && table.queue(queue).is_none()
+                {
+                    table.add_undeclared(queue.clone());
+                }
                 table.apply(&Change::Bind(record));
+            }
+        }
+        for other in &self.others {
+            if let Destination::Queue(name) = other
+                && table.queue(name).is_none()
+            {
+                table.add_undeclared(name.clone());
             }
         }
         table.set_version(self.table.version() + 1);
@@ -267,8 +310,15 @@ fn pairs(value: &Value) -> Option<Vec<(&[u8], &[u8])>> {
 mod tests {
     use super::*;
 
+    fn queue(declaration: Queue) -> RedisQueue {
+        RedisQueue {
+            declaration: Arc::new(declaration),
+            is_declared: true,
+        }
+    }
+
     fn steps(max: u8) -> Vec<u8> {
-        let queue = RedisQueue(Arc::new(Queue::new("jobs").max_priority(max)));
+        let queue = queue(Queue::new("jobs").max_priority(max));
         (0..=max)
             .map(|priority| queue.target(Some(priority)).step)
             .collect()
@@ -279,7 +329,7 @@ mod tests {
         assert_eq!(steps(1), [1, 0]);
         assert_eq!(steps(3), [3, 2, 1, 0]);
         assert_eq!(steps(9), [3, 3, 3, 2, 2, 1, 1, 1, 0, 0]);
-        let plain = RedisQueue(Arc::new(Queue::new("jobs")));
+        let plain = queue(Queue::new("jobs"));
         assert_eq!(plain.target(Some(9)).step, 0);
     }
 }

@@ -251,7 +251,7 @@ async fn serve(line: Arc<Line>, mut connection: MultiplexedConnection) {
             () = line.given_up() => return,
         };
         let landed = match answered {
-            Ok(answers) => flight.land(answers),
+            Ok(answers) => flight.land(answers, &line),
             Err(problem) => {
                 line.lose(&error::lost(problem));
                 return;

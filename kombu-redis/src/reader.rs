@@ -14,46 +14,10 @@ use crate::bell::{Bell, Bells};
 use crate::element;
 use crate::line::Line;
 use crate::script::Script;
-use crate::work::{End, Finishing, Holder, Take, Work};
+use crate::work::{Holder, Take, Taken, Work};
 
 /// The most messages that are taken at once.
 const MAX_BATCH: usize = 256;
-
-/// Messages that the server counts as held, until they are handed over. Those that aren't go back.
-struct Taken {
-    messages: VecDeque<(u64, Vec<u8>)>,
-    line: Arc<Line>,
-    holder: Holder,
-}
-
-impl Taken {
-    /// Gives back what is beyond the first `count`, the last one first: so each goes in front of its successor.
-    fn keep(&mut self, count: usize) {
-        while self.messages.len() > count {
-            if let Some((id, _)) = self.messages.pop_back() {
-                give_back(&self.line, &self.holder, id);
-            }
-        }
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.keep(0);
-    }
-}
-
-pub(crate) fn give_back(line: &Line, holder: &Holder, id: u64) {
-    line.send(Work::Finish(Finishing {
-        holder: holder.clone(),
-        id,
-        end: End::Back {
-            failed: false,
-            delay: None,
-        },
-        reply: None,
-    }));
-}
 
 /// How many messages a consumer may have, as the server counts.
 pub(crate) fn window(room: &Room) -> usize {
@@ -69,7 +33,7 @@ pub(crate) struct RedisReader {
     bell: Arc<Bell>,
     keys: Arc<[Vec<u8>]>,
     room: Room,
-    asked: Option<(usize, oneshot::Receiver<Result<Vec<(u64, Vec<u8>)>>>)>,
+    asked: Option<(usize, oneshot::Receiver<Result<Taken>>)>,
     here: Taken,
     last: Look,
 }
@@ -146,13 +110,13 @@ impl Reader for RedisReader {
                 let count = *count;
                 self.asked = None;
                 match answered {
-                    Ok(Ok(taken)) => {
+                    Ok(Ok(mut taken)) => {
                         self.last = match count {
                             0 => Look::Queue,
-                            _ if taken.len() < count => Look::TooFew,
+                            _ if taken.messages.len() < count => Look::TooFew,
                             _ => Look::Found,
                         };
-                        self.here.messages.extend(taken);
+                        self.here.messages.append(&mut taken.messages);
                     }
                     Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {
                         return Poll::Ready(Err(deleted(&self.holder)));
@@ -192,16 +156,15 @@ impl Reader for RedisReader {
         let asked = self.asked.take();
         let line = self.line.clone();
         let leaving = leave(&line, &self.holder);
-        let holder = self.holder.clone();
+        drop(self);
         Op::pending(async move {
-            if let Some((_, answer)) = asked
-                && let Ok(Ok(taken)) = answer.await
-            {
-                for (id, _) in taken.into_iter().rev() {
-                    give_back(&line, &holder, id);
-                }
+            if let Some((_, answer)) = asked {
+                // What comes now goes back.
+                drop(answer.await);
             }
-            leaving.await.map(drop)
+            leaving.await?;
+            // Behind what went back.
+            line.ask(redis::cmd("PING")).await.map(drop)
         })
     }
 

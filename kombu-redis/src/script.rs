@@ -21,7 +21,12 @@ pub(crate) enum Script {
     End,
     Info,
     Purge,
+    Other,
+    LeaveFor,
+    Adopt,
 }
+
+const COUNT: usize = Script::Adopt as usize + 1;
 
 macro_rules! source {
     ($file:literal) => {
@@ -32,7 +37,7 @@ macro_rules! source {
     };
 }
 
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; COUNT] = [
     source!("connect.lua"),
     source!("load.lua"),
     source!("current.lua"),
@@ -47,9 +52,13 @@ const SOURCES: [&str; 14] = [
     source!("end.lua"),
     source!("info.lua"),
     source!("purge.lua"),
+    source!("other.lua"),
+    source!("leave_for.lua"),
+    source!("adopt.lua"),
 ];
 
-static SCRIPTS: LazyLock<[redis::Script; 14]> = LazyLock::new(|| SOURCES.map(redis::Script::new));
+static SCRIPTS: LazyLock<[redis::Script; COUNT]> =
+    LazyLock::new(|| SOURCES.map(redis::Script::new));
 
 impl Script {
     /// A call of it; the arguments follow.

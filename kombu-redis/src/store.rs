@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use kombu_core::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery};
+use kombu_core::driver::{BoxFuture, Capabilities, Destination, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
 use kombu_core::virt::{Answer, Applied, Change, Dead, Finish, QueueStore, ReaderOptions, Table};
 use kombu_core::{Error, ErrorKind, ExchangeKind, Name, Result};
@@ -16,11 +16,11 @@ use crate::flight::{self, number};
 use crate::known::{Known, RedisQueue};
 use crate::line::Line;
 use crate::pulse::Pulse;
-use crate::reader::{RedisReader, give_back, window};
+use crate::reader::{RedisReader, window};
 use crate::records::Changes;
 use crate::script::Script;
 use crate::transport::Address;
-use crate::work::{End, Finishing, Holder, Parcel, Push, Take, Work};
+use crate::work::{End, Finishing, Holder, Parcel, Push, Take, Work, give_back};
 use crate::{element, error};
 
 /// The exchanges that are there without a declaration, and may have rows of kombu's.
@@ -50,8 +50,7 @@ impl RedisStore {
     pub(crate) fn new(shared: Arc<Shared>, capabilities: Capabilities) -> Self {
         RedisStore {
             shared,
-            // 0 holds what isn't taken by a consumer.
-            readers: AtomicU64::new(1),
+            readers: AtomicU64::new(0),
             capabilities,
         }
     }
@@ -77,6 +76,9 @@ impl Shared {
     async fn load(&self) -> Result<Table> {
         let mut command = Script::Load.call(&self.line.prefix);
         command.arg(&PREDECLARED[..]);
+        for name in self.known.lock().other_exchanges() {
+            command.arg(name.as_str());
+        }
         let answer = self.line.ask(command).await?;
         let mut known = self.known.lock();
         known.load(&answer)?;
@@ -99,6 +101,38 @@ impl Shared {
         match self.line.ask(command).await? {
             Value::Int(current) => Ok(current == 1),
             other => Err(error::unexpected("for its version", &other)),
+        }
+    }
+
+    /// Looks for a queue or an exchange that Python may have made.
+    async fn look_for(&self, version: u64, missing: Destination) -> Result<Answer> {
+        let mut command = Script::Other.call(&self.line.prefix);
+        match &missing {
+            Destination::Queue(name) => command.arg("queue").arg(name.as_str()),
+            Destination::Exchange(name) => command.arg("exchange").arg(name.as_str()),
+        };
+        let (looking, comparing) = (self.line.ask(command), self.is_current(version));
+        let is_there = match looking.await? {
+            Value::Int(found) => found == 1,
+            other => return Err(error::unexpected("for what others have", &other)),
+        };
+        if is_there {
+            self.known.lock().add_other(missing);
+            return Ok(Answer::Stale);
+        }
+        Ok(match comparing.await? {
+            true => Answer::Done,
+            false => Answer::Stale,
+        })
+    }
+
+    /// Stores a message where Python may declare a queue without a trace: at most for a day.
+    async fn leave_for(&self, queue: &Name, text: &[u8]) -> Result<()> {
+        let mut command = Script::LeaveFor.call(&self.line.prefix);
+        command.arg(queue.as_str()).arg(text);
+        match self.line.ask(command).await? {
+            Value::Int(_) => Ok(()),
+            other => Err(error::unexpected("a publish", &other)),
         }
     }
 
@@ -330,6 +364,37 @@ impl QueueStore for RedisStore {
         Op::pending(async move { line.answer(answer).await })
     }
 
+    fn push_nowhere(&self, version: u64, envelope: &Envelope) -> Op<Result<Answer>> {
+        let key = envelope.routing_key();
+        if !envelope.exchange().is_empty() || key.is_empty() {
+            return self.is_current(version).map(|current| {
+                Ok(match current? {
+                    true => Answer::Done,
+                    false => Answer::Stale,
+                })
+            });
+        }
+        let shared = self.shared.clone();
+        let queue = Destination::Queue(key.clone());
+        // An answer: Python's queues for answers leave no trace before their first message.
+        let is_answer = !envelope.mandatory() && envelope.correlation_id().is_some();
+        let unroutable = is_answer.then(|| element::encode(envelope));
+        Op::start(async move {
+            let answer = shared.look_for(version, queue.clone()).await?;
+            if let (Answer::Done, Some(text), Destination::Queue(name)) =
+                (answer, unroutable, queue)
+            {
+                shared.leave_for(&name, &text).await?;
+            }
+            Ok(answer)
+        })
+    }
+
+    fn look_for(&self, version: u64, missing: &Destination) -> Op<Result<Answer>> {
+        let (shared, missing) = (self.shared.clone(), missing.clone());
+        Op::start(async move { shared.look_for(version, missing).await })
+    }
+
     async fn open_reader(&self, queue: &RedisQueue, options: ReaderOptions) -> Result<RedisReader> {
         let Shared { line, bells, .. } = &*self.shared;
         let name = queue.name();
@@ -339,7 +404,8 @@ impl QueueStore for RedisStore {
             .arg(holder.0.number)
             .arg(name.as_str())
             .arg(u8::from(options.exclusive))
-            .arg(window(&options.room));
+            .arg(window(&options.room))
+            .arg(u8::from(!queue.is_declared));
         // Made before the server is asked: if nobody waits for the answer, its drop ends the consumer.
         let keys = bell::keys(&line.prefix, name);
         let reader = RedisReader::new(line.clone(), bells.clone(), holder, keys, options.room);
@@ -361,7 +427,14 @@ impl QueueStore for RedisStore {
 
     async fn take_one(&self, queue: &RedisQueue) -> Result<Option<(RawDelivery, Holder)>> {
         let line = &self.shared.line;
-        let holder = Holder::new(0, queue.name().clone());
+        if !queue.is_declared {
+            let mut command = Script::Adopt.call(&line.prefix);
+            command.arg(queue.name().as_str());
+            drop(line.ask(command));
+        }
+        // Not the same for all: those of a queue that was deleted aren't to be taken for those of the next one.
+        let number = self.readers.fetch_add(1, Ordering::Relaxed);
+        let holder = Holder::new(number, queue.name().clone());
         holder.leave();
         let (reply, answer) = oneshot::channel();
         line.send(Work::Take(Take {
@@ -371,7 +444,7 @@ impl QueueStore for RedisStore {
             reply,
         }));
         let mut taken = line.answer(answer).await?;
-        Ok(taken.pop().map(|(id, text)| {
+        Ok(taken.messages.pop_front().map(|(id, text)| {
             let message = element::decode(&Bytes::from(text));
             let delivery = RawDelivery {
                 envelope: message.envelope,
@@ -484,7 +557,7 @@ impl QueueStore for RedisStore {
         let name = queue.name();
         let line = &self.shared.line;
         let mut command = Script::Info.call(&line.prefix);
-        command.arg(name.as_str());
+        command.arg(name.as_str()).arg(u8::from(!queue.is_declared));
         let answer = line.ask(command).await?;
         match &answer {
             Value::Array(counts) => {

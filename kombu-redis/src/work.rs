@@ -1,5 +1,6 @@
 //! What a session asks of the server.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,8 +9,46 @@ use kombu_core::{Name, Result};
 use redis::{Cmd, Value};
 use tokio::sync::oneshot;
 
+use crate::line::Line;
+
 /// Where an answer goes. It is dropped if the session is lost first.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// Messages that the server counts as held, by their numbers, until they are handed over. Those that aren't go back.
+pub(crate) struct Taken {
+    pub(crate) messages: VecDeque<(u64, Vec<u8>)>,
+    pub(crate) line: Arc<Line>,
+    pub(crate) holder: Holder,
+}
+
+impl Taken {
+    /// Gives back what is beyond the first `count`, the last one first: so each goes in front of its successor.
+    pub(crate) fn keep(&mut self, count: usize) {
+        while self.messages.len() > count {
+            if let Some((id, _)) = self.messages.pop_back() {
+                give_back(&self.line, &self.holder, id);
+            }
+        }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.keep(0);
+    }
+}
+
+pub(crate) fn give_back(line: &Line, holder: &Holder, id: u64) {
+    line.send(Work::Finish(Finishing {
+        holder: holder.clone(),
+        id,
+        end: End::Back {
+            failed: false,
+            delay: None,
+        },
+        reply: None,
+    }));
+}
 
 /// One thing to be done, in its turn.
 pub(crate) enum Work {
@@ -121,7 +160,7 @@ pub(crate) struct Take {
     pub(crate) count: usize,
     /// For a consumer: how many messages it may have in all, and the keys to be told of when they change.
     pub(crate) watch: Option<(usize, Arc<[Vec<u8>]>)>,
-    pub(crate) reply: Reply<Vec<(u64, Vec<u8>)>>,
+    pub(crate) reply: Reply<Taken>,
 }
 
 /// Anything else; the answer is the server's.

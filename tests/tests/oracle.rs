@@ -1,13 +1,17 @@
-//! Memory and RabbitMQ do the same, whatever the order of operations.
+//! Memory does the same as RabbitMQ and Redis do, whatever the order of operations.
 //!
 //! `KOMBU_TEST_ORACLE_SEQUENCES` says how many sequences are tried, 200 unless set; `KOMBU_TEST_ORACLE_SEED` says which is
 //! the first, 0 unless set. With the seed that a failure tells, and 1, that sequence alone is tried again.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#![cfg_attr(not(kombu_test_amqp), allow(dead_code, unused_imports))]
+#![cfg_attr(
+    not(all(kombu_test_amqp, kombu_test_redis)),
+    allow(dead_code, unused_imports)
+)]
 
+use kombu_testkit::Harness;
 use kombu_testkit::oracle::Oracle;
-use kombu_tests::{AmqpHarness, MemoryHarness};
+use kombu_tests::{AmqpHarness, MemoryHarness, RedisHarness};
 
 fn number(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
@@ -19,8 +23,18 @@ fn number(name: &str, default: u64) -> u64 {
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
 async fn memory_answers_as_rabbitmq_does() {
+    assert_alike(&AmqpHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
+async fn memory_answers_as_redis_does() {
+    assert_alike(&RedisHarness::new()).await;
+}
+
+async fn assert_alike(harness: &impl Harness) {
     let first = number("KOMBU_TEST_ORACLE_SEED", 0);
     let sequences = number("KOMBU_TEST_ORACLE_SEQUENCES", 200);
-    let oracle = Oracle::new(&MemoryHarness::new(), &AmqpHarness::new()).await;
+    let oracle = Oracle::new(&MemoryHarness::new(), harness).await;
     oracle.assert_alike(first..first + sequences).await;
 }

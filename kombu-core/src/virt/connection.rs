@@ -97,6 +97,12 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
         if mode == DeclareMode::Ensure {
             declarations::check_kind(exchange, &self.shared.kinds)?;
         }
+        if mode == DeclareMode::Verify {
+            self.shared.check_open()?;
+            self.shared.refresh().await?;
+            let name = exchange.name().clone();
+            self.shared.find(&Destination::Exchange(name)).await?;
+        }
         self.change(|table| declarations::exchange(table, exchange, mode))
             .await
             .map(drop)
@@ -111,6 +117,12 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
     async fn declare_queue(&self, queue: &Queue, mode: DeclareMode) -> Result<QueueInfo> {
         if mode == DeclareMode::Ensure {
             declarations::check_arguments(queue)?;
+        }
+        if mode == DeclareMode::Verify {
+            self.shared.check_open()?;
+            self.shared.refresh().await?;
+            let name = queue.name().clone();
+            self.shared.find(&Destination::Queue(name)).await?;
         }
         let session = self.shared.store.session();
         self.change(|table| declarations::queue(table, queue, mode, session))

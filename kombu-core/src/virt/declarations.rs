@@ -78,7 +78,10 @@ pub(super) fn queue(
     check_access(table, queue.name(), session)?;
     match (table.queue(queue.name()), mode) {
         (_, DeclareMode::Never) | (Some(_), DeclareMode::Verify) => Ok(Vec::new()),
-        (None, DeclareMode::Verify) => Err(missing_queue(queue.name())),
+        (None, DeclareMode::Verify) => match table.queue_in_use(queue.name()) {
+            Some(_) => Ok(Vec::new()),
+            None => Err(missing_queue(queue.name())),
+        },
         (None, DeclareMode::Ensure) => {
             let owner = queue.is_exclusive().then_some(session);
             Ok(vec![Change::PutQueue(queue.clone(), owner)])
@@ -144,7 +147,7 @@ pub(super) fn delete_queue(
     session: u64,
 ) -> Result<Vec<Change>> {
     check_access(table, name, session)?;
-    Ok(match table.queue(name) {
+    Ok(match table.queue_in_use(name) {
         Some(_) => table.removal_of_queue(name, options),
         None => Vec::new(),
     })
@@ -164,7 +167,7 @@ pub(super) fn bind(table: &Table, record: &BindingRecord, session: u64) -> Resul
         return Err(missing_exchange(&record.source));
     };
     match &record.destination {
-        Destination::Queue(name) if table.queue(name).is_none() => {
+        Destination::Queue(name) if table.queue_in_use(name).is_none() => {
             return Err(missing_queue(name));
         }
         Destination::Exchange(name) if table.exchange(name).is_none() => {

@@ -3,7 +3,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use crate::driver::{Confirm, Confirmation, Op, Publisher};
+use crate::driver::{Confirm, Confirmation, Destination, Op, Publisher};
 use crate::error::Result;
 use crate::message::Envelope;
 use crate::name::Name;
@@ -168,7 +168,11 @@ pub(super) fn write<S: QueueStore>(
     match route.reach {
         Reach::Queues => {}
         Reach::Nowhere => return store.push_nowhere(route.version, envelope),
-        Reach::Missing | Reach::UnknownKind | Reach::Broken | Reach::Internal => {
+        Reach::Missing => {
+            let missing = Destination::Exchange(envelope.exchange().clone());
+            return store.look_for(route.version, &missing);
+        }
+        Reach::UnknownKind | Reach::Broken | Reach::Internal => {
             return Shared::compare(store, route.version);
         }
     }

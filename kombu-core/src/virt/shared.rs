@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::declare::{Exchange, Queue};
-use crate::driver::{ExchangeKinds, Op};
+use crate::driver::{Destination, ExchangeKinds, Op};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Envelope;
 use crate::name::Name;
@@ -242,13 +242,33 @@ impl<S: QueueStore> Shared<S> {
     /// Looks a queue up that this session may use.
     pub(super) async fn find_queue(&self, name: &Name) -> Result<(S::Queue, Arc<Queue>)> {
         self.refresh().await?;
+        self.find(&Destination::Queue(name.clone())).await?;
         let declaration = {
             let table = self.table.read();
             declarations::check_access(&table, name, self.store.session())?;
-            table.queue(name).cloned()
+            table.queue_in_use(name)
         };
         let found = declaration.and_then(|queue| Some((self.store.queue(name)?, queue)));
         found.ok_or_else(|| missing_queue(name))
+    }
+
+    /// Has the store look for something that the table doesn't have, and that may be there all the same.
+    pub(super) async fn find(&self, wanted: &Destination) -> Result<()> {
+        let version = {
+            let table = self.table.read();
+            let is_known = match wanted {
+                Destination::Queue(name) => table.queue_in_use(name).is_some(),
+                Destination::Exchange(name) => table.exchange(name).is_some(),
+            };
+            if is_known {
+                return Ok(());
+            }
+            table.version()
+        };
+        match self.store.look_for(version, wanted).await? {
+            Answer::Stale => self.refresh().await,
+            _ => Ok(()),
+        }
     }
 
     /// Loads the table again if the store has a newer one.

@@ -5,7 +5,9 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use crate::declare::Queue;
-use crate::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery, SubscribeOptions};
+use crate::driver::{
+    BoxFuture, Capabilities, Destination, Op, QueueInfo, RawDelivery, SubscribeOptions,
+};
 use crate::error::{Error, Result};
 use crate::message::Envelope;
 use crate::name::Name;
@@ -67,6 +69,19 @@ pub trait QueueStore: Send + Sync + 'static {
         Self: Sized,
     {
         let _ = envelope;
+        Shared::compare(self, version)
+    }
+
+    /// Looks for a queue or an exchange that the table of this version doesn't have.
+    ///
+    /// Where others use the broker in their own way, something may be there that nobody declared here.
+    /// [`Answer::Stale`] says that the next [`load`](Self::load) has it, or that the version isn't the newest; anything
+    /// else says that it isn't there. The default looks nowhere.
+    fn look_for(&self, version: u64, missing: &Destination) -> Op<Result<Answer>>
+    where
+        Self: Sized,
+    {
+        let _ = missing;
         Shared::compare(self, version)
     }
 

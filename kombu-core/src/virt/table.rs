@@ -57,6 +57,8 @@ pub struct Table {
     exchanges: HashTrieMapSync<Name, Node>,
     queues: HashTrieMapSync<Name, Arc<Queue>>,
     owners: Owners,
+    /// Queues that are there, and nobody knows how they were declared.
+    undeclared: HashTrieSetSync<Name>,
     /// All bindings by where they lead to, so that they are found when that is deleted.
     by_destination: HashTrieMapSync<Destination, HashTrieSetSync<Arc<BindingRecord>>>,
 }
@@ -104,6 +106,7 @@ impl Table {
             exchanges: HashTrieMapSync::default(),
             queues: HashTrieMapSync::default(),
             owners: Owners::default(),
+            undeclared: HashTrieSetSync::default(),
             by_destination: HashTrieMapSync::default(),
         };
         for exchange in [
@@ -148,6 +151,27 @@ impl Table {
     /// The declaration of a queue.
     pub fn queue(&self, name: &str) -> Option<&Arc<Queue>> {
         self.queues.get(name)
+    }
+
+    /// Takes note of a queue that is there without a declaration: others, who share the broker, made it in their own way.
+    ///
+    /// The default exchange leads to it, and whoever declares it decides how it is.
+    pub fn add_undeclared(&mut self, queue: Name) {
+        self.undeclared.insert_mut(queue);
+    }
+
+    /// Whether a queue is there without a declaration.
+    pub fn is_undeclared(&self, queue: &str) -> bool {
+        self.undeclared.contains(queue)
+    }
+
+    /// The declaration of a queue; a plain one if it has none and is there.
+    pub(super) fn queue_in_use(&self, name: &Name) -> Option<Arc<Queue>> {
+        let declared = self.queues.get(name).cloned();
+        declared.or_else(|| {
+            let is_there = self.undeclared.contains(name);
+            is_there.then(|| Arc::new(Queue::new(name.clone())))
+        })
     }
 
     /// The session that an exclusive queue belongs to.
@@ -245,6 +269,7 @@ impl Table {
             }
             Change::DeleteQueue(name, _) => {
                 self.queues.remove_mut(name);
+                self.undeclared.remove_mut(name);
                 self.owners.set(name, None);
                 self.forget_to(&Destination::Queue(name.clone()));
             }
@@ -321,8 +346,11 @@ impl Table {
     /// [`ErrorKind::Protocol`].
     pub fn route_with(&self, content: &Content, kinds: &ExchangeKinds) -> Result<Routed> {
         if content.exchange().is_empty() {
-            let queues = copies::keys(content).filter_map(|key| self.queues.get_key_value(key));
-            let queues = queues.map(|(name, _)| name).collect();
+            let queues = copies::keys(content).filter_map(|key| {
+                let declared = self.queues.get_key_value(key).map(|(name, _)| name);
+                declared.or_else(|| self.undeclared.get(key))
+            });
+            let queues = queues.collect();
             return Ok(Routed::to(queues, !copies::has_any(content)));
         }
         let Some(first) = self.exchanges.get(content.exchange()) else {

@@ -64,6 +64,13 @@ local function bury(q, reason, m, at)
   died = died + 1
 end
 
+-- Makes a record of a queue that others have, so that it can be consumed from.
+local function adopt(q)
+  if call('EXISTS', R .. 'q.' .. q) == 0 then
+    call('HSET', R .. 'q.' .. q, 'decl', '', 'seq', string.format('%d', now() * 60))
+  end
+end
+
 -- Something has to be done about a queue at a time: d: a delayed message comes, t: the head expires, x: it is unused
 -- for too long.
 local function schedule(what, q, at)
@@ -90,6 +97,18 @@ local function pop_head(q)
   end
 end
 
+-- Another message is at the head, whose time may be over sooner than anybody looks.
+local function look_at_head(q)
+  for step = 0, 3 do
+    local m = call('LINDEX', P .. q .. STEP[step], -1)
+    if m then
+      local id, _, expires = marked(m)
+      if id and expires > 0 then schedule('t', q, expires) end
+      return
+    end
+  end
+end
+
 -- Drops what is beyond the limits. What consumers wait for is theirs, and takes no place.
 local function drop_heads(q, lim)
   if not lim or lim.mode ~= 'd' then return end
@@ -113,6 +132,7 @@ local function drop_heads(q, lim)
     bury(q, 'maxlen', m)
   end
   for i = #promised, 1, -1 do call('RPUSH', promised[i][1], promised[i][2]) end
+  look_at_head(q)
 end
 
 -- Puts a new message at the end of a queue; false if it refuses it.

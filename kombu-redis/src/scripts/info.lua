@@ -1,6 +1,6 @@
--- Counts of a queue. ARGV: prefix, queue. Answers ready, unsettled and consumers; NOQUEUE if it isn't there.
+-- Counts of a queue. ARGV: prefix, queue, 1 if nobody declared it. Answers ready, unsettled and consumers; NOQUEUE if it isn't there.
 local q = ARGV[2]
-if call('EXISTS', R .. 'q.' .. q) == 0 then return redis.error_reply('NOQUEUE .') end
+if ARGV[3] ~= '1' and call('EXISTS', R .. 'q.' .. q) == 0 then return redis.error_reply('NOQUEUE .') end
 touch(q)
 arrive(q)
 expire(q)

@@ -1,8 +1,9 @@
 -- Begins to consume. ARGV: prefix, session, number of the holder, queue, 1 if it is to be the only one, how many
--- messages it may have.
+-- messages it may have, 1 if nobody declared it.
 local session, n, q = ARGV[2], ARGV[3], ARGV[4]
 if not is_alive(session) then return redis.error_reply('SESSION .') end
 local meta, consumers, holder = R .. 'q.' .. q, R .. 'consumers.' .. q, session .. '.' .. n
+if ARGV[7] == '1' then adopt(q) end
 if call('EXISTS', meta) == 0 then return redis.error_reply('NOQUEUE .') end
 local count = call('ZCARD', consumers)
 if call('HEXISTS', meta, 'xc') == 1 or (ARGV[5] == '1' and count > 0) then return redis.error_reply('ACCESS .') end

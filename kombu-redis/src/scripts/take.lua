@@ -57,17 +57,7 @@ if got > 0 then
     call('SADD', R .. 'holders.' .. q, holder)
   end
   if bytes > 0 then counted(q, lim, -bytes) end
-  -- Another one is at the head, whose time may be over sooner than anybody looks.
-  if got == want then
-    for step = 0, 3 do
-      local m = call('LINDEX', P .. q .. STEP[step], -1)
-      if m then
-        local id, _, expires = marked(m)
-        if id and expires > 0 then schedule('t', q, expires) end
-        break
-      end
-    end
-  end
+  if got == want then look_at_head(q) end
 end
 table.insert(taken, 1, died)
 return taken

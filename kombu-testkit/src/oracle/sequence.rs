@@ -280,7 +280,8 @@ impl Generator {
             queue = queue.message_ttl(self.time_to_live());
         }
         if self.chance(20) {
-            queue = queue.max_priority(self.rng.u8(1..6));
+            // With more, neighbours share a level on Redis.
+            queue = queue.max_priority(self.rng.u8(1..4));
         }
         if self.chance(5) {
             queue = queue.expires(LONG);
@@ -364,7 +365,7 @@ impl Generator {
                 false => FieldTable::new(),
             },
             size: self.rng.usize(..16),
-            priority: self.chance(30).then(|| self.rng.u8(..8)),
+            priority: self.chance(30).then(|| self.rng.u8(..6)),
             expiration: self
                 .chance(20)
                 .then(|| self.time_to_live().as_millis() as u64),
