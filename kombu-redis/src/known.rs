@@ -196,8 +196,13 @@ impl Known {
                 };
                 table.apply(&Change::PutExchange(exchange));
             }
+            // Python's queues on a fanout exchange are its consumers, which listen at a channel.
+            let has_lists = table
+                .exchange(&name)
+                .is_some_and(|exchange| *exchange.kind() != ExchangeKind::Fanout);
             for (record, _) in read {
                 if let Destination::Queue(queue) = &record.destination
+                    && has_lists
                     && table.queue(queue).is_none()
                 {
                     table.add_undeclared(queue.clone());

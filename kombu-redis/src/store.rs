@@ -365,8 +365,12 @@ impl QueueStore for RedisStore {
     }
 
     fn push_nowhere(&self, version: u64, envelope: &Envelope) -> Op<Result<Answer>> {
-        let key = envelope.routing_key();
-        if !envelope.exchange().is_empty() || key.is_empty() {
+        let (exchange, key) = (envelope.exchange(), envelope.routing_key());
+        if self.shared.known.lock().is_fanout(exchange) {
+            // Python's consumers may listen.
+            return self.push(&[], version, envelope);
+        }
+        if !exchange.is_empty() || key.is_empty() {
             return self.is_current(version).map(|current| {
                 Ok(match current? {
                     true => Answer::Done,
