@@ -93,8 +93,8 @@ impl Shared {
             }
             let mut command = Script::Current.call(&self.line.prefix);
             command.arg(known.version);
-            for (exchange, count) in known.all_rows() {
-                command.arg(exchange.as_str()).arg(count);
+            for exchange in known.loaded() {
+                command.arg(exchange.as_str());
             }
             command
         };
@@ -327,14 +327,14 @@ impl QueueStore for RedisStore {
             address,
             ..
         } = &*self.shared;
-        let (rows, server, is_fanout) = {
+        let (exchanges, server, is_fanout) = {
             let mut known = known.lock();
             if known.table.version() != version {
                 return Op::ready(Ok(Answer::Stale));
             }
             let exchange = envelope.exchange();
             (
-                known.checks(exchange),
+                known.reached(exchange),
                 known.version,
                 known.is_fanout(exchange),
             )
@@ -353,7 +353,7 @@ impl QueueStore for RedisStore {
         let (reply, answer) = oneshot::channel();
         line.send(Work::Push(Push {
             version: server,
-            rows,
+            exchanges,
             targets: targets.iter().map(|queue| queue.target(priority)).collect(),
             parcel,
             delay,
@@ -489,12 +489,12 @@ impl QueueStore for RedisStore {
                 envelope,
                 ..
             } => {
-                let server = {
-                    let known = self.shared.known.lock();
+                let (server, exchanges) = {
+                    let mut known = self.shared.known.lock();
                     if known.table.version() != version {
                         return Op::ready(Ok(Answer::Stale));
                     }
-                    known.version
+                    (known.version, known.reached(envelope.exchange()))
                 };
                 let ttls = targets
                     .iter()
@@ -505,6 +505,7 @@ impl QueueStore for RedisStore {
                 let priority = envelope.priority();
                 End::Move {
                     version: server,
+                    exchanges,
                     targets: targets.iter().map(|queue| queue.target(priority)).collect(),
                     parcel: parcel(envelope),
                 }
