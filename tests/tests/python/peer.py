@@ -105,6 +105,10 @@ def declaration(said):
 def receive(connection, queue, count):
     def receive_one(message):
         properties = dict(message.properties)
+        # Over Redis, the message alone has them.
+        for name in ("content_type", "content_encoding"):
+            if getattr(message, name) is not None:
+                properties[name] = getattr(message, name)
         # kombu has these under names of their own, and headers without what it took off.
         for known in ("application_headers", "delivery_info", "delivery_tag", "body_encoding"):
             properties.pop(known, None)
