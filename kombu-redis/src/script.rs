@@ -31,7 +31,23 @@ const COUNT: usize = Script::Adopt as usize + 1;
 macro_rules! source {
     ($file:literal) => {
         concat!(
+            include_str!("scripts/prelude.lua"),
             include_str!("scripts/common.lua"),
+            include_str!(concat!("scripts/", $file))
+        )
+    };
+}
+
+/// For scripts that are called all the time, and seldom need what the others share: a function costs when it is made.
+macro_rules! lean_source {
+    ($file:literal) => {
+        concat!(
+            include_str!("scripts/prelude.lua"),
+            "local made\nlocal function common()\n  if made then return made end\n",
+            include_str!("scripts/common.lua"),
+            "made = {back = back, bury = bury, counted = counted, limits = limits, look_at_head = look_at_head, put = put, ",
+            "put_later = put_later, remark = remark, size = size, touch = touch, write_in_any_case = write_in_any_case}\n",
+            "return made\nend\n",
             include_str!(concat!("scripts/", $file))
         )
     };
@@ -42,11 +58,11 @@ const SOURCES: [&str; COUNT] = [
     source!("load.lua"),
     source!("current.lua"),
     source!("apply.lua"),
-    source!("push.lua"),
-    source!("take.lua"),
+    lean_source!("push.lua"),
+    lean_source!("take.lua"),
     source!("subscribe.lua"),
     source!("leave.lua"),
-    source!("finish.lua"),
+    lean_source!("finish.lua"),
     source!("take_dead.lua"),
     source!("tick.lua"),
     source!("end.lua"),

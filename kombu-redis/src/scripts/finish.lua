@@ -41,7 +41,7 @@ local function move(held, q, holder)
   call('HDEL', held, id)
   local answer = 1
   for t = targets, targets + 2 * nt - 1, 2 do
-    if not put(ARGV[t], limits(ARGV[t]), tonumber(ARGV[t + 1]), ARGV[targets + 2 * nt], ttl, bytes, at) then answer = 3 end
+    if not common().put(ARGV[t], common().limits(ARGV[t]), tonumber(ARGV[t + 1]), ARGV[targets + 2 * nt], ttl, bytes, at) then answer = 3 end
   end
   return answer
 end
@@ -63,8 +63,8 @@ while a <= #ARGV do
     local m = call('HGET', held, id)
     if not m then answer = missing(held) else
       call('HDEL', held, id)
-      m = remark(m, id, failed)
-      if delay < 0 then back(q, id, m) else put_later(q, 'b', 0, -1, 0, m, now() + delay) end
+      m = common().remark(m, id, failed)
+      if delay < 0 then common().back(q, id, m) else common().put_later(q, 'b', 0, -1, 0, m, now() + delay) end
     end
   elseif what == 'L' then
     local id, reason = ARGV[a], ARGV[a + 1]
