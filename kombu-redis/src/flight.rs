@@ -187,18 +187,18 @@ fn go_together(one: &Push, other: &Push) -> bool {
 
 fn push_command(pushes: &[Push], prefix: &str) -> Cmd {
     let mut command = Script::Push.call(prefix);
-    let mut rows: Vec<&(Name, usize)> = Vec::new();
+    let mut exchanges: Vec<&Name> = Vec::new();
     let mut queues: Vec<&Name> = Vec::new();
     let mut index: HashMap<&Name, usize> = HashMap::new();
-    let mut last: Option<&Arc<[(Name, usize)]>> = None;
+    let mut last: Option<&Arc<[Name]>> = None;
     for push in pushes {
-        if !last.is_some_and(|last| Arc::ptr_eq(last, &push.rows)) {
-            for row in push.rows.iter() {
-                if !rows.iter().any(|other| other == &row) {
-                    rows.push(row);
+        if !last.is_some_and(|last| Arc::ptr_eq(last, &push.exchanges)) {
+            for exchange in push.exchanges.iter() {
+                if !exchanges.contains(&exchange) {
+                    exchanges.push(exchange);
                 }
             }
-            last = Some(&push.rows);
+            last = Some(&push.exchanges);
         }
         for target in &push.targets {
             // Most flights go to one queue.
@@ -211,9 +211,9 @@ fn push_command(pushes: &[Push], prefix: &str) -> Cmd {
             });
         }
     }
-    command.arg(pushes[0].version).arg(rows.len());
-    for (exchange, count) in &rows {
-        command.arg(exchange.as_str()).arg(*count);
+    command.arg(pushes[0].version).arg(exchanges.len());
+    for exchange in &exchanges {
+        command.arg(exchange.as_str());
     }
     command.arg(queues.len());
     for queue in &queues {
@@ -293,10 +293,14 @@ fn write_finishes(finishes: &[Finishing], command: &mut Cmd) {
             }
             End::Move {
                 version,
+                exchanges,
                 targets,
                 parcel,
             } => {
-                command.arg(first.id).arg(*version);
+                command.arg(first.id).arg(*version).arg(exchanges.len());
+                for exchange in exchanges.iter() {
+                    command.arg(exchange.as_str());
+                }
                 write_time(command, parcel.expiration);
                 command.arg(parcel.bytes);
                 write_targets(command, targets);

@@ -10,7 +10,7 @@ use redis::Value;
 
 use crate::error;
 use crate::flight::number;
-use crate::records::{self, QueueRecord, Stored};
+use crate::records::{self, QueueRecord};
 use crate::work::Target;
 
 /// A queue that was looked up.
@@ -59,10 +59,10 @@ pub(crate) struct Known {
     pub(crate) table: Table,
     /// The server's.
     pub(crate) version: u64,
-    /// How many rows of kombu's each exchange has that may have some.
-    rows: HashMap<Name, usize>,
-    /// The rows to compare for a message that comes by an exchange.
-    checks: HashMap<Name, Arc<[(Name, usize)]>>,
+    /// The exchanges whose rows of kombu's were loaded.
+    loaded: HashSet<Name>,
+    /// Those that a message depends on which comes by an exchange.
+    reached: HashMap<Name, Arc<[Name]>>,
     queues: HashMap<Name, RedisQueue>,
     /// Queues and exchanges that others have, and nobody declared here.
     others: HashSet<Destination>,
@@ -73,8 +73,8 @@ impl Known {
         Known {
             table: Table::new(),
             version: 0,
-            rows: HashMap::new(),
-            checks: HashMap::new(),
+            loaded: HashSet::new(),
+            reached: HashMap::new(),
             queues: HashMap::new(),
             others: HashSet::new(),
         }
@@ -113,15 +113,15 @@ impl Known {
         })
     }
 
-    /// All rows that are to be compared.
-    pub(crate) fn all_rows(&self) -> impl Iterator<Item = (&Name, usize)> {
-        self.rows.iter().map(|(exchange, count)| (exchange, *count))
+    /// All exchanges whose rows are to be compared.
+    pub(crate) fn loaded(&self) -> impl Iterator<Item = &Name> {
+        self.loaded.iter()
     }
 
     /// What a message that is published to an exchange depends on: the rows of that, and of those behind it.
-    pub(crate) fn checks(&mut self, exchange: &Name) -> Arc<[(Name, usize)]> {
-        if let Some(checks) = self.checks.get(exchange) {
-            return checks.clone();
+    pub(crate) fn reached(&mut self, exchange: &Name) -> Arc<[Name]> {
+        if let Some(reached) = self.reached.get(exchange) {
+            return reached.clone();
         }
         let mut reached = vec![exchange.clone()];
         let mut seen: HashSet<Name> = reached.iter().cloned().collect();
@@ -145,13 +145,10 @@ impl Known {
                 }
             }
         }
-        let checks = reached.into_iter().filter_map(|name| {
-            let count = *self.rows.get(&name)?;
-            Some((name, count))
-        });
-        let checks: Arc<[_]> = checks.collect();
-        self.checks.insert(exchange.clone(), checks.clone());
-        checks
+        reached.retain(|name| self.loaded.contains(name));
+        let reached: Arc<[Name]> = reached.into();
+        self.reached.insert(exchange.clone(), reached.clone());
+        reached
     }
 
     /// Takes in what `load.lua` answered.
@@ -175,7 +172,7 @@ impl Known {
         for text in texts(bindings).ok_or_else(wrong)? {
             table.apply(&Change::Bind(records::binding(text)?));
         }
-        let mut counts = HashMap::new();
+        let mut loaded = HashSet::new();
         let Value::Array(rows) = rows else {
             return Err(wrong());
         };
@@ -183,7 +180,7 @@ impl Known {
             let name = text(&pair[0]).and_then(|name| std::str::from_utf8(name).ok());
             let name = Name::from(name.ok_or_else(wrong)?);
             let rows = texts(&pair[1]).ok_or_else(wrong)?;
-            counts.insert(name.clone(), rows.len());
+            loaded.insert(name.clone());
             let read: Vec<(BindingRecord, bool)> = rows
                 .iter()
                 .filter_map(|row| records::row(&name, std::str::from_utf8(row).ok()?))
@@ -196,8 +193,13 @@ impl Known {
                 };
                 table.apply(&Change::PutExchange(exchange));
             }
+            // Python's queues on a fanout exchange are its consumers, which listen at a channel.
+            let has_lists = table
+                .exchange(&name)
+                .is_some_and(|exchange| *exchange.kind() != ExchangeKind::Fanout);
             for (record, _) in read {
                 if let Destination::Queue(queue) = &record.destination
+                    && has_lists
                     && table.queue(queue).is_none()
                 {
                     table.add_undeclared(queue.clone());
@@ -215,8 +217,8 @@ impl Known {
         table.set_version(self.table.version() + 1);
         self.version = number(version).ok_or_else(wrong)?;
         self.table = table;
-        self.rows = counts;
-        self.checks.clear();
+        self.loaded = loaded;
+        self.reached.clear();
         self.queues.clear();
         Ok(())
     }
@@ -226,43 +228,20 @@ impl Known {
         for change in changes {
             match change {
                 Change::PutExchange(exchange) => {
-                    self.rows.entry(exchange.name().clone()).or_insert(0);
+                    self.loaded.insert(exchange.name().clone());
                 }
                 Change::DeleteExchange(name) => {
-                    self.rows.remove(name);
+                    self.loaded.remove(name);
                 }
-                Change::DeleteQueue(name, _) => {
-                    let to_it = Destination::Queue(name.clone());
-                    let gone: Vec<BindingRecord> = self
-                        .table
-                        .bindings()
-                        .filter(|record| record.destination == to_it)
-                        .cloned()
-                        .collect();
-                    for record in &gone {
-                        self.count(record, -1);
-                    }
-                }
-                Change::Bind(record) => self.count(record, 1),
-                Change::Unbind(record) => self.count(record, -1),
                 _ => {}
             }
             self.table.apply(change);
         }
         self.table.set_version(self.table.version() + 1);
         self.version = version;
-        self.checks.clear();
+        self.reached.clear();
         self.queues.clear();
         self.table.version()
-    }
-
-    fn count(&mut self, record: &BindingRecord, by: isize) {
-        let kind = self.table.exchange(&record.source).map(Exchange::kind);
-        if let Ok(Stored::Row(_)) = records::stored(record, kind) {
-            let count = self.rows.entry(record.source.clone()).or_insert(0);
-            // If somebody else was faster, the count is another one, and everything is loaded again.
-            *count = count.saturating_add_signed(by);
-        }
     }
 
     /// The channel that Python's consumers of a fanout exchange listen at.

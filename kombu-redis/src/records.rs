@@ -78,15 +78,30 @@ pub(crate) fn stored(record: &BindingRecord, kind: Option<&ExchangeKind>) -> Res
     written(&text, "binding").map(Stored::Record)
 }
 
-/// The regular expression that kombu makes of a topic's pattern. Its words aren't escaped, as kombu's aren't.
+/// The regular expression that kombu makes of a topic's pattern, byte for byte: Python removes the rows that it would
+/// write.
 fn pattern(key: &str) -> String {
     let words = key.split('.').map(|word| match word {
-        "*" => r"[^\.]+",
-        "#" => ".*?",
-        word => word,
+        "*" => r"[^\.]+".to_owned(),
+        "#" => ".*?".to_owned(),
+        word => escaped(word),
     });
     let words: Vec<_> = words.collect();
     format!("^{}$", words.join(r"\."))
+}
+
+/// A word as kombu escapes it, which leaves wildcards inside of one to the regular expression.
+fn escaped(word: &str) -> String {
+    let mut escaped = String::with_capacity(word.len());
+    for character in word.chars() {
+        match character {
+            '\0' => escaped.push_str(r"\000"),
+            '#' | '*' => escaped.push(character),
+            character if character.is_alphanumeric() => escaped.push(character),
+            character => escaped.extend(['\\', character]),
+        }
+    }
+    escaped
 }
 
 /// The binding of a row in the set of an exchange, and whether it is a topic's; `None` if it isn't kombu's.
@@ -321,6 +336,18 @@ mod tests {
             panic!("a row")
         };
         assert_eq!(row(&"media".into(), &text), Some((record, true)));
+    }
+
+    #[test]
+    fn a_pattern_is_escaped_as_kombu_does_it() {
+        for (key, expected) in [
+            ("*.a-b_c.#", r"^[^\.]+\.a\-b\_c\..*?$"),
+            ("a+(b).ü", r"^a\+\(b\)\.ü$"),
+            ("a*b.#c", r"^a*b\.#c$"),
+            ("", "^$"),
+        ] {
+            assert_eq!(pattern(key), expected, "{key}");
+        }
     }
 
     #[test]

@@ -111,8 +111,8 @@ impl Shared {
             }
             let mut command = self.line.call(Script::Current);
             command.arg(known.version);
-            for (exchange, count) in known.all_rows() {
-                command.arg(exchange.as_str()).arg(count);
+            for exchange in known.loaded() {
+                command.arg(exchange.as_str());
             }
             command
         };
@@ -350,14 +350,14 @@ impl QueueStore for RedisStore {
             address,
             ..
         } = &*self.shared;
-        let (rows, server, is_fanout) = {
+        let (exchanges, server, is_fanout) = {
             let mut known = known.lock();
             if known.table.version() != version {
                 return Op::ready(Ok(Answer::Stale));
             }
             let exchange = envelope.exchange();
             (
-                known.checks(exchange),
+                known.reached(exchange),
                 known.version,
                 known.is_fanout(exchange),
             )
@@ -376,7 +376,7 @@ impl QueueStore for RedisStore {
         let (reply, answer) = oneshot::channel();
         line.send(Work::Push(Push {
             version: server,
-            rows,
+            exchanges,
             targets: targets.iter().map(|queue| queue.target(priority)).collect(),
             parcel,
             delay,
@@ -391,7 +391,8 @@ impl QueueStore for RedisStore {
     fn push_nowhere(&self, version: u64, envelope: &Envelope) -> Op<Result<Answer>> {
         let key = envelope.routing_key();
         if !envelope.exchange().is_empty() || key.is_empty() {
-            return self.leads_nowhere(version, envelope.exchange());
+            // Compared as others are; and Python's consumers of a fanout may listen.
+            return self.push(&[], version, envelope);
         }
         let shared = self.shared.clone();
         let queue = Destination::Queue(key.clone());
@@ -407,35 +408,6 @@ impl QueueStore for RedisStore {
             }
             Ok(answer)
         })
-    }
-
-    /// A message without targets is compared as others are, and not stored.
-    fn leads_nowhere(&self, version: u64, exchange: &Name) -> Op<Result<Answer>> {
-        let Shared { line, known, .. } = &*self.shared;
-        let (rows, server) = {
-            let mut known = known.lock();
-            if known.table.version() != version {
-                return Op::ready(Ok(Answer::Stale));
-            }
-            (known.checks(exchange), known.version)
-        };
-        let (reply, answer) = oneshot::channel();
-        line.send(Work::Push(Push {
-            version: server,
-            rows,
-            targets: Vec::new(),
-            parcel: Parcel {
-                text: Vec::new(),
-                expiration: None,
-                bytes: 0,
-            },
-            delay: None,
-            channel: None,
-            alone: false,
-            reply,
-        }));
-        let line = line.clone();
-        Op::pending(async move { line.answer(answer).await })
     }
 
     fn look_for(&self, version: u64, missing: &Destination) -> Op<Result<Answer>> {
@@ -533,12 +505,12 @@ impl QueueStore for RedisStore {
                 envelope,
                 ..
             } => {
-                let server = {
-                    let known = self.shared.known.lock();
+                let (server, exchanges) = {
+                    let mut known = self.shared.known.lock();
                     if known.table.version() != version {
                         return Op::ready(Ok(Answer::Stale));
                     }
-                    known.version
+                    (known.version, known.reached(envelope.exchange()))
                 };
                 let ttls = targets
                     .iter()
@@ -549,6 +521,7 @@ impl QueueStore for RedisStore {
                 let priority = envelope.priority();
                 End::Move {
                     version: server,
+                    exchanges,
                     targets: targets.iter().map(|queue| queue.target(priority)).collect(),
                     parcel: parcel(envelope),
                 }

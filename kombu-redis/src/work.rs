@@ -62,8 +62,8 @@ pub(crate) enum Work {
 pub(crate) struct Push {
     /// The server's version of the declarations.
     pub(crate) version: u64,
-    /// How many rows of kombu's the exchanges had that the message came by.
-    pub(crate) rows: Arc<[(Name, usize)]>,
+    /// The exchanges that the message came by, whose rows may have changed.
+    pub(crate) exchanges: Arc<[Name]>,
     pub(crate) targets: Vec<Target>,
     pub(crate) parcel: Parcel,
     pub(crate) delay: Option<u64>,
@@ -151,6 +151,7 @@ pub(crate) enum End {
     LeaveDead(Death),
     Move {
         version: u64,
+        exchanges: Arc<[Name]>,
         targets: Vec<Target>,
         parcel: Parcel,
     },

@@ -4,12 +4,14 @@
 
 mod amqp;
 mod captured;
+mod meeting;
 mod memory;
 mod peer;
 mod redis;
 
 pub use amqp::{AmqpHarness, ask};
 pub use captured::Captured;
+pub use meeting::{COMPRESSIONS, Meeting, SERIALIZERS, integer, next, value};
 pub use memory::MemoryHarness;
 pub use peer::Peer;
-pub use redis::{RedisAdmin, RedisHarness, redis_command};
+pub use redis::{RawRedis, RedisAdmin, RedisHarness, redis_command};

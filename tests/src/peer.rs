@@ -10,9 +10,7 @@ use tokio::time::timeout;
 /// A program that is silent for longer hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A Python program that takes and prints lines of JSON. It ends when it is dropped.
-///
-/// It runs in the Python of `KOMBU_TEST_PYTHON`, which has what `scripts/install-python` installs.
+/// A program that takes and prints lines of JSON. It ends when it is dropped.
 #[derive(Debug)]
 pub struct Peer {
     child: Child,
@@ -21,7 +19,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Python with these arguments. What it prints as errors is shown.
+    /// Python with these arguments: the one of `KOMBU_TEST_PYTHON`, which has what `scripts/install-python` installs.
+    /// What it prints as errors is shown.
     ///
     /// # Panics
     ///
@@ -29,13 +28,21 @@ impl Peer {
     pub fn start(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         let python =
             std::env::var_os("KOMBU_TEST_PYTHON").expect("KOMBU_TEST_PYTHON says where Python is");
-        let mut child = Command::new(python)
-            .args(arguments)
+        Self::run(Command::new(python).args(arguments))
+    }
+
+    /// Any program. What it prints as errors is shown.
+    ///
+    /// # Panics
+    ///
+    /// If it can't be started.
+    pub fn run(command: &mut Command) -> Self {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .expect("Python starts");
+            .expect("the program starts");
         let output = child.stdout.take().expect("it has an output");
         Peer {
             input: child.stdin.take(),
@@ -80,5 +87,40 @@ impl Peer {
         let status = timeout(PATIENCE, self.child.wait()).await;
         let status = status.expect("it ends").expect("it can be waited for");
         assert!(status.success(), "{status}");
+    }
+
+    /// Kills it, and returns what it had printed that wasn't read.
+    ///
+    /// # Panics
+    ///
+    /// If it has ended before.
+    pub async fn kill(mut self) -> Vec<Value> {
+        self.child.kill().await.expect("it is there to be killed");
+        let mut rest = Vec::new();
+        while let Ok(Some(line)) = self.output.next_line().await {
+            // The last one may have been cut.
+            rest.extend(serde_json::from_str(&line).ok());
+        }
+        rest
+    }
+
+    /// Ends its input, and returns what it prints until it ends.
+    ///
+    /// # Panics
+    ///
+    /// If it fails.
+    pub async fn rest(mut self) -> Vec<Value> {
+        drop(self.input.take());
+        let mut rest = Vec::new();
+        let reading = async {
+            while let Some(line) = self.output.next_line().await.expect("it can be read") {
+                let line = serde_json::from_str(&line);
+                rest.push(line.expect("it prints JSON"));
+            }
+        };
+        timeout(PATIENCE, reading).await.expect("it ends");
+        let status = self.child.wait().await.expect("it can be waited for");
+        assert!(status.success(), "{status}");
+        rest
     }
 }

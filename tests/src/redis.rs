@@ -6,6 +6,7 @@ use std::time::Duration;
 use kombu::Registry;
 use kombu_testkit::brokers::Redis;
 use kombu_testkit::{Broker, Harness, table};
+use serde_json::Value;
 use url::Url;
 
 /// Removes all keys that begin with its argument.
@@ -150,5 +151,69 @@ impl RedisAdmin {
         stream.read_line(&mut answer).expect("it answers");
         assert!(!answer.starts_with('-'), "{answer}");
         (answer.trim_end().to_owned(), stream)
+    }
+}
+
+/// A connection of its own, without any of our library.
+#[derive(Debug)]
+pub struct RawRedis {
+    stream: BufReader<TcpStream>,
+}
+
+impl RawRedis {
+    /// Connects.
+    ///
+    /// # Panics
+    ///
+    /// If the server isn't there.
+    pub fn connect(url: &Url) -> Self {
+        let address = (
+            url.host_str().unwrap_or("localhost"),
+            url.port().unwrap_or(6379),
+        );
+        let stream = TcpStream::connect(address).expect("Redis is there");
+        stream.set_nodelay(true).expect("a socket has the option");
+        RawRedis {
+            stream: BufReader::new(stream),
+        }
+    }
+
+    /// Sends a command, and returns its answer.
+    ///
+    /// # Panics
+    ///
+    /// If the server refuses, or answers what isn't text.
+    pub fn ask(&mut self, command: &[&str]) -> Value {
+        let mut request = format!("*{}\r\n", command.len());
+        for part in command {
+            request += &format!("${}\r\n{part}\r\n", part.len());
+        }
+        let stream = self.stream.get_mut();
+        stream
+            .write_all(request.as_bytes())
+            .expect("it takes a command");
+        self.answer(command[0])
+    }
+
+    fn answer(&mut self, command: &str) -> Value {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).expect("it answers");
+        let (kind, rest) = line.trim_end().split_at(1);
+        let number = || rest.parse::<i64>().expect("a number");
+        match kind {
+            "+" => Value::from(rest),
+            ":" => Value::from(number()),
+            "$" => {
+                let Ok(length) = usize::try_from(number()) else {
+                    return Value::Null;
+                };
+                let mut text = vec![0; length + 2];
+                self.stream.read_exact(&mut text).expect("it answers");
+                text.truncate(length);
+                Value::from(String::from_utf8(text).expect("UTF-8"))
+            }
+            "*" => (0..number()).map(|_| self.answer(command)).collect(),
+            _ => panic!("{command}: {line}"),
+        }
     }
 }

@@ -5,83 +5,20 @@
 
 use std::time::Duration;
 
-use kombu::{
-    Connection, Consumer, Delivery, DeliveryMode, ErrorKind, Exchange, FieldTable, FieldValue,
-    Producer, Queue, Timestamp,
-};
-use kombu_testkit::{Broker, Harness};
-use kombu_tests::{AmqpHarness, Peer};
+use kombu::{DeliveryMode, ErrorKind, Exchange, FieldTable, FieldValue, Queue, Timestamp};
+use kombu_tests::{AmqpHarness, COMPRESSIONS, Meeting, SERIALIZERS, integer, next, value};
 use serde_json::{Value, json};
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/peer.py");
 const TIME: u64 = 1_700_000_000;
 
-/// A virtual host with a connection of ours.
-struct Meeting {
-    broker: Broker,
-    connection: Connection,
-}
-
-impl Meeting {
-    async fn new() -> Self {
-        let broker = AmqpHarness::new().broker().await;
-        let connection = broker.connect().await;
-        Meeting { broker, connection }
-    }
-
-    fn python(&self, arguments: &[&str]) -> Peer {
-        Peer::start([&[SCRIPT, self.broker.url()], arguments].concat())
-    }
-
-    /// Has Python publish these messages, in order.
-    async fn python_sends(&self, messages: &[Value]) {
-        let mut python = self.python(&["send"]);
-        for message in messages {
-            python.tell(message).await;
-            assert_eq!(python.line().await, "sent");
-        }
-        python.end().await;
-    }
-
-    /// What Python makes of as many messages of the queue `inbox`.
-    async fn python_receives(&self, count: usize) -> Vec<Value> {
-        let mut python = self.python(&["receive", "inbox", &count.to_string()]);
-        let mut received = Vec::new();
-        while received.len() < count {
-            received.push(python.line().await);
-        }
-        python.end().await;
-        received
-    }
-
-    async fn consumer(&self) -> Consumer {
-        let inbox = Queue::new("inbox");
-        self.connection.consumer(&inbox).await.unwrap()
-    }
-
-    /// A producer to the queue `inbox`, which is there.
-    async fn producer(&self) -> Producer {
-        let inbox = Queue::new("inbox");
-        self.connection.declare_queue(&inbox).await.unwrap();
-        let producer = self.connection.producer(Exchange::default());
-        producer.routing_key("inbox").await.unwrap()
-    }
-}
-
-async fn next(consumer: &mut Consumer) -> Delivery {
-    let delivery = consumer.receive(Duration::from_secs(60)).await.unwrap();
-    delivery.expect("a message arrives")
-}
-
-/// A value that JSON doesn't have, as `peer.py` writes it.
-fn integer(value: i64) -> Value {
-    json!({ "integer": value })
+async fn meeting() -> Meeting {
+    Meeting::at(AmqpHarness::new()).await
 }
 
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn every_property_that_python_sets_arrives() {
-    let meeting = Meeting::new().await;
+    let meeting = meeting().await;
     let mut consumer = meeting.consumer().await;
     let message = json!({
         "routing_key": "inbox",
@@ -145,7 +82,7 @@ async fn every_property_that_python_sets_arrives() {
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn python_reads_every_property() {
-    let meeting = Meeting::new().await;
+    let meeting = meeting().await;
     let producer = meeting.producer().await;
     producer
         .publish(&7)
@@ -205,7 +142,7 @@ async fn python_reads_every_property() {
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn headers_of_every_type_that_python_sends_are_read() {
-    let meeting = Meeting::new().await;
+    let meeting = meeting().await;
     let mut consumer = meeting.consumer().await;
     let nested = json!({"array": [integer(1), "two", {"table": {"three": {"array": []}}}]});
     let nested_here = FieldValue::Array(vec![
@@ -268,7 +205,7 @@ async fn headers_of_every_type_that_python_sends_are_read() {
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn python_reads_headers_of_every_type() {
-    let meeting = Meeting::new().await;
+    let meeting = meeting().await;
     let long = "ü".repeat(40_000);
     let nested = FieldValue::Array(vec![
         FieldValue::U8(1),
@@ -317,39 +254,10 @@ async fn python_reads_headers_of_every_type() {
     assert_eq!(received.len(), headers.len());
 }
 
-/// What every serializer can carry, here and as `peer.py` writes it.
-fn value() -> (Value, Value) {
-    let here = json!({
-        "text": "Grüße, 世界 🎉",
-        "numbers": [0, -1, 9_007_199_254_740_993_i64, 0.1, 1e300],
-        "nothing": null,
-        "truth": [true, false],
-        "empty": {},
-        "looks like another": ["null", "true", "1", "1.5", "2026-01-02", "~", "no", ""],
-    });
-    let there = json!({"table": {
-        "text": "Grüße, 世界 🎉",
-        "numbers": {"array": [
-            integer(0), integer(-1), integer(9_007_199_254_740_993), {"float": 0.1}, {"float": 1e300},
-        ]},
-        "nothing": null,
-        "truth": {"array": [true, false]},
-        "empty": {"table": {}},
-        "looks like another": {"array": ["null", "true", "1", "1.5", "2026-01-02", "~", "no", ""]},
-    }});
-    (here, there)
-}
-
-const SERIALIZERS: [(&str, &str); 3] = [
-    ("json", "application/json"),
-    ("yaml", "application/x-yaml"),
-    ("msgpack", "application/x-msgpack"),
-];
-
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn what_python_serializes_is_decoded() {
-    let meeting = Meeting::new().await;
+    let meeting = meeting().await;
     let mut consumer = meeting.consumer().await;
     let (here, there) = value();
     let mut messages: Vec<Value> = SERIALIZERS
@@ -385,7 +293,7 @@ async fn what_python_serializes_is_decoded() {
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn python_decodes_what_is_serialized() {
-    let meeting = Meeting::new().await;
+    let meeting = meeting().await;
     let producer = meeting.producer().await;
     let (here, there) = value();
     for (name, _) in SERIALIZERS {
@@ -407,7 +315,7 @@ async fn python_decodes_what_is_serialized() {
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn what_python_pickles_is_not_decoded_and_there_as_bytes() {
-    let meeting = Meeting::new().await;
+    let meeting = meeting().await;
     let mut consumer = meeting.consumer().await;
     let message =
         json!({"routing_key": "inbox", "body": integer(7), "publish": {"serializer": "pickle"}});
@@ -422,16 +330,10 @@ async fn what_python_pickles_is_not_decoded_and_there_as_bytes() {
     delivery.ack().await.unwrap();
 }
 
-const COMPRESSIONS: [(&str, &str); 3] = [
-    ("zlib", "application/x-gzip"),
-    ("bzip2", "application/x-bz2"),
-    ("zstd", "application/zstd"),
-];
-
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn what_python_compresses_is_decompressed() {
-    let meeting = Meeting::new().await;
+    let meeting = meeting().await;
     let mut consumer = meeting.consumer().await;
     let text = "many words ".repeat(1000);
     let messages = COMPRESSIONS.map(|(name, _)| {
@@ -452,7 +354,7 @@ async fn what_python_compresses_is_decompressed() {
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn python_decompresses_what_is_compressed() {
-    let meeting = Meeting::new().await;
+    let meeting = meeting().await;
     let producer = meeting.producer().await;
     let text = ["many words ".repeat(1000)];
     for (name, _) in COMPRESSIONS {
@@ -469,7 +371,7 @@ async fn python_decompresses_what_is_compressed() {
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn the_most_urgent_comes_first_on_both_sides() {
-    let meeting = Meeting::new().await;
+    let meeting = meeting().await;
     let priorities = [0, 5, 9, 1];
     let expected = [9, 5, 1, 0];
     let messages = priorities.map(|priority| {
@@ -509,7 +411,7 @@ async fn the_most_urgent_comes_first_on_both_sides() {
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn what_one_declares_is_the_same_to_the_other() {
-    let meeting = Meeting::new().await;
+    let meeting = meeting().await;
     let message = json!({
         "queue": {
             "name": "inbox",
@@ -560,7 +462,7 @@ async fn what_one_declares_is_the_same_to_the_other() {
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn python_answers_requests() {
-    let meeting = Meeting::new().await;
+    let meeting = meeting().await;
     let producer = meeting.producer().await;
     let answers = Queue::server_named().exclusive(true);
     let mut consumer = meeting.connection.consumer(&answers).await.unwrap();
@@ -582,7 +484,7 @@ async fn python_answers_requests() {
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn requests_of_python_are_answered() {
-    let meeting = Meeting::new().await;
+    let meeting = meeting().await;
     let mut consumer = meeting.consumer().await;
     let producer = meeting.connection.producer(Exchange::default());
     let producer = producer.await.unwrap();

@@ -294,9 +294,9 @@ async fn produce(
     let mut messages = u64::from(number) * 100_000_000..;
     let mut receipts: Vec<(u64, Answered)> = Vec::new();
     while !*stopped.borrow() {
-        sleep(Duration::from_millis(rng.u64(..30))).await;
+        sleep(Duration::from_millis(rng.u64(..60))).await;
         let queue = QUEUES[rng.usize(..QUEUES.len())];
-        for message in messages.by_ref().take(rng.usize(1..10)) {
+        for message in messages.by_ref().take(rng.usize(1..6)) {
             recorder.publishing(number, message);
             let mut publish = producer.publish(&message).routing_key(queue);
             if rng.u32(..10) == 0 {
@@ -337,8 +337,8 @@ async fn consume(
         };
         let (message, delivery) = delivery.take::<u64>().unwrap();
         recorder.received(number, message, &delivery);
-        if rng.u32(..10) == 0 {
-            sleep(Duration::from_millis(rng.u64(..100))).await;
+        if rng.u32(..20) == 0 {
+            sleep(Duration::from_millis(rng.u64(..60))).await;
         }
         let (outcome, settled) = match rng.u32(..12) {
             0 => (Outcome::Release, delivery.release()),

@@ -61,7 +61,7 @@ while a <= #ARGV do
   if what == 'X' then call('HSET', R .. 'exchanges', one, two)
   elseif what == 'x' then
     call('HDEL', R .. 'exchanges', one)
-    call('DEL', P .. '_kombu.binding.' .. one, P .. '_kombu.binding_permanent.' .. one)
+    call('DEL', P .. '_kombu.binding.' .. one, P .. '_kombu.binding_permanent.' .. one, R .. 'loaded.' .. one)
   elseif what == 'Q' then
     local record, fields = ARGV[a + 3], ARGV[a + 4]
     local q = R .. 'q.' .. one
@@ -79,9 +79,11 @@ while a <= #ARGV do
   elseif what == 'B' then
     call('SADD', P .. '_kombu.binding.' .. one, two)
     call('SADD', P .. '_kombu.binding_permanent.' .. one, two)
+    call('SADD', R .. 'loaded.' .. one, two)
   elseif what == 'U' then
     call('SREM', P .. '_kombu.binding.' .. one, two)
     call('SREM', P .. '_kombu.binding_permanent.' .. one, two)
+    call('SREM', R .. 'loaded.' .. one, two)
   elseif what == 'b' then call('SADD', R .. 'bindings', one)
   else call('SREM', R .. 'bindings', one) end
   a = a + 1 + SIZE[what]

@@ -2,7 +2,7 @@
 --   F holder queue gone count id...                  forgets them
 --   R holder queue gone id failed delay              back, at once or after a delay in ms
 --   L holder queue gone id reason                    dead, and left to other sessions
---   M holder queue gone id version ttl bytes count (queue list)... text    moved to other queues
+--   M holder queue gone id version count exchange... ttl bytes count (queue list)... text    moved to other queues
 -- The holder of the dead is `d`. A reader that is gone has gone=1.
 -- Answers for each step (for F: for all of its ids) 1: done, 0: it wasn't held, 2: stale, 3: refused by a full queue, 4: a key
 -- of somebody else's is where it was to go, and nothing was done; and last how many messages died. LOST: the session has ended.
@@ -21,11 +21,17 @@ local function missing(held)
 end
 
 local function move(held, q, holder)
-  local id, version = ARGV[a], ARGV[a + 1]
-  local ttl, bytes, nt = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3]), tonumber(ARGV[a + 4])
-  local targets = a + 5
+  local id, version, exchanges = ARGV[a], ARGV[a + 1], a + 3
+  a = exchanges + tonumber(ARGV[a + 2])
+  local ttl, bytes, nt = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
+  local targets = a + 3
+  local last = a - 1
   a = targets + 2 * nt + 1
   if (call('HGET', R .. 'meta', 'ver') or '0') ~= version then return 2 end
+  for i = exchanges, last do
+    if not holds_rows(ARGV[i]) then return 4 end
+    if not is_unchanged(ARGV[i]) then return 2 end
+  end
   local m = call('HGET', held, id)
   if not m then return missing(held) end
   local at

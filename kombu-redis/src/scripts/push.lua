@@ -1,4 +1,4 @@
--- Stores messages. ARGV: prefix, version, number of exchanges, each with its number of rows, number of queues, their
+-- Stores messages. ARGV: prefix, version, number of exchanges that they come by, their names, number of queues, their
 -- names, then the messages: number of targets, each target's queue and list, delay and time to live in ms or -1, size of
 -- the body, channel of a fanout or '', text.
 -- Answers, for each message, 1 or, if a queue refused it, 0; and last how many messages died. STALE: nothing was done.
@@ -8,8 +8,8 @@ if not version then return redis.error_reply('SESSION .') end
 if version ~= ARGV[2] then return redis.error_reply('STALE .') end
 local a = 4
 for _ = 1, tonumber(ARGV[3]) do
-  if call('SCARD', P .. '_kombu.binding.' .. ARGV[a]) ~= tonumber(ARGV[a + 1]) then return redis.error_reply('STALE .') end
-  a = a + 2
+  if not is_unchanged(ARGV[a]) then return redis.error_reply('STALE .') end
+  a = a + 1
 end
 local names, limit = {}, {}
 local n = tonumber(ARGV[a])

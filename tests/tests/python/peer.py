@@ -4,6 +4,10 @@
     peer.py URL receive QUEUE COUNT  prints what it receives
     peer.py URL answer QUEUE COUNT   answers requests with their doubled number
     peer.py URL ask QUEUE NUMBER     sends a request and prints the answer
+    peer.py URL listen QUEUE         declares a queue and prints what it receives, until the input ends
+    peer.py URL share QUEUE          sends back every third number that is new, and acks the others, until the input ends
+    peer.py URL hold QUEUE           receives one message, and keeps it until it is killed
+    peer.py URL sweep QUEUE          receives one message that another Python has held for longer than a second
 
 Every line is JSON. A value that JSON doesn't have is an object with one key, the name of its type.
 """
@@ -12,6 +16,9 @@ import datetime
 import decimal
 import json
 import sys
+import threading
+
+from urllib.parse import parse_qs
 
 import kombu
 
@@ -61,17 +68,29 @@ def say(value):
     print(json.dumps(value), flush=True)
 
 
+def connect(url):
+    """Of the options in our URLs, kombu has the prefix of Redis's keys."""
+    url, _, query = url.partition("?")
+    prefix = parse_qs(query).get("prefix", [""])[0]
+    options = {"global_keyprefix": prefix} if prefix else {}
+    return kombu.Connection(url, transport_options=options)
+
+
 def send(connection):
     with connection.Producer() as producer:
         for line in sys.stdin:
             said = json.loads(line)
-            queue = said.get("queue")
+            queue, exchange = said.get("queue"), said.get("exchange", "")
+            declared = [declaration(queue)] if queue else []
+            if isinstance(exchange, dict):
+                exchange = kombu.Exchange(**exchange)
+                declared.append(exchange)
             producer.publish(
                 build(said["body"]),
-                exchange=said.get("exchange", ""),
+                exchange=exchange,
                 routing_key=said["routing_key"],
                 headers=build(said.get("headers", {"table": {}})),
-                declare=[declaration(queue)] if queue else None,
+                declare=declared,
                 **said.get("publish", {}),
             )
             say("sent")
@@ -86,13 +105,18 @@ def declaration(said):
 def receive(connection, queue, count):
     def receive_one(message):
         properties = dict(message.properties)
-        # kombu has both under names of their own, and headers without what it took off.
-        properties.pop("application_headers", None)
+        # Over Redis, the message alone has them.
+        for name in ("content_type", "content_encoding"):
+            if getattr(message, name) is not None:
+                properties[name] = getattr(message, name)
+        # kombu has these under names of their own, and headers without what it took off.
+        for known in ("application_headers", "delivery_info", "delivery_tag", "body_encoding"):
+            properties.pop(known, None)
         say(
             {
                 "exchange": message.delivery_info["exchange"],
                 "routing_key": message.delivery_info["routing_key"],
-                "redelivered": message.delivery_info["redelivered"],
+                "redelivered": message.delivery_info.get("redelivered", False),
                 "properties": properties,
                 "headers": describe(message.headers)["table"],
                 "body": describe(message.payload),
@@ -131,6 +155,79 @@ def ask(connection, queue, number):
     consume(connection, answers.name, 1, receive_one)
 
 
+def listen(connection, queue):
+    def hear(message):
+        say([message.delivery_info["routing_key"], message.payload])
+        message.ack()
+
+    until_told(connection, declaration(json.loads(queue)), hear)
+
+
+def share(connection, queue):
+    def one(message):
+        number = message.payload
+        if number % 3 == 0 and not message.delivery_info.get("redelivered"):
+            say(["back", number])
+            message.requeue()
+        else:
+            say(["acking", number])
+            message.ack()
+
+    until_told(connection, kombu.Queue(queue, no_declare=True), one)
+
+
+def hold(connection, queue):
+    def one(message):
+        say(["held", message.payload])
+        threading.Event().wait()
+
+    consume(connection, queue, 1, one)
+
+
+def until_told(connection, queue, on_message):
+    """Consumes until the input ends. Says `ready` when the server knows."""
+    is_over = threading.Event()
+
+    def wait():
+        sys.stdin.read()
+        is_over.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    with connection.Consumer(queue, on_message=on_message, accept=ACCEPT) as consumer:
+        consumer.qos(prefetch_count=10)
+        is_ready = False
+        while not is_over.is_set():
+            try:
+                connection.drain_events(timeout=0.5)
+            except TimeoutError:
+                pass
+            if not is_ready:
+                say("ready")
+                is_ready = True
+
+
+def sweep(connection, queue):
+    connection.transport_options |= {
+        "visibility_timeout": 1,
+        "unacked_restore_throttle": 1,
+    }
+    seen = []
+
+    def one(message):
+        seen.append(message)
+        say([message.payload, message.delivery_info.get("redelivered", False)])
+        message.ack()
+
+    queue = kombu.Queue(queue, no_declare=True)
+    with connection.Consumer(queue, on_message=one, accept=ACCEPT):
+        while not seen:
+            try:
+                # It looks for such messages only when it has waited for less than the second that Redis waits.
+                connection.drain_events(timeout=0.4)
+            except TimeoutError:
+                pass
+
+
 def consume(connection, queue, count, on_message):
     """Hands over as many messages of a queue, which is there already."""
     missing = int(count)
@@ -151,7 +248,6 @@ def consume(connection, queue, count, on_message):
 
 if __name__ == "__main__":
     url, command, *arguments = sys.argv[1:]
-    with kombu.Connection(url) as connection:
-        {"send": send, "receive": receive, "answer": answer, "ask": ask}[command](
-            connection, *arguments
-        )
+    commands = [send, receive, answer, ask, listen, share, hold, sweep]
+    with connect(url) as connection:
+        {one.__name__: one for one in commands}[command](connection, *arguments)
