@@ -66,15 +66,20 @@ pub(crate) fn classify(error: &ServerError) -> Error {
             ErrorKind::AccessRefused,
             format!("Redis refuses: {text}; give the user the right"),
         ),
-        "WRONGTYPE" => Error::new(
-            ErrorKind::PreconditionFailed,
-            format!(
-                "a key of a queue or exchange holds something else: {text}; another program uses the name, so choose \
-                 another one, or a prefix"
-            ),
-        ),
+        "WRONGTYPE" => foreign_key(&text),
         _ => Error::new(ErrorKind::Protocol, format!("Redis: {text}")),
     }
+}
+
+/// Another program uses the name of a queue or an exchange.
+pub(crate) fn foreign_key(text: &str) -> Error {
+    Error::new(
+        ErrorKind::PreconditionFailed,
+        format!(
+            "a key of a queue or exchange holds something else: {text}; another program uses the name, so choose \
+             another one, or a prefix"
+        ),
+    )
 }
 
 pub(crate) fn unexpected(what: &str, answer: &Value) -> Error {

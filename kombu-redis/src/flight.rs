@@ -408,6 +408,7 @@ fn answer_finishes(finishes: Vec<Finishing>, answer: Value, landed: &mut Landed)
                 Some(Value::Int(1)) => Ok(Answer::Done),
                 Some(Value::Int(2)) => Ok(Answer::Stale),
                 Some(Value::Int(3)) => Ok(Answer::Refused),
+                Some(Value::Int(4)) => Err(error::foreign_key("it stays with its holder")),
                 Some(Value::Int(0)) => Err(error::settle_lost()),
                 _ => Err(error::unexpected("a settle", &Value::Nil)),
             }));

@@ -56,6 +56,24 @@ impl RedisStore {
     }
 }
 
+impl RedisStore {
+    /// Deletes what went with sessions that were ended: their names may be wanted again.
+    pub(crate) async fn clean_up(&self, ended: &[Value]) {
+        for answer in ended {
+            let removed = match answer {
+                Value::Array(parts) => {
+                    let doomed = parts.last().unwrap_or(&Value::Nil);
+                    self.shared.remove_all(doomed).await
+                }
+                other => Err(error::unexpected("the end of a lost session", other)),
+            };
+            if let Err(error) = removed {
+                tracing::debug!(%error, "what a lost session left is left to others");
+            }
+        }
+    }
+}
+
 impl Shared {
     pub(crate) fn new(
         line: Arc<Line>,

@@ -107,9 +107,11 @@ impl Transport for Redis {
             None => CAPABILITIES,
         };
         let address = Address::of(target.url(), &options)?;
-        let shared = begin(address, &options).await?;
+        let (shared, ended) = begin(address, &options).await?;
         let kinds = target.exchange_kinds().clone();
+        // From here on, whoever gives up ends the session.
         let store = RedisStore::new(shared, capabilities);
+        store.clean_up(&ended).await;
         VirtualConnection::open_with(store, kinds).await
     }
 }
@@ -239,8 +241,8 @@ impl Pushed {
     }
 }
 
-/// Begins a session.
-async fn begin(address: Address, options: &RedisOptions) -> Result<Arc<Shared>> {
+/// Begins a session. Answers what the server said to the end of each session that was left here.
+async fn begin(address: Address, options: &RedisOptions) -> Result<(Arc<Shared>, Vec<Value>)> {
     let place = address.place.to_string();
     let at = |error: Error| error.with_context(&format!("`{place}`"));
     let client = address
@@ -330,17 +332,9 @@ async fn begin(address: Address, options: &RedisOptions) -> Result<Arc<Shared>> 
     // Only the first is set.
     let _ = pushed.line.set(Arc::downgrade(&line));
     let shared = Shared::new(line, pushed.bells.clone(), address, lease);
-    for answer in others.iter().skip(1).take(left.len()) {
-        let removed = match answer {
-            Value::Array(ended) => shared.remove_all(ended.last().unwrap_or(&Value::Nil)).await,
-            other => Err(unexpected("the end of a lost session", other)),
-        };
-        if let Err(error) = removed {
-            tracing::debug!(%error, "what a lost session left is left to others");
-        }
-    }
     tokio::spawn(pulse::beat(Arc::downgrade(&shared)));
-    Ok(shared)
+    let ended = others.iter().skip(1).take(left.len());
+    Ok((shared, ended.cloned().collect()))
 }
 
 /// The policy of a server that makes room by throwing away keys without an expiry, which queues are.

@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(not(kombu_test_redis), allow(dead_code, unused_imports))]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::future::IntoFuture;
 use std::path::Path;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use kombu::driver::BoxFuture;
 use kombu::{Connection, Consumer, Exchange, Producer, Published, Queue, RetryPolicy};
 use kombu_testkit::brokers::Redis;
 use kombu_testkit::expect::{assert_empty, drain};
-use kombu_testkit::history::{Answer, Event, Outcome, Recorder};
+use kombu_testkit::history::{Answer, Event, Flaw, Outcome, Recorder};
 use kombu_testkit::proxy::{Direction, Proxy};
 use kombu_tests::RedisAdmin;
 use tokio::sync::watch;
@@ -29,7 +29,7 @@ const DEAD: &str = "dead";
 /// Seconds.
 const LEASE: u64 = 3;
 /// Longer than a lease, and than any outage here.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(6);
 /// How long a script may take to be called.
 const RARE: Duration = Duration::from_secs(3);
 
@@ -121,7 +121,14 @@ async fn no_cut_between_a_request_and_its_reply_loses_anything() {
             );
             consuming.spawn(task);
         }
-        producing.spawn(manage(side, url, connection.clone(), stopped.clone()));
+        for number in [2 * side, 2 * side + 1] {
+            producing.spawn(manage(
+                number,
+                url.clone(),
+                connection.clone(),
+                stopped.clone(),
+            ));
+        }
         proxies.push(proxy);
         connections.push(connection);
     }
@@ -159,7 +166,26 @@ async fn no_cut_between_a_request_and_its_reply_loses_anything() {
         sessions,
         history.records().iter().map(|record| &record.event),
     );
-    history.assert_sound(PATIENCE);
+    let resent: HashSet<u64> = history
+        .records()
+        .iter()
+        .filter_map(|record| match record.event {
+            Event::Published {
+                message,
+                resent: true,
+                ..
+            } => Some(message),
+            _ => None,
+        })
+        .collect();
+    let mut flaws = history.flaws(PATIENCE);
+    // If the reply was lost that handed out the first copy of one, its second copy is the first to be seen.
+    flaws.retain(
+        |flaw| !matches!(flaw, Flaw::OutOfOrder { message, .. } if resent.contains(message)),
+    );
+    if !flaws.is_empty() {
+        history.assert_sound(PATIENCE);
+    }
     if cuts >= 10 * scripts.len() as u64 {
         for (name, _) in &scripts {
             assert!(
@@ -220,7 +246,7 @@ async fn cut<'s>(
     let mut made = BTreeMap::new();
     let mut turns = scripts.iter().cycle();
     for _ in 0..cuts {
-        let pause = Duration::from_millis(rng.u64(..60));
+        let pause = Duration::from_millis(rng.u64(..40));
         sleep(pause).await;
         let proxy = &proxies[rng.usize(..proxies.len())];
         let before = proxy.counts().cuts;
@@ -268,9 +294,9 @@ async fn produce(
     let mut messages = u64::from(number) * 100_000_000..;
     let mut receipts: Vec<(u64, Answered)> = Vec::new();
     while !*stopped.borrow() {
-        sleep(Duration::from_millis(rng.u64(..30))).await;
+        sleep(Duration::from_millis(rng.u64(..60))).await;
         let queue = QUEUES[rng.usize(..QUEUES.len())];
-        for message in messages.by_ref().take(rng.usize(1..10)) {
+        for message in messages.by_ref().take(rng.usize(1..6)) {
             recorder.publishing(number, message);
             let mut publish = producer.publish(&message).routing_key(queue);
             if rng.u32(..10) == 0 {
@@ -311,8 +337,8 @@ async fn consume(
         };
         let (message, delivery) = delivery.take::<u64>().unwrap();
         recorder.received(number, message, &delivery);
-        if rng.u32(..10) == 0 {
-            sleep(Duration::from_millis(rng.u64(..100))).await;
+        if rng.u32(..20) == 0 {
+            sleep(Duration::from_millis(rng.u64(..60))).await;
         }
         let (outcome, settled) = match rng.u32(..12) {
             0 => (Outcome::Release, delivery.release()),
@@ -342,12 +368,12 @@ async fn consume(
 }
 
 /// Does over and over whatever else there is to do.
-async fn manage(side: u32, url: String, connection: Connection, stopped: watch::Receiver<bool>) {
+async fn manage(number: u32, url: String, connection: Connection, stopped: watch::Receiver<bool>) {
     let mut round = 0_u32;
     while !*stopped.borrow() {
         round += 1;
-        let exchange = Exchange::topic(format!("exchange-{side}"));
-        let name = format!("temporary-{side}");
+        let exchange = Exchange::topic(format!("exchange-{number}"));
+        let name = format!("temporary-{number}");
         let queue = Queue::new(name.as_str()).bind(&exchange, "#");
         connection.declare_queue(&queue).await.unwrap();
         let producer = connection.producer(&exchange).await.unwrap();
@@ -357,7 +383,7 @@ async fn manage(side: u32, url: String, connection: Connection, stopped: watch::
         let info = connection.queue_info(name.as_str()).await.unwrap();
         assert!((1..=2).contains(&(info.ready + info.unsettled.unwrap())));
         connection.purge(name.as_str()).await.unwrap();
-        let mine = Queue::new(format!("mine-{side}")).exclusive(true);
+        let mine = Queue::new(format!("mine-{number}")).exclusive(true);
         connection.declare_queue(&mine).await.unwrap();
         connection.delete_queue(mine.name().clone()).await.unwrap();
         connection.delete_queue(name.as_str()).await.unwrap();
@@ -367,7 +393,7 @@ async fn manage(side: u32, url: String, connection: Connection, stopped: watch::
             .unwrap();
 
         // A queue for answers, as Python has them: nobody declares it here.
-        let answers = format!("answers-{side}-{round}");
+        let answers = format!("answers-{number}-{round}");
         let producer = connection.producer(Exchange::default()).await.unwrap();
         let answer = producer.publish(&round).routing_key(answers.as_str());
         let answer = answer.correlation_id("7").allow_unroutable();

@@ -119,14 +119,17 @@ async fn what_was_confirmed_survives_a_kill_where_redis_stores_it() {
         }
         (seen, consumer)
     });
-    let answers = publish_all(&jobs, LAST, async {
+    // On a thread of its own: publishing goes on meanwhile.
+    let killing = tokio::spawn(async move {
         arrived.recv().await.unwrap();
         tokio::task::block_in_place(|| {
             redis.kill().unwrap();
             redis.restart(Data::Keep).unwrap();
         });
-    })
-    .await;
+        redis
+    });
+    let answers = publish_all(&jobs, LAST, async {}).await;
+    let _redis = killing.await.unwrap();
     restored(&mut events).await;
     jobs.publish(&LAST).await.unwrap();
     let (seen, consumer) = consuming.await.unwrap();
@@ -584,25 +587,56 @@ async fn a_list_that_is_somebody_elses_key_spoils_that_queue_only() {
     is_spoilt(connection.queue_info("spoilt").await.unwrap_err());
     is_spoilt(connection.delete_queue("spoilt").await.unwrap_err());
     assert_eq!(info(&connection, "fine").await.ready, 1);
-    // What is in the other lists is taken before the error, and comes back after it.
-    let queues = [Queue::new("spoilt").max_priority(9)];
-    let mut consumer = connection.consumer(queues).prefetch(10).await;
-    if let Ok(consumer) = &mut consumer {
-        let first = receive(consumer).await;
-        assert_eq!(first.decode::<u64>().unwrap(), 1);
-        first.release().await.unwrap();
-    }
-    drop(consumer);
-    // A session that ends holding such messages keeps nobody from ending others.
+    let refused = connection.consumer(&Queue::new("spoilt").max_priority(9));
+    is_spoilt(refused.await.unwrap_err());
     admin.ask(["DEL", key]);
-    let messages = drain(&connection, "spoilt").await;
-    assert_eq!(messages.len(), 2);
+    assert_eq!(drain(&connection, "spoilt").await.len(), 2);
+
+    // Under a consumer: what is in the other lists comes first, and can be settled.
+    let queue = Queue::new("spoilt").max_priority(9);
+    let mut consumer = connection.consumer(&queue).await.unwrap();
+    admin.ask([
+        "EVAL",
+        "redis.call('SET', ARGV[1], 1) redis.call('LPUSH', 'spoilt', 'a', 'b', 'c', 'd')",
+        "0",
+        key,
+    ]);
+    let mut held = Vec::new();
+    for expected in ["a", "b", "c", "d"] {
+        held.push(receive(&mut consumer).await);
+        assert_eq!(held[held.len() - 1].body(), expected);
+    }
+    admin.ask(["APPEND", key, "1"]);
+    is_spoilt(consumer.try_next().await.unwrap_err());
+    let mut held = held.into_iter();
+    let mut next = || held.next().unwrap();
+    next().ack().confirmed().await.unwrap();
+    // What can't go back isn't gone.
+    is_spoilt(next().release().confirmed().await.unwrap_err());
+    is_spoilt(next().retry().confirmed().await.unwrap_err());
+    let soon = Duration::from_millis(20);
+    next().retry_after(soon).confirmed().await.unwrap();
+    drop(consumer);
+    to_fine.publish(&2).await.unwrap();
+    admin.ask(["DEL", key]);
+    connection.close().await.unwrap();
+    let connection = connect(redis.url()).await;
+    let mut consumer = connection.consumer(&queue).await.unwrap();
+    let mut again = Vec::new();
+    for _ in 0..3 {
+        let delivery = receive(&mut consumer).await;
+        again.push(delivery.body().to_vec());
+        delivery.ack().confirmed().await.unwrap();
+    }
+    again.sort_unstable();
+    assert_eq!(again, [b"b", b"c", b"d"]);
+    assert_empty(&connection, "spoilt").await;
     let mut fine = connection
         .consumer(&Queue::new("fine").max_priority(9))
         .await
         .unwrap();
     assert_eq!(receive_number(&mut fine).await, 1);
-    assert_eq!(connection.health().sessions, 1);
+    assert_eq!(receive_number(&mut fine).await, 2);
 }
 
 #[tokio::test]

@@ -1,5 +1,8 @@
 -- What the scripts share.
 
+-- When what can't be done because of somebody else's key is tried again, in ms.
+local LATER = 60000
+
 -- Whether the key of an exchange's rows is not somebody else's.
 local function holds_rows(exchange)
   local kind = call('TYPE', P .. '_kombu.binding.' .. exchange).ok
@@ -28,6 +31,15 @@ local function limits(q)
   if not l then return nil end
   local n, b, mode, ttl, dlx = l:match('^(%-?%d+),(%-?%d+),(%a),(%-?%d+),(%d)$')
   return {n = tonumber(n), b = tonumber(b), mode = mode, ttl = tonumber(ttl), keeps = dlx == '1'}
+end
+
+-- Whether somebody else uses the name of a queue.
+local function is_taken(q)
+  for step = 0, 3 do
+    local kind = call('TYPE', P .. q .. STEP[step]).ok
+    if kind ~= 'list' and kind ~= 'none' then return true end
+  end
+  return false
 end
 
 local function ready(q)
@@ -205,6 +217,10 @@ end
 -- Removes what has expired at the head of a queue, and looks when the next one does. What consumers have room for is
 -- theirs, for as long as a consumer may be busy.
 local function expire(q)
+  if is_taken(q) then
+    schedule('t', q, now() + LATER)
+    return
+  end
   local grace = wanted(q) > 0 and 30000 or 0
   for step = 0, 3 do
     local list = P .. q .. STEP[step]
@@ -231,6 +247,10 @@ local function arrive(q)
   while true do
     local due = call('ZRANGEBYSCORE', later, '-inf', now(), 'WITHSCORES', 'LIMIT', 0, 100)
     if #due == 0 then break end
+    if is_taken(q) then
+      schedule('d', q, now() + LATER)
+      return
+    end
     for i = 1, #due, 2 do
       local _, e, what, step, ttl, bytes = due[i]:find('^%d+ (%a) (%d) (%-?%d+) (%d+) ')
       local m = due[i]:sub(e + 1)
@@ -279,16 +299,7 @@ local function leave(q, holder)
   end
 end
 
--- Whether somebody else uses the name of a queue.
-local function is_taken(q)
-  for step = 0, 3 do
-    local kind = call('TYPE', P .. q .. STEP[step]).ok
-    if kind ~= 'list' and kind ~= 'none' then return true end
-  end
-  return false
-end
-
--- Ends a session: what it held goes back. True when all of it is done; what can't go back is looked at again in a minute.
+-- Ends a session: what it held goes back. True when all of it is done, or can't be done now.
 local function reap(session, budget)
   write_in_any_case()
   call('ZADD', R .. 'sessions', 0, session)
@@ -329,7 +340,7 @@ local function reap(session, budget)
     if entry then call('SREM', entries, entry) end
   end
   if stays then
-    call('ZADD', R .. 'sessions', now() + 60000, session)
+    call('ZADD', R .. 'sessions', now() + LATER, session)
     return true
   end
   call('DEL', entries)

@@ -4,8 +4,8 @@
 --   L holder queue gone id reason                    dead, and left to other sessions
 --   M holder queue gone id version count exchange... ttl bytes count (queue list)... text    moved to other queues
 -- The holder of the dead is `d`. A reader that is gone has gone=1.
--- Answers for each step (for F: for all of its ids) 1: done, 0: it wasn't held, 2: stale, 3: refused by a full queue; and
--- last how many messages died. LOST: the session has ended.
+-- Answers for each step (for F: for all of its ids) 1: done, 0: it wasn't held, 2: stale, 3: refused by a full queue, 4: a key
+-- of somebody else's is where it was to go, and nothing was done; and last how many messages died. LOST: the session has ended.
 local session = ARGV[2]
 if not is_alive(session) then return 'LOST' end
 local a, answers = 3, {}
@@ -29,6 +29,7 @@ local function move(held, q, holder)
   a = targets + 2 * nt + 1
   if (call('HGET', R .. 'meta', 'ver') or '0') ~= version then return 2 end
   for i = exchanges, last do
+    if not holds_rows(ARGV[i]) then return 4 end
     if not is_unchanged(ARGV[i]) then return 2 end
   end
   local m = call('HGET', held, id)
@@ -36,7 +37,7 @@ local function move(held, q, holder)
   local at
   if holder == 'd' then at = tonumber(m:match('^%a+ (%d+) ')) end
   for t = targets, targets + 2 * nt - 1, 2 do
-    for step = 0, 3 do call('LLEN', P .. ARGV[t] .. STEP[step]) end
+    if is_taken(ARGV[t]) then return 4 end
   end
   call('HDEL', held, id)
   local answer = 1
@@ -61,7 +62,9 @@ while a <= #ARGV do
     local id, failed, delay = ARGV[a], ARGV[a + 1] == '1', tonumber(ARGV[a + 2])
     a = a + 3
     local m = call('HGET', held, id)
-    if not m then answer = missing(held) else
+    if not m then answer = missing(held)
+    elseif delay < 0 and holder ~= 'd' and is_taken(q) then answer = 4
+    else
       call('HDEL', held, id)
       m = common().remark(m, id, failed)
       if delay < 0 then common().back(q, id, m) else common().put_later(q, 'b', 0, -1, 0, m, now() + delay) end

@@ -15,6 +15,7 @@ for _, name in ipairs(names) do
     if holds_rows(name) then
       rows[#rows + 1] = call('SMEMBERS', P .. '_kombu.binding.' .. name)
       if not is_unchanged(name) then
+        write_in_any_case()
         call('SUNIONSTORE', R .. 'loaded.' .. name, P .. '_kombu.binding.' .. name)
         changed = true
       end
