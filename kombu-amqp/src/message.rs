@@ -100,6 +100,16 @@ pub(crate) fn properties_of_retry(
     properties_with(&copy, copy.headers(), None)
 }
 
+/// The properties of what becomes of a message that was delivered too often.
+pub(crate) fn properties_of_letter(content: &Content) -> Result<BasicProperties> {
+    let Some(user) = content.user_id() else {
+        return properties_with(content, content.headers(), None);
+    };
+    let mut headers = content.headers().clone();
+    headers.insert(Name::from_static(USER_ID), Name::from(user));
+    properties_with(content, &headers, None)
+}
+
 /// Tells the ladder which steps to take and where to go then.
 fn prepare_for_steps(content: &mut Content, steps: Steps, exchange: Name) {
     // It would expire on the way.
@@ -136,7 +146,30 @@ fn clean(headers: &mut FieldTable) -> (Option<Name>, u32) {
     if is_delayed {
         forget_steps(headers, before);
     }
+    if let Some(exchange) = &exchange {
+        came_from(headers, exchange);
+    }
     (exchange, failures)
+}
+
+/// A copy that died says that it came from the exchange of retries, and the message came from another one.
+fn came_from(headers: &mut FieldTable, exchange: &Name) {
+    let correct = |table: &mut FieldTable, name: &'static str| {
+        if text(Some(table), name) == Some(ladder::RETRIES.as_str()) {
+            table.insert(Name::from_static(name), exchange.clone());
+        }
+    };
+    for [name, ..] in [FIRST_DEATH, LAST_DEATH] {
+        correct(headers, name);
+    }
+    if let Some(FieldValue::Array(mut deaths)) = headers.remove(DEATHS) {
+        for death in &mut deaths {
+            if let FieldValue::Table(death) = death {
+                correct(death, "exchange");
+            }
+        }
+        headers.insert(Name::from_static(DEATHS), FieldValue::Array(deaths));
+    }
 }
 
 fn count(value: &FieldValue) -> Option<u32> {
@@ -277,7 +310,7 @@ pub(crate) fn received(
         failures.counted = headers.get(DELIVERY_COUNT).and_then(count).unwrap_or(0);
         if headers
             .iter()
-            .any(|(name, _)| ladder::is_header(name) || name == ORIGIN)
+            .any(|(name, _)| ladder::is_header(name) || *name == ORIGIN || *name == USER_ID)
         {
             user_id = headers.remove(USER_ID);
             let (published_to, copied) = clean(&mut headers);

@@ -14,7 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use crate::error::{classify, culprit, lost};
 use crate::fields::short;
 use crate::ladder::{self, Steps};
-use crate::message::{self, Failures, properties_delayed, properties_of_retry};
+use crate::message::{
+    self, Failures, properties_delayed, properties_of_letter, properties_of_retry,
+};
 use crate::pipeline::{Pipeline, Publishing, publish};
 use crate::returns::{Confirmed, Outstanding, Returns};
 use crate::session::Shared;
@@ -153,11 +155,13 @@ impl AmqpPublisher {
         queue: &Queue,
     ) -> BoxFuture<'static, Result<()>> {
         let letter = virt::letter(envelope, queue, Death::DeliveryLimit, SystemTime::now());
-        let own = Properties::Own(None);
-        let call = self.call(&letter, letter.exchange().clone(), own, None);
+        let call = properties_of_letter(&letter).map(|properties| {
+            let properties = Properties::Made(Box::new(properties));
+            self.call(&letter, letter.exchange().clone(), properties, None)
+        });
         let queue = queue.name().clone();
         Box::pin(async move {
-            let discarded = match call.await?.await {
+            let discarded = match call?.await?.await {
                 Ok(Confirmation::Acked { routed }) => !routed,
                 Ok(Confirmation::Returned { .. }) => true,
                 Ok(Confirmation::Nacked { reason }) => {

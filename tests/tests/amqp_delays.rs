@@ -71,10 +71,49 @@ async fn a_retried_message_looks_as_before_and_dies_as_before() {
         assert_eq!(letter.routing_key(), "job.new");
         let died = deaths(letter.headers());
         assert_eq!(died, [("jobs".to_owned(), "rejected".to_owned(), 1)]);
-        let first = letter.headers().get("x-first-death-queue").unwrap();
-        assert_eq!(first.as_str(), Some("jobs"));
+        let first = |name: &str| letter.headers().get(name).unwrap().as_str();
+        assert_eq!(first("x-first-death-queue"), Some("jobs"));
+        assert_eq!(first("x-first-death-exchange"), Some("work"));
+        let deaths = letter.headers().get("x-death").unwrap();
+        let death = deaths.as_array().unwrap()[0].as_table().unwrap();
+        assert_eq!(death.get("exchange").unwrap().as_str(), Some("work"));
         letter.ack().confirmed().await.unwrap();
     }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_message_of_another_user_dies_at_its_limit_and_is_still_theirs() {
+    let harness = AmqpHarness::new();
+    let broker = harness.broker().await;
+    let connection = broker.connect().await;
+    connection.declare_queue(&Queue::new("dead")).await.unwrap();
+    let jobs = Queue::new("jobs")
+        .max_deliveries(2)
+        .dead_letter_exchange("")
+        .dead_letter_routing_key("dead");
+    let other = Connection::builder(harness.registry())
+        .url(harness.user(&broker, [".*"; 3]))
+        .await
+        .unwrap();
+    let mut consumer = other.consumer(&jobs).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    producer.publish(&1).user_id("guest").await.unwrap();
+    for attempt in 1..=2 {
+        let delivery = collect_one(&mut consumer).await;
+        assert_eq!(
+            (delivery.attempt(), delivery.user_id()),
+            (attempt, Some("guest"))
+        );
+        delivery.retry_after(SOON).confirmed().await.unwrap();
+    }
+    broker.assert_counts(&connection, "dead", 1, 0).await;
+    let letter = connection.get("dead").await.unwrap().unwrap();
+    assert_eq!(letter.user_id(), Some("guest"));
+    assert_eq!(deaths(letter.headers())[0].1, "delivery_limit");
+    assert!(!letter.headers().contains("x-kombu-user-id"));
+    letter.ack().await.unwrap();
 }
 
 #[tokio::test]
