@@ -1,4 +1,5 @@
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,8 +39,9 @@ pub struct Amqp;
 pub struct AmqpOptions {
     /// Seconds between signs of life. Default: 10, or the broker's if that is less; 0 asks for none.
     pub heartbeat: u16,
-    /// The largest frame in bytes, at least 4,096. Default: the broker's.
-    pub frame_max: Option<u32>,
+    /// The largest frame in bytes, from 4,096 to 1,048,576. Default: 131,072, or the broker's if that is less. A connection has
+    /// buffers for 64 of them, and the properties and headers of a message have to fit into one.
+    pub frame_max: u32,
     /// The most channels of a connection. Default: the broker's.
     pub channel_max: Option<u16>,
     /// The name that the broker shows for the connection.
@@ -77,7 +79,7 @@ impl Default for AmqpOptions {
     fn default() -> Self {
         AmqpOptions {
             heartbeat: 10,
-            frame_max: None,
+            frame_max: 131_072,
             channel_max: None,
             connection_name: None,
             max_message_size: None,
@@ -91,8 +93,12 @@ impl Default for AmqpOptions {
     }
 }
 
+/// From what the protocol asks for to what a connection's buffers of 64 frames should take.
+const FRAME_MAX: RangeInclusive<u32> = 4096..=1024 * 1024;
+
 impl AmqpOptions {
-    /// Options that would have no effect, or contradict each other, are refused: they say that more was wanted.
+    /// Options that would have no effect, or contradict each other, are refused: they say that more was wanted. So are those
+    /// that nothing can work with.
     fn check(&self, url: &Url, tls: TlsSource) -> Result<()> {
         let files = [
             ("ca_file", self.ca_file.is_some()),
@@ -133,6 +139,16 @@ impl AmqpOptions {
         let problem = problem.or_else(|| {
             (external && has_user).then(|| {
                 "`auth_mechanism=external` takes the user from the certificate; leave user and password out".to_owned()
+            })
+        });
+        let problem = problem.or_else(|| {
+            (!FRAME_MAX.contains(&self.frame_max)).then(|| {
+                format!(
+                    "`frame_max` is {}; it can be {} to {}",
+                    self.frame_max,
+                    FRAME_MAX.start(),
+                    FRAME_MAX.end()
+                )
             })
         });
         match problem {
@@ -378,7 +394,7 @@ fn uri(url: &Url, options: &AmqpOptions, encrypted: bool) -> Result<AMQPUri> {
         },
         vhost,
         query: AMQPQueryString {
-            frame_max: options.frame_max,
+            frame_max: Some(options.frame_max),
             channel_max: options.channel_max,
             heartbeat: Some(options.heartbeat),
             auth_mechanism: Some(match options.auth_mechanism {
