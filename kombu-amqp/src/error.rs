@@ -18,6 +18,9 @@ pub(crate) fn classify(error: lapin::Error) -> Error {
             // RabbitMQ has no error of its own for it.
             if text.contains("message size") {
                 (ErrorKind::TooLarge, Some(311), too_large(text))
+            } else if text.contains("unknown exchange type") {
+                let text = format!("{text}; enable the plugin of RabbitMQ that has it");
+                (ErrorKind::Unsupported, Some(problem.get_id()), text)
             } else {
                 (kind, Some(problem.get_id()), in_our_words(kind, text))
             }

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kombu_core::declare::{Binding, DeclareMode, Exchange, Queue};
+use kombu_core::declare::{self, Binding, DeclareMode, Exchange, Queue};
 use kombu_core::driver::{
     BoxFuture, Capabilities, Connection, DeleteQueue, Destination, Notices, Publisher, QueueInfo,
     RawDelivery, Settle, SubscribeOptions, Subscription,
@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     control: Slot<Option<Channel>>,
     /// The same for what belongs to this connection, once the others have a connection of their own.
     own: Slot<Option<Channel>>,
+    /// The same for what the broker may answer by closing the connection.
+    expendable: Slot<Option<Channel>>,
     get: Slot<Option<(Channel, Lane)>>,
     gotten: OnceLock<Arc<AmqpSettler>>,
     /// Exchanges that were there when this session looked.
@@ -67,6 +69,7 @@ impl Session {
             capabilities,
             control: Slot::default(),
             own: Slot::default(),
+            expendable: Slot::default(),
             get: Slot::default(),
             gotten: OnceLock::new(),
             exchanges: Mutex::default(),
@@ -93,6 +96,8 @@ pub(crate) enum Owner {
     Anybody,
     /// Only this connection may touch it.
     ThisConnection,
+    /// Anybody, and the broker may close the connection instead of the channel to say no.
+    AnybodyAtRisk,
 }
 
 impl Shared {
@@ -108,12 +113,14 @@ impl Shared {
         let slot = match owner {
             Owner::Anybody => &self.control,
             Owner::ThisConnection => &self.own,
+            Owner::AnybodyAtRisk => &self.expendable,
         };
         let mut slot = slot.lock().await;
         let channel = match (slot.take(), owner) {
-            (Some(channel), _) => channel,
-            (None, Owner::Anybody) => self.lines.spare_channel().await?,
-            (None, Owner::ThisConnection) => self.lines.channel().await?,
+            (Some(channel), _) if channel.status().connected() => channel,
+            (_, Owner::Anybody) => self.lines.spare_channel().await?,
+            (_, Owner::ThisConnection) => self.lines.channel().await?,
+            (_, Owner::AnybodyAtRisk) => self.lines.expendable_channel().await?,
         };
         let answer = work(&channel).await.map_err(|error| self.refusal(error))?;
         *slot = Some(channel);
@@ -288,8 +295,13 @@ impl Connection for Session {
             ..ExchangeDeclareOptions::default()
         };
         let kind = ExchangeKind::Custom(exchange.kind().as_str().to_owned());
+        // RabbitMQ closes the connection over a kind that it doesn't have.
+        let owner = match exchange.kind() {
+            declare::ExchangeKind::Custom(_) => Owner::AnybodyAtRisk,
+            _ => Owner::Anybody,
+        };
         self.0
-            .control(Owner::Anybody, async |channel| {
+            .control(owner, async |channel| {
                 channel
                     .exchange_declare(name, kind, options, arguments)
                     .await
@@ -342,6 +354,11 @@ impl Connection for Session {
 
     async fn delete_queue(&self, name: &Name, options: DeleteQueue) -> Result<u64> {
         let queue = short(name)?;
+        // RabbitMQ closes the connection where the queue is a quorum queue, as others may have declared it.
+        let owner = match self.0.owner_of(name) {
+            Owner::Anybody if options.if_unused || options.if_empty => Owner::AnybodyAtRisk,
+            owner => owner,
+        };
         let options = QueueDeleteOptions {
             if_unused: options.if_unused,
             if_empty: options.if_empty,
@@ -349,7 +366,7 @@ impl Connection for Session {
         };
         let messages = self
             .0
-            .control(self.0.owner_of(name), async |channel| {
+            .control(owner, async |channel| {
                 channel.queue_delete(queue, options).await
             })
             .await?;

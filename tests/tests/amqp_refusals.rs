@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use kombu::{Connection, ErrorKind, Event, Events, Exchange, Queue};
+use kombu_testkit::expect::assert_refused;
 use kombu_testkit::{Broker, Harness};
 use kombu_tests::AmqpHarness;
 
@@ -86,6 +87,34 @@ async fn a_thousand_failing_declarations_leave_no_channel_behind() {
     publish.await.unwrap();
     let delivery = consumer.try_next().await.unwrap().unwrap();
     delivery.ack().await.unwrap();
+    assert_not_lost(&mut events).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn what_rabbitmq_closes_connections_over_disturbs_nobody() {
+    let broker = AmqpHarness::new().broker().await;
+    let (connection, other) = (broker.connect().await, broker.connect().await);
+    let mut events = connection.events();
+    let jobs = Queue::new("jobs");
+    let mut consumer = connection.consumer(&jobs).await.unwrap();
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    producer.publish(&1).routing_key("jobs").await.unwrap();
+    let held = consumer.try_next().await.unwrap().unwrap();
+    // Our session can't know of which type it is.
+    let quorum = Queue::new("quorum").quorum();
+    other.declare_queue(&quorum).await.unwrap();
+    for _ in 0..2 {
+        let error = connection.delete_queue("quorum").if_empty().await;
+        assert_refused(error, ErrorKind::Unsupported, 540);
+        let error = connection.delete_queue("quorum").if_unused().await;
+        assert_refused(error, ErrorKind::Unsupported, 540);
+        let unknown = Exchange::custom("x-unheard-of", "odd");
+        let error = connection.declare_exchange(&unknown).await;
+        assert_refused(error, ErrorKind::Unsupported, 503);
+    }
+    held.ack().confirmed().await.unwrap();
+    assert_eq!(connection.delete_queue("jobs").if_empty().await.unwrap(), 0);
     assert_not_lost(&mut events).await;
 }
 
