@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     own: Slot<Option<Channel>>,
     /// The same for what the broker may answer by closing the connection.
     expendable: Slot<Option<Channel>>,
+    /// The same for looking at exchanges: no queue that doesn't answer holds that up.
+    exchange_control: Slot<Option<Channel>>,
     get: Slot<Option<(Channel, Lane)>>,
     gotten: OnceLock<Arc<AmqpSettler>>,
     /// Exchanges that were there when this session looked.
@@ -70,6 +72,7 @@ impl Session {
             control: Slot::default(),
             own: Slot::default(),
             expendable: Slot::default(),
+            exchange_control: Slot::default(),
             get: Slot::default(),
             gotten: OnceLock::new(),
             exchanges: Mutex::default(),
@@ -98,6 +101,8 @@ pub(crate) enum Owner {
     ThisConnection,
     /// Anybody, and the broker may close the connection instead of the channel to say no.
     AnybodyAtRisk,
+    /// Anybody, and no queue is asked, which may not answer.
+    AnybodyButQueues,
 }
 
 impl Shared {
@@ -114,11 +119,12 @@ impl Shared {
             Owner::Anybody => &self.control,
             Owner::ThisConnection => &self.own,
             Owner::AnybodyAtRisk => &self.expendable,
+            Owner::AnybodyButQueues => &self.exchange_control,
         };
         let mut slot = slot.lock().await;
         let channel = match (slot.take(), owner) {
             (Some(channel), _) if channel.status().connected() => channel,
-            (_, Owner::Anybody) => self.lines.spare_channel().await?,
+            (_, Owner::Anybody | Owner::AnybodyButQueues) => self.lines.spare_channel().await?,
             (_, Owner::ThisConnection) => self.lines.channel().await?,
             (_, Owner::AnybodyAtRisk) => self.lines.expendable_channel().await?,
         };
@@ -212,7 +218,7 @@ impl Shared {
 
     async fn passive_exchange(&self, name: &Name) -> Result<()> {
         let exchange = short(name)?;
-        self.control(Owner::Anybody, async |channel| {
+        self.control(Owner::AnybodyButQueues, async |channel| {
             let options = ExchangeDeclareOptions {
                 passive: true,
                 ..ExchangeDeclareOptions::default()
