@@ -6,19 +6,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::join_all;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{self, BoxStream};
 use futures_util::task::AtomicWaker;
+use futures_util::{FutureExt, StreamExt};
 use kombu_core::declare::{Queue, QueueType};
-use kombu_core::driver::{BoxFuture, Op, Outcome, Settle, Settlement, Tag};
+use kombu_core::driver::{Op, Outcome, Settle, Settlement, Tag};
 use kombu_core::message::Envelope;
 use kombu_core::{ErrorKind, Name, Result};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions};
 use lapin::{Channel, Consumer};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OnceCell, mpsc, oneshot};
+use tokio::time::sleep;
 
 use crate::error::{classify, settle_lost};
 use crate::ladder::Steps;
@@ -26,6 +27,9 @@ use crate::message::Failures;
 use crate::publisher::AmqpPublisher;
 use crate::session::Shared;
 use crate::under_way::{OnItsWay, UnderWay};
+
+/// How long a message whose retry failed is held, so that it doesn't come, and fail, over and over.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Settles what one subscription hands out, or what single gets do, over however many channels it came.
 pub(crate) struct AmqpSettler {
@@ -191,12 +195,14 @@ impl Lane {
         // Bounded by the window: a delivery is settled once, and a channel is left once.
         let (commands, receiver) = mpsc::unbounded_channel();
         let under_way = shared.under_way.clone();
+        let (copies, copied) = copier(shared.clone());
         let task = Task {
             shared,
             channel,
             acked: Acked::default(),
-            copies: FuturesUnordered::new(),
-            publisher: None,
+            copies,
+            copied,
+            copying: 0,
         };
         tokio::spawn(task.run(receiver));
         Lane(Arc::new(Outbound {
@@ -237,18 +243,89 @@ struct Task {
     shared: Arc<Shared>,
     channel: Channel,
     acked: Acked,
-    /// Retries whose copies aren't confirmed.
-    copies: FuturesUnordered<BoxFuture<'static, Copied>>,
-    /// For copies, opened with the first of them.
-    publisher: Option<AmqpPublisher>,
+    /// Retries whose copies aren't confirmed: these are made beside everything else, as publishes may be blocked.
+    copies: mpsc::UnboundedSender<Copy>,
+    copied: BoxStream<'static, Copied>,
+    copying: usize,
+}
+
+/// A retry that a return to the queue can't do.
+struct Copy {
+    kind: Kind,
+    tag: u64,
+    message: Retried,
+    delay: Option<Duration>,
+    answer: Answer,
+    on_its_way: OnItsWay,
+}
+
+enum Kind {
+    Retry,
+    /// It was the last attempt on this queue.
+    Letter(Arc<Queue>),
 }
 
 /// A retry whose copy was published, or wasn't.
 struct Copied {
     tag: u64,
-    result: Result<()>,
-    answer: Answer,
-    _on_its_way: OnItsWay,
+    /// Whoever waits, if there is a copy. The others have their error.
+    answer: Option<(Answer, OnItsWay)>,
+    is_lost: bool,
+}
+
+/// Takes retries, and makes their copies: in the same order, however long the way to the broker is blocked.
+fn copier(shared: Arc<Shared>) -> (mpsc::UnboundedSender<Copy>, BoxStream<'static, Copied>) {
+    // Bounded by the window, like the commands.
+    let (copies, mut receiver) = mpsc::unbounded_channel();
+    let publisher = Arc::new(OnceCell::new());
+    let copied = stream::poll_fn(move |context| receiver.poll_recv(context))
+        .then(move |copy: Copy| hand_over(shared.clone(), publisher.clone(), copy))
+        .buffer_unordered(usize::MAX);
+    (copies, copied.boxed())
+}
+
+/// Resolves when the copy is on its way, and then when the broker has it.
+async fn hand_over(
+    shared: Arc<Shared>,
+    publisher: Arc<OnceCell<AmqpPublisher>>,
+    copy: Copy,
+) -> impl Future<Output = Copied> {
+    let message = &copy.message;
+    let handed_over = async {
+        let delay = copy.delay.map(Steps::new).transpose()?;
+        let open = || AmqpPublisher::open(shared.clone());
+        let publisher = publisher.get_or_try_init(open).await?;
+        match &copy.kind {
+            Kind::Letter(queue) => Ok(publisher.publish_letter(&message.envelope, queue)),
+            Kind::Retry => {
+                let (envelope, queue) = (&message.envelope, &message.queue);
+                let copied = publisher.publish_retry(envelope, queue, message.failures, delay);
+                copied.await
+            }
+        }
+    };
+    let confirm = match handed_over.await {
+        Ok(confirm) => confirm,
+        Err(error) => std::future::ready(Err(error)).boxed(),
+    };
+    async move {
+        let result = confirm.await;
+        let mut copied = Copied {
+            tag: copy.tag,
+            answer: None,
+            is_lost: false,
+        };
+        match result {
+            Ok(()) => copied.answer = Some((copy.answer, copy.on_its_way)),
+            Err(error) if error.kind() == ErrorKind::ConnectionLost => copied.is_lost = true,
+            Err(error) => {
+                drop(copy.answer.send(Err(error)));
+                drop(copy.on_its_way);
+                sleep(PAUSE).await;
+            }
+        }
+        copied
+    }
 }
 
 /// Which tags are settled, for the one frame that acks many.
@@ -282,11 +359,11 @@ impl Task {
         let closed = self.shared.lines.closed();
         tokio::pin!(closed);
         let mut open = true;
-        while open || !self.copies.is_empty() {
+        while open || self.copying > 0 {
             let done = tokio::select! {
                 biased;
                 _ = &mut closed => return,
-                Some(copied) = self.copies.next() => self.copied(copied).await,
+                Some(copied) = self.copied.next() => self.copied(copied).await,
                 count = commands.recv_many(&mut batch, 1024), if open => {
                     open = count > 0;
                     self.carry_out(&mut batch).await
@@ -307,17 +384,18 @@ impl Task {
                 Command::Ack(tag, answer) => writes.acks.push((tag, answer)),
                 Command::Nack(tag, requeue, answer) => writes.nacks.push((tag, requeue, answer)),
                 Command::Retry(tag, message, delay, answer) => {
-                    match self.copy(&message, delay).await {
+                    match self.copy_of(&message, delay.is_some()) {
                         None => writes.nacks.push((tag, true, answer)),
-                        Some(result) => {
-                            self.copies.push(Box::pin(async move {
-                                Copied {
-                                    tag,
-                                    result: result.await,
-                                    answer,
-                                    _on_its_way: on_its_way,
-                                }
-                            }));
+                        Some(kind) => {
+                            let copy = Copy {
+                                kind,
+                                tag,
+                                message,
+                                delay,
+                                answer,
+                                on_its_way,
+                            };
+                            self.copying += usize::from(self.copies.send(copy).is_ok());
                             continue;
                         }
                     }
@@ -371,7 +449,7 @@ impl Task {
     async fn leave(&mut self, leaving: Leaving) -> Result<()> {
         // What was fetched goes back before the next consumer gets anything, which otherwise, where it gets messages one at
         // a time, would get later ones first.
-        if !leaving.no_ack && !leaving.is_held && self.copies.is_empty() {
+        if !leaving.no_ack && !leaving.is_held && self.copying == 0 {
             return self
                 .channel
                 .close(200, "bye".into())
@@ -416,66 +494,48 @@ impl Task {
         Ok(())
     }
 
-    /// Puts a copy in the message's place, where a return to the queue wouldn't count, or can't wait. `None`: it is to be
+    /// What is put in the message's place, where a return to the queue wouldn't count, or can't wait. `None`: it is to be
     /// returned.
-    async fn copy(
-        &mut self,
-        message: &Retried,
-        delay: Option<Duration>,
-    ) -> Option<BoxFuture<'static, Result<()>>> {
-        let (queue, failures) = (&message.queue, message.failures);
-        let declared = self.shared.declared(queue);
+    fn copy_of(&self, message: &Retried, is_delayed: bool) -> Option<Kind> {
+        let failures = message.failures;
+        let declared = self.shared.declared(&message.queue);
         let most = declared
             .as_ref()
             .and_then(|queue| queue.get_max_deliveries());
         let is_last = most.is_some_and(|most| failures.all().saturating_add(1) >= most);
         let counts = declared.as_deref().is_some_and(counts_deliveries);
         // A copy is new to its queue, which counts from the beginning.
-        if counts && (delay.is_none() && !is_last || is_last && failures.copied == 0) {
+        if counts && (!is_delayed && !is_last || is_last && failures.copied == 0) {
             return None;
         }
-        let delay = delay.map(Steps::new).transpose();
-        let published = async {
-            let delay = delay?;
-            let publisher = match &mut self.publisher {
-                Some(publisher) => publisher,
-                None => self
-                    .publisher
-                    .insert(AmqpPublisher::open(self.shared.clone()).await?),
-            };
-            match declared {
-                Some(queue) if is_last => Ok(publisher.publish_letter(&message.envelope, &queue)),
-                _ => {
-                    publisher
-                        .publish_retry(&message.envelope, queue, failures, delay)
-                        .await
-                }
-            }
-        };
-        Some(match published.await {
-            Ok(confirmed) => confirmed,
-            Err(error) => Box::pin(std::future::ready(Err(error))),
+        Some(match declared {
+            Some(queue) if is_last => Kind::Letter(queue),
+            _ => Kind::Retry,
         })
     }
 
     /// The copy is there, and the message can go; or it isn't, and the message goes back.
     async fn copied(&mut self, copied: Copied) -> Result<()> {
-        let Copied { tag, result, .. } = copied;
-        let written = match &result {
-            Ok(()) => {
-                let options = BasicAckOptions::default();
-                self.channel.basic_ack(tag, options).await
-            }
-            Err(error) if error.kind() == ErrorKind::ConnectionLost => return Err(settle_lost()),
-            Err(_) => nack(&self.channel, tag, true).await,
-        };
+        let Copied {
+            tag,
+            answer,
+            is_lost,
+        } = copied;
+        self.copying -= 1;
+        if is_lost {
+            return Err(settle_lost());
+        }
         self.acked.add(tag);
-        match written {
-            Ok(()) => {
-                drop(copied.answer.send(result));
-                Ok(())
+        match answer {
+            Some((answer, _on_its_way)) => {
+                let options = BasicAckOptions::default();
+                let written = self.channel.basic_ack(tag, options).await;
+                told(written, [answer])
             }
-            Err(error) => told(Err(error), [copied.answer]),
+            None => {
+                let written = nack(&self.channel, tag, true).await;
+                written.map_err(classify)
+            }
         }
     }
 }

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(not(kombu_test_amqp), allow(dead_code, unused_imports))]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kombu::{Connection, ErrorKind, Exchange, FieldTable, FieldValue, Producer, Queue};
+use kombu::{
+    Connection, DeclareMode, ErrorKind, Exchange, FieldTable, FieldValue, Producer, Queue,
+};
 use kombu_testkit::expect::{assert_refused, collect_one, drain};
 use kombu_testkit::{Broker, Harness};
 use kombu_tests::AmqpHarness;
@@ -189,6 +191,51 @@ async fn what_the_ladder_cannot_keep_is_refused() {
     let refused = delivery.retry_after(Duration::from_secs(50 * 86_400));
     assert_refused(refused.confirmed().await, ErrorKind::Unsupported, None);
     broker.assert_counts(&connection, "jobs", 1, 0).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_retry_that_fails_is_told_and_brings_the_message_back_after_a_pause() {
+    let harness = AmqpHarness::new();
+    let broker = harness.broker().await;
+    let connection = broker.connect().await;
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    // Who may not declare the exchange of retries.
+    let other = Connection::builder(harness.registry())
+        .url(harness.user(&broker, ["^$", ".*", ".*"]))
+        .await
+        .unwrap();
+    let jobs = Queue::new("jobs");
+    let mut consumer = other
+        .consumer(&jobs)
+        .declare(DeclareMode::Never)
+        .await
+        .unwrap();
+    producer.publish(&1).await.unwrap();
+    for _ in 0..3 {
+        let delivery = collect_one(&mut consumer).await;
+        let begin = Instant::now();
+        assert_refused(
+            delivery.retry().confirmed().await,
+            ErrorKind::AccessRefused,
+            403,
+        );
+        // Others don't wait for it.
+        producer.publish(&2).await.unwrap();
+        let another = collect_one(&mut consumer).await;
+        assert_eq!(another.decode::<u32>().unwrap(), 2);
+        another.ack().confirmed().await.unwrap();
+        let again = collect_one(&mut consumer).await;
+        assert_eq!(again.decode::<u32>().unwrap(), 1);
+        assert!(
+            begin.elapsed() >= Duration::from_secs(1),
+            "{:?}",
+            begin.elapsed()
+        );
+        again.release().confirmed().await.unwrap();
+    }
 }
 
 #[tokio::test]
