@@ -161,6 +161,11 @@ impl Ladder {
     pub(crate) async fn forget(&self, queue: &Name) {
         self.0.lock().await.retried.remove(queue);
     }
+
+    /// Somebody deleted a part of it.
+    pub(crate) async fn forget_all(&self) {
+        *self.0.lock().await = Known::default();
+    }
 }
 
 /// The queue at the end of the ladder that leads to this exchange.

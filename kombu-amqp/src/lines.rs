@@ -97,6 +97,11 @@ impl Lines {
         self.refusals.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The largest frame in bytes that both sides take.
+    pub(crate) fn frame_max(&self) -> u32 {
+        self.main.connection.configuration().frame_max()
+    }
+
     /// A channel for publishing.
     pub(crate) async fn publishing_channel(&self) -> Result<Channel> {
         self.check()?;

@@ -12,20 +12,22 @@
 use std::collections::BTreeMap;
 
 use kombu_core::Name;
+use kombu_core::Result;
 use kombu_core::driver::Confirmation;
 use kombu_core::message::Envelope;
-use kombu_core::{Error, Result};
 use lapin::message::BasicReturnMessage;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::error::Culprit;
-use crate::message::properties;
+use crate::message::{self, Properties};
 use crate::under_way::OnItsWay;
 
 /// A publish without an answer.
 pub(crate) struct Outstanding {
     pub(crate) exchange: Name,
+    pub(crate) properties: Properties,
     pub(crate) envelope: Envelope,
+    /// It was sent before, over a channel that the broker has closed.
+    pub(crate) may_be_stored: bool,
     pub(crate) answer: oneshot::Sender<Result<Confirmation>>,
     pub(crate) _on_its_way: (OnItsWay, OwnedSemaphorePermit),
 }
@@ -59,29 +61,15 @@ impl Returns {
         number
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.outstanding.is_empty()
-    }
-
-    /// Answers the publishes that the broker complains about with its error.
-    pub(crate) fn refuse(&mut self, culprit: &Culprit, error: &Error) {
-        let is_refused = |(number, (publish, _)): (&u64, &(Outstanding, _))| {
-            let is_it = culprit.is(&publish.exchange, &publish.envelope);
-            is_it.then_some(*number)
-        };
-        let refused: Vec<_> = self.outstanding.iter().filter_map(is_refused).collect();
-        for number in refused {
-            let mut copy = Error::new(error.kind(), error.message());
-            if let Some(code) = error.code() {
-                copy = copy.with_code(code);
-            }
-            if let Some((publish, _)) = self.outstanding.remove(&number) {
-                drop(publish.answer.send(Err(copy)));
-            }
-        }
-        self.waiting
-            .retain(|(number, _)| self.outstanding.contains_key(number));
-        self.waited = self.waiting.len();
+    /// Takes all publishes out, in the order of the calls: their channel is gone, and with it what was to come for them.
+    pub(crate) fn take(&mut self) -> Vec<Outstanding> {
+        self.waiting.clear();
+        self.waited = 0;
+        let outstanding = std::mem::take(&mut self.outstanding);
+        outstanding
+            .into_values()
+            .map(|(publish, _)| publish)
+            .collect()
     }
 
     /// Takes all confirms that have come.
@@ -122,17 +110,18 @@ impl Returns {
     /// Finds the publish that a return belongs to: the first that looks like it and isn't returned yet. Between two that
     /// look alike in everything it makes no difference.
     fn mark(&mut self, message: &BasicReturnMessage) -> Option<u64> {
-        let mut alike = self.outstanding.iter().filter(|(_, (publish, returned))| {
+        let returned = &message.delivery;
+        let mut alike = self.outstanding.iter().filter(|(_, (publish, marked))| {
             let envelope = &publish.envelope;
-            returned.is_none()
-                && publish.exchange == *message.delivery.exchange.as_str()
-                && *envelope.routing_key() == *message.delivery.routing_key.as_str()
-                && envelope.body()[..] == message.delivery.data[..]
+            marked.is_none()
+                && publish.exchange == *returned.exchange.as_str()
+                && *envelope.routing_key() == *returned.routing_key.as_str()
+                && envelope.body()[..] == returned.data[..]
         });
         // Two may differ in their headers only, and go different ways.
         let exact = alike.clone().find(|(_, (publish, _))| {
-            let sent = properties(&publish.envelope, None);
-            sent.is_ok_and(|sent| sent == message.delivery.properties)
+            let sent = publish.properties.of(&publish.envelope);
+            sent.is_ok_and(|sent| message::is_returned(&sent, &returned.properties))
         });
         let number = *exact.or_else(|| alike.next())?.0;
         let (_, returned) = self.outstanding.get_mut(&number)?;
@@ -152,6 +141,10 @@ impl Returns {
                 reason: "the broker refused the message: a queue is full, or could not store it"
                     .to_owned(),
             },
+        };
+        let answer = match publish.may_be_stored {
+            true => Confirmation::SentAgain(Box::new(answer)),
+            false => answer,
         };
         // The receiver is gone if nobody waits.
         drop(publish.answer.send(Ok(answer)));

@@ -370,6 +370,9 @@ fn published(answer: Result<Confirmation>, envelope: &Envelope, resent: bool) ->
             })
         }
         Confirmation::Returned { code } => Err(returned(code, envelope)),
+        Confirmation::SentAgain(answer) => {
+            published(Ok(*answer), envelope, true).map_err(Error::with_maybe_stored)
+        }
     }
 }
 
