@@ -10,7 +10,8 @@ use kombu_core::virt::{self, Death};
 use kombu_core::{Error, ErrorKind, Name, Result};
 use lapin::Channel;
 use lapin::options::ConfirmSelectOptions;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 
 use crate::error::{Culprit, classify, culprit, is_refusal, lost, same};
 use crate::fields::short;
@@ -20,22 +21,17 @@ use crate::message::{
 };
 use crate::pipeline::{Pipeline, Publishing, publish};
 use crate::returns::{Confirmed, Outstanding, Returns};
+use crate::room::{Place, Room};
 use crate::session::Shared;
-use crate::under_way::OnItsWay;
 
-/// Room for publishes without an answer, in units of 1 KiB: 128 MiB, or 2,048 small messages.
-///
-/// A producer has less than that under way. But those that it gave up stay here until the broker answers, and one that
-/// blocks answers nothing.
-const ROOM: usize = 128 * 1024;
-/// What a message takes at least.
-const LEAST: usize = ROOM / 2048;
+/// How many calls the task takes at once.
+const BATCH: usize = 1024;
 
 /// Publishes over one channel, in a task of its own: whatever waits while it writes goes out together.
 pub(crate) struct AmqpPublisher {
     /// Bounded by the room.
     calls: mpsc::UnboundedSender<Call>,
-    room: Arc<Semaphore>,
+    room: Arc<Room>,
     shared: Arc<Shared>,
 }
 
@@ -45,7 +41,7 @@ struct Call {
     envelope: Envelope,
     delay: Option<Steps>,
     answer: oneshot::Sender<Result<Confirmation>>,
-    on_its_way: (OnItsWay, OwnedSemaphorePermit),
+    place: Place,
 }
 
 impl AmqpPublisher {
@@ -63,7 +59,7 @@ impl AmqpPublisher {
         tokio::spawn(task.run(receiver));
         Ok(AmqpPublisher {
             calls,
-            room: Arc::new(Semaphore::new(ROOM)),
+            room: Arc::new(Room::new(shared.under_way.clone())),
             shared,
         })
     }
@@ -77,9 +73,9 @@ impl AmqpPublisher {
         delay: Option<Steps>,
     ) -> Op<Result<Confirm>> {
         let envelope = envelope.clone();
-        let size = (LEAST + envelope.body().len() / 1024).min(ROOM) as u32;
-        let on_its_way = self.shared.under_way.one();
-        let call = move |room: OwnedSemaphorePermit| {
+        let bytes = envelope.body().len();
+        let mut place = self.room.one();
+        let call = move |place: Place| {
             let (answer, receiver) = oneshot::channel();
             let call = Call {
                 exchange,
@@ -87,22 +83,18 @@ impl AmqpPublisher {
                 envelope,
                 delay,
                 answer,
-                on_its_way: (on_its_way, room),
+                place,
             };
             (call, receiver)
         };
-        match self.room.clone().try_acquire_many_owned(size) {
-            Ok(room) => Op::ready(send(&self.calls, call(room))),
-            Err(_) => {
-                let (calls, room) = (self.calls.clone(), self.room.clone());
-                let room = room.acquire_many_owned(size);
-                // Those that wait have their turn in the order of the calls.
-                Op::start(async move {
-                    let room = room.await.map_err(|_| ended())?;
-                    send(&calls, call(room))
-                })
-            }
+        if place.try_fill(bytes) {
+            return Op::ready(send(&self.calls, call(place)));
         }
+        let calls = self.calls.clone();
+        Op::start(async move {
+            place.fill(bytes).await;
+            send(&calls, call(place))
+        })
     }
 
     /// Puts a copy with another failure at the end of a queue, or has it come there later. It is on its way when this
@@ -270,8 +262,16 @@ impl Task {
                         }
                     }
                 }
-                count = calls.recv_many(&mut batch, 1024), if open && self.again.is_empty() => {
+                count = calls.recv_many(&mut batch, BATCH), if open && self.again.is_empty() => {
                     open = count > 0;
+                    if !pipeline.is_empty() {
+                        // Others are on their way, so whoever published may be about to publish more, and lapin begins to
+                        // write with the first of them. Larger writes take less time, ours and the broker's.
+                        yield_now().await;
+                        while batch.len() < BATCH && let Ok(call) = calls.try_recv() {
+                            batch.push(call);
+                        }
+                    }
                     for call in batch.drain(..) {
                         if let Some(publish) = self.prepared(call).await
                             && let Some((number, publish)) = self.begin(publish)
@@ -338,7 +338,7 @@ impl Task {
                 envelope: call.envelope,
                 may_be_stored: false,
                 answer: call.answer,
-                _on_its_way: call.on_its_way,
+                place: call.place,
             }),
             Ok(Some(confirmation)) => {
                 drop(call.answer.send(Ok(confirmation)));
