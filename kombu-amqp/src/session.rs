@@ -23,7 +23,7 @@ use tokio::sync::Mutex as Slot;
 
 use crate::error::classify;
 use crate::fields::{short, table_to};
-use crate::ladder::Ladder;
+use crate::ladder::{Ladder, remember};
 use crate::lines::Lines;
 use crate::message::received;
 use crate::publisher::AmqpPublisher;
@@ -212,7 +212,7 @@ impl Shared {
             return Ok(());
         }
         self.passive_exchange(name).await?;
-        self.exchanges.lock().insert(name.clone());
+        remember(&mut self.exchanges.lock(), name);
         Ok(())
     }
 
@@ -377,6 +377,7 @@ impl Connection for Session {
             })
             .await?;
         self.0.forget_queue(name);
+        self.0.ladder.forget(name).await;
         Ok(u64::from(messages))
     }
 

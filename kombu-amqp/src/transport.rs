@@ -46,7 +46,8 @@ pub struct AmqpOptions {
     pub channel_max: Option<u16>,
     /// The name that the broker shows for the connection.
     pub connection_name: Option<String>,
-    /// The largest body in bytes that the broker takes. Default: 16 MiB, as RabbitMQ's.
+    /// The largest body in bytes that the broker takes; larger ones are refused before they are sent. Default: 16 MiB, as
+    /// RabbitMQ's since 4.0; before, that was 128 MiB.
     pub max_message_size: Option<usize>,
     /// A file with certificates in PEM: the authorities that the broker's may come from. Default: those that the system
     /// trusts. Files are read at each attempt to connect, so that renewed ones are found.

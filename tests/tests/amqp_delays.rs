@@ -240,6 +240,25 @@ async fn a_retry_that_fails_is_told_and_brings_the_message_back_after_a_pause() 
 
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_queue_that_is_deleted_and_made_again_takes_retries_as_before() {
+    let broker = broker().await;
+    let connection = broker.connect().await;
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    for _ in 0..2 {
+        connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+        producer.publish(&1).await.unwrap();
+        for attempt in 1..=2 {
+            let delivery = connection.get("jobs").await.unwrap().unwrap();
+            assert_eq!(delivery.attempt(), attempt);
+            delivery.retry().confirmed().await.unwrap();
+        }
+        connection.delete_queue("jobs").await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
 async fn a_hundred_retries_keep_their_order_and_all_come_back() {
     let broker = broker().await;
     let connection = broker.connect().await;
