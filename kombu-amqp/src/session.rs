@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kombu_core::declare::{Binding, DeclareMode, Exchange, Queue};
+use kombu_core::declare::{Binding, DeclareMode, Exchange, Queue, QueueType};
 use kombu_core::driver::{
     BoxFuture, Capabilities, Connection, DeleteQueue, Destination, Notices, Publisher, QueueInfo,
     RawDelivery, Settle, SubscribeOptions, Subscription,
@@ -15,7 +15,7 @@ use lapin::options::{
     ExchangeDeclareOptions, ExchangeDeleteOptions, ExchangeUnbindOptions, QueueBindOptions,
     QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -33,6 +33,11 @@ use crate::under_way::UnderWay;
 
 /// How long the end of a session waits for the broker's answers.
 const FLUSH: Duration = Duration::from_secs(5);
+
+const DELIVERY_LIMIT: &str = "x-delivery-limit";
+/// The major version since which RabbitMQ drops a message that came back to a quorum queue 20 times, unless told
+/// otherwise.
+const LIMITS_DELIVERIES: u32 = 4;
 
 /// One session with the broker.
 pub(crate) struct Session(Arc<Shared>);
@@ -242,6 +247,36 @@ impl Shared {
         Ok(info(name, &found))
     }
 
+    /// The arguments of a quorum queue that says nothing of a limit, where the broker would take that for a low one.
+    fn without_limit(&self, queue: &Queue, arguments: &FieldTable) -> Option<FieldTable> {
+        let is_unlimited = queue.get_queue_type() == Some(QueueType::Quorum)
+            && !arguments.contains_key(DELIVERY_LIMIT);
+        if !is_unlimited || self.lines.major() < Some(LIMITS_DELIVERIES) {
+            return None;
+        }
+        let mut arguments = arguments.clone();
+        arguments.insert(DELIVERY_LIMIT.into(), AMQPValue::LongInt(-1));
+        Some(arguments)
+    }
+
+    async fn declare_with(&self, queue: &Queue, arguments: FieldTable) -> Result<lapin::Queue> {
+        let name = short(queue.name())?;
+        let options = QueueDeclareOptions {
+            durable: queue.is_durable(),
+            exclusive: queue.is_exclusive(),
+            auto_delete: queue.is_auto_delete(),
+            ..QueueDeclareOptions::default()
+        };
+        let owner = match queue.is_exclusive() {
+            true => Owner::ThisConnection,
+            false => self.owner_of(queue.name()),
+        };
+        self.control(owner, async |channel| {
+            channel.queue_declare(name, options, arguments).await
+        })
+        .await
+    }
+
     pub(crate) fn add_settler(&self, settler: &Arc<AmqpSettler>) {
         let mut settlers = self.settlers.lock();
         settlers.retain(|settler| settler.strong_count() > 0);
@@ -256,6 +291,11 @@ impl Shared {
             settler.orphan(name);
         }
     }
+}
+
+/// Whether a queue is there with another limit, or with none.
+fn is_about_limit(error: &Error) -> bool {
+    error.kind() == ErrorKind::PreconditionFailed && error.message().contains(DELIVERY_LIMIT)
 }
 
 fn info(name: &Name, queue: &lapin::Queue) -> QueueInfo {
@@ -317,24 +357,22 @@ impl Connection for Session {
             DeclareMode::Never | DeclareMode::Verify => return self.0.passive_queue(name).await,
             DeclareMode::Ensure => {}
         }
-        let sent = short(name)?;
         let arguments = table_to(&queue.arguments_table())?;
-        let options = QueueDeclareOptions {
-            durable: queue.is_durable(),
-            exclusive: queue.is_exclusive(),
-            auto_delete: queue.is_auto_delete(),
-            ..QueueDeclareOptions::default()
+        let declared = match self.0.without_limit(queue, &arguments) {
+            None => self.0.declare_with(queue, arguments).await?,
+            Some(without_limit) => match self.0.declare_with(queue, without_limit).await {
+                Err(error) if is_about_limit(&error) => {
+                    let declared = self.0.declare_with(queue, arguments).await?;
+                    tracing::warn!(
+                        queue = %name,
+                        "somebody declared this queue without `{DELIVERY_LIMIT}`, so that the broker drops what came back 20 \
+                         times; delete and declare it, or set a policy"
+                    );
+                    declared
+                }
+                declared => declared?,
+            },
         };
-        let owner = match queue.is_exclusive() {
-            true => Owner::ThisConnection,
-            false => self.0.owner_of(name),
-        };
-        let declared = self
-            .0
-            .control(owner, async |channel| {
-                channel.queue_declare(sent, options, arguments).await
-            })
-            .await?;
         let mut queues = self.0.queues.lock();
         queues.insert(name.clone(), Arc::new(queue.clone()));
         Ok(info(name, &declared))

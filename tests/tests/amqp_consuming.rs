@@ -124,3 +124,36 @@ async fn a_quorum_queue_counts_what_is_retried() {
         delivery.retry().await.unwrap();
     }
 }
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_quorum_queue_without_a_limit_keeps_what_comes_back_over_and_over() {
+    let broker = broker().await;
+    let connection = broker.connect().await;
+    let jobs = Queue::new("jobs").quorum();
+    let mut consumer = connection.consumer(&jobs).await.unwrap();
+    publish(&connection, "jobs", 0..1).await;
+    // RabbitMQ 4 drops it after the 20th by default.
+    for _ in 0..30 {
+        let delivery = collect_one(&mut consumer).await;
+        delivery.release().confirmed().await.unwrap();
+    }
+    collect_one(&mut consumer).await.ack().await.unwrap();
+    // Again, and on a connection that doesn't know it.
+    connection.declare_queue(&jobs).await.unwrap();
+    broker.connect().await.declare_queue(&jobs).await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_quorum_queue_that_others_declared_is_taken_as_it_is() {
+    let harness = AmqpHarness::new();
+    let broker = harness.broker().await;
+    let connection = broker.connect().await;
+    let declaration = r#"{"durable": true, "arguments": {"x-queue-type": "quorum"}}"#;
+    harness.declare_queue(&broker, "jobs", declaration);
+    let jobs = Queue::new("jobs").quorum();
+    let mut consumer = connection.consumer(&jobs).await.unwrap();
+    publish(&connection, "jobs", 0..1).await;
+    collect_one(&mut consumer).await.ack().await.unwrap();
+}
