@@ -181,7 +181,6 @@ pub(crate) struct Leaving {
     pub(crate) consumers: VecDeque<Consumer>,
     /// Fetched and not handed out.
     pub(crate) fetched: VecDeque<Delivery>,
-    pub(crate) no_ack: bool,
     /// Somebody has deliveries of it.
     pub(crate) is_held: bool,
 }
@@ -215,10 +214,10 @@ impl Lane {
         self.0.commands.send((command, on_its_way)).is_ok()
     }
 
-    /// Settles what isn't handed out to anybody.
-    pub(crate) fn discard(&self, tag: u64) {
+    /// Settles what nobody will settle. Whether somebody is there to carry it out.
+    pub(crate) fn forget(&self, tag: u64) -> bool {
         let (answer, _) = oneshot::channel();
-        self.send(Command::Ack(tag, answer));
+        self.send(Command::Ack(tag, answer))
     }
 
     /// Ends consumers of this channel, and gives back what they had fetched and not handed out. Resolves when the broker
@@ -371,7 +370,7 @@ impl Task {
     async fn leave(&mut self, leaving: Leaving) -> Result<()> {
         // What was fetched goes back before the next consumer gets anything, which otherwise, where it gets messages one at
         // a time, would get later ones first.
-        if !leaving.no_ack && !leaving.is_held && self.copies.is_empty() {
+        if !leaving.is_held && self.copies.is_empty() {
             return self
                 .channel
                 .close(200, "bye".into())
@@ -382,9 +381,6 @@ impl Task {
         self.cancel(leaving.consumers, &mut fetched)
             .await
             .map_err(classify)?;
-        if leaving.no_ack {
-            return Ok(());
-        }
         // The last one first, so that each goes back in front of its successor.
         let tags: Vec<u64> = fetched.iter().rev().map(|one| one.delivery_tag).collect();
         for tag in &tags {
