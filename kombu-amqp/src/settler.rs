@@ -25,6 +25,7 @@ use crate::ladder::Steps;
 use crate::message::Failures;
 use crate::publisher::AmqpPublisher;
 use crate::session::Shared;
+use crate::subscription::Resizing;
 use crate::under_way::{OnItsWay, UnderWay};
 
 /// Settles what one subscription hands out, or what single gets do, over however many channels it came.
@@ -179,6 +180,8 @@ pub(crate) struct Leaving {
     pub(crate) queue: Name,
     /// The last one gets messages; those before it were cancelled and have some left.
     pub(crate) consumers: VecDeque<Consumer>,
+    /// What comes in place of the last one. It may be on its way to the broker.
+    pub(crate) resizing: Option<Resizing>,
     /// Fetched and not handed out.
     pub(crate) fetched: VecDeque<Delivery>,
     /// Somebody has deliveries of it.
@@ -377,10 +380,20 @@ impl Task {
                 .await
                 .map_err(classify);
         }
-        let mut fetched = leaving.fetched;
-        self.cancel(leaving.consumers, &mut fetched)
-            .await
-            .map_err(classify)?;
+        let Leaving {
+            queue,
+            mut consumers,
+            resizing,
+            mut fetched,
+            ..
+        } = leaving;
+        let left = async {
+            if let Some(resizing) = resizing {
+                consumers.push_back(resizing.await?);
+            }
+            self.cancel(consumers, &mut fetched).await
+        };
+        left.await.map_err(classify)?;
         // The last one first, so that each goes back in front of its successor.
         let tags: Vec<u64> = fetched.iter().rev().map(|one| one.delivery_tag).collect();
         for tag in &tags {
@@ -390,7 +403,7 @@ impl Task {
         let written: lapin::Result<()> = join_all(nacks).await.into_iter().collect();
         written.map_err(classify)?;
         if tags.is_empty() {
-            self.shared.wake_next_consumer(&leaving.queue).await;
+            self.shared.wake_next_consumer(&queue).await;
         }
         Ok(())
     }

@@ -77,8 +77,11 @@ struct Open {
     fetched: VecDeque<Delivery>,
     /// Prefetch that the broker was told.
     prefetch: u32,
-    resizing: Option<BoxFuture<'static, lapin::Result<Consumer>>>,
+    resizing: Option<Resizing>,
 }
+
+/// A consumer with another prefetch, in place of the last one.
+pub(crate) type Resizing = BoxFuture<'static, lapin::Result<Consumer>>;
 
 /// What polling a source came to.
 enum Polled {
@@ -341,12 +344,14 @@ impl State {
                 is_held: settler.holds(&open.lane),
                 queue,
                 consumers: open.consumers,
+                resizing: open.resizing,
                 fetched: open.fetched,
             }),
             State::Cancelled(Some((lane, fetched))) => lane.leave(Leaving {
                 is_held: settler.holds(&lane),
                 queue,
                 consumers: VecDeque::new(),
+                resizing: None,
                 fetched,
             }),
             State::Away(left) => left,
