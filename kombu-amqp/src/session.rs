@@ -54,7 +54,7 @@ pub(crate) struct Shared {
     gotten: OnceLock<Arc<AmqpSettler>>,
     /// Exchanges that were there when this session looked.
     exchanges: Mutex<HashSet<Name>>,
-    /// What this session has declared.
+    /// What this session has declared, or was told and has found.
     queues: Mutex<HashMap<Name, Arc<Queue>>>,
     settlers: Mutex<Vec<Weak<AmqpSettler>>>,
     pub(crate) under_way: UnderWay,
@@ -151,6 +151,14 @@ impl Shared {
         match destination {
             Destination::Queue(queue) => self.owner_of(queue),
             Destination::Exchange(_) => Owner::Anybody,
+        }
+    }
+
+    /// Takes a queue that is there for what its user says. It may be one that says less than is known already.
+    fn found(&self, queue: &Queue) {
+        let mut queues = self.queues.lock();
+        if queue.get_max_deliveries().is_some() || !queues.contains_key(queue.name()) {
+            queues.insert(queue.name().clone(), Arc::new(queue.clone()));
         }
     }
 
@@ -354,7 +362,11 @@ impl Connection for Session {
     async fn declare_queue(&self, queue: &Queue, mode: DeclareMode) -> Result<QueueInfo> {
         let name = queue.name();
         match mode {
-            DeclareMode::Never | DeclareMode::Verify => return self.0.passive_queue(name).await,
+            DeclareMode::Never | DeclareMode::Verify => {
+                let found = self.0.passive_queue(name).await?;
+                self.0.found(queue);
+                return Ok(found);
+            }
             DeclareMode::Ensure => {}
         }
         let arguments = table_to(&queue.arguments_table())?;

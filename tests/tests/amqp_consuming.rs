@@ -198,3 +198,27 @@ async fn a_consumer_that_goes_while_its_window_grows_is_gone() {
     broker.assert_counts(&other, "jobs", 19, 1).await;
     held.ack().await.unwrap();
 }
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_limit_holds_on_a_queue_that_somebody_else_declared() {
+    let broker = broker().await;
+    let (connection, other) = (broker.connect().await, broker.connect().await);
+    other.declare_queue(&Queue::new("dead")).await.unwrap();
+    let jobs = Queue::new("jobs")
+        .max_deliveries(3)
+        .dead_letter_exchange("")
+        .dead_letter_routing_key("dead");
+    other.declare_queue(&jobs).await.unwrap();
+    let mut consumer = connection.consumer(&jobs.passive()).await.unwrap();
+    // Asked for by its name alone, it is known as before.
+    let asked_for = Queue::new("jobs").passive();
+    connection.declare_queue(&asked_for).await.unwrap();
+    publish(&other, "jobs", 0..1).await;
+    for attempt in 1..=3 {
+        let delivery = collect_one(&mut consumer).await;
+        assert_eq!(delivery.attempt(), attempt);
+        delivery.retry().confirmed().await.unwrap();
+    }
+    broker.assert_counts(&other, "dead", 1, 0).await;
+}
