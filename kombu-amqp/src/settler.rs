@@ -1,7 +1,7 @@
 //! What becomes of deliveries. Those of one channel are settled by a task of their own, so that whatever waits while it
 //! writes goes out together.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -258,15 +258,21 @@ struct Copied {
 struct Acked {
     /// Every tag up to this one is settled.
     through: u64,
-    /// Settled ones beyond it.
-    beyond: BTreeSet<u64>,
+    /// Settled ones beyond it: the first and the last of each row. There are no more rows than deliveries are held.
+    beyond: BTreeMap<u64, u64>,
 }
 
 impl Acked {
     fn add(&mut self, tag: u64) {
-        self.beyond.insert(tag);
-        while self.beyond.remove(&(self.through + 1)) {
-            self.through += 1;
+        let next = self.beyond.remove(&(tag + 1));
+        let last = next.unwrap_or(tag);
+        if tag == self.through + 1 {
+            self.through = last;
+            return;
+        }
+        match self.beyond.range_mut(..tag).next_back() {
+            Some((_, before)) if *before + 1 == tag => *before = last,
+            _ => drop(self.beyond.insert(tag, last)),
         }
     }
 }
@@ -511,4 +517,41 @@ fn told(written: lapin::Result<()>, answers: impl IntoIterator<Item = Answer>) -
         }));
     }
     written.map_err(classify)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_tag_is_acked_with_others_when_all_before_it_are_settled() {
+        let mut random = fastrand::Rng::with_seed(5);
+        for _ in 0..100 {
+            let mut tags: Vec<u64> = (1..=50).collect();
+            random.shuffle(&mut tags);
+            let (mut acked, mut settled) = (Acked::default(), BTreeSet::new());
+            for tag in tags {
+                acked.add(tag);
+                settled.insert(tag);
+                let through = (1..).take_while(|tag| settled.contains(tag)).count();
+                assert_eq!(acked.through, through as u64);
+            }
+            assert!(acked.beyond.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_settled_behind_a_delivery_that_is_held_takes_no_room() {
+        let mut acked = Acked::default();
+        // The first one is held, and another one in the middle.
+        for tag in (2..=100_000).filter(|tag| *tag != 50_000) {
+            acked.add(tag);
+            assert!(acked.beyond.len() <= 2);
+        }
+        acked.add(50_000);
+        acked.add(1);
+        assert_eq!((acked.through, acked.beyond.len()), (100_000, 0));
+    }
 }
