@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex as Slot;
 
-use crate::error::classify;
+use crate::error::{classify, settle_lost};
 use crate::fields::{short, table_to};
 use crate::ladder::Ladder;
 use crate::lines::Lines;
@@ -33,6 +33,9 @@ use crate::under_way::UnderWay;
 
 /// How long the end of a session waits for the broker's answers.
 const FLUSH: Duration = Duration::from_secs(5);
+
+/// How many channels for gets are kept with nothing held on them.
+const GETS: usize = 4;
 
 const DELIVERY_LIMIT: &str = "x-delivery-limit";
 /// The major version since which RabbitMQ drops a message that came back to a quorum queue 20 times, unless told
@@ -50,7 +53,8 @@ pub(crate) struct Shared {
     control: Slot<Option<Channel>>,
     /// The same for what belongs to this connection, once the others have a connection of their own.
     own: Slot<Option<Channel>>,
-    get: Slot<Option<(Channel, Lane)>>,
+    /// For single gets, a channel for each queue: what the broker refuses at one costs nobody what came from another.
+    gets: Slot<HashMap<Name, (Channel, Lane)>>,
     gotten: OnceLock<Arc<AmqpSettler>>,
     /// Exchanges that were there when this session looked.
     exchanges: Mutex<HashSet<Name>>,
@@ -72,7 +76,7 @@ impl Session {
             capabilities,
             control: Slot::default(),
             own: Slot::default(),
-            get: Slot::default(),
+            gets: Slot::default(),
             gotten: OnceLock::new(),
             exchanges: Mutex::default(),
             queues: Mutex::default(),
@@ -496,25 +500,31 @@ impl Connection for Session {
         // A get from a queue that isn't there would close the channel, and with it what others hold there.
         self.0.passive_queue(queue).await?;
         let name = short(queue)?;
-        let mut slot = self.0.get.lock().await;
-        let (channel, lane) = match slot.take() {
+        let settler = self.0.gotten.get_or_init(|| AmqpSettler::new(&self.0, 0));
+        let mut gets = self.0.gets.lock().await;
+        let (channel, lane) = match gets.remove(queue) {
             Some(open) if open.0.status().connected() => open,
             last => {
-                if let (Some((_, lane)), Some(settler)) = (last, self.0.gotten.get()) {
+                if let Some((_, lane)) = last {
                     settler.lose(&lane);
+                }
+                if gets.len() >= GETS {
+                    gets.retain(|_, (_, lane)| settler.holds(lane));
                 }
                 let channel = self.0.lines.channel().await?;
                 let lane = Lane::open(self.0.clone(), channel.clone());
                 (channel, lane)
             }
         };
-        let got = channel.basic_get(name, BasicGetOptions { no_ack }).await;
-        let got = got.map_err(|error| self.0.refusal(error))?;
-        *slot = Some((channel, lane.clone()));
+        let got = channel.basic_get(name, BasicGetOptions::default()).await;
+        let got = got.map_err(|error| {
+            settler.lose(&lane);
+            self.0.refusal(error)
+        })?;
+        gets.insert(queue.clone(), (channel, lane.clone()));
         let Some(message) = got else {
             return Ok(None);
         };
-        let settler = self.0.gotten.get_or_init(|| AmqpSettler::new(&self.0, 0));
         let delivery = message.delivery;
         let (envelope, failures) = received(
             delivery.exchange.as_str(),
@@ -523,6 +533,9 @@ impl Connection for Session {
             delivery.data,
         );
         let tag = delivery.delivery_tag;
+        if no_ack && !lane.forget(tag) {
+            return Err(settle_lost());
+        }
         let raw = RawDelivery {
             id: match no_ack {
                 true => tag,
