@@ -57,6 +57,11 @@ impl Lines {
         })
     }
 
+    /// The broker's major version, if it told it.
+    pub(crate) fn major(&self) -> Option<u32> {
+        self.dialer.major()
+    }
+
     /// A channel for everything but publishing.
     pub(crate) async fn channel(&self) -> Result<Channel> {
         self.check()?;

@@ -1,7 +1,7 @@
 //! What becomes of deliveries. Those of one channel are settled by a task of their own, so that whatever waits while it
 //! writes goes out together.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -26,6 +26,7 @@ use crate::ladder::Steps;
 use crate::message::Failures;
 use crate::publisher::AmqpPublisher;
 use crate::session::Shared;
+use crate::subscription::Resizing;
 use crate::under_way::{OnItsWay, UnderWay};
 
 /// How long a message whose retry failed is held, so that it doesn't come, and fail, over and over.
@@ -183,9 +184,10 @@ pub(crate) struct Leaving {
     pub(crate) queue: Name,
     /// The last one gets messages; those before it were cancelled and have some left.
     pub(crate) consumers: VecDeque<Consumer>,
+    /// What comes in place of the last one. It may be on its way to the broker.
+    pub(crate) resizing: Option<Resizing>,
     /// Fetched and not handed out.
     pub(crate) fetched: VecDeque<Delivery>,
-    pub(crate) no_ack: bool,
     /// Somebody has deliveries of it.
     pub(crate) is_held: bool,
 }
@@ -221,10 +223,10 @@ impl Lane {
         self.0.commands.send((command, on_its_way)).is_ok()
     }
 
-    /// Settles what isn't handed out to anybody.
-    pub(crate) fn discard(&self, tag: u64) {
+    /// Settles what nobody will settle. Whether somebody is there to carry it out.
+    pub(crate) fn forget(&self, tag: u64) -> bool {
         let (answer, _) = oneshot::channel();
-        self.send(Command::Ack(tag, answer));
+        self.send(Command::Ack(tag, answer))
     }
 
     /// Ends consumers of this channel, and gives back what they had fetched and not handed out. Resolves when the broker
@@ -333,15 +335,21 @@ async fn hand_over(
 struct Acked {
     /// Every tag up to this one is settled.
     through: u64,
-    /// Settled ones beyond it.
-    beyond: BTreeSet<u64>,
+    /// Settled ones beyond it: the first and the last of each row. There are no more rows than deliveries are held.
+    beyond: BTreeMap<u64, u64>,
 }
 
 impl Acked {
     fn add(&mut self, tag: u64) {
-        self.beyond.insert(tag);
-        while self.beyond.remove(&(self.through + 1)) {
-            self.through += 1;
+        let next = self.beyond.remove(&(tag + 1));
+        let last = next.unwrap_or(tag);
+        if tag == self.through + 1 {
+            self.through = last;
+            return;
+        }
+        match self.beyond.range_mut(..tag).next_back() {
+            Some((_, before)) if *before + 1 == tag => *before = last,
+            _ => drop(self.beyond.insert(tag, last)),
         }
     }
 }
@@ -449,20 +457,27 @@ impl Task {
     async fn leave(&mut self, leaving: Leaving) -> Result<()> {
         // What was fetched goes back before the next consumer gets anything, which otherwise, where it gets messages one at
         // a time, would get later ones first.
-        if !leaving.no_ack && !leaving.is_held && self.copying == 0 {
+        if !leaving.is_held && self.copying == 0 {
             return self
                 .channel
                 .close(200, "bye".into())
                 .await
                 .map_err(classify);
         }
-        let mut fetched = leaving.fetched;
-        self.cancel(leaving.consumers, &mut fetched)
-            .await
-            .map_err(classify)?;
-        if leaving.no_ack {
-            return Ok(());
-        }
+        let Leaving {
+            queue,
+            mut consumers,
+            resizing,
+            mut fetched,
+            ..
+        } = leaving;
+        let left = async {
+            if let Some(resizing) = resizing {
+                consumers.push_back(resizing.await?);
+            }
+            self.cancel(consumers, &mut fetched).await
+        };
+        left.await.map_err(classify)?;
         // The last one first, so that each goes back in front of its successor.
         let tags: Vec<u64> = fetched.iter().rev().map(|one| one.delivery_tag).collect();
         for tag in &tags {
@@ -472,7 +487,7 @@ impl Task {
         let written: lapin::Result<()> = join_all(nacks).await.into_iter().collect();
         written.map_err(classify)?;
         if tags.is_empty() {
-            self.shared.wake_next_consumer(&leaving.queue).await;
+            self.shared.wake_next_consumer(&queue).await;
         }
         Ok(())
     }
@@ -562,4 +577,41 @@ fn told(written: lapin::Result<()>, answers: impl IntoIterator<Item = Answer>) -
         }));
     }
     written.map_err(classify)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_tag_is_acked_with_others_when_all_before_it_are_settled() {
+        let mut random = fastrand::Rng::with_seed(5);
+        for _ in 0..100 {
+            let mut tags: Vec<u64> = (1..=50).collect();
+            random.shuffle(&mut tags);
+            let (mut acked, mut settled) = (Acked::default(), BTreeSet::new());
+            for tag in tags {
+                acked.add(tag);
+                settled.insert(tag);
+                let through = (1..).take_while(|tag| settled.contains(tag)).count();
+                assert_eq!(acked.through, through as u64);
+            }
+            assert!(acked.beyond.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_settled_behind_a_delivery_that_is_held_takes_no_room() {
+        let mut acked = Acked::default();
+        // The first one is held, and another one in the middle.
+        for tag in (2..=100_000).filter(|tag| *tag != 50_000) {
+            acked.add(tag);
+            assert!(acked.beyond.len() <= 2);
+        }
+        acked.add(50_000);
+        acked.add(1);
+        assert_eq!((acked.through, acked.beyond.len()), (100_000, 0));
+    }
 }

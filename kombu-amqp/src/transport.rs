@@ -18,7 +18,7 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::error::{classify_connect, lost};
-use crate::greeting::Greeting;
+use crate::greeting::{Greeting, Major};
 use crate::lines::Lines;
 use crate::session::Session;
 use crate::socket::{self, Kit, Socket};
@@ -307,6 +307,7 @@ async fn open(
         uri: uri(target.url(), &options, tls.is_some())?,
         tls,
         name: options.connection_name,
+        major: Major::default(),
     };
     let lines = Lines::open(dialer).await?;
     Ok(Session::open(lines, capabilities))
@@ -317,9 +318,15 @@ pub(crate) struct Dialer {
     uri: AMQPUri,
     tls: Option<Tls>,
     name: Option<String>,
+    major: Major,
 }
 
 impl Dialer {
+    /// The broker's major version, if it told it when a connection was made.
+    pub(crate) fn major(&self) -> Option<u32> {
+        self.major.get().copied()
+    }
+
     /// # Cancel safety
     ///
     /// Dropping the future ends the attempt.
@@ -339,7 +346,7 @@ impl Dialer {
             _ => Socket::new(stream),
         };
         let mechanism = self.uri.query.auth_mechanism.unwrap_or_default();
-        let socket = socket.expecting(Greeting::expect(mechanism.name()));
+        let socket = socket.expecting(Greeting::expect(mechanism.name(), self.major.clone()));
         // Asked for once: lapin's own reconnecting is off.
         let socket = Mutex::new(Some(socket));
         let connected = lapin::Connection::connector(

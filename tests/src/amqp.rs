@@ -134,7 +134,18 @@ impl AmqpHarness {
     }
 
     fn put(&self, path: &str, body: &str) {
-        ask_with(&self.admin, "PUT", path, body);
+        send(&self.admin, "PUT", path, body);
+    }
+
+    /// Declares a queue as other programs do; `declaration` is what the management interface takes.
+    ///
+    /// # Panics
+    ///
+    /// If the broker refuses it.
+    pub fn declare_queue(&self, broker: &Broker, queue: &str, declaration: &str) {
+        let url = Url::parse(broker.url()).expect("a broker has a URL");
+        let path = format!("queues{}/{queue}", url.path());
+        send(&self.admin, "PUT", &path, declaration);
     }
 }
 
@@ -196,16 +207,17 @@ fn request(admin: &str, method: &str, virtual_host: &str) {
 ///
 /// If it doesn't answer, or refuses.
 pub fn ask(admin: &str, method: &str, path: &str) -> String {
-    ask_with(admin, method, path, "")
+    send(admin, method, path, "")
 }
 
-fn ask_with(admin: &str, method: &str, path: &str, body: &str) -> String {
+/// The same with a body in JSON.
+fn send(admin: &str, method: &str, path: &str, body: &str) -> String {
+    let length = body.len();
     let mut stream = TcpStream::connect(admin).expect("the management interface is there");
     // `guest:guest`, which RabbitMQ accepts from the same machine.
     let request = format!(
         "{method} /api/{path} HTTP/1.0\r\nHost: {admin}\r\nAuthorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
+         Content-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     );
     stream
         .write_all(request.as_bytes())

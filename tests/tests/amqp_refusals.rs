@@ -348,3 +348,52 @@ async fn a_user_id_that_is_not_ours_is_refused_and_no_other_publish() {
     assert!(!after.await.unwrap().resent);
     assert_eq!(connection.queue_info("jobs").await.unwrap().ready, 2);
 }
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_refused_get_costs_nobody_what_was_gotten_from_another_queue() {
+    let broker = AmqpHarness::new().broker().await;
+    let connection = broker.connect().await;
+    let mut events = connection.events();
+    // Where only one consumer is active, RabbitMQ refuses gets.
+    let single = Queue::new("single").quorum().single_active_consumer(true);
+    for queue in [Queue::new("jobs"), single] {
+        connection.declare_queue(&queue).await.unwrap();
+    }
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    producer.publish(&1).await.unwrap();
+    let held = connection.get("jobs").await.unwrap().unwrap();
+    for _ in 0..3 {
+        let error = connection.get("single").await.unwrap_err();
+        let found = (error.kind(), error.code());
+        assert_eq!(found, (ErrorKind::ResourceLocked, Some(405)), "{error}");
+    }
+    assert!(connection.get("jobs").await.unwrap().is_none());
+    held.ack().confirmed().await.unwrap();
+    broker.assert_counts(&connection, "jobs", 0, 0).await;
+    assert_not_lost(&mut events).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn gets_from_many_queues_take_few_channels() {
+    let harness = AmqpHarness::new();
+    let broker = harness.broker().await;
+    let connection = connect_with_channels(&harness, &broker, 16).await;
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    for round in 0..2 {
+        for number in 0..20 {
+            let name = format!("jobs {number}");
+            connection
+                .declare_queue(&Queue::new(name.as_str()))
+                .await
+                .unwrap();
+            let publish = producer.publish(&round).routing_key(name.as_str());
+            publish.await.unwrap();
+            let delivery = connection.get(name.as_str()).await.unwrap().unwrap();
+            assert_eq!(delivery.decode::<u32>().unwrap(), round);
+            delivery.ack().confirmed().await.unwrap();
+        }
+    }
+}
