@@ -1,5 +1,7 @@
 //! What lapin's errors mean in the terms of the messaging model.
 
+use std::error::Error as _;
+
 use kombu_core::message::Content;
 use kombu_core::{Error, ErrorKind};
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
@@ -18,6 +20,9 @@ pub(crate) fn classify(error: lapin::Error) -> Error {
             // RabbitMQ has no error of its own for it.
             if text.contains("message size") {
                 (ErrorKind::TooLarge, Some(311), too_large(text))
+            } else if text.contains("unknown exchange type") {
+                let text = format!("{text}; enable the plugin of RabbitMQ that has it");
+                (ErrorKind::Unsupported, Some(problem.get_id()), text)
             } else {
                 (kind, Some(problem.get_id()), in_our_words(kind, text))
             }
@@ -126,15 +131,22 @@ pub(crate) fn settle_lost() -> Error {
     )
 }
 
+fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(before)?;
+    rest.split_once(after).map(|(found, _)| found)
+}
+
+/// The name of the queue or exchange that RabbitMQ's text is about, which may have apostrophes in it.
+fn named<'a>(text: &'a str, what: &str) -> Option<&'a str> {
+    let before = format!("{what} '");
+    between(text, &before, "' in vhost '").or_else(|| between(text, &before, "'"))
+}
+
 /// RabbitMQ's text, with the thing as we write it, the attribute by its name here, and the way out.
 fn in_our_words(kind: ErrorKind, text: &str) -> String {
-    let named = |what: &str| {
-        let (_, rest) = text.split_once(&format!("{what} '"))?;
-        rest.split_once('\'').map(|(name, _)| name)
-    };
-    let thing = named("queue")
+    let thing = named(text, "queue")
         .map(|name| ("queue", name))
-        .or_else(|| named("exchange").map(|name| ("exchange", name)));
+        .or_else(|| named(text, "exchange").map(|name| ("exchange", name)));
     let Some((what, name)) = thing else {
         return text.to_owned();
     };
@@ -143,7 +155,7 @@ fn in_our_words(kind: ErrorKind, text: &str) -> String {
             "no {what} `{name}`; declare it with `connection.declare_{what}`, or open what uses it with its \
              declaration"
         ),
-        ErrorKind::PreconditionFailed => match named("inequivalent arg") {
+        ErrorKind::PreconditionFailed => match between(text, "inequivalent arg '", "'") {
             Some(argument) => format!(
                 "{what} `{name}` is there with another declaration: {} ({text}); declare it as it is, verify it with \
                  `.passive()`, or delete it first",
@@ -164,30 +176,68 @@ fn attribute(argument: &str) -> String {
     }
 }
 
+/// Whether the broker refused one thing and closed a channel over it, and not the connection.
+pub(crate) fn is_refusal(error: &Error) -> bool {
+    let error = error.source().and_then(|source| source.downcast_ref());
+    error.is_some_and(lapin::Error::is_amqp_soft_error)
+}
+
+/// The same error for another one who gets it.
+pub(crate) fn same(error: &Error) -> Error {
+    let same = Error::new(error.kind(), error.message());
+    match error.code() {
+        Some(code) => same.with_code(code),
+        None => same,
+    }
+}
+
 /// What an error on a publishing channel is about.
+#[derive(Debug, PartialEq)]
 pub(crate) enum Culprit {
     /// Publishes to this exchange.
     Exchange(String),
+    /// Those of them with this key.
+    Key { exchange: String, key: String },
     /// Messages whose user isn't who published them.
     User(String),
     /// Bodies of so many bytes.
     Size(usize),
 }
 
-/// Finds out from its text what an error of the broker is about.
+/// Finds out from RabbitMQ's text what an error is about.
 pub(crate) fn culprit(error: &Error) -> Option<Culprit> {
-    let text = error.message();
-    let between = |before: &str, after: char| {
-        let (_, rest) = text.split_once(before)?;
-        rest.split_once(after).map(|(found, _)| found.to_owned())
-    };
-    if let Some(user) = between("user_id property set to '", '\'') {
-        return Some(Culprit::User(user));
+    let error: &lapin::Error = error.source()?.downcast_ref()?;
+    match error.kind() {
+        lapin::ErrorKind::ProtocolError(problem) => culprit_in(problem.get_message().as_str()),
+        _ => None,
     }
-    if let Some(size) = between("message size ", ' ') {
+}
+
+fn culprit_in(text: &str) -> Option<Culprit> {
+    if let Some(user) = between(
+        text,
+        "user_id property set to '",
+        "' but authenticated user was",
+    ) {
+        return Some(Culprit::User(user.to_owned()));
+    }
+    if let Some(size) = between(text, "message size ", " ") {
         return size.parse().ok().map(Culprit::Size);
     }
-    between("exchange `", '`').map(Culprit::Exchange)
+    let exchange = match named(text, "exchange")? {
+        "amq.default" => "",
+        name => name,
+    };
+    let exchange = exchange.to_owned();
+    Some(
+        match between(text, "access to topic '", "' in exchange '") {
+            Some(key) => Culprit::Key {
+                exchange,
+                key: key.to_owned(),
+            },
+            None => Culprit::Exchange(exchange),
+        },
+    )
 }
 
 impl Culprit {
@@ -202,8 +252,55 @@ impl Culprit {
     pub(crate) fn is(&self, exchange: &str, content: &Content) -> bool {
         match self {
             Culprit::Exchange(name) => exchange == name,
+            Culprit::Key {
+                exchange: name,
+                key,
+            } => exchange == name && content.routing_key() == key.as_str(),
             Culprit::User(user) => content.user_id() == Some(user),
             Culprit::Size(size) => content.body().len() == *size,
+        }
+    }
+
+    /// Whether the broker refuses such a message whenever it comes.
+    pub(crate) fn is_always_refused(&self) -> bool {
+        matches!(self, Culprit::User(_) | Culprit::Size(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn culprits_are_found_in_what_rabbitmq_says() {
+        let exchange = |name: &str| Some(Culprit::Exchange(name.to_owned()));
+        for (text, culprit) in [
+            (
+                "NOT_FOUND - no exchange 'it's' in vhost '/'",
+                exchange("it's"),
+            ),
+            (
+                "ACCESS_REFUSED - access to exchange 'amq.default' in vhost 'a' refused for user 'b'",
+                exchange(""),
+            ),
+            (
+                "ACCESS_REFUSED - access to topic 'no' in exchange 'media' in vhost 'a' refused for user 'b'",
+                Some(Culprit::Key {
+                    exchange: "media".to_owned(),
+                    key: "no".to_owned(),
+                }),
+            ),
+            (
+                "PRECONDITION_FAILED - user_id property set to 'a' but authenticated user was 'b'",
+                Some(Culprit::User("a".to_owned())),
+            ),
+            (
+                "PRECONDITION_FAILED - message size 1000 is larger than configured max size 500",
+                Some(Culprit::Size(1000)),
+            ),
+            ("PRECONDITION_FAILED - invalid expiration", None),
+        ] {
+            assert_eq!(culprit_in(text), culprit);
         }
     }
 }

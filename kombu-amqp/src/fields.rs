@@ -38,8 +38,14 @@ fn value_to(value: &FieldValue) -> Result<AMQPValue> {
         FieldValue::I32(value) => AMQPValue::LongInt(*value),
         FieldValue::U32(value) => AMQPValue::LongUInt(*value),
         FieldValue::I64(value) => AMQPValue::LongLongInt(*value),
-        FieldValue::F32(value) => AMQPValue::Float(*value),
-        FieldValue::F64(value) => AMQPValue::Double(*value),
+        FieldValue::F32(value) if value.is_finite() => AMQPValue::Float(*value),
+        FieldValue::F64(value) if value.is_finite() => AMQPValue::Double(*value),
+        FieldValue::F32(_) | FieldValue::F64(_) => {
+            return Err(Error::new(
+                kombu_core::ErrorKind::Unsupported,
+                "RabbitMQ can't read a number that is infinite or none, and closes the connection; send it as text",
+            ));
+        }
         FieldValue::Decimal { scale, value } => AMQPValue::DecimalValue(DecimalValue {
             scale: *scale,
             value: *value,
@@ -98,6 +104,32 @@ fn value_from(value: &AMQPValue) -> FieldValue {
             FieldValue::Array(values.as_slice().iter().map(value_from).collect())
         }
         AMQPValue::FieldTable(table) => FieldValue::Table(table_from(table)),
+    }
+}
+
+/// How many bytes it takes on the wire.
+pub(crate) fn table_size(table: &types::FieldTable) -> usize {
+    let fields = table.inner().iter();
+    let fields = fields.map(|(name, value)| 1 + name.as_str().len() + value_size(value));
+    4 + fields.sum::<usize>()
+}
+
+/// Its type included.
+fn value_size(value: &AMQPValue) -> usize {
+    1 + match value {
+        AMQPValue::Void => 0,
+        AMQPValue::Boolean(_) | AMQPValue::ShortShortInt(_) | AMQPValue::ShortShortUInt(_) => 1,
+        AMQPValue::ShortInt(_) | AMQPValue::ShortUInt(_) => 2,
+        AMQPValue::LongInt(_) | AMQPValue::LongUInt(_) | AMQPValue::Float(_) => 4,
+        AMQPValue::LongLongInt(_) | AMQPValue::Double(_) | AMQPValue::Timestamp(_) => 8,
+        AMQPValue::DecimalValue(_) => 5,
+        AMQPValue::ShortString(text) => 1 + text.as_str().len(),
+        AMQPValue::LongString(text) => 4 + text.as_bytes().len(),
+        AMQPValue::ByteArray(bytes) => 4 + bytes.as_slice().len(),
+        AMQPValue::FieldArray(values) => {
+            4 + values.as_slice().iter().map(value_size).sum::<usize>()
+        }
+        AMQPValue::FieldTable(table) => table_size(table),
     }
 }
 

@@ -1,12 +1,21 @@
-//! What the broker says first: `connection.start`, which names the mechanisms that it takes.
+//! What the broker says first: `connection.start`, which tells its version and names the mechanisms that it takes.
 //!
-//! One that is asked for another mechanism hangs up after some seconds without a word, and lapin asks all the same.
+//! One that is asked for another mechanism hangs up after some seconds without a word, and lapin asks all the same. Lapin
+//! keeps the version to itself.
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use lapin::types::parsing::parse_field_table;
+use lapin::types::{AMQPValue, FieldTable};
+
+/// The broker's major version, once it has told it.
+pub(crate) type Major = Arc<OnceLock<u32>>;
 
 /// Reads along until the greeting is complete.
 pub(crate) struct Greeting {
     mechanism: &'static str,
+    major: Major,
     read: Vec<u8>,
 }
 
@@ -16,10 +25,11 @@ const MOST: usize = 64 * 1024;
 const FRAME_HEADER: usize = 7;
 
 impl Greeting {
-    /// Expects one that has this mechanism.
-    pub(crate) fn expect(mechanism: &'static str) -> Self {
+    /// Expects one that has this mechanism, and takes the version from it.
+    pub(crate) fn expect(mechanism: &'static str, major: Major) -> Self {
         Greeting {
             mechanism,
+            major,
             read: Vec::new(),
         }
     }
@@ -33,7 +43,12 @@ impl Greeting {
             return Some(Ok(()));
         }
         let method = self.read.get(FRAME_HEADER..end)?;
-        Some(match mechanisms(method) {
+        let (properties, offered) = start(method).unzip();
+        if let Some(major) = properties.as_ref().and_then(major) {
+            // Further connections are to the same broker.
+            self.major.get_or_init(|| major);
+        }
+        Some(match offered {
             Some(offered) if !offered.split(' ').any(|name| name == self.mechanism) => {
                 Err(Unoffered {
                     wanted: self.mechanism,
@@ -45,13 +60,22 @@ impl Greeting {
     }
 }
 
-/// The mechanisms of `connection.start`.
-fn mechanisms(method: &[u8]) -> Option<&str> {
+/// What `connection.start` says of the broker, and its mechanisms.
+fn start(method: &[u8]) -> Option<(FieldTable, &str)> {
     const CLASS_AND_METHOD: [u8; 4] = [0, 10, 0, 10];
-    let version = method.strip_prefix(&CLASS_AND_METHOD)?;
-    let (_properties, rest) = long(version.get(2..)?)?;
+    let protocol = method.strip_prefix(&CLASS_AND_METHOD)?;
+    let (rest, properties) = parse_field_table(protocol.get(2..)?).ok()?;
     let (mechanisms, _locales) = long(rest)?;
-    std::str::from_utf8(mechanisms).ok()
+    Some((properties, std::str::from_utf8(mechanisms).ok()?))
+}
+
+/// 4 for `4.0.5`.
+fn major(properties: &FieldTable) -> Option<u32> {
+    let Some(AMQPValue::LongString(version)) = properties.inner().get("version") else {
+        return None;
+    };
+    let version = std::str::from_utf8(version.as_bytes()).ok()?;
+    version.split('.').next()?.parse().ok()
 }
 
 /// A field that begins with its length, and what is behind it.
@@ -88,9 +112,10 @@ mod tests {
 
     fn greeting(mechanisms: &str) -> Vec<u8> {
         let mut method = vec![0, 10, 0, 10, 0, 9];
-        for field in ["properties", mechanisms, "en_US"] {
+        let properties = b"\x07versionS\0\0\0\x054.0.5";
+        for field in [properties, mechanisms.as_bytes(), b"en_US"] {
             method.extend((field.len() as u32).to_be_bytes());
-            method.extend(field.as_bytes());
+            method.extend(field);
         }
         let mut frame = vec![1, 0, 0];
         frame.extend((method.len() as u32).to_be_bytes());
@@ -101,21 +126,29 @@ mod tests {
 
     #[test]
     fn a_mechanism_is_found_among_those_that_are_offered() {
-        let mut expecting = Greeting::expect("EXTERNAL");
+        let mut expecting = Greeting::expect("EXTERNAL", Major::default());
         assert!(matches!(
             expecting.add(&greeting("PLAIN EXTERNAL")),
             Some(Ok(()))
         ));
-        let mut expecting = Greeting::expect("EXTERNAL");
+        let mut expecting = Greeting::expect("EXTERNAL", Major::default());
         let refused = expecting.add(&greeting("PLAIN EXTERNALLY"));
         let text = refused.unwrap().unwrap_err().to_string();
         assert!(text.contains("takes PLAIN EXTERNALLY and not"), "{text}");
     }
 
     #[test]
+    fn the_version_is_taken_from_it() {
+        let major = Major::default();
+        let mut expecting = Greeting::expect("PLAIN", major.clone());
+        assert!(matches!(expecting.add(&greeting("PLAIN")), Some(Ok(()))));
+        assert_eq!(major.get(), Some(&4));
+    }
+
+    #[test]
     fn a_greeting_may_come_in_pieces() {
         let whole = greeting("PLAIN");
-        let mut expecting = Greeting::expect("EXTERNAL");
+        let mut expecting = Greeting::expect("EXTERNAL", Major::default());
         let (last, first) = whole[..whole.len() - 1].split_last().unwrap();
         for byte in first {
             assert!(expecting.add(&[*byte]).is_none());
@@ -130,7 +163,7 @@ mod tests {
             &[1, 0, 0, 0, 0, 0, 0, 0xCE],
             &[0xFF; 32],
         ] {
-            let said = Greeting::expect("PLAIN").add(other);
+            let said = Greeting::expect("PLAIN", Major::default()).add(other);
             assert!(matches!(said, None | Some(Ok(()))), "{other:?}");
         }
     }

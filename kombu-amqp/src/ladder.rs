@@ -138,7 +138,7 @@ impl Ladder {
             declare_queue(shared, &name, 0, target).await?;
             let bottom = Name::from_static(BOTTOM);
             bind(shared, &name, &bottom, DELAY_TO, long(target)).await?;
-            known.ends.insert(target.clone());
+            remember(&mut known.ends, target);
         }
         Ok(())
     }
@@ -152,7 +152,7 @@ impl Ladder {
         }
         if !known.retried.contains(queue) {
             bind(shared, queue, &RETRIES, RETRY_TO, long(queue)).await?;
-            known.retried.insert(queue.clone());
+            remember(&mut known.retried, queue);
         }
         Ok(())
     }
@@ -161,6 +161,23 @@ impl Ladder {
     pub(crate) async fn forget(&self, queue: &Name) {
         self.0.lock().await.retried.remove(queue);
     }
+
+    /// Somebody deleted a part of it.
+    pub(crate) async fn forget_all(&self) {
+        *self.0.lock().await = Known::default();
+    }
+}
+
+/// How many names are remembered of what is there.
+const MOST_NAMES: usize = 10_000;
+
+/// Takes note of what is there, to be looked at, or made, again where it was forgotten: names come and go for as long as
+/// the session lasts.
+pub(crate) fn remember(names: &mut HashSet<Name>, name: &Name) {
+    if names.len() == MOST_NAMES {
+        names.clear();
+    }
+    names.insert(name.clone());
 }
 
 /// The queue at the end of the ladder that leads to this exchange.

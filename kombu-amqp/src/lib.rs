@@ -19,6 +19,7 @@ mod message;
 mod pipeline;
 mod publisher;
 mod returns;
+mod room;
 mod session;
 mod settler;
 mod socket;

@@ -24,6 +24,8 @@ pub(crate) struct Lines {
     publishing: OnceCell<Line>,
     /// For what the broker may refuse, once refusals may have used up half of the channels of the main connection.
     spare: Mutex<Option<Line>>,
+    /// For what the broker may answer by closing the connection.
+    expendable: Mutex<Option<Line>>,
     refusals: AtomicUsize,
     dialer: Dialer,
     ended: Arc<watch::Sender<Option<String>>>,
@@ -46,12 +48,18 @@ impl Lines {
             main: watched(dialer.dial("").await?, &ended, &notices),
             publishing: OnceCell::new(),
             spare: Mutex::default(),
+            expendable: Mutex::default(),
             refusals: AtomicUsize::new(0),
             dialer,
             ended,
             notices,
             closed: OnceCell::new(),
         })
+    }
+
+    /// The broker's major version, if it told it.
+    pub(crate) fn major(&self) -> Option<u32> {
+        self.dialer.major()
     }
 
     /// A channel for everything but publishing.
@@ -67,22 +75,36 @@ impl Lines {
         if self.refusals.load(Ordering::Relaxed) < most / 2 {
             return self.channel().await;
         }
+        self.channel_beside(&self.spare).await
+    }
+
+    /// A channel for what the broker may answer by closing the connection.
+    pub(crate) async fn expendable_channel(&self) -> Result<Channel> {
+        self.channel_beside(&self.expendable).await
+    }
+
+    /// A channel of a connection that the session goes on without.
+    async fn channel_beside(&self, line: &Mutex<Option<Line>>) -> Result<Channel> {
         self.check()?;
-        let mut spare = self.spare.lock().await;
-        if let Some(line) = &*spare
+        let mut slot = line.lock().await;
+        if let Some(line) = &*slot
             && let Ok(channel) = open_channel(line).await
         {
             return Ok(channel);
         }
         let connection = self.dial(" (declaring)").await?;
-        // The session goes on without it.
-        let line = spare.insert(watched(connection, &Arc::default(), &self.notices));
+        let line = slot.insert(watched(connection, &Arc::default(), &self.notices));
         open_channel(line).await.map_err(classify)
     }
 
     /// The broker has closed a channel.
     pub(crate) fn refused(&self) {
         self.refusals.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The largest frame in bytes that both sides take.
+    pub(crate) fn frame_max(&self) -> u32 {
+        self.main.connection.configuration().frame_max()
     }
 
     /// A channel for publishing.
@@ -158,7 +180,7 @@ impl Lines {
         ))
     }
 
-    /// Closes both, and returns when the broker has answered. One that is gone already needs no closing.
+    /// Closes them all, and returns when the broker has answered. One that is gone already needs no closing.
     pub(crate) async fn close(&self) {
         self.end("the session was closed");
         self.closed
@@ -168,12 +190,13 @@ impl Lines {
                         close(line).await;
                     }
                 };
-                let spare = async {
-                    if let Some(line) = &*self.spare.lock().await {
+                let beside = async |line: &Mutex<Option<Line>>| {
+                    if let Some(line) = &*line.lock().await {
                         close(line).await;
                     }
                 };
-                tokio::join!(publishing, spare, close(&self.main));
+                let (spare, expendable) = (beside(&self.spare), beside(&self.expendable));
+                tokio::join!(publishing, spare, expendable, close(&self.main));
             })
             .await;
     }

@@ -5,11 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use kombu_core::declare::DeliveryMode;
 use kombu_core::message::{Content, Envelope, PublishId};
-use kombu_core::{FieldTable, FieldValue, Name, Result};
+use kombu_core::{Error, ErrorKind, FieldTable, FieldValue, Name, Result};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ShortString};
 
-use crate::fields::{seconds, short, table_from, table_to, timestamp};
+use crate::fields::{seconds, short, table_from, table_size, table_to, timestamp};
 use crate::ladder::{self, Steps};
 
 /// How often a message failed, on the copies that stand for a retry.
@@ -22,8 +22,15 @@ const USER_ID: &str = "x-kombu-user-id";
 const BEFORE: &str = "x-kombu-before";
 /// The connection that published it, for consumers that don't want to hear themselves.
 const ORIGIN: &str = "x-kombu-origin";
+/// Tells publishes apart that differ in their [`BCC`] only, which what RabbitMQ returns hasn't any more.
+const PUBLISH: &str = "x-kombu-publish";
+/// Further routing keys, which receivers don't see.
+const BCC: &str = "BCC";
 /// The same as [`FAILURES`] as quorum queues count it.
 const DELIVERY_COUNT: &str = "x-delivery-count";
+
+/// Those that a message can have without being a copy.
+const OURS: [&str; 3] = [ORIGIN, USER_ID, PUBLISH];
 
 const DEATHS: &str = "x-death";
 const FIRST_DEATH: [&str; 3] = [
@@ -53,8 +60,85 @@ impl Failures {
     }
 }
 
+/// What is sent with a message. Properties are large, so those of the usual message are made where they go.
+pub(crate) enum Properties {
+    /// The message's own, with the mark of its origin.
+    Own(Option<u32>),
+    Made(Box<BasicProperties>),
+}
+
+impl Properties {
+    /// Those of a message that goes to its exchange at once.
+    pub(crate) fn own(envelope: &Envelope, origin: Option<u32>) -> Result<Self> {
+        if !envelope.headers().contains(BCC) {
+            return Ok(Properties::Own(origin));
+        }
+        let mut content = (**envelope).clone();
+        let sequence = envelope.publish_id().sequence;
+        content
+            .headers_mut()
+            .insert(Name::from_static(PUBLISH), sequence as i64);
+        let made = properties(&content, origin)?;
+        Ok(Properties::Made(Box::new(made)))
+    }
+
+    pub(crate) fn of(&self, content: &Content) -> Result<BasicProperties> {
+        match self {
+            Properties::Own(origin) => properties(content, *origin),
+            Properties::Made(made) => Ok((**made).clone()),
+        }
+    }
+}
+
+/// Whether a message came back with the properties that were sent, of which RabbitMQ takes `BCC` off.
+pub(crate) fn is_returned(sent: &BasicProperties, returned: &BasicProperties) -> bool {
+    let headers = sent.headers().as_ref().map(|headers| headers.inner());
+    match headers.filter(|headers| headers.contains_key(BCC)) {
+        None => sent == returned,
+        Some(headers) => {
+            let mut left = headers.clone();
+            left.remove(BCC);
+            sent.clone().with_headers(left.into()) == *returned
+        }
+    }
+}
+
+/// Properties go in one frame, with 22 bytes around them; RabbitMQ closes the connection over a larger one.
+pub(crate) fn check_size(properties: &BasicProperties, frame_max: usize) -> Result<()> {
+    // The others have less than 4 KiB together, which every frame takes.
+    let Some(headers) = properties.headers() else {
+        return Ok(());
+    };
+    let texts = [
+        properties.content_type(),
+        properties.content_encoding(),
+        properties.correlation_id(),
+        properties.reply_to(),
+        properties.expiration(),
+        properties.message_id(),
+        properties.kind(),
+        properties.user_id(),
+        properties.app_id(),
+        properties.cluster_id(),
+    ];
+    let texts = texts.into_iter().flatten();
+    let texts: usize = texts.map(|text| 1 + text.as_str().len()).sum();
+    // Delivery mode, priority and timestamp take 10.
+    let size = 22 + 10 + texts + table_size(headers);
+    if size <= frame_max {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::TooLarge,
+        format!(
+            "the properties and headers take {size} bytes, and have to fit into a frame of {frame_max}; put it into the \
+             body, or raise `frame_max` on the broker and here"
+        ),
+    ))
+}
+
 /// The properties of a message; `origin` tells consumers whose it is.
-pub(crate) fn properties(content: &Content, origin: Option<u32>) -> Result<BasicProperties> {
+fn properties(content: &Content, origin: Option<u32>) -> Result<BasicProperties> {
     let Some(origin) = origin else {
         return properties_with(content, content.headers(), content.user_id());
     };
@@ -100,6 +184,16 @@ pub(crate) fn properties_of_retry(
     properties_with(&copy, copy.headers(), None)
 }
 
+/// The properties of what becomes of a message that was delivered too often.
+pub(crate) fn properties_of_letter(content: &Content) -> Result<BasicProperties> {
+    let Some(user) = content.user_id() else {
+        return properties_with(content, content.headers(), None);
+    };
+    let mut headers = content.headers().clone();
+    headers.insert(Name::from_static(USER_ID), Name::from(user));
+    properties_with(content, &headers, None)
+}
+
 /// Tells the ladder which steps to take and where to go then.
 fn prepare_for_steps(content: &mut Content, steps: Steps, exchange: Name) {
     // It would expire on the way.
@@ -130,13 +224,37 @@ fn clean(headers: &mut FieldTable) -> (Option<Name>, u32) {
     let failures = headers.remove(FAILURES);
     let failures = failures.as_ref().and_then(count).unwrap_or(0);
     headers.remove(ORIGIN);
+    headers.remove(PUBLISH);
     let is_delayed = headers.contains(ladder::DELAY_TO);
     let before = headers.remove(BEFORE);
     headers.retain(|name, _| !ladder::is_header(name));
     if is_delayed {
         forget_steps(headers, before);
     }
+    if let Some(exchange) = &exchange {
+        came_from(headers, exchange);
+    }
     (exchange, failures)
+}
+
+/// A copy that died says that it came from the exchange of retries, and the message came from another one.
+fn came_from(headers: &mut FieldTable, exchange: &Name) {
+    let correct = |table: &mut FieldTable, name: &'static str| {
+        if text(Some(table), name) == Some(ladder::RETRIES.as_str()) {
+            table.insert(Name::from_static(name), exchange.clone());
+        }
+    };
+    for [name, ..] in [FIRST_DEATH, LAST_DEATH] {
+        correct(headers, name);
+    }
+    if let Some(FieldValue::Array(mut deaths)) = headers.remove(DEATHS) {
+        for death in &mut deaths {
+            if let FieldValue::Table(death) = death {
+                correct(death, "exchange");
+            }
+        }
+        headers.insert(Name::from_static(DEATHS), FieldValue::Array(deaths));
+    }
 }
 
 fn count(value: &FieldValue) -> Option<u32> {
@@ -277,7 +395,7 @@ pub(crate) fn received(
         failures.counted = headers.get(DELIVERY_COUNT).and_then(count).unwrap_or(0);
         if headers
             .iter()
-            .any(|(name, _)| ladder::is_header(name) || name == ORIGIN)
+            .any(|(name, _)| ladder::is_header(name) || OURS.contains(&name.as_str()))
         {
             user_id = headers.remove(USER_ID);
             let (published_to, copied) = clean(&mut headers);

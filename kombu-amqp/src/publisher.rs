@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -7,32 +8,30 @@ use kombu_core::driver::{BoxFuture, Confirm, Confirmation, Op, Publisher};
 use kombu_core::message::Envelope;
 use kombu_core::virt::{self, Death};
 use kombu_core::{Error, ErrorKind, Name, Result};
+use lapin::Channel;
 use lapin::options::ConfirmSelectOptions;
-use lapin::{BasicProperties, Channel};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 
-use crate::error::{classify, culprit, lost};
+use crate::error::{Culprit, classify, culprit, is_refusal, lost, same};
 use crate::fields::short;
 use crate::ladder::{self, Steps};
-use crate::message::{self, Failures, properties_delayed, properties_of_retry};
+use crate::message::{
+    self, Failures, Properties, properties_delayed, properties_of_letter, properties_of_retry,
+};
 use crate::pipeline::{Pipeline, Publishing, publish};
 use crate::returns::{Confirmed, Outstanding, Returns};
+use crate::room::{Place, Room};
 use crate::session::Shared;
-use crate::under_way::OnItsWay;
 
-/// Room for publishes without an answer, in units of 1 KiB: 128 MiB, or 2,048 small messages.
-///
-/// A producer has less than that under way. But those that it gave up stay here until the broker answers, and one that
-/// blocks answers nothing.
-const ROOM: usize = 128 * 1024;
-/// What a message takes at least.
-const LEAST: usize = ROOM / 2048;
+/// How many calls the task takes at once.
+const BATCH: usize = 1024;
 
 /// Publishes over one channel, in a task of its own: whatever waits while it writes goes out together.
 pub(crate) struct AmqpPublisher {
     /// Bounded by the room.
     calls: mpsc::UnboundedSender<Call>,
-    room: Arc<Semaphore>,
+    room: Arc<Room>,
     shared: Arc<Shared>,
 }
 
@@ -42,14 +41,7 @@ struct Call {
     envelope: Envelope,
     delay: Option<Steps>,
     answer: oneshot::Sender<Result<Confirmation>>,
-    on_its_way: (OnItsWay, OwnedSemaphorePermit),
-}
-
-/// Properties are large, so those of the usual message are made where they go.
-enum Properties {
-    /// The message's own, with the mark of its origin.
-    Own(Option<u32>),
-    Made(Box<BasicProperties>),
+    place: Place,
 }
 
 impl AmqpPublisher {
@@ -60,11 +52,14 @@ impl AmqpPublisher {
             shared: shared.clone(),
             channel: Arc::new(channel),
             returns: Returns::default(),
+            frame_max: shared.lines.frame_max() as usize,
+            again: VecDeque::new(),
+            one_by_one: false,
         };
         tokio::spawn(task.run(receiver));
         Ok(AmqpPublisher {
             calls,
-            room: Arc::new(Semaphore::new(ROOM)),
+            room: Arc::new(Room::new(shared.under_way.clone())),
             shared,
         })
     }
@@ -78,9 +73,9 @@ impl AmqpPublisher {
         delay: Option<Steps>,
     ) -> Op<Result<Confirm>> {
         let envelope = envelope.clone();
-        let size = (LEAST + envelope.body().len() / 1024).min(ROOM) as u32;
-        let on_its_way = self.shared.under_way.one();
-        let call = move |room: OwnedSemaphorePermit| {
+        let bytes = envelope.body().len();
+        let mut place = self.room.one();
+        let call = move |place: Place| {
             let (answer, receiver) = oneshot::channel();
             let call = Call {
                 exchange,
@@ -88,22 +83,18 @@ impl AmqpPublisher {
                 envelope,
                 delay,
                 answer,
-                on_its_way: (on_its_way, room),
+                place,
             };
             (call, receiver)
         };
-        match self.room.clone().try_acquire_many_owned(size) {
-            Ok(room) => Op::ready(send(&self.calls, call(room))),
-            Err(_) => {
-                let (calls, room) = (self.calls.clone(), self.room.clone());
-                let room = room.acquire_many_owned(size);
-                // Those that wait have their turn in the order of the calls.
-                Op::start(async move {
-                    let room = room.await.map_err(|_| ended())?;
-                    send(&calls, call(room))
-                })
-            }
+        if place.try_fill(bytes) {
+            return Op::ready(send(&self.calls, call(place)));
         }
+        let calls = self.calls.clone();
+        Op::start(async move {
+            place.fill(bytes).await;
+            send(&calls, call(place))
+        })
     }
 
     /// Puts a copy with another failure at the end of a queue, or has it come there later. It is on its way when this
@@ -130,10 +121,10 @@ impl AmqpPublisher {
         let confirm = self.call(envelope, exchange, properties, None).await?;
         let (shared, queue) = (self.shared.clone(), queue.clone());
         Ok(Box::pin(async move {
-            match confirm.await? {
+            match confirm.await?.last() {
                 Confirmation::Acked { routed: true } => Ok(()),
                 Confirmation::Nacked { reason } => Err(Error::new(ErrorKind::Nacked, reason)),
-                Confirmation::Acked { .. } | Confirmation::Returned { .. } => {
+                _ => {
                     shared.ladder.forget(&queue).await;
                     Err(Error::new(
                         ErrorKind::NotFound,
@@ -153,16 +144,17 @@ impl AmqpPublisher {
         queue: &Queue,
     ) -> BoxFuture<'static, Result<()>> {
         let letter = virt::letter(envelope, queue, Death::DeliveryLimit, SystemTime::now());
-        let own = Properties::Own(None);
-        let call = self.call(&letter, letter.exchange().clone(), own, None);
+        let call = properties_of_letter(&letter).map(|properties| {
+            let properties = Properties::Made(Box::new(properties));
+            self.call(&letter, letter.exchange().clone(), properties, None)
+        });
         let queue = queue.name().clone();
         Box::pin(async move {
-            let discarded = match call.await?.await {
-                Ok(Confirmation::Acked { routed }) => !routed,
-                Ok(Confirmation::Returned { .. }) => true,
+            let discarded = match call?.await?.await.map(Confirmation::last) {
                 Ok(Confirmation::Nacked { reason }) => {
                     return Err(Error::new(ErrorKind::Nacked, reason));
                 }
+                Ok(answer) => answer != Confirmation::Acked { routed: true },
                 Err(error) if error.kind() == ErrorKind::NotFound => true,
                 Err(error) => return Err(error),
             };
@@ -204,7 +196,7 @@ impl Publisher for AmqpPublisher {
         let marks = self.shared.marks_own_messages();
         let origin = marks.then(|| envelope.publish_id().origin());
         let prepared = match envelope.delay() {
-            None => Ok((Properties::Own(origin), None)),
+            None => Properties::own(envelope, origin).map(|own| (own, None)),
             Some(delay) => delayed(envelope, origin, delay),
         };
         match prepared {
@@ -237,6 +229,11 @@ struct Task {
     shared: Arc<Shared>,
     channel: Arc<Channel>,
     returns: Returns,
+    frame_max: usize,
+    /// What the broker didn't answer before it closed the channel.
+    again: VecDeque<Outstanding>,
+    /// One of them is what it closed the channel over, and nobody knows which.
+    one_by_one: bool,
 }
 
 impl Task {
@@ -257,11 +254,28 @@ impl Task {
                             return;
                         }
                     }
+                    while (!self.one_by_one || pipeline.is_empty())
+                        && let Some(publish) = self.again.pop_front()
+                    {
+                        if let Some((number, publish)) = self.begin(publish) {
+                            pipeline.push(number, publish);
+                        }
+                    }
                 }
-                count = calls.recv_many(&mut batch, 1024), if open => {
+                count = calls.recv_many(&mut batch, BATCH), if open && self.again.is_empty() => {
                     open = count > 0;
+                    if !pipeline.is_empty() {
+                        // Others are on their way, so whoever published may be about to publish more, and lapin begins to
+                        // write with the first of them. Larger writes take less time, ours and the broker's.
+                        yield_now().await;
+                        while batch.len() < BATCH && let Ok(call) = calls.try_recv() {
+                            batch.push(call);
+                        }
+                    }
                     for call in batch.drain(..) {
-                        if let Some((number, publish)) = self.start(call).await {
+                        if let Some(publish) = self.prepared(call).await
+                            && let Some((number, publish)) = self.begin(publish)
+                        {
                             pipeline.push(number, publish);
                         }
                     }
@@ -270,44 +284,65 @@ impl Task {
         }
     }
 
-    /// The broker closed the channel: whoever published what it complains about is told so. What others have without an
-    /// answer may be stored or not, and is for the next session to send again.
+    /// The broker closed the channel: whoever published what it complains about is told so, and what others have without an
+    /// answer is sent again over another one. Those behind the culprit the broker hasn't looked at.
     async fn repair(&mut self, error: Error) -> Result<()> {
-        let alive = self.shared.lines.check();
-        if let (Ok(()), Some(culprit)) = (alive, culprit(&error)) {
-            self.shared.lines.refused();
-            if let Some(exchange) = culprit.exchange() {
-                self.shared.forget_exchange(exchange);
-            }
-            self.returns.refuse(&culprit, &error);
-            if self.returns.is_empty() {
-                self.channel = Arc::new(open_channel(&self.shared).await?);
-                return Ok(());
+        if !is_refusal(&error) {
+            self.shared.lines.end(&error.to_string());
+            return Err(error);
+        }
+        self.shared.lines.refused();
+        let culprit = culprit(&error);
+        if let Some(exchange) = culprit.as_ref().and_then(Culprit::exchange) {
+            self.shared.forget_exchange(exchange);
+            if ladder::is_exchange(exchange) {
+                self.shared.ladder.forget_all().await;
             }
         }
-        self.shared.lines.end(&error.to_string());
-        Err(error)
+        let outstanding = self.returns.take();
+        let is_refused = |publish: &Outstanding| {
+            let is_it = |culprit: &Culprit| culprit.is(&publish.exchange, &publish.envelope);
+            outstanding.len() == 1 || culprit.as_ref().is_some_and(is_it)
+        };
+        let refused: Vec<bool> = outstanding.iter().map(is_refused).collect();
+        // Of several, those before the last may have come before the reason did.
+        let is_certain = culprit.is_some_and(|culprit| culprit.is_always_refused())
+            || refused.iter().filter(|refused| **refused).count() == 1;
+        let last = refused.iter().rposition(|refused| *refused);
+        for (place, (mut publish, is_refused)) in outstanding.into_iter().zip(refused).enumerate() {
+            let may_be_stored = publish.may_be_stored;
+            if is_refused {
+                let error = same(&error);
+                drop(publish.answer.send(Err(match is_certain && !may_be_stored {
+                    true => error,
+                    false => error.with_maybe_stored(),
+                })));
+            } else {
+                publish.may_be_stored |= last.is_none_or(|last| place < last);
+                self.again.push_back(publish);
+            }
+        }
+        self.one_by_one = last.is_none();
+        let channel = open_channel(&self.shared).await;
+        let channel = channel.inspect_err(|error| self.shared.lines.end(&error.to_string()))?;
+        self.channel = Arc::new(channel);
+        Ok(())
     }
 
     /// Gets a message ready to be published. `None`: it has its answer already.
-    async fn start(&mut self, mut call: Call) -> Option<(u64, impl Publishing + use<>)> {
-        let publish = match self.prepare(&mut call).await {
-            Ok(None) => self.publish(&call.exchange, &call.envelope, call.properties),
+    async fn prepared(&mut self, mut call: Call) -> Option<Outstanding> {
+        match self.prepare(&mut call).await {
+            Ok(None) => Some(Outstanding {
+                exchange: call.exchange,
+                properties: call.properties,
+                envelope: call.envelope,
+                may_be_stored: false,
+                answer: call.answer,
+                place: call.place,
+            }),
             Ok(Some(confirmation)) => {
                 drop(call.answer.send(Ok(confirmation)));
-                return None;
-            }
-            Err(error) => Err(error),
-        };
-        match publish {
-            Ok(publish) => {
-                let number = self.returns.add(Outstanding {
-                    exchange: call.exchange,
-                    envelope: call.envelope,
-                    answer: call.answer,
-                    _on_its_way: call.on_its_way,
-                });
-                Some((number, publish))
+                None
             }
             Err(error) => {
                 drop(call.answer.send(Err(error)));
@@ -316,18 +351,23 @@ impl Task {
         }
     }
 
-    fn publish(
-        &self,
-        exchange: &Name,
-        envelope: &Envelope,
-        properties: Properties,
-    ) -> Result<impl Publishing + use<>> {
-        let properties = match properties {
-            Properties::Own(origin) => message::properties(envelope, origin)?,
-            Properties::Made(properties) => *properties,
-        };
-        let (exchange, key) = (short(exchange)?, short(envelope.routing_key())?);
-        let (channel, envelope) = (self.channel.clone(), envelope.clone());
+    /// Begins to publish a message. `None`: it can't be sent, and has its answer.
+    fn begin(&mut self, message: Outstanding) -> Option<(u64, impl Publishing + use<>)> {
+        match self.publishing(&message) {
+            Ok(publishing) => Some((self.returns.add(message), publishing)),
+            Err(error) => {
+                drop(message.answer.send(Err(error)));
+                None
+            }
+        }
+    }
+
+    fn publishing(&self, message: &Outstanding) -> Result<impl Publishing + use<>> {
+        let envelope = message.envelope.clone();
+        let properties = message.properties.of(&envelope)?;
+        message::check_size(&properties, self.frame_max)?;
+        let (exchange, key) = (short(&message.exchange)?, short(envelope.routing_key())?);
+        let channel = self.channel.clone();
         Ok(publish(channel, exchange, key, properties, envelope))
     }
 

@@ -9,25 +9,27 @@
 //! - it carries the return of an earlier one: its own may still follow, and it has to wait for a later confirm that
 //!   carries nothing, or the return of a later publish.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
 use kombu_core::Name;
+use kombu_core::Result;
 use kombu_core::driver::Confirmation;
 use kombu_core::message::Envelope;
-use kombu_core::{Error, Result};
 use lapin::message::BasicReturnMessage;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
-use crate::error::Culprit;
-use crate::message::properties;
-use crate::under_way::OnItsWay;
+use crate::message::{self, Properties};
+use crate::room::Place;
 
 /// A publish without an answer.
 pub(crate) struct Outstanding {
     pub(crate) exchange: Name,
+    pub(crate) properties: Properties,
     pub(crate) envelope: Envelope,
+    /// It was sent before, over a channel that the broker has closed.
+    pub(crate) may_be_stored: bool,
     pub(crate) answer: oneshot::Sender<Result<Confirmation>>,
-    pub(crate) _on_its_way: (OnItsWay, OwnedSemaphorePermit),
+    pub(crate) place: Place,
 }
 
 /// What the broker said to one.
@@ -40,9 +42,8 @@ pub(crate) struct Confirmed {
 
 #[derive(Default)]
 pub(crate) struct Returns {
-    next: u64,
-    /// By number, in the order of the calls.
-    outstanding: BTreeMap<u64, (Outstanding, Option<u16>)>,
+    /// In the order of the calls, and whether they were returned.
+    outstanding: Numbered<(Outstanding, Option<u16>)>,
     /// Confirmed, but their returns may still come.
     waiting: Vec<(u64, bool)>,
     /// How many of them waited already when the last confirms came.
@@ -53,35 +54,16 @@ pub(crate) struct Returns {
 
 impl Returns {
     pub(crate) fn add(&mut self, publish: Outstanding) -> u64 {
-        let number = self.next;
-        self.next += 1;
-        self.outstanding.insert(number, (publish, None));
-        number
+        self.outstanding.push((publish, None))
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.outstanding.is_empty()
-    }
-
-    /// Answers the publishes that the broker complains about with its error.
-    pub(crate) fn refuse(&mut self, culprit: &Culprit, error: &Error) {
-        let is_refused = |(number, (publish, _)): (&u64, &(Outstanding, _))| {
-            let is_it = culprit.is(&publish.exchange, &publish.envelope);
-            is_it.then_some(*number)
-        };
-        let refused: Vec<_> = self.outstanding.iter().filter_map(is_refused).collect();
-        for number in refused {
-            let mut copy = Error::new(error.kind(), error.message());
-            if let Some(code) = error.code() {
-                copy = copy.with_code(code);
-            }
-            if let Some((publish, _)) = self.outstanding.remove(&number) {
-                drop(publish.answer.send(Err(copy)));
-            }
-        }
-        self.waiting
-            .retain(|(number, _)| self.outstanding.contains_key(number));
-        self.waited = self.waiting.len();
+    /// Takes all publishes out, in the order of the calls: their channel is gone, and with it what was to come for them.
+    pub(crate) fn take(&mut self) -> Vec<Outstanding> {
+        self.waiting.clear();
+        self.waited = 0;
+        let outstanding = std::mem::take(&mut self.outstanding);
+        let outstanding = outstanding.values.into_iter().flatten();
+        outstanding.map(|(publish, _)| publish).collect()
     }
 
     /// Takes all confirms that have come.
@@ -100,11 +82,11 @@ impl Returns {
                 false => self.waiting.push(answer),
             }
         }
-        let unconfirmed = self.outstanding.len() - self.waiting.len() - answers.len();
+        let unconfirmed = self.outstanding.count - self.waiting.len() - answers.len();
         let came_before = self.waited;
         let mut index = 0;
         self.waiting.retain(|(number, acked)| {
-            let is_marked = matches!(self.outstanding.get(number), Some((_, Some(_))));
+            let is_marked = matches!(self.outstanding.get(*number), Some((_, Some(_))));
             let is_over = is_marked || unconfirmed == 0 || index < came_before && latest > *number;
             index += 1;
             if is_over {
@@ -113,37 +95,39 @@ impl Returns {
             !is_over
         });
         self.waited = self.waiting.len();
-        for (number, acked) in answers.drain(..) {
-            self.answer(number, acked);
-        }
+        let answered = answers
+            .drain(..)
+            .filter_map(|(number, acked)| self.answer(number, acked));
+        drop(answered.reduce(Place::merge));
         self.answers = answers;
     }
 
     /// Finds the publish that a return belongs to: the first that looks like it and isn't returned yet. Between two that
     /// look alike in everything it makes no difference.
     fn mark(&mut self, message: &BasicReturnMessage) -> Option<u64> {
-        let mut alike = self.outstanding.iter().filter(|(_, (publish, returned))| {
+        let returned = &message.delivery;
+        let mut alike = self.outstanding.iter().filter(|(_, (publish, marked))| {
             let envelope = &publish.envelope;
-            returned.is_none()
-                && publish.exchange == *message.delivery.exchange.as_str()
-                && *envelope.routing_key() == *message.delivery.routing_key.as_str()
-                && envelope.body()[..] == message.delivery.data[..]
+            marked.is_none()
+                && publish.exchange == *returned.exchange.as_str()
+                && *envelope.routing_key() == *returned.routing_key.as_str()
+                && envelope.body()[..] == returned.data[..]
         });
         // Two may differ in their headers only, and go different ways.
         let exact = alike.clone().find(|(_, (publish, _))| {
-            let sent = properties(&publish.envelope, None);
-            sent.is_ok_and(|sent| sent == message.delivery.properties)
+            let sent = publish.properties.of(&publish.envelope);
+            sent.is_ok_and(|sent| message::is_returned(&sent, &returned.properties))
         });
-        let number = *exact.or_else(|| alike.next())?.0;
-        let (_, returned) = self.outstanding.get_mut(&number)?;
+        let (number, _) = exact.or_else(|| alike.next())?;
+        drop(alike);
+        let (_, returned) = self.outstanding.get_mut(number)?;
         *returned = Some(message.reply_code);
         Some(number)
     }
 
-    fn answer(&mut self, number: u64, acked: bool) {
-        let Some((publish, returned)) = self.outstanding.remove(&number) else {
-            return;
-        };
+    /// Returns the place of the publish, which is free now.
+    fn answer(&mut self, number: u64, acked: bool) -> Option<Place> {
+        let (publish, returned) = self.outstanding.remove(number)?;
         let answer = match returned {
             Some(code) if publish.envelope.mandatory() => Confirmation::Returned { code },
             Some(_) => Confirmation::Acked { routed: false },
@@ -153,7 +137,66 @@ impl Returns {
                     .to_owned(),
             },
         };
+        let answer = match publish.may_be_stored {
+            true => Confirmation::SentAgain(Box::new(answer)),
+            false => answer,
+        };
         // The receiver is gone if nobody waits.
         drop(publish.answer.send(Ok(answer)));
+        Some(publish.place)
+    }
+}
+
+/// Values by consecutive numbers, of which those that came first go first, more or less.
+struct Numbered<T> {
+    /// The number of the first value, there or not.
+    first: u64,
+    values: VecDeque<Option<T>>,
+    /// How many are there.
+    count: usize,
+}
+
+impl<T> Default for Numbered<T> {
+    fn default() -> Self {
+        Numbered {
+            first: 0,
+            values: VecDeque::new(),
+            count: 0,
+        }
+    }
+}
+
+impl<T> Numbered<T> {
+    fn push(&mut self, value: T) -> u64 {
+        let number = self.first + self.values.len() as u64;
+        self.values.push_back(Some(value));
+        self.count += 1;
+        number
+    }
+
+    fn get(&self, number: u64) -> Option<&T> {
+        let place = number.checked_sub(self.first)?;
+        self.values.get(place as usize)?.as_ref()
+    }
+
+    fn get_mut(&mut self, number: u64) -> Option<&mut T> {
+        let place = number.checked_sub(self.first)?;
+        self.values.get_mut(place as usize)?.as_mut()
+    }
+
+    fn remove(&mut self, number: u64) -> Option<T> {
+        let place = number.checked_sub(self.first)?;
+        let value = self.values.get_mut(place as usize)?.take()?;
+        self.count -= 1;
+        while let Some(None) = self.values.front() {
+            self.values.pop_front();
+            self.first += 1;
+        }
+        Some(value)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u64, &T)> + Clone {
+        let numbered = (self.first..).zip(&self.values);
+        numbered.filter_map(|(number, value)| Some((number, value.as_ref()?)))
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kombu_core::declare::{Binding, DeclareMode, Exchange, Queue};
+use kombu_core::declare::{self, Binding, DeclareMode, Exchange, Queue, QueueType};
 use kombu_core::driver::{
     BoxFuture, Capabilities, Connection, DeleteQueue, Destination, Notices, Publisher, QueueInfo,
     RawDelivery, Settle, SubscribeOptions, Subscription,
@@ -15,15 +15,15 @@ use lapin::options::{
     ExchangeDeclareOptions, ExchangeDeleteOptions, ExchangeUnbindOptions, QueueBindOptions,
     QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex as Slot;
 
-use crate::error::classify;
+use crate::error::{classify, settle_lost};
 use crate::fields::{short, table_to};
-use crate::ladder::Ladder;
+use crate::ladder::{Ladder, remember};
 use crate::lines::Lines;
 use crate::message::received;
 use crate::publisher::AmqpPublisher;
@@ -33,6 +33,14 @@ use crate::under_way::UnderWay;
 
 /// How long the end of a session waits for the broker's answers.
 const FLUSH: Duration = Duration::from_secs(5);
+
+/// How many channels for gets are kept with nothing held on them.
+const GETS: usize = 4;
+
+const DELIVERY_LIMIT: &str = "x-delivery-limit";
+/// The major version since which RabbitMQ drops a message that came back to a quorum queue 20 times, unless told
+/// otherwise.
+const LIMITS_DELIVERIES: u32 = 4;
 
 /// One session with the broker.
 pub(crate) struct Session(Arc<Shared>);
@@ -45,11 +53,16 @@ pub(crate) struct Shared {
     control: Slot<Option<Channel>>,
     /// The same for what belongs to this connection, once the others have a connection of their own.
     own: Slot<Option<Channel>>,
-    get: Slot<Option<(Channel, Lane)>>,
+    /// The same for what the broker may answer by closing the connection.
+    expendable: Slot<Option<Channel>>,
+    /// The same for looking at exchanges: no queue that doesn't answer holds that up.
+    exchange_control: Slot<Option<Channel>>,
+    /// For single gets, a channel for each queue: what the broker refuses at one costs nobody what came from another.
+    gets: Slot<HashMap<Name, (Channel, Lane)>>,
     gotten: OnceLock<Arc<AmqpSettler>>,
     /// Exchanges that were there when this session looked.
     exchanges: Mutex<HashSet<Name>>,
-    /// What this session has declared.
+    /// What this session has declared, or was told and has found.
     queues: Mutex<HashMap<Name, Arc<Queue>>>,
     settlers: Mutex<Vec<Weak<AmqpSettler>>>,
     pub(crate) under_way: UnderWay,
@@ -67,7 +80,9 @@ impl Session {
             capabilities,
             control: Slot::default(),
             own: Slot::default(),
-            get: Slot::default(),
+            expendable: Slot::default(),
+            exchange_control: Slot::default(),
+            gets: Slot::default(),
             gotten: OnceLock::new(),
             exchanges: Mutex::default(),
             queues: Mutex::default(),
@@ -93,6 +108,10 @@ pub(crate) enum Owner {
     Anybody,
     /// Only this connection may touch it.
     ThisConnection,
+    /// Anybody, and the broker may close the connection instead of the channel to say no.
+    AnybodyAtRisk,
+    /// Anybody, and no queue is asked, which may not answer.
+    AnybodyButQueues,
 }
 
 impl Shared {
@@ -108,12 +127,15 @@ impl Shared {
         let slot = match owner {
             Owner::Anybody => &self.control,
             Owner::ThisConnection => &self.own,
+            Owner::AnybodyAtRisk => &self.expendable,
+            Owner::AnybodyButQueues => &self.exchange_control,
         };
         let mut slot = slot.lock().await;
         let channel = match (slot.take(), owner) {
-            (Some(channel), _) => channel,
-            (None, Owner::Anybody) => self.lines.spare_channel().await?,
-            (None, Owner::ThisConnection) => self.lines.channel().await?,
+            (Some(channel), _) if channel.status().connected() => channel,
+            (_, Owner::Anybody | Owner::AnybodyButQueues) => self.lines.spare_channel().await?,
+            (_, Owner::ThisConnection) => self.lines.channel().await?,
+            (_, Owner::AnybodyAtRisk) => self.lines.expendable_channel().await?,
         };
         let answer = work(&channel).await.map_err(|error| self.refusal(error))?;
         *slot = Some(channel);
@@ -146,6 +168,14 @@ impl Shared {
         match destination {
             Destination::Queue(queue) => self.owner_of(queue),
             Destination::Exchange(_) => Owner::Anybody,
+        }
+    }
+
+    /// Takes a queue that is there for what its user says. It may be one that says less than is known already.
+    fn found(&self, queue: &Queue) {
+        let mut queues = self.queues.lock();
+        if queue.get_max_deliveries().is_some() || !queues.contains_key(queue.name()) {
+            queues.insert(queue.name().clone(), Arc::new(queue.clone()));
         }
     }
 
@@ -199,13 +229,13 @@ impl Shared {
             return Ok(());
         }
         self.passive_exchange(name).await?;
-        self.exchanges.lock().insert(name.clone());
+        remember(&mut self.exchanges.lock(), name);
         Ok(())
     }
 
     async fn passive_exchange(&self, name: &Name) -> Result<()> {
         let exchange = short(name)?;
-        self.control(Owner::Anybody, async |channel| {
+        self.control(Owner::AnybodyButQueues, async |channel| {
             let options = ExchangeDeclareOptions {
                 passive: true,
                 ..ExchangeDeclareOptions::default()
@@ -242,6 +272,36 @@ impl Shared {
         Ok(info(name, &found))
     }
 
+    /// The arguments of a quorum queue that says nothing of a limit, where the broker would take that for a low one.
+    fn without_limit(&self, queue: &Queue, arguments: &FieldTable) -> Option<FieldTable> {
+        let is_unlimited = queue.get_queue_type() == Some(QueueType::Quorum)
+            && !arguments.contains_key(DELIVERY_LIMIT);
+        if !is_unlimited || self.lines.major() < Some(LIMITS_DELIVERIES) {
+            return None;
+        }
+        let mut arguments = arguments.clone();
+        arguments.insert(DELIVERY_LIMIT.into(), AMQPValue::LongInt(-1));
+        Some(arguments)
+    }
+
+    async fn declare_with(&self, queue: &Queue, arguments: FieldTable) -> Result<lapin::Queue> {
+        let name = short(queue.name())?;
+        let options = QueueDeclareOptions {
+            durable: queue.is_durable(),
+            exclusive: queue.is_exclusive(),
+            auto_delete: queue.is_auto_delete(),
+            ..QueueDeclareOptions::default()
+        };
+        let owner = match queue.is_exclusive() {
+            true => Owner::ThisConnection,
+            false => self.owner_of(queue.name()),
+        };
+        self.control(owner, async |channel| {
+            channel.queue_declare(name, options, arguments).await
+        })
+        .await
+    }
+
     pub(crate) fn add_settler(&self, settler: &Arc<AmqpSettler>) {
         let mut settlers = self.settlers.lock();
         settlers.retain(|settler| settler.strong_count() > 0);
@@ -256,6 +316,11 @@ impl Shared {
             settler.orphan(name);
         }
     }
+}
+
+/// Whether a queue is there with another limit, or with none.
+fn is_about_limit(error: &Error) -> bool {
+    error.kind() == ErrorKind::PreconditionFailed && error.message().contains(DELIVERY_LIMIT)
 }
 
 fn info(name: &Name, queue: &lapin::Queue) -> QueueInfo {
@@ -288,8 +353,13 @@ impl Connection for Session {
             ..ExchangeDeclareOptions::default()
         };
         let kind = ExchangeKind::Custom(exchange.kind().as_str().to_owned());
+        // RabbitMQ closes the connection over a kind that it doesn't have.
+        let owner = match exchange.kind() {
+            declare::ExchangeKind::Custom(_) => Owner::AnybodyAtRisk,
+            _ => Owner::Anybody,
+        };
         self.0
-            .control(Owner::Anybody, async |channel| {
+            .control(owner, async |channel| {
                 channel
                     .exchange_declare(name, kind, options, arguments)
                     .await
@@ -314,27 +384,29 @@ impl Connection for Session {
     async fn declare_queue(&self, queue: &Queue, mode: DeclareMode) -> Result<QueueInfo> {
         let name = queue.name();
         match mode {
-            DeclareMode::Never | DeclareMode::Verify => return self.0.passive_queue(name).await,
+            DeclareMode::Never | DeclareMode::Verify => {
+                let found = self.0.passive_queue(name).await?;
+                self.0.found(queue);
+                return Ok(found);
+            }
             DeclareMode::Ensure => {}
         }
-        let sent = short(name)?;
         let arguments = table_to(&queue.arguments_table())?;
-        let options = QueueDeclareOptions {
-            durable: queue.is_durable(),
-            exclusive: queue.is_exclusive(),
-            auto_delete: queue.is_auto_delete(),
-            ..QueueDeclareOptions::default()
+        let declared = match self.0.without_limit(queue, &arguments) {
+            None => self.0.declare_with(queue, arguments).await?,
+            Some(without_limit) => match self.0.declare_with(queue, without_limit).await {
+                Err(error) if is_about_limit(&error) => {
+                    let declared = self.0.declare_with(queue, arguments).await?;
+                    tracing::warn!(
+                        queue = %name,
+                        "somebody declared this queue without `{DELIVERY_LIMIT}`, so that the broker drops what came back 20 \
+                         times; delete and declare it, or set a policy"
+                    );
+                    declared
+                }
+                declared => declared?,
+            },
         };
-        let owner = match queue.is_exclusive() {
-            true => Owner::ThisConnection,
-            false => self.0.owner_of(name),
-        };
-        let declared = self
-            .0
-            .control(owner, async |channel| {
-                channel.queue_declare(sent, options, arguments).await
-            })
-            .await?;
         let mut queues = self.0.queues.lock();
         queues.insert(name.clone(), Arc::new(queue.clone()));
         Ok(info(name, &declared))
@@ -342,6 +414,11 @@ impl Connection for Session {
 
     async fn delete_queue(&self, name: &Name, options: DeleteQueue) -> Result<u64> {
         let queue = short(name)?;
+        // RabbitMQ closes the connection where the queue is a quorum queue, as others may have declared it.
+        let owner = match self.0.owner_of(name) {
+            Owner::Anybody if options.if_unused || options.if_empty => Owner::AnybodyAtRisk,
+            owner => owner,
+        };
         let options = QueueDeleteOptions {
             if_unused: options.if_unused,
             if_empty: options.if_empty,
@@ -349,11 +426,12 @@ impl Connection for Session {
         };
         let messages = self
             .0
-            .control(self.0.owner_of(name), async |channel| {
+            .control(owner, async |channel| {
                 channel.queue_delete(queue, options).await
             })
             .await?;
         self.0.forget_queue(name);
+        self.0.ladder.forget(name).await;
         Ok(u64::from(messages))
     }
 
@@ -446,25 +524,31 @@ impl Connection for Session {
         // A get from a queue that isn't there would close the channel, and with it what others hold there.
         self.0.passive_queue(queue).await?;
         let name = short(queue)?;
-        let mut slot = self.0.get.lock().await;
-        let (channel, lane) = match slot.take() {
+        let settler = self.0.gotten.get_or_init(|| AmqpSettler::new(&self.0, 0));
+        let mut gets = self.0.gets.lock().await;
+        let (channel, lane) = match gets.remove(queue) {
             Some(open) if open.0.status().connected() => open,
             last => {
-                if let (Some((_, lane)), Some(settler)) = (last, self.0.gotten.get()) {
+                if let Some((_, lane)) = last {
                     settler.lose(&lane);
+                }
+                if gets.len() >= GETS {
+                    gets.retain(|_, (_, lane)| settler.holds(lane));
                 }
                 let channel = self.0.lines.channel().await?;
                 let lane = Lane::open(self.0.clone(), channel.clone());
                 (channel, lane)
             }
         };
-        let got = channel.basic_get(name, BasicGetOptions { no_ack }).await;
-        let got = got.map_err(|error| self.0.refusal(error))?;
-        *slot = Some((channel, lane.clone()));
+        let got = channel.basic_get(name, BasicGetOptions::default()).await;
+        let got = got.map_err(|error| {
+            settler.lose(&lane);
+            self.0.refusal(error)
+        })?;
+        gets.insert(queue.clone(), (channel, lane.clone()));
         let Some(message) = got else {
             return Ok(None);
         };
-        let settler = self.0.gotten.get_or_init(|| AmqpSettler::new(&self.0, 0));
         let delivery = message.delivery;
         let (envelope, failures) = received(
             delivery.exchange.as_str(),
@@ -473,6 +557,9 @@ impl Connection for Session {
             delivery.data,
         );
         let tag = delivery.delivery_tag;
+        if no_ack && !lane.forget(tag) {
+            return Err(settle_lost());
+        }
         let raw = RawDelivery {
             id: match no_ack {
                 true => tag,

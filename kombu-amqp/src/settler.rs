@@ -1,31 +1,36 @@
 //! What becomes of deliveries. Those of one channel are settled by a task of their own, so that whatever waits while it
 //! writes goes out together.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::join_all;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{self, BoxStream};
 use futures_util::task::AtomicWaker;
+use futures_util::{FutureExt, StreamExt};
 use kombu_core::declare::{Queue, QueueType};
-use kombu_core::driver::{BoxFuture, Op, Outcome, Settle, Settlement, Tag};
+use kombu_core::driver::{Op, Outcome, Settle, Settlement, Tag};
 use kombu_core::message::Envelope;
 use kombu_core::{ErrorKind, Name, Result};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions};
 use lapin::{Channel, Consumer};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OnceCell, mpsc, oneshot};
+use tokio::time::sleep;
 
 use crate::error::{classify, settle_lost};
 use crate::ladder::Steps;
 use crate::message::Failures;
 use crate::publisher::AmqpPublisher;
 use crate::session::Shared;
+use crate::subscription::Resizing;
 use crate::under_way::{OnItsWay, UnderWay};
+
+/// How long a message whose retry failed is held, so that it doesn't come, and fail, over and over.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Settles what one subscription hands out, or what single gets do, over however many channels it came.
 pub(crate) struct AmqpSettler {
@@ -179,9 +184,10 @@ pub(crate) struct Leaving {
     pub(crate) queue: Name,
     /// The last one gets messages; those before it were cancelled and have some left.
     pub(crate) consumers: VecDeque<Consumer>,
+    /// What comes in place of the last one. It may be on its way to the broker.
+    pub(crate) resizing: Option<Resizing>,
     /// Fetched and not handed out.
     pub(crate) fetched: VecDeque<Delivery>,
-    pub(crate) no_ack: bool,
     /// Somebody has deliveries of it.
     pub(crate) is_held: bool,
 }
@@ -191,12 +197,14 @@ impl Lane {
         // Bounded by the window: a delivery is settled once, and a channel is left once.
         let (commands, receiver) = mpsc::unbounded_channel();
         let under_way = shared.under_way.clone();
+        let (copies, copied) = copier(shared.clone());
         let task = Task {
             shared,
             channel,
             acked: Acked::default(),
-            copies: FuturesUnordered::new(),
-            publisher: None,
+            copies,
+            copied,
+            copying: 0,
         };
         tokio::spawn(task.run(receiver));
         Lane(Arc::new(Outbound {
@@ -215,10 +223,10 @@ impl Lane {
         self.0.commands.send((command, on_its_way)).is_ok()
     }
 
-    /// Settles what isn't handed out to anybody.
-    pub(crate) fn discard(&self, tag: u64) {
+    /// Settles what nobody will settle. Whether somebody is there to carry it out.
+    pub(crate) fn forget(&self, tag: u64) -> bool {
         let (answer, _) = oneshot::channel();
-        self.send(Command::Ack(tag, answer));
+        self.send(Command::Ack(tag, answer))
     }
 
     /// Ends consumers of this channel, and gives back what they had fetched and not handed out. Resolves when the broker
@@ -237,18 +245,89 @@ struct Task {
     shared: Arc<Shared>,
     channel: Channel,
     acked: Acked,
-    /// Retries whose copies aren't confirmed.
-    copies: FuturesUnordered<BoxFuture<'static, Copied>>,
-    /// For copies, opened with the first of them.
-    publisher: Option<AmqpPublisher>,
+    /// Retries whose copies aren't confirmed: these are made beside everything else, as publishes may be blocked.
+    copies: mpsc::UnboundedSender<Copy>,
+    copied: BoxStream<'static, Copied>,
+    copying: usize,
+}
+
+/// A retry that a return to the queue can't do.
+struct Copy {
+    kind: Kind,
+    tag: u64,
+    message: Retried,
+    delay: Option<Duration>,
+    answer: Answer,
+    on_its_way: OnItsWay,
+}
+
+enum Kind {
+    Retry,
+    /// It was the last attempt on this queue.
+    Letter(Arc<Queue>),
 }
 
 /// A retry whose copy was published, or wasn't.
 struct Copied {
     tag: u64,
-    result: Result<()>,
-    answer: Answer,
-    _on_its_way: OnItsWay,
+    /// Whoever waits, if there is a copy. The others have their error.
+    answer: Option<(Answer, OnItsWay)>,
+    is_lost: bool,
+}
+
+/// Takes retries, and makes their copies: in the same order, however long the way to the broker is blocked.
+fn copier(shared: Arc<Shared>) -> (mpsc::UnboundedSender<Copy>, BoxStream<'static, Copied>) {
+    // Bounded by the window, like the commands.
+    let (copies, mut receiver) = mpsc::unbounded_channel();
+    let publisher = Arc::new(OnceCell::new());
+    let copied = stream::poll_fn(move |context| receiver.poll_recv(context))
+        .then(move |copy: Copy| hand_over(shared.clone(), publisher.clone(), copy))
+        .buffer_unordered(usize::MAX);
+    (copies, copied.boxed())
+}
+
+/// Resolves when the copy is on its way, and then when the broker has it.
+async fn hand_over(
+    shared: Arc<Shared>,
+    publisher: Arc<OnceCell<AmqpPublisher>>,
+    copy: Copy,
+) -> impl Future<Output = Copied> {
+    let message = &copy.message;
+    let handed_over = async {
+        let delay = copy.delay.map(Steps::new).transpose()?;
+        let open = || AmqpPublisher::open(shared.clone());
+        let publisher = publisher.get_or_try_init(open).await?;
+        match &copy.kind {
+            Kind::Letter(queue) => Ok(publisher.publish_letter(&message.envelope, queue)),
+            Kind::Retry => {
+                let (envelope, queue) = (&message.envelope, &message.queue);
+                let copied = publisher.publish_retry(envelope, queue, message.failures, delay);
+                copied.await
+            }
+        }
+    };
+    let confirm = match handed_over.await {
+        Ok(confirm) => confirm,
+        Err(error) => std::future::ready(Err(error)).boxed(),
+    };
+    async move {
+        let result = confirm.await;
+        let mut copied = Copied {
+            tag: copy.tag,
+            answer: None,
+            is_lost: false,
+        };
+        match result {
+            Ok(()) => copied.answer = Some((copy.answer, copy.on_its_way)),
+            Err(error) if error.kind() == ErrorKind::ConnectionLost => copied.is_lost = true,
+            Err(error) => {
+                drop(copy.answer.send(Err(error)));
+                drop(copy.on_its_way);
+                sleep(PAUSE).await;
+            }
+        }
+        copied
+    }
 }
 
 /// Which tags are settled, for the one frame that acks many.
@@ -256,15 +335,21 @@ struct Copied {
 struct Acked {
     /// Every tag up to this one is settled.
     through: u64,
-    /// Settled ones beyond it.
-    beyond: BTreeSet<u64>,
+    /// Settled ones beyond it: the first and the last of each row. There are no more rows than deliveries are held.
+    beyond: BTreeMap<u64, u64>,
 }
 
 impl Acked {
     fn add(&mut self, tag: u64) {
-        self.beyond.insert(tag);
-        while self.beyond.remove(&(self.through + 1)) {
-            self.through += 1;
+        let next = self.beyond.remove(&(tag + 1));
+        let last = next.unwrap_or(tag);
+        if tag == self.through + 1 {
+            self.through = last;
+            return;
+        }
+        match self.beyond.range_mut(..tag).next_back() {
+            Some((_, before)) if *before + 1 == tag => *before = last,
+            _ => drop(self.beyond.insert(tag, last)),
         }
     }
 }
@@ -282,11 +367,11 @@ impl Task {
         let closed = self.shared.lines.closed();
         tokio::pin!(closed);
         let mut open = true;
-        while open || !self.copies.is_empty() {
+        while open || self.copying > 0 {
             let done = tokio::select! {
                 biased;
                 _ = &mut closed => return,
-                Some(copied) = self.copies.next() => self.copied(copied).await,
+                Some(copied) = self.copied.next() => self.copied(copied).await,
                 count = commands.recv_many(&mut batch, 1024), if open => {
                     open = count > 0;
                     self.carry_out(&mut batch).await
@@ -307,17 +392,18 @@ impl Task {
                 Command::Ack(tag, answer) => writes.acks.push((tag, answer)),
                 Command::Nack(tag, requeue, answer) => writes.nacks.push((tag, requeue, answer)),
                 Command::Retry(tag, message, delay, answer) => {
-                    match self.copy(&message, delay).await {
+                    match self.copy_of(&message, delay.is_some()) {
                         None => writes.nacks.push((tag, true, answer)),
-                        Some(result) => {
-                            self.copies.push(Box::pin(async move {
-                                Copied {
-                                    tag,
-                                    result: result.await,
-                                    answer,
-                                    _on_its_way: on_its_way,
-                                }
-                            }));
+                        Some(kind) => {
+                            let copy = Copy {
+                                kind,
+                                tag,
+                                message,
+                                delay,
+                                answer,
+                                on_its_way,
+                            };
+                            self.copying += usize::from(self.copies.send(copy).is_ok());
                             continue;
                         }
                     }
@@ -371,20 +457,27 @@ impl Task {
     async fn leave(&mut self, leaving: Leaving) -> Result<()> {
         // What was fetched goes back before the next consumer gets anything, which otherwise, where it gets messages one at
         // a time, would get later ones first.
-        if !leaving.no_ack && !leaving.is_held && self.copies.is_empty() {
+        if !leaving.is_held && self.copying == 0 {
             return self
                 .channel
                 .close(200, "bye".into())
                 .await
                 .map_err(classify);
         }
-        let mut fetched = leaving.fetched;
-        self.cancel(leaving.consumers, &mut fetched)
-            .await
-            .map_err(classify)?;
-        if leaving.no_ack {
-            return Ok(());
-        }
+        let Leaving {
+            queue,
+            mut consumers,
+            resizing,
+            mut fetched,
+            ..
+        } = leaving;
+        let left = async {
+            if let Some(resizing) = resizing {
+                consumers.push_back(resizing.await?);
+            }
+            self.cancel(consumers, &mut fetched).await
+        };
+        left.await.map_err(classify)?;
         // The last one first, so that each goes back in front of its successor.
         let tags: Vec<u64> = fetched.iter().rev().map(|one| one.delivery_tag).collect();
         for tag in &tags {
@@ -394,7 +487,7 @@ impl Task {
         let written: lapin::Result<()> = join_all(nacks).await.into_iter().collect();
         written.map_err(classify)?;
         if tags.is_empty() {
-            self.shared.wake_next_consumer(&leaving.queue).await;
+            self.shared.wake_next_consumer(&queue).await;
         }
         Ok(())
     }
@@ -416,66 +509,48 @@ impl Task {
         Ok(())
     }
 
-    /// Puts a copy in the message's place, where a return to the queue wouldn't count, or can't wait. `None`: it is to be
+    /// What is put in the message's place, where a return to the queue wouldn't count, or can't wait. `None`: it is to be
     /// returned.
-    async fn copy(
-        &mut self,
-        message: &Retried,
-        delay: Option<Duration>,
-    ) -> Option<BoxFuture<'static, Result<()>>> {
-        let (queue, failures) = (&message.queue, message.failures);
-        let declared = self.shared.declared(queue);
+    fn copy_of(&self, message: &Retried, is_delayed: bool) -> Option<Kind> {
+        let failures = message.failures;
+        let declared = self.shared.declared(&message.queue);
         let most = declared
             .as_ref()
             .and_then(|queue| queue.get_max_deliveries());
         let is_last = most.is_some_and(|most| failures.all().saturating_add(1) >= most);
         let counts = declared.as_deref().is_some_and(counts_deliveries);
         // A copy is new to its queue, which counts from the beginning.
-        if counts && (delay.is_none() && !is_last || is_last && failures.copied == 0) {
+        if counts && (!is_delayed && !is_last || is_last && failures.copied == 0) {
             return None;
         }
-        let delay = delay.map(Steps::new).transpose();
-        let published = async {
-            let delay = delay?;
-            let publisher = match &mut self.publisher {
-                Some(publisher) => publisher,
-                None => self
-                    .publisher
-                    .insert(AmqpPublisher::open(self.shared.clone()).await?),
-            };
-            match declared {
-                Some(queue) if is_last => Ok(publisher.publish_letter(&message.envelope, &queue)),
-                _ => {
-                    publisher
-                        .publish_retry(&message.envelope, queue, failures, delay)
-                        .await
-                }
-            }
-        };
-        Some(match published.await {
-            Ok(confirmed) => confirmed,
-            Err(error) => Box::pin(std::future::ready(Err(error))),
+        Some(match declared {
+            Some(queue) if is_last => Kind::Letter(queue),
+            _ => Kind::Retry,
         })
     }
 
     /// The copy is there, and the message can go; or it isn't, and the message goes back.
     async fn copied(&mut self, copied: Copied) -> Result<()> {
-        let Copied { tag, result, .. } = copied;
-        let written = match &result {
-            Ok(()) => {
-                let options = BasicAckOptions::default();
-                self.channel.basic_ack(tag, options).await
-            }
-            Err(error) if error.kind() == ErrorKind::ConnectionLost => return Err(settle_lost()),
-            Err(_) => nack(&self.channel, tag, true).await,
-        };
+        let Copied {
+            tag,
+            answer,
+            is_lost,
+        } = copied;
+        self.copying -= 1;
+        if is_lost {
+            return Err(settle_lost());
+        }
         self.acked.add(tag);
-        match written {
-            Ok(()) => {
-                drop(copied.answer.send(result));
-                Ok(())
+        match answer {
+            Some((answer, _on_its_way)) => {
+                let options = BasicAckOptions::default();
+                let written = self.channel.basic_ack(tag, options).await;
+                told(written, [answer])
             }
-            Err(error) => told(Err(error), [copied.answer]),
+            None => {
+                let written = nack(&self.channel, tag, true).await;
+                written.map_err(classify)
+            }
         }
     }
 }
@@ -502,4 +577,41 @@ fn told(written: lapin::Result<()>, answers: impl IntoIterator<Item = Answer>) -
         }));
     }
     written.map_err(classify)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_tag_is_acked_with_others_when_all_before_it_are_settled() {
+        let mut random = fastrand::Rng::with_seed(5);
+        for _ in 0..100 {
+            let mut tags: Vec<u64> = (1..=50).collect();
+            random.shuffle(&mut tags);
+            let (mut acked, mut settled) = (Acked::default(), BTreeSet::new());
+            for tag in tags {
+                acked.add(tag);
+                settled.insert(tag);
+                let through = (1..).take_while(|tag| settled.contains(tag)).count();
+                assert_eq!(acked.through, through as u64);
+            }
+            assert!(acked.beyond.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_settled_behind_a_delivery_that_is_held_takes_no_room() {
+        let mut acked = Acked::default();
+        // The first one is held, and another one in the middle.
+        for tag in (2..=100_000).filter(|tag| *tag != 50_000) {
+            acked.add(tag);
+            assert!(acked.beyond.len() <= 2);
+        }
+        acked.add(50_000);
+        acked.add(1);
+        assert_eq!((acked.through, acked.beyond.len()), (100_000, 0));
+    }
 }

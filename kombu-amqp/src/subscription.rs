@@ -77,8 +77,11 @@ struct Open {
     fetched: VecDeque<Delivery>,
     /// Prefetch that the broker was told.
     prefetch: u32,
-    resizing: Option<BoxFuture<'static, lapin::Result<Consumer>>>,
+    resizing: Option<Resizing>,
 }
+
+/// A consumer with another prefetch, in place of the last one.
+pub(crate) type Resizing = BoxFuture<'static, lapin::Result<Consumer>>;
 
 /// What polling a source came to.
 enum Polled {
@@ -115,9 +118,7 @@ impl AmqpSubscription {
         Box::pin(async move {
             let channel = shared.lines.channel().await?;
             let opened = async {
-                if !options.no_ack {
-                    qos(&channel, window).await?;
-                }
+                qos(&channel, window).await?;
                 consume(&channel, &queue, options, window).await
             };
             let consumer = opened.await.map_err(|error| shared.refusal(error))?;
@@ -279,7 +280,12 @@ impl AmqpSubscription {
             while let Some(delivery) = fetched.pop_front() {
                 let tag = delivery.delivery_tag;
                 if is_from(&delivery.properties, self.options.no_local) {
-                    lane.discard(tag);
+                    lane.forget(tag);
+                    continue;
+                }
+                // Forgotten as it is handed out, not as it is fetched: a consumer that is dropped loses nothing, and the
+                // broker sends no more than the window. If the channel is gone, the message is back.
+                if self.options.no_ack && !lane.forget(tag) {
                     continue;
                 }
                 self.start = (index + 1) % sources;
@@ -311,11 +317,7 @@ impl AmqpSubscription {
     fn leave(&self, sources: impl IntoIterator<Item = Source>) -> Op<Result<()>> {
         let mut answers = Vec::new();
         for source in sources {
-            answers.push(
-                source
-                    .state
-                    .leave(source.queue, &self.settler, self.options.no_ack),
-            );
+            answers.push(source.state.leave(source.queue, &self.settler));
         }
         Op::pending(async move {
             for answer in answers {
@@ -336,21 +338,21 @@ impl AmqpSubscription {
 
 impl State {
     /// Ends the consumer. What is being opened ends when the future is dropped, with its channel.
-    fn leave(self, queue: Name, settler: &AmqpSettler, no_ack: bool) -> Op<Result<()>> {
+    fn leave(self, queue: Name, settler: &AmqpSettler) -> Op<Result<()>> {
         match self {
             State::Open(open) => open.lane.leave(Leaving {
                 is_held: settler.holds(&open.lane),
                 queue,
                 consumers: open.consumers,
+                resizing: open.resizing,
                 fetched: open.fetched,
-                no_ack,
             }),
             State::Cancelled(Some((lane, fetched))) => lane.leave(Leaving {
                 is_held: settler.holds(&lane),
                 queue,
                 consumers: VecDeque::new(),
+                resizing: None,
                 fetched,
-                no_ack,
             }),
             State::Away(left) => left,
             State::Opening(_) | State::Cancelled(None) => Op::ready(Ok(())),
@@ -367,7 +369,7 @@ impl Open {
         context: &mut Context<'_>,
     ) -> Polled {
         let needs_more = self.prefetch != 0 && (window == 0 || window > self.prefetch);
-        if self.resizing.is_none() && needs_more && !options.no_ack {
+        if self.resizing.is_none() && needs_more {
             self.resize(queue, options, window);
         }
         if let Some(resizing) = &mut self.resizing
@@ -433,7 +435,6 @@ async fn consume(
         arguments.insert(ShortString::from("x-priority"), priority);
     }
     let consume = BasicConsumeOptions {
-        no_ack: options.no_ack,
         exclusive: options.exclusive,
         ..BasicConsumeOptions::default()
     };
@@ -509,14 +510,12 @@ impl Subscription for AmqpSubscription {
         self.paused = paused;
         self.watching = None;
         if paused {
-            let no_ack = self.options.no_ack;
             for source in self.sources.iter_mut().flatten() {
                 if matches!(source.state, State::Cancelled(_)) {
                     continue;
                 }
                 let state = std::mem::replace(&mut source.state, State::Cancelled(None));
-                source.state =
-                    State::Away(state.leave(source.queue.clone(), &self.settler, no_ack));
+                source.state = State::Away(state.leave(source.queue.clone(), &self.settler));
             }
         } else {
             for index in 0..self.sources.len() {

@@ -1,4 +1,5 @@
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::error::{classify_connect, lost};
-use crate::greeting::Greeting;
+use crate::greeting::{Greeting, Major};
 use crate::lines::Lines;
 use crate::session::Session;
 use crate::socket::{self, Kit, Socket};
@@ -38,13 +39,15 @@ pub struct Amqp;
 pub struct AmqpOptions {
     /// Seconds between signs of life. Default: 10, or the broker's if that is less; 0 asks for none.
     pub heartbeat: u16,
-    /// The largest frame in bytes, at least 4,096. Default: the broker's.
-    pub frame_max: Option<u32>,
+    /// The largest frame in bytes, from 4,096 to 1,048,576. Default: 131,072, or the broker's if that is less. A connection has
+    /// buffers for 64 of them, and the properties and headers of a message have to fit into one.
+    pub frame_max: u32,
     /// The most channels of a connection. Default: the broker's.
     pub channel_max: Option<u16>,
     /// The name that the broker shows for the connection.
     pub connection_name: Option<String>,
-    /// The largest body in bytes that the broker takes. Default: 16 MiB, as RabbitMQ's.
+    /// The largest body in bytes that the broker takes; larger ones are refused before they are sent. Default: 16 MiB, as
+    /// RabbitMQ's since 4.0; before, that was 128 MiB.
     pub max_message_size: Option<usize>,
     /// A file with certificates in PEM: the authorities that the broker's may come from. Default: those that the system
     /// trusts. Files are read at each attempt to connect, so that renewed ones are found.
@@ -77,7 +80,7 @@ impl Default for AmqpOptions {
     fn default() -> Self {
         AmqpOptions {
             heartbeat: 10,
-            frame_max: None,
+            frame_max: 131_072,
             channel_max: None,
             connection_name: None,
             max_message_size: None,
@@ -91,8 +94,12 @@ impl Default for AmqpOptions {
     }
 }
 
+/// From what the protocol asks for to what a connection's buffers of 64 frames should take.
+const FRAME_MAX: RangeInclusive<u32> = 4096..=1024 * 1024;
+
 impl AmqpOptions {
-    /// Options that would have no effect, or contradict each other, are refused: they say that more was wanted.
+    /// Options that would have no effect, or contradict each other, are refused: they say that more was wanted. So are those
+    /// that nothing can work with.
     fn check(&self, url: &Url, tls: TlsSource) -> Result<()> {
         let files = [
             ("ca_file", self.ca_file.is_some()),
@@ -133,6 +140,16 @@ impl AmqpOptions {
         let problem = problem.or_else(|| {
             (external && has_user).then(|| {
                 "`auth_mechanism=external` takes the user from the certificate; leave user and password out".to_owned()
+            })
+        });
+        let problem = problem.or_else(|| {
+            (!FRAME_MAX.contains(&self.frame_max)).then(|| {
+                format!(
+                    "`frame_max` is {}; it can be {} to {}",
+                    self.frame_max,
+                    FRAME_MAX.start(),
+                    FRAME_MAX.end()
+                )
             })
         });
         match problem {
@@ -290,6 +307,7 @@ async fn open(
         uri: uri(target.url(), &options, tls.is_some())?,
         tls,
         name: options.connection_name,
+        major: Major::default(),
     };
     let lines = Lines::open(dialer).await?;
     Ok(Session::open(lines, capabilities))
@@ -300,9 +318,15 @@ pub(crate) struct Dialer {
     uri: AMQPUri,
     tls: Option<Tls>,
     name: Option<String>,
+    major: Major,
 }
 
 impl Dialer {
+    /// The broker's major version, if it told it when a connection was made.
+    pub(crate) fn major(&self) -> Option<u32> {
+        self.major.get().copied()
+    }
+
     /// # Cancel safety
     ///
     /// Dropping the future ends the attempt.
@@ -322,7 +346,7 @@ impl Dialer {
             _ => Socket::new(stream),
         };
         let mechanism = self.uri.query.auth_mechanism.unwrap_or_default();
-        let socket = socket.expecting(Greeting::expect(mechanism.name()));
+        let socket = socket.expecting(Greeting::expect(mechanism.name(), self.major.clone()));
         // Asked for once: lapin's own reconnecting is off.
         let socket = Mutex::new(Some(socket));
         let connected = lapin::Connection::connector(
@@ -378,7 +402,7 @@ fn uri(url: &Url, options: &AmqpOptions, encrypted: bool) -> Result<AMQPUri> {
         },
         vhost,
         query: AMQPQueryString {
-            frame_max: options.frame_max,
+            frame_max: Some(options.frame_max),
             channel_max: options.channel_max,
             heartbeat: Some(options.heartbeat),
             auth_mechanism: Some(match options.auth_mechanism {

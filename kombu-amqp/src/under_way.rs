@@ -14,12 +14,24 @@ struct Counted {
 }
 
 /// One of them; it is over when this is dropped.
-pub(crate) struct OnItsWay(Arc<Counted>);
+pub(crate) struct OnItsWay(UnderWay);
 
 impl UnderWay {
     pub(crate) fn one(&self) -> OnItsWay {
+        self.begin();
+        OnItsWay(self.clone())
+    }
+
+    /// Counts one more.
+    pub(crate) fn begin(&self) {
         self.0.count.fetch_add(1, Ordering::Relaxed);
-        OnItsWay(self.0.clone())
+    }
+
+    /// Counts some less.
+    pub(crate) fn end(&self, count: usize) {
+        if self.0.count.fetch_sub(count, Ordering::Release) == count {
+            self.0.none.notify_waiters();
+        }
     }
 
     /// Resolves when there is none.
@@ -36,8 +48,6 @@ impl UnderWay {
 
 impl Drop for OnItsWay {
     fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::Release) == 1 {
-            self.0.none.notify_waiters();
-        }
+        self.0.end(1);
     }
 }

@@ -98,6 +98,57 @@ impl AmqpHarness {
     }
 }
 
+impl AmqpHarness {
+    /// Makes a user who may configure, write and read in a virtual host what these patterns match, and answers the URL that
+    /// it connects with. Users aren't removed: the broker is for tests.
+    ///
+    /// # Panics
+    ///
+    /// If the management interface doesn't answer, or refuses.
+    pub fn user(&self, broker: &Broker, permissions: [&str; 3]) -> String {
+        let mut url = Url::parse(broker.url()).expect("a broker has a URL");
+        let virtual_host = url.path().trim_start_matches('/').to_owned();
+        let name = format!("user-of-{virtual_host}");
+        self.put(&format!("users/{name}"), r#"{"password":"word","tags":""}"#);
+        let [configure, write, read] = permissions;
+        let permissions =
+            serde_json::json!({ "configure": configure, "write": write, "read": read });
+        let path = format!("permissions/{virtual_host}/{name}");
+        self.put(&path, &permissions.to_string());
+        url.set_username(&name).expect("a URL with a host");
+        url.set_password(Some("word")).expect("a URL with a host");
+        url.into()
+    }
+
+    /// Lets that user publish to a topic exchange with these keys only.
+    ///
+    /// # Panics
+    ///
+    /// If the management interface doesn't answer, or refuses.
+    pub fn permit_keys(&self, broker: &Broker, exchange: &str, keys: &str) {
+        let url = Url::parse(broker.url()).expect("a broker has a URL");
+        let virtual_host = url.path().trim_start_matches('/');
+        let permissions = serde_json::json!({ "exchange": exchange, "write": keys, "read": ".*" });
+        let path = format!("topic-permissions/{virtual_host}/user-of-{virtual_host}");
+        self.put(&path, &permissions.to_string());
+    }
+
+    fn put(&self, path: &str, body: &str) {
+        send(&self.admin, "PUT", path, body);
+    }
+
+    /// Declares a queue as other programs do; `declaration` is what the management interface takes.
+    ///
+    /// # Panics
+    ///
+    /// If the broker refuses it.
+    pub fn declare_queue(&self, broker: &Broker, queue: &str, declaration: &str) {
+        let url = Url::parse(broker.url()).expect("a broker has a URL");
+        let path = format!("queues{}/{queue}", url.path());
+        send(&self.admin, "PUT", &path, declaration);
+    }
+}
+
 impl Default for AmqpHarness {
     fn default() -> Self {
         Self::new()
@@ -156,11 +207,17 @@ fn request(admin: &str, method: &str, virtual_host: &str) {
 ///
 /// If it doesn't answer, or refuses.
 pub fn ask(admin: &str, method: &str, path: &str) -> String {
+    send(admin, method, path, "")
+}
+
+/// The same with a body in JSON.
+fn send(admin: &str, method: &str, path: &str, body: &str) -> String {
+    let length = body.len();
     let mut stream = TcpStream::connect(admin).expect("the management interface is there");
     // `guest:guest`, which RabbitMQ accepts from the same machine.
     let request = format!(
         "{method} /api/{path} HTTP/1.0\r\nHost: {admin}\r\nAuthorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n\
-         Content-Length: 0\r\nConnection: close\r\n\r\n"
+         Content-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     );
     stream
         .write_all(request.as_bytes())

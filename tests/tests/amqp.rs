@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(not(kombu_test_amqp), allow(dead_code, unused_imports))]
 
-use kombu::{Binding, Connection, ErrorKind, Event, Exchange, Overflow, Queue};
+use kombu::{Binding, Connection, ErrorKind, Event, Exchange, FieldValue, Overflow, Queue};
 use kombu_testkit::{Broker, Harness};
 use kombu_tests::AmqpHarness;
 
@@ -64,6 +64,54 @@ async fn messages_that_differ_in_their_headers_only_get_their_own_answers() {
         }
     }
     assert_eq!(connection.queue_info("jobs").await.unwrap().ready, 143);
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn messages_that_say_whose_they_are_get_their_own_answers() {
+    let broker = broker().await;
+    let connection = broker.connect().await;
+    // From now on they carry a mark.
+    let mine = Queue::new("mine");
+    let consumer = connection.consumer(&mine).no_local(true).exclusive(true);
+    let _consumer = consumer.await.unwrap();
+    let sorted = Exchange::headers("sorted");
+    let wanted = Binding::from(&sorted).argument("wanted", true);
+    let jobs = Queue::new("jobs").bind_with(wanted);
+    connection.declare_queue(&jobs).await.unwrap();
+    let producer = connection.producer(&sorted).mandatory(true).await.unwrap();
+    let mut receipts = Vec::new();
+    for number in 0..1000 {
+        let wanted = number % 7 == 3;
+        let publish = producer.publish(&"same").header("wanted", wanted);
+        receipts.push((wanted, publish.send().await.unwrap()));
+    }
+    for (wanted, receipt) in receipts {
+        assert_eq!(receipt.await.is_ok(), wanted);
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn messages_that_differ_in_their_hidden_keys_only_get_their_own_answers() {
+    let broker = broker().await;
+    let connection = broker.connect().await;
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    let mut receipts = Vec::new();
+    for number in 0..1000 {
+        let wanted = number % 7 == 3;
+        let key = if wanted { "jobs" } else { "nobody" };
+        let publish = producer.publish(&"same").routing_key("none");
+        let publish = publish.header("BCC", FieldValue::Array(vec![key.into()]));
+        receipts.push((wanted, publish.send().await.unwrap()));
+    }
+    for (wanted, receipt) in receipts {
+        assert_eq!(receipt.await.is_ok(), wanted);
+    }
+    let delivery = connection.get("jobs").await.unwrap().unwrap();
+    assert!(delivery.headers().is_empty(), "{:?}", delivery.headers());
+    delivery.ack().await.unwrap();
 }
 
 #[tokio::test]

@@ -119,6 +119,47 @@ async fn publishes_end_in_time_and_everything_else_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_retry_that_waits_for_the_broker_holds_up_no_acks() {
+    let broker = RabbitMq::start().unwrap();
+    let connection = Connection::builder(AmqpHarness::new().registry())
+        .url(broker.url())
+        .await
+        .unwrap();
+    let mut events = connection.events();
+    let jobs = Queue::new("jobs");
+    let mut consumer = connection.consumer(&jobs).prefetch(10).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    for number in 0..10 {
+        producer.publish(&number).await.unwrap();
+    }
+    let mut held = collect(&mut consumer, 10).await.into_iter();
+    broker.ctl(["set_vm_memory_high_watermark", "0"]).unwrap();
+    // Only one who publishes is told.
+    let blocked = producer.publish(&10).send().await.unwrap();
+    until(&mut events, |event| matches!(event, Event::Blocked { .. })).await;
+    let first = held.next().unwrap();
+    let retried = tokio::spawn(first.retry().confirmed());
+    // It is under way before the acks are.
+    connection.declare_queue(&Queue::new("more")).await.unwrap();
+    for delivery in held {
+        delivery.ack().confirmed().await.unwrap();
+    }
+    assert!(!retried.is_finished());
+    broker.ctl(["set_vm_memory_high_watermark", "0.8"]).unwrap();
+    retried.await.unwrap().unwrap();
+    assert!(blocked.await.unwrap().routed);
+    let mut left = Vec::new();
+    for delivery in collect(&mut consumer, 2).await {
+        left.push((delivery.decode::<u32>().unwrap(), delivery.attempt()));
+        delivery.ack().await.unwrap();
+    }
+    left.sort_unstable();
+    assert_eq!(left, [(0, 2), (10, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
 async fn closing_ends_while_the_broker_blocks() {
     let broker = RabbitMq::start().unwrap();
     let mut deadlines = Deadlines::default();

@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(not(kombu_test_amqp), allow(dead_code, unused_imports))]
 
+use std::time::Duration;
+
 use kombu::{Delivery, Exchange, Queue};
 use kombu_testkit::expect::{collect, collect_one, drain};
+use kombu_testkit::proxy::{Direction, Proxy};
 use kombu_testkit::{Broker, Harness};
 use kombu_tests::AmqpHarness;
+use url::Url;
 
 async fn broker() -> Broker {
     AmqpHarness::new().broker().await
@@ -123,4 +127,98 @@ async fn a_quorum_queue_counts_what_is_retried() {
         assert_eq!(delivery.attempt(), attempt);
         delivery.retry().await.unwrap();
     }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_quorum_queue_without_a_limit_keeps_what_comes_back_over_and_over() {
+    let broker = broker().await;
+    let connection = broker.connect().await;
+    let jobs = Queue::new("jobs").quorum();
+    let mut consumer = connection.consumer(&jobs).await.unwrap();
+    publish(&connection, "jobs", 0..1).await;
+    // RabbitMQ 4 drops it after the 20th by default.
+    for _ in 0..30 {
+        let delivery = collect_one(&mut consumer).await;
+        delivery.release().confirmed().await.unwrap();
+    }
+    collect_one(&mut consumer).await.ack().await.unwrap();
+    // Again, and on a connection that doesn't know it.
+    connection.declare_queue(&jobs).await.unwrap();
+    broker.connect().await.declare_queue(&jobs).await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_quorum_queue_that_others_declared_is_taken_as_it_is() {
+    let harness = AmqpHarness::new();
+    let broker = harness.broker().await;
+    let connection = broker.connect().await;
+    let declaration = r#"{"durable": true, "arguments": {"x-queue-type": "quorum"}}"#;
+    harness.declare_queue(&broker, "jobs", declaration);
+    let jobs = Queue::new("jobs").quorum();
+    let mut consumer = connection.consumer(&jobs).await.unwrap();
+    publish(&connection, "jobs", 0..1).await;
+    collect_one(&mut consumer).await.ack().await.unwrap();
+}
+
+/// Waits until a queue has so many consumers.
+async fn until_consumers(connection: &kombu::Connection, queue: &str, count: u64) {
+    while connection.queue_info(queue).await.unwrap().consumers != count {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_consumer_that_goes_while_its_window_grows_is_gone() {
+    let broker = broker().await;
+    let mut url = Url::parse(broker.url()).unwrap();
+    let server = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+    let proxy = Proxy::start(server).await.unwrap();
+    url.set_port(Some(proxy.address().port())).unwrap();
+    let connection = kombu::connect(url).await.unwrap();
+    let other = broker.connect().await;
+    let jobs = Queue::new("jobs");
+    let mut consumer = connection.consumer(&jobs).prefetch(1).await.unwrap();
+    publish(&other, "jobs", 0..20).await;
+    let held = collect_one(&mut consumer).await;
+    // RabbitMQ has the consumer with the wider window, and we don't know yet.
+    proxy.delay(Direction::ToClient, Duration::from_millis(200));
+    consumer.set_prefetch(50);
+    tokio::select! {
+        _ = consumer.next() => panic!("there was no room"),
+        () = async {
+            until_consumers(&other, "jobs", 0).await;
+            until_consumers(&other, "jobs", 1).await;
+        } => {}
+    }
+    consumer.cancel().await.unwrap();
+    until_consumers(&other, "jobs", 0).await;
+    broker.assert_counts(&other, "jobs", 19, 1).await;
+    held.ack().await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_limit_holds_on_a_queue_that_somebody_else_declared() {
+    let broker = broker().await;
+    let (connection, other) = (broker.connect().await, broker.connect().await);
+    other.declare_queue(&Queue::new("dead")).await.unwrap();
+    let jobs = Queue::new("jobs")
+        .max_deliveries(3)
+        .dead_letter_exchange("")
+        .dead_letter_routing_key("dead");
+    other.declare_queue(&jobs).await.unwrap();
+    let mut consumer = connection.consumer(&jobs.passive()).await.unwrap();
+    // Asked for by its name alone, it is known as before.
+    let asked_for = Queue::new("jobs").passive();
+    connection.declare_queue(&asked_for).await.unwrap();
+    publish(&other, "jobs", 0..1).await;
+    for attempt in 1..=3 {
+        let delivery = collect_one(&mut consumer).await;
+        assert_eq!(delivery.attempt(), attempt);
+        delivery.retry().confirmed().await.unwrap();
+    }
+    broker.assert_counts(&other, "dead", 1, 0).await;
 }

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(not(kombu_test_amqp), allow(dead_code, unused_imports))]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kombu::{Connection, ErrorKind, Exchange, FieldTable, FieldValue, Producer, Queue};
+use kombu::{
+    Connection, DeclareMode, ErrorKind, Exchange, FieldTable, FieldValue, Producer, Queue,
+};
 use kombu_testkit::expect::{assert_refused, collect_one, drain};
 use kombu_testkit::{Broker, Harness};
 use kombu_tests::AmqpHarness;
@@ -71,10 +73,49 @@ async fn a_retried_message_looks_as_before_and_dies_as_before() {
         assert_eq!(letter.routing_key(), "job.new");
         let died = deaths(letter.headers());
         assert_eq!(died, [("jobs".to_owned(), "rejected".to_owned(), 1)]);
-        let first = letter.headers().get("x-first-death-queue").unwrap();
-        assert_eq!(first.as_str(), Some("jobs"));
+        let first = |name: &str| letter.headers().get(name).unwrap().as_str();
+        assert_eq!(first("x-first-death-queue"), Some("jobs"));
+        assert_eq!(first("x-first-death-exchange"), Some("work"));
+        let deaths = letter.headers().get("x-death").unwrap();
+        let death = deaths.as_array().unwrap()[0].as_table().unwrap();
+        assert_eq!(death.get("exchange").unwrap().as_str(), Some("work"));
         letter.ack().confirmed().await.unwrap();
     }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_message_of_another_user_dies_at_its_limit_and_is_still_theirs() {
+    let harness = AmqpHarness::new();
+    let broker = harness.broker().await;
+    let connection = broker.connect().await;
+    connection.declare_queue(&Queue::new("dead")).await.unwrap();
+    let jobs = Queue::new("jobs")
+        .max_deliveries(2)
+        .dead_letter_exchange("")
+        .dead_letter_routing_key("dead");
+    let other = Connection::builder(harness.registry())
+        .url(harness.user(&broker, [".*"; 3]))
+        .await
+        .unwrap();
+    let mut consumer = other.consumer(&jobs).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    producer.publish(&1).user_id("guest").await.unwrap();
+    for attempt in 1..=2 {
+        let delivery = collect_one(&mut consumer).await;
+        assert_eq!(
+            (delivery.attempt(), delivery.user_id()),
+            (attempt, Some("guest"))
+        );
+        delivery.retry_after(SOON).confirmed().await.unwrap();
+    }
+    broker.assert_counts(&connection, "dead", 1, 0).await;
+    let letter = connection.get("dead").await.unwrap().unwrap();
+    assert_eq!(letter.user_id(), Some("guest"));
+    assert_eq!(deaths(letter.headers())[0].1, "delivery_limit");
+    assert!(!letter.headers().contains("x-kombu-user-id"));
+    letter.ack().await.unwrap();
 }
 
 #[tokio::test]
@@ -150,6 +191,70 @@ async fn what_the_ladder_cannot_keep_is_refused() {
     let refused = delivery.retry_after(Duration::from_secs(50 * 86_400));
     assert_refused(refused.confirmed().await, ErrorKind::Unsupported, None);
     broker.assert_counts(&connection, "jobs", 1, 0).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_retry_that_fails_is_told_and_brings_the_message_back_after_a_pause() {
+    let harness = AmqpHarness::new();
+    let broker = harness.broker().await;
+    let connection = broker.connect().await;
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    // Who may not declare the exchange of retries.
+    let other = Connection::builder(harness.registry())
+        .url(harness.user(&broker, ["^$", ".*", ".*"]))
+        .await
+        .unwrap();
+    let jobs = Queue::new("jobs");
+    let mut consumer = other
+        .consumer(&jobs)
+        .declare(DeclareMode::Never)
+        .await
+        .unwrap();
+    producer.publish(&1).await.unwrap();
+    for _ in 0..3 {
+        let delivery = collect_one(&mut consumer).await;
+        let begin = Instant::now();
+        assert_refused(
+            delivery.retry().confirmed().await,
+            ErrorKind::AccessRefused,
+            403,
+        );
+        // Others don't wait for it.
+        producer.publish(&2).await.unwrap();
+        let another = collect_one(&mut consumer).await;
+        assert_eq!(another.decode::<u32>().unwrap(), 2);
+        another.ack().confirmed().await.unwrap();
+        let again = collect_one(&mut consumer).await;
+        assert_eq!(again.decode::<u32>().unwrap(), 1);
+        assert!(
+            begin.elapsed() >= Duration::from_secs(1),
+            "{:?}",
+            begin.elapsed()
+        );
+        again.release().confirmed().await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_queue_that_is_deleted_and_made_again_takes_retries_as_before() {
+    let broker = broker().await;
+    let connection = broker.connect().await;
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    for _ in 0..2 {
+        connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+        producer.publish(&1).await.unwrap();
+        for attempt in 1..=2 {
+            let delivery = connection.get("jobs").await.unwrap().unwrap();
+            assert_eq!(delivery.attempt(), attempt);
+            delivery.retry().confirmed().await.unwrap();
+        }
+        connection.delete_queue("jobs").await.unwrap();
+    }
 }
 
 #[tokio::test]

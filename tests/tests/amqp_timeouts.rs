@@ -1,9 +1,12 @@
-//! RabbitMQ closes the channel of a consumer that holds a delivery for too long.
+//! What takes RabbitMQ or its users too long: it closes the channel of a consumer that holds a delivery, and a queue may not
+//! answer.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(not(kombu_test_amqp), allow(dead_code, unused_imports))]
 
-use kombu::{Connection, ErrorKind, Event, Exchange, Queue};
+use std::time::Duration;
+
+use kombu::{Connection, Deadlines, ErrorKind, Event, Exchange, Queue};
 use kombu_testkit::Harness;
 use kombu_testkit::brokers::RabbitMq;
 use kombu_testkit::expect::collect_one;
@@ -81,4 +84,47 @@ async fn a_single_delivery_that_is_held_too_long_leaves_the_next_ones() {
     assert_eq!(held.ack().await.unwrap_err().kind(), ErrorKind::SettleLost);
     again.ack().confirmed().await.unwrap();
     assert!(connection.get("jobs").await.unwrap().is_none());
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_queue_that_does_not_answer_costs_neither_the_session_nor_publishes() {
+    let broker = RabbitMq::start().unwrap();
+    let mut deadlines = Deadlines::default();
+    deadlines.liveness = Duration::from_secs(1);
+    deadlines.declare = Duration::from_secs(4);
+    let connection = Connection::builder(AmqpHarness::new().registry())
+        .url(broker.url())
+        .deadlines(deadlines)
+        .await
+        .unwrap();
+    let mut events = connection.events();
+    let news = Exchange::fanout("news");
+    connection.declare_exchange(&news).await.unwrap();
+    connection
+        .declare_queue(&Queue::new("stuck"))
+        .await
+        .unwrap();
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    let suspend = "{ok, Queue} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"stuck\">>)),\
+                   sys:suspend(amqqueue:get_pid(Queue)).";
+    broker.ctl(["eval", suspend]).unwrap();
+    let mut asked = Box::pin(connection.queue_info("stuck"));
+    let published = async {
+        // To an exchange that this session hasn't published to.
+        let publish = producer.publish(&1).exchange(&news);
+        publish.await.unwrap()
+    };
+    tokio::select! {
+        biased;
+        answer = &mut asked => panic!("a queue that is suspended answers {answer:?}"),
+        published = published => assert!(!published.routed),
+    }
+    // Several times as long as the broker may be silent.
+    let error = asked.await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    while let Ok(Some(event)) = tokio::time::timeout(Duration::ZERO, events.next()).await {
+        assert!(!matches!(event, Event::Lost { .. }), "{event:?}");
+    }
 }

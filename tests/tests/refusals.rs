@@ -149,6 +149,15 @@ async fn an_option_with_a_value_that_does_not_fit_is_refused() {
             &["`max_message_size`", "whole number"],
         );
     }
+    for value in ["0", "4095", "1048577", "4294967295"] {
+        let url = format!("amqp://localhost:1?frame_max={value}");
+        let error = refused(kombu::registry(), &url).await;
+        assert_says(
+            &error,
+            ErrorKind::Config,
+            &["`frame_max`", "4096 to 1048576"],
+        );
+    }
     let error = refused(
         kombu::registry(),
         "memory://?max_message_size=1&max_message_size=2",

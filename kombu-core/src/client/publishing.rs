@@ -44,7 +44,7 @@ pub(super) enum Stage {
     /// Its interceptors have it.
     Intercepted(BoxFuture<'static, Stage>),
     /// The driver has it, or will: the next session's, or when there is room.
-    Tracked(Box<Tracked>),
+    Tracked(Tracked),
     /// It goes to all destinations of its producer.
     ToAll(Box<PublishingAll>),
 }
@@ -52,7 +52,6 @@ pub(super) enum Stage {
 /// A publish that wasn't answered at once.
 pub(super) struct Tracked {
     producer: Arc<Inner>,
-    envelope: Envelope,
     entry: Arc<Entry>,
     /// When there has to be an answer: it counts from the call, whatever the publish waited for since.
     end: Instant,
@@ -67,14 +66,13 @@ pub(super) struct Tracked {
 pub(super) fn hand_over(producer: &Arc<Inner>, envelope: Envelope, end: Option<Instant>) -> Stage {
     match producer.outbox.hand_over(&envelope) {
         Handed::Answered(answer) => Stage::Answered(Some(answer), envelope),
-        Handed::Tracked(entry) => Stage::Tracked(Box::new(Tracked {
+        Handed::Tracked(entry) => Stage::Tracked(Tracked {
             producer: producer.clone(),
-            envelope,
             entry,
             end: end.unwrap_or_else(|| deadline(producer.deadline())),
             deadline: None,
             room: None,
-        })),
+        }),
     }
 }
 
@@ -255,7 +253,7 @@ impl Publishing {
                         true => error.with_maybe_stored(),
                         false => error,
                     };
-                    let published = published(answer, &tracked.envelope, resent);
+                    let published = published(answer, &tracked.entry.envelope, resent);
                     Poll::Ready(published.map_err(unsure))
                 }
                 Poll::Pending => tracked.poll_end(context).map(Err),
@@ -370,6 +368,9 @@ fn published(answer: Result<Confirmation>, envelope: &Envelope, resent: bool) ->
             })
         }
         Confirmation::Returned { code } => Err(returned(code, envelope)),
+        Confirmation::SentAgain(answer) => {
+            published(Ok(*answer), envelope, true).map_err(Error::with_maybe_stored)
+        }
     }
 }
 

@@ -257,8 +257,7 @@ impl Plan {
         let limit = self.connection.inner().engine.deadlines.declare;
         let mut last = None;
         for name in sources.names().to_vec() {
-            let queue = Queue::new(name.clone());
-            let asking = session.driver.declare_queue(&queue, DeclareMode::Verify);
+            let asking = session.driver.queue_info(&name);
             match by(deadline(limit), asking, || no_answer(limit, sources)).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     if !sources.take_all(&name).is_empty() {

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
@@ -40,7 +40,7 @@ pub(super) struct Outbox {
 
 /// One publish that wasn't answered at once.
 pub(super) struct Entry {
-    envelope: Envelope,
+    pub(super) envelope: Envelope,
     stage: Mutex<Stage>,
     /// Taken by a driver at least once, so the broker may have it.
     sent: AtomicBool,
@@ -138,7 +138,8 @@ impl Outbox {
 
     #[cold]
     fn track(&self, envelope: &Envelope, op: Op<Result<Confirm>>) -> Handed {
-        let entry = self.entry(envelope, Stage::Sending(op));
+        let entry = self.entry(envelope, Stage::Waiting);
+        entry.took(op);
         self.follow(&entry);
         Handed::Tracked(entry)
     }
@@ -173,7 +174,6 @@ impl Outbox {
 
     /// Takes in what was handed to the publisher, which the caller holds.
     fn follow(&self, entry: &Arc<Entry>) {
-        entry.advance();
         self.answer_if_ended(entry);
         self.count.fetch_add(1, Ordering::Relaxed);
         self.bytes
@@ -194,7 +194,7 @@ impl Outbox {
         {
             {
                 let publisher = self.publisher.read();
-                *entry.stage.lock() = Stage::Sending(publisher.publish(&entry.envelope));
+                entry.took(publisher.publish(&entry.envelope));
                 self.follow(&entry);
             }
             self.queued.fetch_sub(1, Ordering::Relaxed);
@@ -223,10 +223,8 @@ impl Outbox {
 
     /// Why a publish that waits for a session won't get one.
     pub(super) fn end_of(&self, entry: &Entry) -> Option<Error> {
-        match entry.is_waiting() {
-            true => self.end_error(),
-            false => None,
-        }
+        let error = self.end_error()?;
+        entry.is_waiting().then_some(error)
     }
 
     fn answer_if_ended(&self, entry: &Entry) {
@@ -244,7 +242,7 @@ impl Outbox {
         let mut current = self.publisher.write();
         let entries = self.entries.lock().clone();
         for entry in &entries {
-            entry.advance();
+            drop(entry.advanced());
             // Also what the old session's driver still sits on: nothing of it reaches the broker any more.
             if !entry.is_answered() {
                 entry.send_again(&*publisher);
@@ -263,7 +261,7 @@ impl Outbox {
             drop(self.ended.set((error.kind(), error.message().to_owned())));
             let entries = self.entries.lock().clone();
             for entry in &entries {
-                entry.advance();
+                drop(entry.advanced());
                 self.answer_if_ended(entry);
             }
         }
@@ -285,34 +283,37 @@ impl Outbox {
         // What the driver is still busy with refers to the entry as the one to wake.
         *entry.stage.lock() = Stage::Answered(None);
         if gone {
-            self.count_out(entry);
+            self.count_out(1, entry.envelope.body().len());
         }
     }
 
-    /// Takes what has been answered off the front.
+    /// Takes what has been answered off the front. What is at the front then wakes whoever waits for room.
     pub(super) fn prune(&self) {
-        loop {
-            let mut entries = self.entries.lock();
-            let Some(front) = entries.front() else {
-                return;
-            };
-            front.advance();
+        let (mut count, mut bytes) = (0, 0);
+        while let Some(entry) = self.pop_answered() {
+            count += 1;
+            bytes += entry.envelope.body().len();
+        }
+        if count > 0 {
+            self.count_out(count, bytes);
+        }
+    }
+
+    fn pop_answered(&self) -> Option<Arc<Entry>> {
+        let mut entries = self.entries.lock();
+        let front = entries.front()?;
+        if !matches!(*front.advanced(), Stage::Answered(_)) {
             self.answer_if_ended(front);
             if !front.is_answered() {
-                return;
+                return None;
             }
-            let Some(front) = entries.pop_front() else {
-                return;
-            };
-            drop(entries);
-            self.count_out(&front);
         }
+        entries.pop_front()
     }
 
-    fn count_out(&self, entry: &Entry) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
-        self.bytes
-            .fetch_sub(entry.envelope.body().len(), Ordering::Relaxed);
+    fn count_out(&self, count: usize, bytes: usize) {
+        self.count.fetch_sub(count, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.room.notify_waiters();
     }
 }
@@ -339,11 +340,14 @@ impl Entry {
 
     /// Whether the driver has the message.
     pub(super) fn poll_sent(self: &Arc<Self>, context: &Context<'_>) -> Poll<()> {
+        let is_sent = |stage: &Stage| matches!(stage, Stage::Confirming(_) | Stage::Answered(_));
+        if is_sent(&self.stage.lock()) {
+            return Poll::Ready(());
+        }
         self.task.register(context.waker());
-        self.advance();
-        match &*self.stage.lock() {
-            Stage::Queued | Stage::Waiting | Stage::Sending(_) => Poll::Pending,
-            Stage::Confirming(_) | Stage::Answered(_) => Poll::Ready(()),
+        match is_sent(&self.advanced()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
         }
     }
 
@@ -351,32 +355,54 @@ impl Entry {
         self: &Arc<Self>,
         context: &Context<'_>,
     ) -> Poll<Result<Confirmation>> {
-        self.task.register(context.waker());
-        self.advance();
-        match &mut *self.stage.lock() {
-            Stage::Answered(answer) => match answer.take() {
-                Some(answer) => Poll::Ready(answer),
-                None => Poll::Pending,
-            },
-            _ => Poll::Pending,
+        let mut answer = self.take_answer();
+        if answer.is_none() {
+            self.task.register(context.waker());
+            answer = self.take_answer();
+        }
+        answer.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn take_answer(self: &Arc<Self>) -> Option<Result<Confirmation>> {
+        match &mut *self.advanced() {
+            Stage::Answered(answer) => answer.take(),
+            _ => None,
+        }
+    }
+
+    /// Takes note of what the driver made of the message. If the broker's answer has to be waited for, the driver isn't
+    /// asked for it yet: it has nobody to wake until somebody waits.
+    fn took(self: &Arc<Self>, op: Op<Result<Confirm>>) {
+        let mut stage = self.stage.lock();
+        self.has_news.store(true, Ordering::Release);
+        match op {
+            Op::Ready(Some(Ok(confirm @ Op::Pending(_)))) => {
+                self.sent.store(true, Ordering::Relaxed);
+                *stage = Stage::Confirming(confirm);
+            }
+            op => {
+                *stage = Stage::Sending(op);
+                drop(stage);
+                drop(self.advanced());
+            }
         }
     }
 
     /// Gets on as far as the driver lets it. The driver wakes the entry, which wakes whoever waits: so the
     /// answer isn't lost when another task asked last.
-    fn advance(self: &Arc<Self>) {
+    fn advanced(self: &Arc<Self>) -> MutexGuard<'_, Stage> {
         let mut stage = self.stage.lock();
         let is_with_driver = matches!(*stage, Stage::Sending(_) | Stage::Confirming(_));
         if !is_with_driver || !self.has_news.swap(false, Ordering::AcqRel) {
-            return;
+            return stage;
         }
         let waker = Waker::from(self.clone());
         let mut context = Context::from_waker(&waker);
         loop {
             let next = match &mut *stage {
-                Stage::Queued | Stage::Waiting | Stage::Answered(_) => return,
+                Stage::Queued | Stage::Waiting | Stage::Answered(_) => return stage,
                 Stage::Sending(op) => match Pin::new(op).poll(&mut context) {
-                    Poll::Pending => return,
+                    Poll::Pending => return stage,
                     Poll::Ready(Ok(confirm)) => {
                         self.sent.store(true, Ordering::Relaxed);
                         Stage::Confirming(confirm)
@@ -385,7 +411,7 @@ impl Entry {
                     Poll::Ready(Err(error)) => Stage::Answered(Some(Err(error))),
                 },
                 Stage::Confirming(confirm) => match Pin::new(confirm).poll(&mut context) {
-                    Poll::Pending => return,
+                    Poll::Pending => return stage,
                     Poll::Ready(Err(error)) if is_lost(&error) => Stage::Waiting,
                     Poll::Ready(answer) => Stage::Answered(Some(answer)),
                 },
@@ -413,9 +439,7 @@ impl Entry {
             self.sent.store(true, Ordering::Relaxed);
             self.resent.store(true, Ordering::Relaxed);
         }
-        *self.stage.lock() = Stage::Sending(publisher.publish(&self.envelope));
-        self.has_news.store(true, Ordering::Release);
-        self.advance();
+        self.took(publisher.publish(&self.envelope));
         self.task.wake();
     }
 

@@ -171,7 +171,7 @@ impl Queue {
         self
     }
 
-    /// Whether messages of this queue count as settled when they are sent to a consumer; false by
+    /// Whether messages of this queue count as settled when they are handed out to a consumer; false by
     /// default. A consumer can say otherwise.
     #[must_use]
     pub fn no_ack(mut self, no_ack: bool) -> Self {
@@ -391,7 +391,7 @@ impl Queue {
         self.0.auto_delete
     }
 
-    /// Whether its messages count as settled when they are sent.
+    /// Whether its messages count as settled when they are handed out.
     pub fn is_no_ack(&self) -> bool {
         self.0.no_ack
     }

@@ -150,7 +150,7 @@ const _: () = assert!(Feature::ALL.len() <= 32);
 
 impl Capabilities {
     /// The largest body that kombu publishes unless a broker or the user says otherwise: 16 MiB, RabbitMQ's
-    /// own default.
+    /// own default since 4.0.
     pub const DEFAULT_MAX_MESSAGE_SIZE: usize = 16 * 1024 * 1024;
 
     /// Nothing beyond the four exchange kinds, queues, bindings, confirms and settling.

@@ -21,6 +21,20 @@ pub enum Confirmation {
         /// AMQP's reply code: 312 (no route) or 313 (no consumers).
         code: u16,
     },
+    /// The driver sent the message again on the same session, and this is the answer to the last time: the broker may have it
+    /// twice.
+    SentAgain(Box<Confirmation>),
+}
+
+impl Confirmation {
+    /// What the broker said, however often the message was sent.
+    #[must_use]
+    pub fn last(self) -> Self {
+        match self {
+            Confirmation::SentAgain(answer) => answer.last(),
+            answer => answer,
+        }
+    }
 }
 
 /// The second stage of a publish: the broker's answer.

@@ -6,7 +6,7 @@ use kombu_core::{Connection, ErrorKind, OpenConsumer, Queue};
 use super::has_consumer;
 use crate::Broker;
 use crate::cases::publish;
-use crate::expect::{assert_refused, collect_one, texts};
+use crate::expect::{assert_refused, collect, collect_one, texts};
 
 const FEATURES: &[Feature] = &[Feature::ExclusiveConsumer, Feature::NoLocal];
 
@@ -53,6 +53,26 @@ pub async fn many_of_its_own_messages_are_skipped(broker: &Broker) {
     }
     publish(&other, "jobs", ["at last"]).await;
     assert_eq!(collect_one(&mut consumer).await.body(), "at last");
+}
+
+/// Without acks too: what is dropped costs none of its neighbours.
+pub async fn they_are_skipped_without_acks(broker: &Broker) {
+    let (connection, other) = (broker.connect().await, broker.connect().await);
+    let opened = has_consumer(&connection, FEATURES, || {
+        open(&connection).prefetch(64).no_ack(true)
+    });
+    let Some(mut consumer) = opened.await else {
+        return;
+    };
+    let others = |range: std::ops::Range<u32>| range.map(|n| format!("other {n}"));
+    publish(&connection, "jobs", ["own"]).await;
+    publish(&other, "jobs", others(0..20)).await;
+    let first = collect_one(&mut consumer).await;
+    assert_eq!(first.body(), "other 0");
+    publish(&other, "jobs", others(20..40)).await;
+    let rest = texts(&collect(&mut consumer, 39).await);
+    assert!(rest.into_iter().eq(others(1..40)));
+    broker.assert_counts(&connection, "jobs", 0, 0).await;
 }
 
 /// Another consumer of the queue might wait for what it would drop. Refused before anything is declared, on every

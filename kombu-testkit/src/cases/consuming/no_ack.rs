@@ -5,7 +5,7 @@ use kombu_core::{ErrorKind, Queue};
 use super::numbers;
 use crate::Broker;
 use crate::cases::publish;
-use crate::expect::{assert_refused, collect, collect_one};
+use crate::expect::{assert_refused, collect, collect_one, drain, texts};
 
 /// Nothing is unsettled, and nothing comes again.
 pub async fn a_message_is_gone_when_it_was_handed_out(broker: &Broker) {
@@ -24,6 +24,35 @@ pub async fn a_message_is_gone_when_it_was_handed_out(broker: &Broker) {
     connection.close().await.unwrap();
     let other = broker.connect().await;
     broker.assert_counts(&other, "jobs", 0, 0).await;
+}
+
+/// What was fetched by then is still there, for others and in order.
+pub async fn what_was_not_handed_out_is_left(broker: &Broker) {
+    let (connection, other) = (broker.connect().await, broker.connect().await);
+    let open = || connection.consumer(&Queue::new("jobs")).no_ack(true);
+    let mut consumer = open().await.unwrap();
+    publish(&connection, "jobs", numbers(0..20)).await;
+    collect(&mut consumer, 3).await;
+    consumer.cancel().await.unwrap();
+    broker.assert_counts(&other, "jobs", 17, 0).await;
+    let mut consumer = open().await.unwrap();
+    collect(&mut consumer, 4).await;
+    drop(consumer);
+    broker.assert_counts(&other, "jobs", 13, 0).await;
+    let left = texts(&drain(&other, "jobs").await);
+    assert!(left.into_iter().eq(numbers(7..20)));
+}
+
+/// The rest waits in the queue, where others can have it, and not in this process.
+pub async fn no_more_is_fetched_than_the_prefetch_says(broker: &Broker) {
+    let (connection, other) = (broker.connect().await, broker.connect().await);
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    publish(&connection, "jobs", numbers(0..20)).await;
+    let open = connection.consumer(&Queue::new("jobs")).no_ack(true);
+    let mut consumer = open.prefetch(2).await.unwrap();
+    collect_one(&mut consumer).await;
+    let elsewhere = drain(&other, "jobs").await.len();
+    assert!(elsewhere >= 17, "{elsewhere} of 20");
 }
 
 /// There is nothing to settle, whichever way.
@@ -59,11 +88,7 @@ pub async fn more_messages_come_than_the_prefetch_says(broker: &Broker) {
     let mut consumer = open.await.unwrap();
     publish(&connection, "jobs", numbers(0..20)).await;
     let received = collect(&mut consumer, 20).await;
-    assert!(
-        crate::expect::texts(&received)
-            .into_iter()
-            .eq(numbers(0..20))
-    );
+    assert!(texts(&received).into_iter().eq(numbers(0..20)));
 }
 
 /// The queue's declaration says it for its consumers, and a consumer can say otherwise.
