@@ -61,8 +61,13 @@ fn run() -> Result<bool, Box<dyn Error>> {
         .into_iter()
         .filter(|case| case.name.contains(&filter))
         .collect();
-    if std::env::var_os("KOMBU_TEST_AMQP_URL").is_none() {
-        eprintln!("without RabbitMQ, its cases are left out; scripts/bench starts one");
+    for (broker, url) in [
+        ("RabbitMQ", "KOMBU_TEST_AMQP_URL"),
+        ("Redis", "KOMBU_TEST_REDIS_URL"),
+    ] {
+        if std::env::var_os(url).is_none() {
+            eprintln!("without {broker}, its cases are left out; scripts/bench starts one");
+        }
     }
     if cases.is_empty() {
         return Err(format!("no case has `{filter}` in its name").into());

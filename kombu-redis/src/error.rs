@@ -35,7 +35,14 @@ pub(crate) fn classify_connect(error: RedisError) -> Error {
 pub(crate) fn ends_session(error: &ServerError) -> bool {
     matches!(
         error.code(),
-        "SESSION" | "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH"
+        "SESSION"
+            | "READONLY"
+            | "LOADING"
+            | "MASTERDOWN"
+            | "MISCONF"
+            | "NOREPLICAS"
+            | "BUSY"
+            | "NOAUTH"
     )
 }
 
@@ -51,7 +58,7 @@ pub(crate) fn classify(error: &ServerError) -> Error {
             ErrorKind::Backpressure,
             format!("Redis has reached its `maxmemory` and takes nothing more: {text}"),
         ),
-        "READONLY" | "LOADING" | "MASTERDOWN" => Error::new(
+        "READONLY" | "LOADING" | "MASTERDOWN" | "MISCONF" | "NOREPLICAS" | "BUSY" => Error::new(
             ErrorKind::ConnectionLost,
             format!("this Redis can't be written to now: {text}"),
         ),

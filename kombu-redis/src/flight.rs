@@ -48,7 +48,8 @@ impl Flight {
     /// Takes from the front of `waiting` what can go together, in order.
     ///
     /// What forgets messages goes last, and so together: nothing that is asked for in between depends on it but the
-    /// commands before which it is sent.
+    /// commands before which it is sent. What is published with the same declarations goes together, too: if the server has
+    /// forgotten its scripts, and others have it learn them again meanwhile, a part behind isn't done without the one before.
     pub(crate) fn load(waiting: &mut VecDeque<Work>, prefix: &str, session: &str) -> Self {
         let mut parts: Vec<Part> = Vec::new();
         let mut forgets = Vec::new();
@@ -61,10 +62,12 @@ impl Flight {
             match work {
                 Work::Push(push) => {
                     bytes += push.parcel.text.len();
-                    match parts.last_mut() {
-                        Some(Part::Pushes(pushes)) if pushes[0].version == push.version => {
-                            pushes.push(push);
-                        }
+                    let last = parts.iter_mut().rev().find_map(|part| match part {
+                        Part::Pushes(pushes) => Some(pushes),
+                        _ => None,
+                    });
+                    match last {
+                        Some(pushes) if go_together(&pushes[0], &push) => pushes.push(push),
                         _ => parts.push(Part::Pushes(vec![push])),
                     }
                 }
@@ -176,6 +179,10 @@ impl Part {
             Part::Ask(ask) => again.push(Work::Ask(ask)),
         }
     }
+}
+
+fn go_together(one: &Push, other: &Push) -> bool {
+    one.version == other.version && !one.alone && !other.alone
 }
 
 fn push_command(pushes: &[Push], prefix: &str) -> Cmd {
@@ -340,6 +347,15 @@ fn answer_pushes(pushes: Vec<Push>, answer: Value, landed: &mut Landed) {
             for push in pushes {
                 drop(push.reply.send(Ok(Answer::Stale)));
             }
+            return;
+        }
+        Value::ServerError(problem) if problem.code() == "WRONGTYPE" && pushes.len() > 1 => {
+            // A key of somebody else's, and nothing was stored. The others' are in order.
+            let alone = pushes.into_iter().map(|push| Push {
+                alone: true,
+                ..push
+            });
+            landed.again.extend(alone.map(Work::Push));
             return;
         }
         other => {

@@ -11,6 +11,7 @@ mod element;
 mod error;
 mod flight;
 mod known;
+mod left;
 mod line;
 mod pulse;
 mod reader;

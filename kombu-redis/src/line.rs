@@ -17,6 +17,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use crate::error;
 use crate::flight::Flight;
+use crate::left;
 use crate::script::{self, Script};
 use crate::work::{Ask, Work};
 
@@ -35,6 +36,9 @@ pub(crate) struct Line {
     over: watch::Sender<bool>,
     ending: watch::Sender<bool>,
     is_hung_up: AtomicBool,
+    /// The server has ended the session.
+    has_ended: AtomicBool,
+    to_be_left: left::Session,
 }
 
 #[derive(Default)]
@@ -50,11 +54,11 @@ impl Line {
     pub(crate) fn open(
         connection: MultiplexedConnection,
         prefix: Arc<str>,
-        session: u64,
+        session: left::Session,
     ) -> Arc<Self> {
         let line = Arc::new(Line {
             prefix,
-            session,
+            session: session.number,
             state: Mutex::default(),
             work: Notify::new(),
             deaths: Notify::new(),
@@ -62,6 +66,8 @@ impl Line {
             over: watch::Sender::new(false),
             ending: watch::Sender::new(false),
             is_hung_up: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
+            to_be_left: session,
         });
         tokio::spawn(serve(line.clone(), connection));
         line
@@ -177,7 +183,21 @@ impl Line {
         }
     }
 
+    /// The server has ended the session.
+    pub(crate) fn set_ended(&self) {
+        self.has_ended.store(true, Ordering::Release);
+    }
+
+    /// Leaves the session to the next one at its place, unless the server has ended it.
+    pub(crate) fn leave(&self) {
+        if !self.has_ended.load(Ordering::Acquire) {
+            self.to_be_left.leave();
+        }
+    }
+
     fn end(&self) {
+        // Before anybody knows, and begins the next one.
+        self.leave();
         self.over.send_replace(true);
         let mut state = self.state.lock();
         state.is_over = true;
@@ -206,6 +226,8 @@ impl Line {
             let ends = state.ends;
             drop(state);
             if ends {
+                // The last thing that was asked for.
+                self.set_ended();
                 self.end();
             }
             return None;
@@ -269,7 +291,11 @@ async fn serve(line: Arc<Line>, mut connection: MultiplexedConnection) {
             continue;
         }
         let scripts = script::load_all();
-        if let Err(problem) = scripts.exec_async(&mut connection).await {
+        let loaded = tokio::select! {
+            loaded = scripts.exec_async(&mut connection) => loaded,
+            () = line.given_up() => return,
+        };
+        if let Err(problem) = loaded {
             line.lose(&error::lost(problem));
             return;
         }

@@ -13,10 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::error;
 use crate::flight::number;
 use crate::script::Script;
-use crate::store::Shared;
-
-/// How many messages of a dead session go back in one call, which the server does nothing else meanwhile.
-const GIVEN_BACK: usize = 500;
+use crate::store::{GIVEN_BACK, Shared};
 
 /// When it does so next.
 pub(crate) struct Pulse {

@@ -28,7 +28,7 @@ const PREDECLARED: [&str; 3] = ["amq.direct", "amq.fanout", "amq.topic"];
 /// How many dead messages are taken at once.
 const DEAD: usize = 100;
 /// How many messages of a session that ends go back in one call, which the server does nothing else meanwhile.
-const GIVEN_BACK: usize = 500;
+pub(crate) const GIVEN_BACK: usize = 500;
 
 /// One session with a server.
 pub(crate) struct RedisStore {
@@ -74,7 +74,7 @@ impl Shared {
 
     /// Loads the declarations, and answers the new table.
     async fn load(&self) -> Result<Table> {
-        let mut command = Script::Load.call(&self.line.prefix);
+        let mut command = self.line.call(Script::Load);
         command.arg(&PREDECLARED[..]);
         for name in self.known.lock().other_exchanges() {
             command.arg(name.as_str());
@@ -91,7 +91,7 @@ impl Shared {
             if known.table.version() != version {
                 return Ok(false);
             }
-            let mut command = Script::Current.call(&self.line.prefix);
+            let mut command = self.line.call(Script::Current);
             command.arg(known.version);
             for exchange in known.loaded() {
                 command.arg(exchange.as_str());
@@ -177,10 +177,11 @@ impl Shared {
 
     /// Deletes a queue that is to go, unless it isn't any more.
     pub(crate) async fn remove(&self, doomed: &str) -> Result<()> {
+        // Only once: somebody else may be as fast, and the name may be a new queue's by then.
         let conditions = match doomed.get(..1) {
-            Some("a") => "u",
-            Some("e") => "ue",
-            _ => "",
+            Some("a") => "uA",
+            Some("e") => "ueE",
+            _ => "O",
         };
         let name = Name::from(doomed.get(1..).unwrap_or_default());
         loop {
@@ -226,8 +227,12 @@ impl Shared {
             for name in doomed {
                 if let Value::BulkString(name) = name
                     && let Ok(name) = std::str::from_utf8(name)
+                    && let Err(problem) = self.remove(name).await
                 {
-                    self.remove(name).await?;
+                    if problem.kind() == ErrorKind::ConnectionLost {
+                        return Err(problem);
+                    }
+                    tracing::warn!(error = %problem, "a queue that is to go can't be deleted");
                 }
             }
         }
@@ -358,6 +363,7 @@ impl QueueStore for RedisStore {
             parcel,
             delay,
             channel: is_fanout.then(|| address.channel(envelope)),
+            alone: false,
             reply,
         }));
         let line = line.clone();
@@ -371,12 +377,7 @@ impl QueueStore for RedisStore {
             return self.push(&[], version, envelope);
         }
         if !exchange.is_empty() || key.is_empty() {
-            return self.is_current(version).map(|current| {
-                Ok(match current? {
-                    true => Answer::Done,
-                    false => Answer::Stale,
-                })
-            });
+            return self.leads_nowhere(version, exchange);
         }
         let shared = self.shared.clone();
         let queue = Destination::Queue(key.clone());
@@ -392,6 +393,35 @@ impl QueueStore for RedisStore {
             }
             Ok(answer)
         })
+    }
+
+    /// A message without targets is compared as others are, and not stored.
+    fn leads_nowhere(&self, version: u64, exchange: &Name) -> Op<Result<Answer>> {
+        let Shared { line, known, .. } = &*self.shared;
+        let (exchanges, server) = {
+            let mut known = known.lock();
+            if known.table.version() != version {
+                return Op::ready(Ok(Answer::Stale));
+            }
+            (known.reached(exchange), known.version)
+        };
+        let (reply, answer) = oneshot::channel();
+        line.send(Work::Push(Push {
+            version: server,
+            exchanges,
+            targets: Vec::new(),
+            parcel: Parcel {
+                text: Vec::new(),
+                expiration: None,
+                bytes: 0,
+            },
+            delay: None,
+            channel: None,
+            alone: false,
+            reply,
+        }));
+        let line = line.clone();
+        Op::pending(async move { line.answer(answer).await })
     }
 
     fn look_for(&self, version: u64, missing: &Destination) -> Op<Result<Answer>> {
@@ -561,7 +591,7 @@ impl QueueStore for RedisStore {
     async fn info(&self, queue: &RedisQueue) -> Result<QueueInfo> {
         let name = queue.name();
         let line = &self.shared.line;
-        let mut command = Script::Info.call(&line.prefix);
+        let mut command = line.call(Script::Info);
         command.arg(name.as_str()).arg(u8::from(!queue.is_declared));
         let answer = line.ask(command).await?;
         match &answer {
@@ -586,7 +616,7 @@ impl QueueStore for RedisStore {
 
     async fn purge(&self, queue: &RedisQueue) -> Result<u64> {
         let line = &self.shared.line;
-        let mut command = Script::Purge.call(&line.prefix);
+        let mut command = line.call(Script::Purge);
         command.arg(queue.name().as_str());
         let answer = line.ask(command).await?;
         number(&answer).ok_or_else(|| error::unexpected("a purge", &answer))
@@ -598,6 +628,7 @@ impl QueueStore for RedisStore {
 
     async fn close(&self) -> Result<()> {
         let shared = &self.shared;
+        let _unless_ended = Leaving(&shared.line);
         loop {
             let mut command = shared.line.call(Script::End);
             command.arg(GIVEN_BACK);
@@ -613,6 +644,7 @@ impl QueueStore for RedisStore {
                 break;
             };
             if number(done) == Some(1) {
+                shared.line.set_ended();
                 if let Err(problem) = shared.remove_all(doomed).await {
                     tracing::debug!(error = %problem, "queues of a session that ended are left to others");
                 }
@@ -621,6 +653,15 @@ impl QueueStore for RedisStore {
         }
         shared.line.hang_up();
         Ok(())
+    }
+}
+
+/// A session that is being ended: nobody may wait until it is.
+struct Leaving<'a>(&'a Line);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
     }
 }
 

@@ -18,10 +18,11 @@ use url::Url;
 use crate::bell::Bells;
 use crate::error::{classify_connect, unexpected};
 use crate::flight::number;
+use crate::left;
 use crate::line::Line;
 use crate::pulse;
 use crate::script::{self, Script};
-use crate::store::{RedisStore, Shared};
+use crate::store::{GIVEN_BACK, RedisStore, Shared};
 
 /// The Redis transport.
 #[derive(Clone, Copy, Debug, Default)]
@@ -186,6 +187,11 @@ impl Address {
         Client::open(info)
     }
 
+    /// What sessions have in common that see the same keys.
+    fn session_place(&self) -> Arc<str> {
+        format!("{}/{} {}", self.place, self.db, self.prefix).into()
+    }
+
     /// The channel that Python's consumers of a message's fanout exchange listen at.
     pub(crate) fn channel(&self, envelope: &Envelope) -> Arc<str> {
         let (prefix, db, exchange) = (&self.prefix, self.db, envelope.exchange());
@@ -263,6 +269,15 @@ async fn begin(address: Address, options: &RedisOptions) -> Result<Arc<Shared>> 
         .arg("ON")
         .arg("OPTIN");
     greeting.cmd("INFO").arg("cluster");
+    let needed = greeting.len();
+    greeting.cmd("INFO").arg("memory");
+    let here = address.session_place();
+    let left = left::at(&here);
+    for session in &left {
+        let mut end = Script::End.call(&address.prefix);
+        end.arg(*session).arg(GIVEN_BACK);
+        greeting.add_command(end);
+    }
     let lease = Duration::from_secs(options.lease);
     let mut connect = Script::Connect.call(&address.prefix);
     connect.arg(options.lease.saturating_mul(1000));
@@ -272,19 +287,26 @@ async fn begin(address: Address, options: &RedisOptions) -> Result<Arc<Shared>> 
         .send_packed_commands(&greeting, 0, count)
         .await
         .map_err(|error| at(classify_connect(error)))?;
-    if let Some(Value::ServerError(problem)) = answers[..answers.len().saturating_sub(1)]
-        .iter()
-        .find(|answer| matches!(answer, Value::ServerError(_)))
-    {
-        return Err(at(crate::error::classify(problem)));
+    let (needed, others) = answers.split_at(needed.min(answers.len()));
+    for answer in needed {
+        if let Value::ServerError(problem) = answer {
+            return Err(at(crate::error::classify(problem)));
+        }
     }
-    if let Some(cluster) = answers.get(count - 2).and_then(text)
+    if let Some(cluster) = needed.last().and_then(text)
         && cluster.contains("cluster_enabled:1")
     {
         return Err(at(Error::new(
             ErrorKind::Unsupported,
             "this is a Redis Cluster, where the keys of a queue lie apart; use one server, or a Sentinel",
         )));
+    }
+    if let Some(policy) = others.first().and_then(text).and_then(evicting) {
+        tracing::warn!(
+            %place,
+            policy,
+            "this Redis throws away queues when its memory is full; set its `maxmemory-policy` to `noeviction`"
+        );
     }
     let session = match answers.last() {
         Some(Value::ServerError(problem)) if problem.code() == "LAYOUT" => {
@@ -297,12 +319,35 @@ async fn begin(address: Address, options: &RedisOptions) -> Result<Arc<Shared>> 
         Some(answer) => number(answer).ok_or_else(|| at(unexpected("a new session", answer)))?,
         None => return Err(at(unexpected("a new session", &Value::Nil))),
     };
-    let line = Line::open(connection, address.prefix.clone(), session);
+    left::forget(&here, &left);
+    let prefix = address.prefix.clone();
+    let session = left::Session {
+        place: here,
+        number: session,
+        lease,
+    };
+    let line = Line::open(connection, prefix, session);
     // Only the first is set.
     let _ = pushed.line.set(Arc::downgrade(&line));
     let shared = Shared::new(line, pushed.bells.clone(), address, lease);
+    for answer in others.iter().skip(1).take(left.len()) {
+        let removed = match answer {
+            Value::Array(ended) => shared.remove_all(ended.last().unwrap_or(&Value::Nil)).await,
+            other => Err(unexpected("the end of a lost session", other)),
+        };
+        if let Err(error) = removed {
+            tracing::debug!(%error, "what a lost session left is left to others");
+        }
+    }
     tokio::spawn(pulse::beat(Arc::downgrade(&shared)));
     Ok(shared)
+}
+
+/// The policy of a server that makes room by throwing away keys without an expiry, which queues are.
+fn evicting(memory: &str) -> Option<&str> {
+    let mut lines = memory.lines();
+    let policy = lines.find_map(|line| line.strip_prefix("maxmemory_policy:"))?;
+    policy.starts_with("allkeys-").then_some(policy)
 }
 
 fn text(value: &Value) -> Option<&str> {

@@ -69,6 +69,8 @@ pub(crate) struct Push {
     pub(crate) delay: Option<u64>,
     /// The channel that Python's consumers of a fanout listen at.
     pub(crate) channel: Option<Arc<str>>,
+    /// Not together with others: what was wrong may have been one of them.
+    pub(crate) alone: bool,
     pub(crate) reply: Reply<Answer>,
 }
 

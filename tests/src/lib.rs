@@ -3,13 +3,15 @@
 #![allow(clippy::expect_used, clippy::panic)]
 
 mod amqp;
+mod captured;
 mod meeting;
 mod memory;
 mod peer;
 mod redis;
 
 pub use amqp::{AmqpHarness, ask};
+pub use captured::Captured;
 pub use meeting::{COMPRESSIONS, Meeting, SERIALIZERS, integer, next, value};
 pub use memory::MemoryHarness;
 pub use peer::Peer;
-pub use redis::{RawRedis, RedisHarness, redis_command};
+pub use redis::{RawRedis, RedisAdmin, RedisHarness, redis_command};

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kombu::Registry;
+use kombu_testkit::brokers::Redis;
 use kombu_testkit::{Broker, Harness, table};
 use serde_json::Value;
 use url::Url;
@@ -85,24 +86,72 @@ impl Drop for Prefix {
 ///
 /// If the server isn't there, or refuses.
 pub fn redis_command(url: &Url, command: &[&str]) -> String {
-    let address = (
-        url.host_str().unwrap_or("localhost"),
-        url.port().unwrap_or(6379),
-    );
-    let mut stream = TcpStream::connect(address).expect("Redis is there");
-    let mut request = format!("*{}\r\n", command.len());
-    for part in command {
-        request += &format!("${}\r\n{part}\r\n", part.len());
+    let host = url.host_str().unwrap_or("localhost");
+    let port = url.port().unwrap_or(6379);
+    let admin = RedisAdmin {
+        address: format!("{host}:{port}"),
+    };
+    admin.ask(command.iter().copied())
+}
+
+/// Whoever works on a Redis by hand.
+#[derive(Clone, Debug)]
+pub struct RedisAdmin {
+    address: String,
+}
+
+impl RedisAdmin {
+    /// That of a Redis of our own.
+    pub fn of(redis: &Redis) -> Self {
+        RedisAdmin {
+            address: redis.address(),
+        }
     }
-    stream
-        .write_all(request.as_bytes())
-        .expect("it takes a command");
-    let mut answer = String::new();
-    BufReader::new(stream)
-        .read_line(&mut answer)
-        .expect("it answers");
-    assert!(!answer.starts_with('-'), "{}: {answer}", command[0]);
-    answer.trim_end().to_owned()
+
+    /// Sends one command, and returns the first line of the answer.
+    ///
+    /// # Panics
+    ///
+    /// If the server isn't there, or refuses.
+    pub fn ask<A: AsRef<[u8]>>(&self, command: impl IntoIterator<Item = A>) -> String {
+        self.send(command).0
+    }
+
+    /// Sends one command, and returns the text that is the answer.
+    ///
+    /// # Panics
+    ///
+    /// If the server isn't there, refuses, or answers something else.
+    pub fn text<A: AsRef<[u8]>>(&self, command: impl IntoIterator<Item = A>) -> String {
+        let (first, mut rest) = self.send(command);
+        let length = first
+            .strip_prefix('$')
+            .and_then(|length| length.parse().ok());
+        let mut text = vec![0; length.expect("the length of a text")];
+        rest.read_exact(&mut text).expect("all of it");
+        String::from_utf8(text).expect("a text")
+    }
+
+    fn send<A: AsRef<[u8]>>(
+        &self,
+        command: impl IntoIterator<Item = A>,
+    ) -> (String, BufReader<TcpStream>) {
+        let parts: Vec<A> = command.into_iter().collect();
+        let mut request = format!("*{}\r\n", parts.len()).into_bytes();
+        for part in &parts {
+            let part = part.as_ref();
+            request.extend(format!("${}\r\n", part.len()).into_bytes());
+            request.extend_from_slice(part);
+            request.extend_from_slice(b"\r\n");
+        }
+        let mut stream = TcpStream::connect(&self.address).expect("Redis is there");
+        stream.write_all(&request).expect("it takes a command");
+        let mut answer = String::new();
+        let mut stream = BufReader::new(stream);
+        stream.read_line(&mut answer).expect("it answers");
+        assert!(!answer.starts_with('-'), "{answer}");
+        (answer.trim_end().to_owned(), stream)
+    }
 }
 
 /// A connection of its own, without any of our library.

@@ -4,58 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(not(kombu_test_amqp), allow(dead_code, unused_imports))]
 
-use std::fmt::{Debug, Write};
-use std::sync::{Arc, Mutex};
-
 use kombu::{Connection, Credentials, ErrorKind};
-use tracing::field::{Field, Visit};
-use tracing::span;
-
-/// Writes down every span and event, with all of their fields.
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<String>>);
-
-impl Captured {
-    fn write(&self, name: &str, record: impl FnOnce(&mut dyn Visit)) {
-        struct Fields<'a>(&'a mut String);
-        impl Visit for Fields<'_> {
-            fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-                let _ = write!(self.0, " {field}={value:?}");
-            }
-        }
-        let mut text = self.0.lock().unwrap();
-        text.push_str(name);
-        record(&mut Fields(&mut text));
-        text.push('\n');
-    }
-}
-
-impl tracing::Subscriber for Captured {
-    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, attributes: &span::Attributes<'_>) -> span::Id {
-        self.write(attributes.metadata().name(), |fields| {
-            attributes.record(fields)
-        });
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, values: &span::Record<'_>) {
-        self.write("record", |fields| values.record(fields));
-    }
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        self.write(event.metadata().target(), |fields| event.record(fields));
-    }
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
-}
+use kombu_tests::Captured;
 
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
@@ -76,7 +26,7 @@ async fn no_output_tells_a_password_that_is_sent() {
         assert_eq!(error.kind(), ErrorKind::Credentials);
         shown.push(format!("{error} {error:?}"));
     }
-    let captured = captured.0.lock().unwrap().clone();
+    let captured = captured.text();
     assert!(captured.contains("StartOk"), "{captured}");
     shown.push(captured);
     for text in shown {

@@ -2,4 +2,5 @@
 
 pub mod amqp;
 pub mod channel;
+pub mod redis;
 pub mod sample;

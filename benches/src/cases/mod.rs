@@ -3,6 +3,7 @@
 mod amqp;
 mod codec;
 mod memory;
+mod redis;
 mod routing;
 
 use std::error::Error;
@@ -53,6 +54,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(routing::cases());
     cases.extend(codec::cases());
     cases.extend(amqp::cases());
+    cases.extend(redis::cases());
     cases
 }
 

@@ -122,7 +122,7 @@ pub(super) fn move_away<S: QueueStore>(
             letter,
             move |store, route, letter| {
                 if route.targets.is_empty() {
-                    return Shared::compare(store, route.version);
+                    return store.leads_nowhere(route.version, letter.exchange());
                 }
                 let finish = Finish::Move {
                     death,

@@ -72,6 +72,18 @@ pub trait QueueStore: Send + Sync + 'static {
         Shared::compare(self, version)
     }
 
+    /// Asked for a message that matches no queue: [`Answer::Done`] if `version` is still the newest as far as the message's
+    /// exchange is concerned, and nothing has been done.
+    ///
+    /// An error says that nobody knows where the exchange leads; then a dead letter is [left](Finish::LeaveDead) to others.
+    fn leads_nowhere(&self, version: u64, exchange: &Name) -> Op<Result<Answer>>
+    where
+        Self: Sized,
+    {
+        let _ = exchange;
+        Shared::compare(self, version)
+    }
+
     /// Looks for a queue or an exchange that the table of this version doesn't have.
     ///
     /// Where others use the broker in their own way, something may be there that nobody declared here.

@@ -27,10 +27,11 @@
 //!
 //! # What may come
 //!
-//! Anything. What isn't kombu's envelope is a message, too: its body is the whole element, and it has no content type.
+//! Anything. What isn't kombu's envelope is a message, too: its body is the whole element, and it has no content type. If it
+//! comes back, the marker that it got is taken off again.
 //!
 //! Scripts on the server put two things into an element as text: a marker behind the first `{` (`"_kq":"<id>:<failures>:<expires
-//! ms or 0>",`), and a flag behind the last `"delivery_info": {`. So the properties come last, and there is nothing behind
+//! ms or 0>:<bytes or 0>",`), and a flag behind the last `"delivery_info": {`. So the properties come last, and there is nothing behind
 //! that place that a user could choose, except inside of strings, where quotes are escaped.
 
 mod json;

@@ -32,15 +32,35 @@ pub(crate) fn decode(element: &Bytes) -> Decoded {
             bytes = element.len(),
             "an element of a queue isn't an envelope of kombu's; it is delivered as it is"
         );
+        let (marker, body) = unmarked(element);
         Decoded {
-            envelope: Envelope::new(
-                random_id(),
-                Content::new(Name::EMPTY, Name::EMPTY, element.clone()),
-            ),
-            failures: 0,
-            redelivered: false,
+            envelope: Envelope::new(random_id(), Content::new(Name::EMPTY, Name::EMPTY, body)),
+            failures: marker.map_or(0, |marker| marker.failures),
+            redelivered: marker.is_some_and(|marker| marker.came_back),
         }
     })
+}
+
+/// What isn't an envelope, as it was before it came back.
+fn unmarked(element: &Bytes) -> (Option<Marker>, Bytes) {
+    let kinds = [(&b"{\"_kq\":\""[..], &b"{"[..]), (b"{\"_kr\":\"", b"")];
+    for (start, before) in kinds {
+        let Some(rest) = element.strip_prefix(start) else {
+            continue;
+        };
+        let length = rest.iter().position(|byte| *byte == b'"');
+        let text = length.and_then(|length| str::from_utf8(&rest[..length]).ok());
+        if let (Some(length), Some(marker)) = (length, text.and_then(marker))
+            && let Some(rest) = rest[length..].strip_prefix(b"\",")
+        {
+            let body = match before {
+                b"" => element.slice_ref(rest),
+                _ => [before, rest].concat().into(),
+            };
+            return (Some(marker), body);
+        }
+    }
+    (None, element.clone())
 }
 
 /// An id of nobody's. It isn't always the same: with the id as its tag, Python would take two messages for one.
@@ -92,7 +112,7 @@ struct DeliveryInfo {
     redelivered: bool,
 }
 
-/// `<id>:<failures>:<expires>`; the id is 0 until the message comes back.
+/// `<id>:<failures>:<expires>:<bytes>`; the id is 0 until the message comes back.
 #[derive(Clone, Copy)]
 struct Marker {
     came_back: bool,
@@ -199,7 +219,11 @@ fn read_parts<'a>(reader: &mut Reader<'a>, parts: &mut Parts<'a>) -> Result<(), 
                 }
                 _ => return Err("its properties aren't an object"),
             },
-            "_kq" => parts.marker = read_text(reader)?.as_deref().and_then(marker),
+            "_kq" => {
+                // What somebody else wrote there may stand behind ours.
+                let read = read_text(reader)?.as_deref().and_then(marker);
+                parts.marker = parts.marker.or(read);
+            }
             "redelivered" => parts.redelivered = read_bool(reader)?,
             _ => reader.skip()?,
         }
@@ -341,11 +365,17 @@ fn whole(digits: &str) -> Option<u64> {
 }
 
 fn marker(text: &str) -> Option<Marker> {
-    let mut numbers = text.split(':');
-    let (id, failures) = (numbers.next()?, numbers.next()?);
+    let mut numbers = text.split(':').map(str::parse::<u64>);
+    let mut number = || numbers.next()?.ok();
+    let (id, failures) = (number()?, number()?);
+    let (_expires, _bytes) = (number()?, number()?);
+    // The list that it was in, of four, is the last digit.
+    if id % 10 > 3 {
+        return None;
+    }
     Some(Marker {
-        came_back: id != "0",
-        failures: failures.parse().ok()?,
+        came_back: id != 0,
+        failures: failures.try_into().ok()?,
     })
 }
 

@@ -478,9 +478,12 @@ fn times_are_python_s_at_the_borders() {
 fn the_marker_tells_failures_and_that_a_message_came_back() {
     let element = written(&message("{}"));
     for (marker, failures, redelivered) in [
-        ("\"_kq\":\"0:0:1700000000000\",", 0, false),
-        ("\"_kq\":\"123:4:0\",", 4, true),
-        ("\"_kq\": \"7:4294967295:0\", ", u32::MAX, true),
+        ("\"_kq\":\"0:0:1700000000000:0\",", 0, false),
+        ("\"_kq\":\"123:4:0:7\",", 4, true),
+        ("\"_kq\":\"123:4:0\",", 0, false),
+        ("\"_kq\":\"124:4:0:0\",", 0, false),
+        ("\"_kq\":\"123:4:0:0\",\"_kq\":\"nonsense\",", 4, true),
+        ("\"_kq\": \"13:4294967295:0:0\", ", u32::MAX, true),
         ("\"_kq\": 5, ", 0, false),
         ("\"_kq\": \"nonsense\", ", 0, false),
     ] {

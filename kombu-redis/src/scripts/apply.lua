@@ -11,8 +11,16 @@ local SIZE = {X = 2, x = 1, Q = 4, q = 2, B = 2, U = 2, b = 1, u = 1}
 -- First all that can be refused.
 while a <= #ARGV do
   local what = ARGV[a]
-  if what == 'q' then
+  -- Keys of somebody else's fail here, before anything is written.
+  if what == 'x' or what == 'B' or what == 'U' then
+    call('SCARD', P .. '_kombu.binding.' .. ARGV[a + 1])
+    call('SCARD', P .. '_kombu.binding_permanent.' .. ARGV[a + 1])
+  elseif what == 'Q' then
+    ready(ARGV[a + 1])
+  elseif what == 'q' then
     local q, condition = ARGV[a + 1], ARGV[a + 2]
+    local doom = condition:match('%u')
+    if doom and call('SISMEMBER', R .. 'doomed', doom:lower() .. q) == 0 then return redis.error_reply('INUSE 0') end
     local consumers = call('ZCARD', R .. 'consumers.' .. q)
     if condition:find('u', 1, true) and consumers > 0 then return redis.error_reply('INUSE ' .. consumers) end
     local n = ready(q)
@@ -25,6 +33,8 @@ while a <= #ARGV do
   end
   a = a + 1 + SIZE[what]
 end
+
+write_in_any_case()
 
 local function delete(q)
   local list = P .. q
@@ -42,6 +52,7 @@ local function delete(q)
   call('DEL', R .. 'consumers.' .. q, R .. 'holders.' .. q, R .. 'wants.' .. q, R .. 'q.' .. q)
   call('ZREM', R .. 'due', 'd' .. q, 't' .. q, 'x' .. q)
   call('HDEL', R .. 'queues', q)
+  call('SREM', R .. 'doomed', 'o' .. q, 'a' .. q, 'e' .. q)
 end
 
 a = 3

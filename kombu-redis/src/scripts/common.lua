@@ -4,6 +4,7 @@
 --   {"_kq":"<id>:<failures>:<expires>:<bytes>", …
 -- id: its position if it was handed out before, else 0; failures: how often it was counted as one; expires: when its time
 -- is over in ms, or 0; bytes: the size of its body where the queue counts them, or 0.
+-- What isn't an object has the whole of itself behind such a marker, which is called _kr then.
 local call, P = redis.call, ARGV[1]
 local R = P .. '_kombu.rs.'
 local STEP = {[0] = '', '\6\0223', '\6\0226', '\6\0229'}
@@ -26,20 +27,31 @@ local function is_unchanged(exchange)
   return n == call('SCARD', loaded) and (n == 0 or call('SINTERCARD', 2, rows, loaded) == n)
 end
 
+-- The same for a table, which has no rows from a key of somebody else's. A publish fails there.
+local function is_as_loaded(exchange)
+  local rows = redis.pcall('SCARD', P .. '_kombu.binding.' .. exchange)
+  if type(rows) == 'number' then return is_unchanged(exchange) end
+  return call('EXISTS', R .. 'loaded.' .. exchange) == 0
+end
+
 local function is_alive(session)
   return call('ZSCORE', R .. 'sessions', session)
 end
 
-local function mark(id, failures, expires, bytes, rest)
-  return string.format('{"_kq":"%s:%d:%d:%d",', id, failures, expires, bytes) .. rest
+-- Writes nothing, and is the first write all the same: a server without memory refuses those that take some, unless
+-- something was written before.
+local function write_in_any_case() call('DEL', R .. 'nothing') end
+
+local function mark(kind, id, failures, expires, bytes, rest)
+  return string.format('{"_k%s":"%s:%d:%d:%d",', kind, id, failures, expires, bytes) .. rest
 end
 
--- id, failures, expires, bytes and the text after the marker; nil without one.
+-- id, failures, expires, bytes, the text after the marker, and its kind; nil without one that we can have written.
 local function marked(m)
   if m:byte(3) ~= 95 then return nil end
-  local _, e, id, failures, expires, bytes = m:find('^{"_kq":%s*"(%d+):(%d+):(%d+):(%d+)",%s*')
-  if not id then return nil end
-  return id, tonumber(failures), tonumber(expires), tonumber(bytes), m:sub(e + 1)
+  local _, e, kind, id, failures, expires, bytes = m:find('^{"_k([qr])":%s*"(%d+):(%d+):(%d+):(%d+)",%s*')
+  if not id or #id > 16 or id:byte(-1) > 51 or #failures > 9 or #expires > 15 or #bytes > 15 then return nil end
+  return id, tonumber(failures), tonumber(expires), tonumber(bytes), m:sub(e + 1), kind
 end
 
 -- Size of a message as its queue counts it.
@@ -169,7 +181,7 @@ local function put(q, lim, step, m, ttl, bytes, at)
   local expires = ttl >= 0 and (at or now()) + ttl or 0
   local counts = lim and lim.b >= 0
   if expires > 0 or counts then
-    m = mark('0', 0, expires, counts and bytes or 0, m:sub(2))
+    m = mark('q', '0', 0, expires, counts and bytes or 0, m:sub(2))
   end
   local len = call('LPUSH', list, m)
   if expires > 0 and len == 1 then schedule('t', q, expires) end
@@ -209,9 +221,12 @@ end
 
 -- The text of a message that was handed out, for when it goes back.
 local function remark(m, id, failed)
-  local was, failures, expires, bytes, rest = marked(m)
-  rest = rest or m:sub(2)
-  if not was or was == '0' then
+  local was, failures, expires, bytes, rest, kind = marked(m)
+  if not was then
+    kind = m:byte(1) == 123 and 'q' or 'r'
+    rest = kind == 'q' and m:sub(2) or m
+  end
+  if kind == 'q' and (not was or was == '0') then
     -- kombu's own flag goes into the last "delivery_info": the user's headers come before it.
     local last, from = nil, 1
     while true do
@@ -224,7 +239,7 @@ local function remark(m, id, failed)
       rest = rest:sub(1, last) .. '"redelivered": true' .. comma .. rest:sub(last + 1)
     end
   end
-  return mark(id, (failures or 0) + (failed and 1 or 0), expires or 0, bytes or 0, rest)
+  return mark(kind, id, (failures or 0) + (failed and 1 or 0), expires or 0, bytes or 0, rest)
 end
 
 -- Removes what has expired at the head of a queue, and looks when the next one does. What consumers have room for is
@@ -304,9 +319,20 @@ local function leave(q, holder)
   end
 end
 
--- Ends a session: what it held goes back. True when all of it is done.
+-- Whether somebody else uses the name of a queue.
+local function is_taken(q)
+  for step = 0, 3 do
+    local kind = call('TYPE', P .. q .. STEP[step]).ok
+    if kind ~= 'list' and kind ~= 'none' then return true end
+  end
+  return false
+end
+
+-- Ends a session: what it held goes back. True when all of it is done; what can't go back is looked at again in a minute.
 local function reap(session, budget)
+  write_in_any_case()
   call('ZADD', R .. 'sessions', 0, session)
+  local stays = false
   local entries = R .. 'session.' .. session
   for _, entry in ipairs(call('SMEMBERS', entries)) do
     local what, rest = entry:sub(1, 1), entry:sub(2)
@@ -317,11 +343,15 @@ local function reap(session, budget)
       local ids = call('HKEYS', held)
       table.sort(ids, function(a, b) return tonumber(a) > tonumber(b) end)
       local is_there = call('EXISTS', R .. 'q.' .. q) == 1
-      for _, id in ipairs(ids) do
-        if budget <= 0 then return false end
-        budget = budget - 1
-        if is_there then back(q, id, remark(call('HGET', held, id), id, false)) end
-        call('HDEL', held, id)
+      if is_there and #ids > 0 and is_taken(q) then
+        entry, stays = nil, true
+      else
+        for _, id in ipairs(ids) do
+          if budget <= 0 then return false end
+          budget = budget - 1
+          if is_there then back(q, id, remark(call('HGET', held, id), id, false)) end
+          call('HDEL', held, id)
+        end
       end
       leave(q, holder)
     elseif what == 'd' then
@@ -336,7 +366,11 @@ local function reap(session, budget)
     else
       call('SADD', R .. 'doomed', 'o' .. rest)
     end
-    call('SREM', entries, entry)
+    if entry then call('SREM', entries, entry) end
+  end
+  if stays then
+    call('ZADD', R .. 'sessions', now() + 60000, session)
+    return true
   end
   call('DEL', entries)
   call('ZREM', R .. 'sessions', session)

@@ -2,6 +2,7 @@
 local meta = R .. 'meta'
 local layout = call('HGET', meta, 'layout')
 if layout and layout ~= '1' then return redis.error_reply('LAYOUT ' .. layout) end
+write_in_any_case()
 local t = call('TIME')
 -- By the clock, so that numbers don't come again when a server has lost them.
 local stamp = t[1] * 1000000 + t[2]

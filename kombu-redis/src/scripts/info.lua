@@ -1,6 +1,9 @@
--- Counts of a queue. ARGV: prefix, queue, 1 if nobody declared it. Answers ready, unsettled and consumers; NOQUEUE if it isn't there.
-local q = ARGV[2]
-if ARGV[3] ~= '1' and call('EXISTS', R .. 'q.' .. q) == 0 then return redis.error_reply('NOQUEUE .') end
+-- Counts of a queue. ARGV: prefix, session, queue, 1 if nobody declared it. Answers ready, unsettled and consumers; NOQUEUE
+-- if it isn't there, SESSION if the session has ended.
+local q = ARGV[3]
+if not is_alive(ARGV[2]) then return redis.error_reply('SESSION .') end
+if ARGV[4] ~= '1' and call('EXISTS', R .. 'q.' .. q) == 0 then return redis.error_reply('NOQUEUE .') end
+write_in_any_case()
 touch(q)
 arrive(q)
 expire(q)

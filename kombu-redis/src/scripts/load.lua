@@ -1,22 +1,29 @@
--- All declarations. ARGV: prefix, names of exchanges that may be others' alone...
+-- All declarations. ARGV: prefix, session, names of exchanges that may be others' alone...
 -- Answers the version, exchanges, queues, bindings that are records of ours, and for each exchange its name and the
--- bindings that are kombu's rows.
+-- bindings that are kombu's rows: none where somebody else uses the key, which whoever publishes there is told.
+-- SESSION: it has ended. Whoever has forgotten it may have forgotten declarations, too.
+if not is_alive(ARGV[2]) then return redis.error_reply('SESSION .') end
 local names, seen = {}, {}
 local exchanges = call('HGETALL', R .. 'exchanges')
 for i = 1, #exchanges, 2 do names[#names + 1] = exchanges[i] end
-for i = 2, #ARGV do names[#names + 1] = ARGV[i] end
-local rows, changed = {}, false
+for i = 3, #ARGV do names[#names + 1] = ARGV[i] end
+local rows, changed = {}, {}
 for _, name in ipairs(names) do
   if not seen[name] then
     seen[name] = true
     rows[#rows + 1] = name
-    rows[#rows + 1] = call('SMEMBERS', P .. '_kombu.binding.' .. name)
-    if not is_unchanged(name) then
-      call('SUNIONSTORE', R .. 'loaded.' .. name, P .. '_kombu.binding.' .. name)
-      changed = true
-    end
+    local found = redis.pcall('SMEMBERS', P .. '_kombu.binding.' .. name)
+    rows[#rows + 1] = found.err and {} or found
+    if not is_as_loaded(name) then changed[name] = found.err and 'none' or 'other' end
   end
 end
--- Whoever has loaded before has another table.
-if changed then call('HINCRBY', R .. 'meta', 'ver', 1) end
+if next(changed) then
+  write_in_any_case()
+  for name, what in pairs(changed) do
+    local loaded = R .. 'loaded.' .. name
+    if what == 'none' then call('DEL', loaded) else call('SUNIONSTORE', loaded, P .. '_kombu.binding.' .. name) end
+  end
+  -- Whoever has loaded before has another table.
+  call('HINCRBY', R .. 'meta', 'ver', 1)
+end
 return {call('HGET', R .. 'meta', 'ver') or '0', exchanges, call('HGETALL', R .. 'queues'), call('SMEMBERS', R .. 'bindings'), rows}

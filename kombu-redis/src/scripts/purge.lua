@@ -1,5 +1,7 @@
--- Removes the ready messages. ARGV: prefix, queue. Answers how many they were.
-local q = ARGV[2]
+-- Removes the ready messages. ARGV: prefix, session, queue. Answers how many they were; SESSION if the session has ended.
+local q = ARGV[3]
+if not is_alive(ARGV[2]) then return redis.error_reply('SESSION .') end
+write_in_any_case()
 arrive(q)
 expire(q)
 local n, list = ready(q), P .. q

@@ -2,7 +2,10 @@
 -- names, then the messages: number of targets, each target's queue and list, delay and time to live in ms or -1, size of
 -- the body, channel of a fanout or '', text.
 -- Answers, for each message, 1 or, if a queue refused it, 0; and last how many messages died. STALE: nothing was done.
-if (call('HGET', R .. 'meta', 'ver') or '0') ~= ARGV[2] then return redis.error_reply('STALE .') end
+local version = call('HGET', R .. 'meta', 'ver')
+-- The server has forgotten everything.
+if not version then return redis.error_reply('SESSION .') end
+if version ~= ARGV[2] then return redis.error_reply('STALE .') end
 local a = 4
 for _ = 1, tonumber(ARGV[3]) do
   if not is_unchanged(ARGV[a]) then return redis.error_reply('STALE .') end
@@ -27,7 +30,7 @@ local function flush()
   end
   waiting, lists = {}, {}
 end
-local answers = {}
+local answers, told = {}, {}
 while a <= #ARGV do
   local targets = a
   local nt = tonumber(ARGV[a])
@@ -49,9 +52,11 @@ while a <= #ARGV do
       if not put(q, lim, step, m, ttl, bytes) then answer = 0 end
     end
   end
-  if channel ~= '' then call('PUBLISH', channel, m) end
+  if channel ~= '' then told[#told + 1] = {channel, m} end
   answers[#answers + 1] = answer
 end
 flush()
+-- When they are stored: a server without memory refuses that, and not this.
+for _, one in ipairs(told) do call('PUBLISH', one[1], one[2]) end
 answers[#answers + 1] = died
 return answers

@@ -3,6 +3,7 @@
 local session, n, q = ARGV[2], ARGV[3], ARGV[4]
 if not is_alive(session) then return redis.error_reply('SESSION .') end
 local meta, consumers, holder = R .. 'q.' .. q, R .. 'consumers.' .. q, session .. '.' .. n
+write_in_any_case()
 if ARGV[7] == '1' then adopt(q) end
 if call('EXISTS', meta) == 0 then return redis.error_reply('NOQUEUE .') end
 local count = call('ZCARD', consumers)

@@ -8,6 +8,7 @@ local meta, holder = R .. 'q.' .. q, session .. '.' .. n
 local f = call('HMGET', meta, 'decl', 'seq', 'sac', 'lim')
 if not f[1] then return redis.error_reply('NOQUEUE .') end
 if once then
+  write_in_any_case()
   touch(q)
 elseif not call('ZSCORE', R .. 'consumers.' .. q, holder) then
   -- Gone with the queue, which is another one now.
@@ -25,8 +26,13 @@ local seq, taken, got, seen, bytes = seq0, {}, 0, {}, 0
 for step = 0, 3 do
   local list = P .. q .. STEP[step]
   while got < want do
-    local all = call('RPOP', list, want - got)
+    local all = redis.pcall('RPOP', list, want - got)
     if not all then break end
+    if all.err then
+      -- A key of somebody else's. What was taken before it comes first.
+      if #taken == 0 then return all end
+      break
+    end
     for i = 1, #all do
       local m = all[i]
       local id, _, expires = nil, nil, 0

@@ -3,6 +3,7 @@
 -- Answers ms until the next thing is due, how many dead messages wait, and queues that are to go. LOST: it was reaped.
 local session = ARGV[2]
 if not is_alive(session) then return 'LOST' end
+write_in_any_case()
 call('ZADD', R .. 'sessions', 'XX', now() + tonumber(ARGV[3]), session)
 local first = call('ZRANGE', R .. 'sessions', 0, 0, 'WITHSCORES')
 local wait = 60000
