@@ -371,13 +371,10 @@ impl QueueStore for RedisStore {
     }
 
     fn push_nowhere(&self, version: u64, envelope: &Envelope) -> Op<Result<Answer>> {
-        let (exchange, key) = (envelope.exchange(), envelope.routing_key());
-        if self.shared.known.lock().is_fanout(exchange) {
-            // Python's consumers may listen.
+        let key = envelope.routing_key();
+        if !envelope.exchange().is_empty() || key.is_empty() {
+            // Compared as others are; and Python's consumers of a fanout may listen.
             return self.push(&[], version, envelope);
-        }
-        if !exchange.is_empty() || key.is_empty() {
-            return self.leads_nowhere(version, exchange);
         }
         let shared = self.shared.clone();
         let queue = Destination::Queue(key.clone());
@@ -393,35 +390,6 @@ impl QueueStore for RedisStore {
             }
             Ok(answer)
         })
-    }
-
-    /// A message without targets is compared as others are, and not stored.
-    fn leads_nowhere(&self, version: u64, exchange: &Name) -> Op<Result<Answer>> {
-        let Shared { line, known, .. } = &*self.shared;
-        let (exchanges, server) = {
-            let mut known = known.lock();
-            if known.table.version() != version {
-                return Op::ready(Ok(Answer::Stale));
-            }
-            (known.reached(exchange), known.version)
-        };
-        let (reply, answer) = oneshot::channel();
-        line.send(Work::Push(Push {
-            version: server,
-            exchanges,
-            targets: Vec::new(),
-            parcel: Parcel {
-                text: Vec::new(),
-                expiration: None,
-                bytes: 0,
-            },
-            delay: None,
-            channel: None,
-            alone: false,
-            reply,
-        }));
-        let line = line.clone();
-        Op::pending(async move { line.answer(answer).await })
     }
 
     fn look_for(&self, version: u64, missing: &Destination) -> Op<Result<Answer>> {

@@ -20,18 +20,17 @@ local function now()
   return time
 end
 
+-- Whether the key of an exchange's rows is not somebody else's.
+local function holds_rows(exchange)
+  local kind = call('TYPE', P .. '_kombu.binding.' .. exchange).ok
+  return kind == 'set' or kind == 'none'
+end
+
 -- Whether the rows of an exchange are those that were loaded last: Python changes them without counting a version.
 local function is_unchanged(exchange)
   local rows, loaded = P .. '_kombu.binding.' .. exchange, R .. 'loaded.' .. exchange
   local n = call('SCARD', rows)
   return n == call('SCARD', loaded) and (n == 0 or call('SINTERCARD', 2, rows, loaded) == n)
-end
-
--- The same for a table, which has no rows from a key of somebody else's. A publish fails there.
-local function is_as_loaded(exchange)
-  local rows = redis.pcall('SCARD', P .. '_kombu.binding.' .. exchange)
-  if type(rows) == 'number' then return is_unchanged(exchange) end
-  return call('EXISTS', R .. 'loaded.' .. exchange) == 0
 end
 
 local function is_alive(session)

@@ -3,6 +3,7 @@
 if not is_alive(ARGV[2]) then return redis.error_reply('SESSION .') end
 if (call('HGET', R .. 'meta', 'ver') or '0') ~= ARGV[3] then return 0 end
 for i = 4, #ARGV do
-  if not is_as_loaded(ARGV[i]) then return 0 end
+  -- A key of somebody else's has no rows.
+  if holds_rows(ARGV[i]) and not is_unchanged(ARGV[i]) then return 0 end
 end
 return 1

@@ -29,7 +29,8 @@ local function move(held, q, holder)
   a = targets + 2 * nt + 1
   if (call('HGET', R .. 'meta', 'ver') or '0') ~= version then return 2 end
   for i = exchanges, last do
-    if not is_as_loaded(ARGV[i]) then return 2 end
+    -- A key of somebody else's has no rows, and keeps nobody else's messages.
+    if holds_rows(ARGV[i]) and not is_unchanged(ARGV[i]) then return 2 end
   end
   local m = call('HGET', held, id)
   if not m then return missing(held) end

@@ -7,23 +7,23 @@ local names, seen = {}, {}
 local exchanges = call('HGETALL', R .. 'exchanges')
 for i = 1, #exchanges, 2 do names[#names + 1] = exchanges[i] end
 for i = 3, #ARGV do names[#names + 1] = ARGV[i] end
-local rows, changed = {}, {}
+local rows, changed = {}, false
 for _, name in ipairs(names) do
   if not seen[name] then
     seen[name] = true
     rows[#rows + 1] = name
-    local found = redis.pcall('SMEMBERS', P .. '_kombu.binding.' .. name)
-    rows[#rows + 1] = found.err and {} or found
-    if not is_as_loaded(name) then changed[name] = found.err and 'none' or 'other' end
+    if holds_rows(name) then
+      rows[#rows + 1] = call('SMEMBERS', P .. '_kombu.binding.' .. name)
+      if not is_unchanged(name) then
+        write_in_any_case()
+        call('SUNIONSTORE', R .. 'loaded.' .. name, P .. '_kombu.binding.' .. name)
+        changed = true
+      end
+    else
+      rows[#rows + 1] = {}
+    end
   end
 end
-if next(changed) then
-  write_in_any_case()
-  for name, what in pairs(changed) do
-    local loaded = R .. 'loaded.' .. name
-    if what == 'none' then call('DEL', loaded) else call('SUNIONSTORE', loaded, P .. '_kombu.binding.' .. name) end
-  end
-  -- Whoever has loaded before has another table.
-  call('HINCRBY', R .. 'meta', 'ver', 1)
-end
+-- Whoever has loaded before has another table.
+if changed then call('HINCRBY', R .. 'meta', 'ver', 1) end
 return {call('HGET', R .. 'meta', 'ver') or '0', exchanges, call('HGETALL', R .. 'queues'), call('SMEMBERS', R .. 'bindings'), rows}
