@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::future::IntoFuture;
+use std::future::{IntoFuture, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use kombu::driver::{self, BoxFuture, Confirm, Layer, Op, Operation, Publisher, SessionLayer};
@@ -13,6 +14,7 @@ use kombu::{
     Events, Exchange, Faults, Queue, RetryPolicy,
 };
 use kombu_core::message::Envelope;
+use tokio::sync::Semaphore;
 
 fn builder(name: &str, faults: &Faults) -> ConnectionBuilder {
     Connection::builder(kombu::registry())
@@ -975,6 +977,72 @@ async fn publishes_wait_for_room_when_too_many_are_unconfirmed_and_end_with_back
     let error = producer.publish(&1024).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Backpressure);
     drop(receipts);
+}
+
+/// Confirms what the test lets it, and counts the answers that it was asked for.
+#[derive(Clone)]
+struct Confirming {
+    allowed: Arc<Semaphore>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Layer for Confirming {
+    fn session(&self, _: &dyn driver::Connection) -> Arc<dyn SessionLayer> {
+        Arc::new(self.clone())
+    }
+}
+
+impl SessionLayer for Confirming {
+    fn publisher(&self, next: Arc<dyn Publisher>) -> Arc<dyn Publisher> {
+        Arc::new(ConfirmingPublisher(self.clone(), next))
+    }
+}
+
+struct ConfirmingPublisher(Confirming, Arc<dyn Publisher>);
+
+impl Publisher for ConfirmingPublisher {
+    fn publish(&self, envelope: &Envelope) -> Op<kombu::Result<Confirm>> {
+        let (confirming, sent) = (self.0.clone(), self.1.publish(envelope));
+        Op::ready(Ok(Op::pending(async move {
+            confirming.asked.fetch_add(1, Ordering::Relaxed);
+            confirming.allowed.acquire().await.unwrap().forget();
+            sent.await?.await
+        })))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_driver_is_asked_for_an_answer_when_somebody_waits_for_it_or_for_its_room() {
+    let confirming = Confirming {
+        allowed: Arc::new(Semaphore::new(0)),
+        asked: Arc::default(),
+    };
+    let asked = || confirming.asked.load(Ordering::Relaxed);
+    let builder = builder("asked", &Faults::default()).layer(confirming.clone());
+    let connection = builder.await.unwrap();
+    connection.declare_queue(&Queue::new("q")).await.unwrap();
+    let open = connection.producer(Exchange::default()).routing_key("q");
+    let producer = open.await.unwrap();
+    let mut receipts = Vec::new();
+    for number in 0..1024 {
+        receipts.push(producer.publish(&number).send().await.unwrap());
+    }
+    assert_eq!(asked(), 0);
+
+    // Nobody waits for the receipts, but for their room.
+    let mut last = Box::pin(producer.publish(&1024).send());
+    let polled = poll_fn(|context| Poll::Ready(last.as_mut().poll(context)));
+    assert!(polled.await.is_pending());
+    assert_eq!(asked(), 1);
+    confirming.allowed.add_permits(1);
+    receipts.push(last.await.unwrap());
+    assert_eq!(asked(), 2);
+
+    confirming.allowed.add_permits(1024);
+    for receipt in receipts {
+        assert!(receipt.await.unwrap().routed);
+    }
+    assert_eq!(asked(), 1025);
 }
 
 #[tokio::test(start_paused = true)]
