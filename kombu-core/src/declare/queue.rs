@@ -202,6 +202,9 @@ impl Queue {
     }
 
     /// A quorum queue: [`QueueType::Quorum`]. It has to be durable and shared, and has no priorities.
+    ///
+    /// Without [`max_deliveries`](Queue::max_deliveries) a message may come back as often as it does. RabbitMQ 4 has to be asked for
+    /// that, so there the queue has the argument `x-delivery-limit` -1, which other programs have to declare too.
     #[must_use]
     pub fn quorum(self) -> Self {
         self.queue_type(QueueType::Quorum)
