@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// By place.
-static LEFT: Mutex<BTreeMap<Arc<str>, Vec<(u64, Instant)>>> = Mutex::new(BTreeMap::new());
+static LEFT: Mutex<ByPlace> = Mutex::new(BTreeMap::new());
+
+/// The numbers of sessions, each with the end of its lease.
+type ByPlace = BTreeMap<Arc<str>, Vec<(u64, Instant)>>;
 
 /// A session, as it is known to others.
 pub(crate) struct Session {

@@ -71,8 +71,8 @@ fn work_queues() -> [Queue; 2] {
 
 fn dead_queue() -> Queue {
     Queue::new(DEAD)
-        .bind(&Exchange::direct("broken"), QUEUES[0])
-        .bind(&Exchange::direct("broken"), QUEUES[1])
+        .bind(Exchange::direct("broken"), QUEUES[0])
+        .bind(Exchange::direct("broken"), QUEUES[1])
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
