@@ -2,7 +2,8 @@
 //!
 //! `pip install celery`, `celery --workdir examples/celery --app tasks worker`, and then, beside it,
 //! `cargo run --example celery --features amqp [-- --url URL]`. Without a URL it is that of the environment variable
-//! `AMQP_URL`, or Celery's own default, a RabbitMQ on this machine.
+//! `AMQP_URL`, or Celery's own default, a RabbitMQ on this machine. On Redis, `pip install celery[redis]`, tell the worker
+//! `--broker redis://localhost` before `worker`, and run `--features redis -- --url redis://localhost`.
 
 use std::error::Error;
 use std::time::{Duration, SystemTime};

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-static LEFT: Mutex<ByPlace> = Mutex::new(BTreeMap::new());
+/// Their numbers, and when their leases are over.
+type Numbers = Vec<(u64, Instant)>;
 
-/// The numbers of sessions, each with the end of its lease.
-type ByPlace = BTreeMap<Arc<str>, Vec<(u64, Instant)>>;
+/// By place.
+static LEFT: Mutex<BTreeMap<Arc<str>, Numbers>> = Mutex::new(BTreeMap::new());
 
 /// A session, as it is known to others.
 pub(crate) struct Session {

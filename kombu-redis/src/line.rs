@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
 use kombu_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
@@ -20,6 +22,9 @@ use crate::flight::Flight;
 use crate::left;
 use crate::script::{self, Script};
 use crate::work::{Ask, Work};
+
+/// How many flights are under way at once: while the server works on one, the next is loaded.
+const FLIGHTS: usize = 2;
 
 /// How long a session that nobody has any more waits for its last answers.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -257,20 +262,43 @@ impl Line {
 /// Sends what waits, until the session is over.
 async fn serve(line: Arc<Line>, mut connection: MultiplexedConnection) {
     let session = line.session.to_string();
-    loop {
-        if line.is_over() {
-            return;
+    let mut flights = FuturesOrdered::new();
+    // Work that was not done because the server had forgotten its scripts; nothing is to overtake it.
+    let mut forgotten: Option<VecDeque<Work>> = None;
+    let given_up = line.given_up();
+    tokio::pin!(given_up);
+    while !line.is_over() {
+        while flights.len() < FLIGHTS
+            && forgotten.is_none()
+            && let Some(flight) = line.next(&session)
+        {
+            let mut connection = connection.clone();
+            flights.push_back(async move {
+                let count = flight.pipeline.len();
+                let sending = connection.send_packed_commands(&flight.pipeline, 0, count);
+                let answered = sending.await;
+                (flight, answered)
+            });
         }
-        let Some(flight) = line.next(&session) else {
-            if !line.is_over() {
-                line.work.notified().await;
+        if flights.is_empty()
+            && let Some(again) = forgotten.take()
+        {
+            let scripts = script::load_all();
+            let loaded = tokio::select! {
+                loaded = scripts.exec_async(&mut connection) => loaded,
+                () = &mut given_up => return,
+            };
+            if let Err(problem) = loaded {
+                line.lose(&error::lost(problem));
+                return;
             }
+            line.put_back(again);
             continue;
-        };
-        let count = flight.pipeline.len();
-        let answered = tokio::select! {
-            answered = connection.send_packed_commands(&flight.pipeline, 0, count) => answered,
-            () = line.given_up() => return,
+        }
+        let (flight, answered) = tokio::select! {
+            Some(landed) = flights.next() => landed,
+            () = line.work.notified(), if flights.len() < FLIGHTS => continue,
+            () = &mut given_up => return,
         };
         let landed = match answered {
             Ok(answers) => flight.land(answers, &line),
@@ -286,18 +314,10 @@ async fn serve(line: Arc<Line>, mut connection: MultiplexedConnection) {
             line.lose(&problem);
             return;
         }
-        line.put_back(landed.again.into());
-        if !landed.forgotten {
-            continue;
-        }
-        let scripts = script::load_all();
-        let loaded = tokio::select! {
-            loaded = scripts.exec_async(&mut connection) => loaded,
-            () = line.given_up() => return,
-        };
-        if let Err(problem) = loaded {
-            line.lose(&error::lost(problem));
-            return;
+        if landed.forgotten || forgotten.is_some() {
+            forgotten.get_or_insert_default().extend(landed.again);
+        } else {
+            line.put_back(landed.again.into());
         }
     }
 }

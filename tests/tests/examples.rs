@@ -1,4 +1,4 @@
-//! The examples on RabbitMQ, as programs: each prints what it prints on memory.
+//! The examples on brokers, as programs: each prints what it prints on memory.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(not(kombu_test_amqp), allow(dead_code, unused_imports))]
@@ -6,7 +6,8 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use kombu_testkit::{Broker, Harness};
+use kombu_testkit::Harness;
+use kombu_testkit::brokers::Redis;
 use kombu_tests::AmqpHarness;
 use tokio::process::Command;
 
@@ -103,13 +104,13 @@ async fn the_library_prints_the_same_edition_on_rabbitmq() {
 }
 
 /// A worker with the tasks of the example. It ends when it is dropped.
-fn worker(broker: &Broker) -> tokio::process::Child {
+fn worker(url: &str) -> tokio::process::Child {
     let python =
         std::env::var_os("KOMBU_TEST_PYTHON").expect("KOMBU_TEST_PYTHON says where Python is");
     Command::new(python)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("PYTHONWARNINGS", "ignore")
-        .args(["-m", "celery", "--app", "tasks", "--broker", broker.url()])
+        .args(["-m", "celery", "--app", "tasks", "--broker", url])
         .arg("--workdir")
         .arg(Path::new(EXAMPLES).join("celery"))
         .args(["worker", "--pool", "solo", "--loglevel", "CRITICAL"])
@@ -120,18 +121,28 @@ fn worker(broker: &Broker) -> tokio::process::Child {
         .unwrap()
 }
 
+/// What the example `celery` prints.
+const TASKS: &str = "\
+tasks.add[2,3] = 5
+tasks.add[\"Grüße, \",\"世界\"] = \"Grüße, 世界\"
+tasks.divide[1,0] failed: ZeroDivisionError: [\"division by zero\"]
+";
+
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
 async fn a_celery_worker_runs_the_tasks_of_the_example_and_its_results_are_printed() {
     let broker = AmqpHarness::new().broker().await;
-    let _worker = worker(&broker);
+    let _worker = worker(broker.url());
     let printed = output(program(CELERY).args(["--url", broker.url()])).await;
-    assert_eq!(
-        printed,
-        "\
-tasks.add[2,3] = 5
-tasks.add[\"Grüße, \",\"世界\"] = \"Grüße, 世界\"
-tasks.divide[1,0] failed: ZeroDivisionError: [\"division by zero\"]
-"
-    );
+    assert_eq!(printed, TASKS);
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis_python), ignore = "no Redis or no Python kombu")]
+async fn a_celery_worker_on_redis_runs_the_tasks_of_the_example() {
+    // One that nobody else uses: the worker takes what is in the queue `celery`.
+    let redis = Redis::start().unwrap();
+    let _worker = worker(&redis.url());
+    let printed = output(program(CELERY).args(["--url", &redis.url()])).await;
+    assert_eq!(printed, TASKS);
 }

@@ -56,6 +56,8 @@ impl<S: QueueStore> VirtualConnection<S> {
     async fn change(&self, plan: impl Fn(&Table) -> Result<Vec<Change>> + Send) -> Result<u64> {
         self.shared.check_open()?;
         dying::bury(&self.shared).await;
+        // In turns: at once, all but one would be refused, and load the table again.
+        let _turn = self.shared.changing.lock().await;
         loop {
             self.shared.refresh().await?;
             let (base, changes) = {

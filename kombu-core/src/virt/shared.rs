@@ -34,6 +34,8 @@ pub(super) struct Shared<S: QueueStore> {
     end: Arc<Watched<bool>>,
     windows: Mutex<Vec<Weak<Window>>>,
     pub(super) under_way: UnderWay,
+    /// Whose turn it is to change declarations.
+    pub(super) changing: tokio::sync::Mutex<()>,
     /// Whose turn it is to move the dead.
     pub(super) burying: tokio::sync::Mutex<()>,
 }
@@ -184,6 +186,7 @@ impl<S: QueueStore> Shared<S> {
             end: Arc::default(),
             windows: Mutex::default(),
             under_way: UnderWay::default(),
+            changing: tokio::sync::Mutex::default(),
             burying: tokio::sync::Mutex::default(),
         }
     }

@@ -1,42 +1,12 @@
--- What the scripts share. The first argument of each is the prefix of all keys.
---
--- A message in a list is kombu's text. Ours may begin with a marker, which kombu ignores and keeps:
---   {"_kq":"<id>:<failures>:<expires>:<bytes>", …
--- id: its position if it was handed out before, else 0; failures: how often it was counted as one; expires: when its time
--- is over in ms, or 0; bytes: the size of its body where the queue counts them, or 0.
--- What isn't an object has the whole of itself behind such a marker, which is called _kr then.
-local call, P = redis.call, ARGV[1]
-local R = P .. '_kombu.rs.'
-local STEP = {[0] = '', '\6\0223', '\6\0226', '\6\0229'}
-local CHUNK = 4000
+-- What the scripts share.
+
 -- When what can't be done because of somebody else's key is tried again, in ms.
 local LATER = 60000
-
-local died, time = 0, nil
-
-local function now()
-  if not time then
-    local t = call('TIME')
-    time = t[1] * 1000 + math.floor(t[2] / 1000)
-  end
-  return time
-end
 
 -- Whether the key of an exchange's rows is not somebody else's.
 local function holds_rows(exchange)
   local kind = call('TYPE', P .. '_kombu.binding.' .. exchange).ok
   return kind == 'set' or kind == 'none'
-end
-
--- Whether the rows of an exchange are those that were loaded last: Python changes them without counting a version.
-local function is_unchanged(exchange)
-  local rows, loaded = P .. '_kombu.binding.' .. exchange, R .. 'loaded.' .. exchange
-  local n = call('SCARD', rows)
-  return n == call('SCARD', loaded) and (n == 0 or call('SINTERCARD', 2, rows, loaded) == n)
-end
-
-local function is_alive(session)
-  return call('ZSCORE', R .. 'sessions', session)
 end
 
 -- Writes nothing, and is the first write all the same: a server without memory refuses those that take some, unless
@@ -45,14 +15,6 @@ local function write_in_any_case() call('DEL', R .. 'nothing') end
 
 local function mark(kind, id, failures, expires, bytes, rest)
   return string.format('{"_k%s":"%s:%d:%d:%d",', kind, id, failures, expires, bytes) .. rest
-end
-
--- id, failures, expires, bytes, the text after the marker, and its kind; nil without one that we can have written.
-local function marked(m)
-  if m:byte(3) ~= 95 then return nil end
-  local _, e, kind, id, failures, expires, bytes = m:find('^{"_k([qr])":%s*"(%d+):(%d+):(%d+):(%d+)",%s*')
-  if not id or #id > 16 or id:byte(-1) > 51 or #failures > 9 or #expires > 15 or #bytes > 15 then return nil end
-  return id, tonumber(failures), tonumber(expires), tonumber(bytes), m:sub(e + 1), kind
 end
 
 -- Size of a message as its queue counts it.

@@ -29,20 +29,20 @@ local function move(held, q, holder)
   a = targets + 2 * nt + 1
   if (call('HGET', R .. 'meta', 'ver') or '0') ~= version then return 2 end
   for i = exchanges, last do
-    if not holds_rows(ARGV[i]) then return 4 end
-    if not is_unchanged(ARGV[i]) then return 2 end
+    -- A key of somebody else's has no rows, and keeps nobody else's messages.
+    if common().holds_rows(ARGV[i]) and not is_unchanged(ARGV[i]) then return 2 end
   end
   local m = call('HGET', held, id)
   if not m then return missing(held) end
   local at
   if holder == 'd' then at = tonumber(m:match('^%a+ (%d+) ')) end
   for t = targets, targets + 2 * nt - 1, 2 do
-    if is_taken(ARGV[t]) then return 4 end
+    if common().is_taken(ARGV[t]) then return 4 end
   end
   call('HDEL', held, id)
   local answer = 1
   for t = targets, targets + 2 * nt - 1, 2 do
-    if not put(ARGV[t], limits(ARGV[t]), tonumber(ARGV[t + 1]), ARGV[targets + 2 * nt], ttl, bytes, at) then answer = 3 end
+    if not common().put(ARGV[t], common().limits(ARGV[t]), tonumber(ARGV[t + 1]), ARGV[targets + 2 * nt], ttl, bytes, at) then answer = 3 end
   end
   return answer
 end
@@ -63,11 +63,11 @@ while a <= #ARGV do
     a = a + 3
     local m = call('HGET', held, id)
     if not m then answer = missing(held)
-    elseif delay < 0 and holder ~= 'd' and is_taken(q) then answer = 4
+    elseif delay < 0 and holder ~= 'd' and common().is_taken(q) then answer = 4
     else
       call('HDEL', held, id)
-      m = remark(m, id, failed)
-      if delay < 0 then back(q, id, m) else put_later(q, 'b', 0, -1, 0, m, now() + delay) end
+      m = common().remark(m, id, failed)
+      if delay < 0 then common().back(q, id, m) else common().put_later(q, 'b', 0, -1, 0, m, now() + delay) end
     end
   elseif what == 'L' then
     local id, reason = ARGV[a], ARGV[a + 1]

@@ -16,7 +16,7 @@ local n = tonumber(ARGV[a])
 for i = 1, n do
   local q = ARGV[a + i]
   names[i] = q
-  limit[i] = limits(q) or false
+  limit[i] = call('HEXISTS', R .. 'q.' .. q, 'lim') == 1 and common().limits(q) or false
   -- A key of somebody else's fails here, before anything is written.
   for step = 0, 3 do call('LLEN', P .. q .. STEP[step]) end
 end
@@ -42,14 +42,14 @@ while a <= #ARGV do
     local i, step = tonumber(ARGV[t]), tonumber(ARGV[t + 1])
     local q, lim = names[i], limit[i]
     if delay >= 0 then
-      put_later(q, 'n', step, ttl, bytes, m, now() + delay)
+      common().put_later(q, 'n', step, ttl, bytes, m, now() + delay)
     elseif not lim and ttl < 0 then
       local list = P .. q .. STEP[step]
       local all = waiting[list]
       if all then all[#all + 1] = m else waiting[list] = {m}; lists[#lists + 1] = list end
     else
       flush()
-      if not put(q, lim, step, m, ttl, bytes) then answer = 0 end
+      if not common().put(q, lim, step, m, ttl, bytes) then answer = 0 end
     end
   end
   if channel ~= '' then told[#told + 1] = {channel, m} end

@@ -8,8 +8,8 @@ local meta, holder = R .. 'q.' .. q, session .. '.' .. n
 local f = call('HMGET', meta, 'decl', 'seq', 'sac', 'lim')
 if not f[1] then return redis.error_reply('NOQUEUE .') end
 if once then
-  write_in_any_case()
-  touch(q)
+  common().write_in_any_case()
+  common().touch(q)
 elseif not call('ZSCORE', R .. 'consumers.' .. q, holder) then
   -- Gone with the queue, which is another one now.
   return redis.error_reply('NOQUEUE .')
@@ -20,7 +20,7 @@ local held, wants = R .. 'unacked.' .. holder .. '.' .. q, R .. 'wants.' .. q
 local before = call('HLEN', held)
 -- What came since the last look, and there was room for, is its own, whatever its time.
 local promised = tonumber(call('HGET', wants, holder) or '0') - before
-local lim = f[4] and limits(q)
+local lim = f[4] and common().limits(q)
 local seq0 = tonumber(f[2])
 local seq, taken, got, seen, bytes = seq0, {}, 0, {}, 0
 for step = 0, 3 do
@@ -37,9 +37,9 @@ for step = 0, 3 do
       local m = all[i]
       local id, _, expires = nil, nil, 0
       if m:byte(3) == 95 then id, _, expires = marked(m) end
-      if lim and lim.b >= 0 then bytes = bytes + size(m) end
+      if lim and lim.b >= 0 then bytes = bytes + common().size(m) end
       if id and expires > 0 and expires <= now() and got >= promised then
-        bury(q, 'expired', m, expires)
+        common().bury(q, 'expired', m, expires)
       else
         -- A copy that Python made of it may be there, too.
         if id and (id == '0' or seen[id] or call('HEXISTS', held, id) == 1) then id = nil end
@@ -62,8 +62,16 @@ if got > 0 then
     call('SADD', R .. 'session.' .. session, 'h' .. n .. ' ' .. q)
     call('SADD', R .. 'holders.' .. q, holder)
   end
-  if bytes > 0 then counted(q, lim, -bytes) end
-  if got == want then look_at_head(q) end
+  if bytes > 0 then common().counted(q, lim, -bytes) end
+  if got == want then
+    for step = 0, 3 do
+      local m = call('LINDEX', P .. q .. STEP[step], -1)
+      if m then
+        if m:byte(3) == 95 then common().look_at_head(q) end
+        break
+      end
+    end
+  end
 end
 table.insert(taken, 1, died)
 return taken

@@ -1,4 +1,4 @@
-//! Consumes a queue of numbers until it is killed: `redis_worker URL QUEUE`. It acks the even ones, and holds the others.
+//! Consumes a queue of numbers until it is killed: `redis_worker URL QUEUE`. It holds the odd ones that are new, and acks the others.
 //! It prints what it receives and acks, before and after, as lines of JSON.
 
 // A program for tests says no by panicking.
@@ -20,7 +20,7 @@ async fn main() {
         let delivery = delivery.expect("the consumer stays");
         let (number, delivery) = delivery.take::<u64>().expect("a number");
         println!("{}", json!(["received", number]));
-        if number % 2 == 1 {
+        if number % 2 == 1 && !delivery.redelivered() {
             held.push(delivery);
             continue;
         }
