@@ -21,4 +21,6 @@ mod store;
 mod transport;
 mod work;
 
+#[doc(hidden)]
+pub use script::digests;
 pub use transport::{Layout, Redis, RedisOptions};

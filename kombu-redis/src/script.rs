@@ -30,10 +30,13 @@ const COUNT: usize = Script::Adopt as usize + 1;
 
 macro_rules! source {
     ($file:literal) => {
-        concat!(
-            include_str!("scripts/prelude.lua"),
-            include_str!("scripts/common.lua"),
-            include_str!(concat!("scripts/", $file))
+        (
+            $file,
+            concat!(
+                include_str!("scripts/prelude.lua"),
+                include_str!("scripts/common.lua"),
+                include_str!(concat!("scripts/", $file))
+            ),
         )
     };
 }
@@ -41,19 +44,23 @@ macro_rules! source {
 /// For scripts that are called all the time, and seldom need what the others share: a function costs when it is made.
 macro_rules! lean_source {
     ($file:literal) => {
-        concat!(
-            include_str!("scripts/prelude.lua"),
-            "local made\nlocal function common()\n  if made then return made end\n",
-            include_str!("scripts/common.lua"),
-            "made = {back = back, bury = bury, counted = counted, holds_rows = holds_rows, is_taken = is_taken, limits = limits, look_at_head = look_at_head, put = put, ",
-            "put_later = put_later, remark = remark, size = size, touch = touch, write_in_any_case = write_in_any_case}\n",
-            "return made\nend\n",
-            include_str!(concat!("scripts/", $file))
+        (
+            $file,
+            concat!(
+                include_str!("scripts/prelude.lua"),
+                "local made\nlocal function common()\n  if made then return made end\n",
+                include_str!("scripts/common.lua"),
+                "made = {back = back, bury = bury, counted = counted, holds_rows = holds_rows, is_taken = is_taken, limits = limits, look_at_head = look_at_head, put = put, ",
+                "put_later = put_later, remark = remark, size = size, touch = touch, write_in_any_case = write_in_any_case}\n",
+                "return made\nend\n",
+                include_str!(concat!("scripts/", $file))
+            ),
         )
     };
 }
 
-const SOURCES: [&str; COUNT] = [
+/// By the names of their files.
+const SOURCES: [(&str, &str); COUNT] = [
     source!("connect.lua"),
     source!("load.lua"),
     source!("current.lua"),
@@ -74,7 +81,7 @@ const SOURCES: [&str; COUNT] = [
 ];
 
 static SCRIPTS: LazyLock<[redis::Script; COUNT]> =
-    LazyLock::new(|| SOURCES.map(redis::Script::new));
+    LazyLock::new(|| SOURCES.map(|(_, source)| redis::Script::new(source)));
 
 impl Script {
     /// A call of it; the arguments follow.
@@ -91,7 +98,7 @@ impl Script {
 /// Has the server learn all of them.
 pub(crate) fn load_all() -> Pipeline {
     let mut pipeline = redis::pipe();
-    for source in SOURCES {
+    for (_, source) in SOURCES {
         pipeline.cmd("SCRIPT").arg("LOAD").arg(source);
     }
     pipeline
@@ -100,4 +107,10 @@ pub(crate) fn load_all() -> Pipeline {
 /// Whether the server doesn't know a script, and so has done nothing.
 pub(crate) fn is_unknown(answer: &Value) -> bool {
     matches!(answer, Value::ServerError(error) if error.code() == "NOSCRIPT")
+}
+
+/// The names of the scripts' files, each with the digest by which the server knows it: for tests that look for calls.
+pub fn digests() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let names = SOURCES.iter().map(|(name, _)| *name);
+    names.zip(SCRIPTS.iter().map(redis::Script::get_hash))
 }

@@ -945,7 +945,8 @@ async fn the_dead_go_where_python_binds_late() {
     let meeting = meeting().await;
     let mut keys = Keys::of(&meeting);
     let media = Exchange::direct("media");
-    meeting.connection.declare_exchange(&media).await.unwrap();
+    let ours = Queue::new("ours").bind(&media, "inbox");
+    meeting.connection.declare_queue(&ours).await.unwrap();
     let inbox = Queue::new("inbox").dead_letter_exchange("media");
     let mut consumer = meeting.connection.consumer(&inbox).await.unwrap();
     let producer = meeting.connection.producer(Exchange::default());
@@ -967,7 +968,7 @@ async fn the_dead_go_where_python_binds_late() {
         .confirmed()
         .await
         .unwrap();
-    assert_eq!(keys.length("graves"), 1);
+    assert_eq!((keys.length("ours"), keys.length("graves")), (2, 1));
 }
 
 #[tokio::test]

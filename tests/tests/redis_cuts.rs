@@ -9,7 +9,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::future::IntoFuture;
-use std::path::Path;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -36,25 +35,6 @@ const RARE: Duration = Duration::from_secs(3);
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().expect(name))
-}
-
-/// The scripts of the transport, by name, as the server knows them.
-fn scripts(admin: &RedisAdmin) -> Vec<(String, String)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kombu-redis/src/scripts");
-    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
-    let common = read("common.lua");
-    let files = std::fs::read_dir(&folder).unwrap();
-    let mut scripts: Vec<_> = files
-        .map(|file| file.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name != "common.lua")
-        .map(|name| {
-            let source = common.clone() + &read(&name);
-            let digest = admin.text(["SCRIPT", "LOAD", &source]);
-            (name.trim_end_matches(".lua").to_owned(), digest)
-        })
-        .collect();
-    scripts.sort_unstable();
-    scripts
 }
 
 async fn connect(url: &str) -> Connection {
@@ -84,7 +64,7 @@ async fn no_cut_between_a_request_and_its_reply_loses_anything() {
     let mut rng = Rng::with_seed(seed);
     let redis = Redis::start().unwrap();
     let admin = RedisAdmin::of(&redis);
-    let scripts = scripts(&admin);
+    let scripts: Vec<_> = kombu::redis::digests().collect();
     let observer = connect(&format!("{}?lease={LEASE}", redis.url())).await;
     for queue in work_queues().iter().chain([&dead_queue()]) {
         observer.declare_queue(queue).await.unwrap();
@@ -188,10 +168,7 @@ async fn no_cut_between_a_request_and_its_reply_loses_anything() {
     }
     if cuts >= 10 * scripts.len() as u64 {
         for (name, _) in &scripts {
-            assert!(
-                made.contains_key(name.as_str()),
-                "no reply of {name} was lost"
-            );
+            assert!(made.contains_key(name), "no reply of {name} was lost");
         }
     }
 }
@@ -238,7 +215,7 @@ fn print_summary<'a>(
 /// Cuts this often, most often behind a request with one of the scripts, each in its turn. Answers how often it met which.
 async fn cut<'s>(
     proxies: &[Proxy],
-    scripts: &'s [(String, String)],
+    scripts: &'s [(&'s str, &'s str)],
     cuts: u64,
     recorder: &Recorder,
     rng: &mut Rng,
@@ -264,7 +241,7 @@ async fn cut<'s>(
             let (name, digest) = turns.next().unwrap();
             proxy.lose_reply_to(digest);
             let mut wanted = before + 1;
-            if matches!(name.as_str(), "connect" | "end") {
+            if matches!(*name, "connect.lua" | "end.lua") {
                 // Nobody begins or ends a session unless one was lost.
                 proxy.cut().await;
                 wanted += 1;
@@ -272,7 +249,7 @@ async fn cut<'s>(
             let met = timeout(RARE, proxy.until(|counts| counts.cuts >= wanted)).await;
             proxy.heal().await.unwrap();
             if met.is_ok() {
-                *made.entry(name).or_default() += 1;
+                *made.entry(*name).or_default() += 1;
                 recorder.fault(format!("the reply to {name} is lost"));
                 break;
             }

@@ -32,7 +32,7 @@ fn builder(url: impl Into<String>) -> kombu::ConnectionBuilder {
     Connection::builder(kombu::registry()).url(url).retry(retry)
 }
 
-async fn producer(connection: &Connection, queue: &str) -> Producer {
+async fn producer_to(connection: &Connection, queue: &str) -> Producer {
     let producer = connection.producer(Exchange::default());
     producer.routing_key(queue).await.unwrap()
 }
@@ -106,7 +106,7 @@ async fn what_was_confirmed_survives_a_kill_where_redis_stores_it() {
     let connection = connect(redis.url()).await;
     let mut events = connection.events();
     let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
-    let jobs = producer(&connection, "jobs").await;
+    let jobs = producer_to(&connection, "jobs").await;
     let (some, mut arrived) = tokio::sync::mpsc::channel(1);
     let consuming = tokio::spawn(async move {
         let mut seen = HashSet::new();
@@ -184,8 +184,8 @@ async fn scripts_that_redis_forgets_cost_nothing_but_time() {
     let other = connect(redis.url()).await;
     let consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
     let second = other.consumer(&Queue::new("other")).await.unwrap();
-    let jobs = producer(&connection, "jobs").await;
-    let others = producer(&other, "other").await;
+    let jobs = producer_to(&connection, "jobs").await;
+    let others = producer_to(&other, "other").await;
     let consuming = [
         consume_until(consumer, LAST - 1),
         consume_until(second, LAST - 1),
@@ -224,6 +224,11 @@ async fn a_redis_that_was_flushed_is_one_that_lost_its_state() {
     let consumer = connection.consumer(&jobs).await.unwrap();
     let producer = connection.producer(&media).routing_key("job");
     let producer = producer.await.unwrap();
+    // Nothing but its next publish tells this one.
+    let other = connect(redis.url()).await;
+    let mut others_events = other.events();
+    other.declare_queue(&Queue::new("other")).await.unwrap();
+    let lone = producer_to(&other, "other").await;
     let mut first = 0;
     let mut consumer = Some(consumer);
     for _ in 0..5 {
@@ -253,6 +258,9 @@ async fn a_redis_that_was_flushed_is_one_that_lost_its_state() {
         let consuming = consumer.take().unwrap();
         let consuming = consume_on(consuming);
         tokio::join!(flushing, publishing);
+        assert!(lone.publish(&1).await.unwrap().routed);
+        restored(&mut others_events).await;
+        assert_eq!(drain(&other, "other").await.len(), 1);
         restored(&mut events).await;
         consumer = Some(consuming.finish(&producer).await);
     }
@@ -297,7 +305,7 @@ async fn clients_that_redis_kills_come_back_at_once() {
     let connection = connect(redis.url()).await;
     let mut events = connection.events();
     let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
-    let jobs = producer(&connection, "jobs").await;
+    let jobs = producer_to(&connection, "jobs").await;
     for number in 0..5 {
         jobs.publish(&number).await.unwrap();
         let held = receive(&mut consumer).await;
@@ -321,7 +329,7 @@ async fn what_a_lost_session_held_comes_back_with_the_next_one() {
     let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
     let mine = Queue::new("mine").exclusive(true);
     connection.declare_queue(&mine).await.unwrap();
-    producer(&connection, "jobs")
+    producer_to(&connection, "jobs")
         .await
         .publish(&1)
         .await
@@ -350,7 +358,7 @@ async fn a_redis_that_becomes_a_replica_is_waited_for() {
     let connection = connect(redis.url()).await;
     let mut events = connection.events();
     let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
-    let jobs = producer(&connection, "jobs").await;
+    let jobs = producer_to(&connection, "jobs").await;
     // Nobody listens there.
     admin.ask(["REPLICAOF", "127.0.0.1", "1"]);
     let published = jobs.publish(&1).send().await.unwrap();
@@ -377,7 +385,7 @@ async fn a_redis_that_still_loads_is_waited_for() {
     let connection = connect(redis.url()).await;
     let mut events = connection.events();
     let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
-    let jobs = producer(&connection, "jobs").await;
+    let jobs = producer_to(&connection, "jobs").await;
     let script = "for i = 1, 6000 do redis.call('SET', 'filler' .. i, i) end return 1";
     RedisAdmin::of(&redis).ask(["EVAL", script, "0"]);
     let restarting = tokio::task::spawn_blocking(move || {
@@ -413,7 +421,7 @@ async fn a_full_redis_refuses_what_comes_and_nothing_else() {
     connection.declare_queue(&dead).await.unwrap();
     let jobs = Queue::new("jobs").dead_letter_exchange("broken");
     let mut consumer = connection.consumer(&jobs).await.unwrap();
-    let to_jobs = producer(&connection, "jobs").await;
+    let to_jobs = producer_to(&connection, "jobs").await;
     let to_all = connection.producer(&news).await.unwrap();
     for number in 0..8 {
         to_jobs.publish(&number).await.unwrap();
@@ -546,7 +554,7 @@ async fn whatever_lies_in_a_list_is_delivered_and_settled_as_it_is() {
         assert_eq!(letters.len(), 1, "{shown}");
         assert!(letters[0].body() == &element[..], "rejected: {shown}");
     }
-    producer(&connection, "jobs")
+    producer_to(&connection, "jobs")
         .await
         .publish(&1)
         .await
@@ -567,8 +575,8 @@ async fn a_list_that_is_somebody_elses_key_spoils_that_queue_only() {
         let queue = Queue::new(name).max_priority(9).bind(&news, "");
         connection.declare_queue(&queue).await.unwrap();
     }
-    let to_fine = producer(&connection, "fine").await;
-    let to_spoilt = producer(&connection, "spoilt").await;
+    let to_fine = producer_to(&connection, "fine").await;
+    let to_spoilt = producer_to(&connection, "spoilt").await;
     to_spoilt.publish(&1).priority(9).await.unwrap();
     to_spoilt.publish(&2).priority(9).await.unwrap();
     // The list of the lowest priority.
@@ -648,7 +656,7 @@ async fn what_a_dead_session_held_of_a_spoilt_queue_keeps_nobody_else_from_going
     let (fine, spoilt) = (Queue::new("fine"), Queue::new("spoilt"));
     for queue in [&fine, &spoilt] {
         connection.declare_queue(queue).await.unwrap();
-        let to_it = producer(&connection, queue.name()).await;
+        let to_it = producer_to(&connection, queue.name()).await;
         to_it.publish(&1).await.unwrap();
     }
     // A session of a program that died, which nobody can ask any more.
@@ -749,7 +757,7 @@ async fn every_call_to_a_redis_that_hangs_ends_and_nothing_is_left_over() {
         .unwrap();
     let mut events = connection.events();
     let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
-    let jobs = producer(&connection, "jobs").await;
+    let jobs = producer_to(&connection, "jobs").await;
     for hangs in ["server", "network"] {
         jobs.publish(&1).await.unwrap();
         let held = receive(&mut consumer).await;
