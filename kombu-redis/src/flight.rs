@@ -23,6 +23,14 @@ pub(crate) struct Flight {
     parts: Vec<Part>,
 }
 
+/// How often a session called `push.lua`: each call says its number, so that none is done without the one before. Otherwise
+/// a call that goes again would be overtaken by those behind it, which were under way already.
+#[derive(Debug, Default)]
+pub(crate) struct PushCalls {
+    pub(crate) sent: u64,
+    pub(crate) done: u64,
+}
+
 /// Work of one script call.
 enum Part {
     Pushes(Vec<Push>),
@@ -36,7 +44,9 @@ enum Part {
 pub(crate) struct Landed {
     /// The server had forgotten its scripts.
     pub(crate) forgotten: bool,
-    /// Work that was not done because of that.
+    /// A call of `push.lua` wasn't done, and so none behind it is.
+    pub(crate) broken: bool,
+    /// Work that was not done because of either.
     pub(crate) again: Vec<Work>,
     /// The session is over.
     pub(crate) over: Option<Error>,
@@ -48,9 +58,13 @@ impl Flight {
     /// Takes from the front of `waiting` what can go together, in order.
     ///
     /// What forgets messages goes last, and so together: nothing that is asked for in between depends on it but the
-    /// commands before which it is sent. What is published with the same declarations goes together, too: if the server has
-    /// forgotten its scripts, and others have it learn them again meanwhile, a part behind isn't done without the one before.
-    pub(crate) fn load(waiting: &mut VecDeque<Work>, prefix: &str, session: &str) -> Self {
+    /// commands before which it is sent. What is published with the same declarations goes together, too.
+    pub(crate) fn load(
+        waiting: &mut VecDeque<Work>,
+        prefix: &str,
+        session: &str,
+        calls: &mut PushCalls,
+    ) -> Self {
         let mut parts: Vec<Part> = Vec::new();
         let mut forgets = Vec::new();
         let (mut count, mut bytes) = (0, 0);
@@ -92,17 +106,28 @@ impl Flight {
         }
         let mut pipeline = redis::pipe();
         for part in &parts {
-            part.write(&mut pipeline, prefix, session);
+            part.write(&mut pipeline, prefix, session, calls);
         }
         Flight { pipeline, parts }
     }
 
     /// Gives the answers to those who wait for them.
-    pub(crate) fn land(self, answers: Vec<Value>, line: &Arc<Line>) -> Landed {
+    pub(crate) fn land(
+        self,
+        answers: Vec<Value>,
+        line: &Arc<Line>,
+        calls: &mut PushCalls,
+    ) -> Landed {
         let mut landed = Landed::default();
         let mut answers = answers.into_iter();
         for part in self.parts {
             let answer = answers.next().unwrap_or(Value::Nil);
+            if let Part::Pushes(_) = &part {
+                match &answer {
+                    Value::Array(_) => calls.done += 1,
+                    _ => landed.broken = true,
+                }
+            }
             if script::is_unknown(&answer) {
                 if let Part::Take(Take { watch: Some(_), .. }) = &part {
                     drop((answers.next(), answers.next()));
@@ -136,10 +161,14 @@ impl Flight {
 }
 
 impl Part {
-    fn write(&self, pipeline: &mut Pipeline, prefix: &str, session: &str) {
+    fn write(&self, pipeline: &mut Pipeline, prefix: &str, session: &str, calls: &mut PushCalls) {
         match self {
             Part::Pushes(pushes) => {
-                pipeline.add_command(push_command(pushes, prefix));
+                let mut command = Script::Push.call(prefix);
+                command.arg(session).arg(calls.sent);
+                calls.sent += 1;
+                write_pushes(pushes, &mut command);
+                pipeline.add_command(command);
             }
             Part::Finishes(finishes) => {
                 let mut command = Script::Finish.call(prefix);
@@ -185,8 +214,7 @@ fn go_together(one: &Push, other: &Push) -> bool {
     one.version == other.version && !one.alone && !other.alone
 }
 
-fn push_command(pushes: &[Push], prefix: &str) -> Cmd {
-    let mut command = Script::Push.call(prefix);
+fn write_pushes(pushes: &[Push], command: &mut Cmd) {
     let mut exchanges: Vec<&Name> = Vec::new();
     let mut queues: Vec<&Name> = Vec::new();
     let mut index: HashMap<&Name, usize> = HashMap::new();
@@ -228,14 +256,13 @@ fn push_command(pushes: &[Push], prefix: &str) -> Cmd {
             };
             command.arg(number).arg(target.step);
         }
-        write_time(&mut command, push.delay);
-        write_time(&mut command, push.parcel.expiration);
+        write_time(command, push.delay);
+        write_time(command, push.parcel.expiration);
         command
             .arg(push.parcel.bytes)
             .arg(push.channel.as_deref().unwrap_or_default())
             .arg(&push.parcel.text[..]);
     }
-    command
 }
 
 fn write_time(command: &mut Cmd, milliseconds: Option<u64>) {
@@ -347,6 +374,10 @@ fn answer_pushes(pushes: Vec<Push>, answer: Value, landed: &mut Landed) {
             for push in pushes {
                 drop(push.reply.send(Ok(Answer::Stale)));
             }
+            return;
+        }
+        Value::ServerError(problem) if problem.code() == "EARLY" => {
+            landed.again.extend(pushes.into_iter().map(Work::Push));
             return;
         }
         Value::ServerError(problem) if problem.code() == "WRONGTYPE" && pushes.len() > 1 => {

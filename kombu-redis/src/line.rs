@@ -18,7 +18,7 @@ use redis::{Cmd, Value};
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::error;
-use crate::flight::Flight;
+use crate::flight::{Flight, PushCalls};
 use crate::left;
 use crate::script::{self, Script};
 use crate::work::{Ask, Work};
@@ -225,7 +225,7 @@ impl Line {
     }
 
     /// The next flight, if anything waits.
-    fn next(&self, session: &str) -> Option<Flight> {
+    fn next(&self, session: &str, calls: &mut PushCalls) -> Option<Flight> {
         let mut state = self.state.lock();
         if state.waiting.is_empty() {
             let ends = state.ends;
@@ -239,7 +239,7 @@ impl Line {
         }
         let mut waiting = std::mem::take(&mut state.waiting);
         drop(state);
-        let flight = Flight::load(&mut waiting, &self.prefix, session);
+        let flight = Flight::load(&mut waiting, &self.prefix, session, calls);
         self.put_back(waiting);
         Some(flight)
     }
@@ -263,14 +263,16 @@ impl Line {
 async fn serve(line: Arc<Line>, mut connection: MultiplexedConnection) {
     let session = line.session.to_string();
     let mut flights = FuturesOrdered::new();
-    // Work that was not done because the server had forgotten its scripts; nothing is to overtake it.
-    let mut forgotten: Option<VecDeque<Work>> = None;
+    let mut calls = PushCalls::default();
+    // Work that was not done, for the server had forgotten its scripts or a publish before it failed; nothing overtakes it.
+    let mut held: Option<VecDeque<Work>> = None;
+    let mut has_forgotten = false;
     let given_up = line.given_up();
     tokio::pin!(given_up);
     while !line.is_over() {
         while flights.len() < FLIGHTS
-            && forgotten.is_none()
-            && let Some(flight) = line.next(&session)
+            && held.is_none()
+            && let Some(flight) = line.next(&session, &mut calls)
         {
             let mut connection = connection.clone();
             flights.push_back(async move {
@@ -281,17 +283,20 @@ async fn serve(line: Arc<Line>, mut connection: MultiplexedConnection) {
             });
         }
         if flights.is_empty()
-            && let Some(again) = forgotten.take()
+            && let Some(again) = held.take()
         {
-            let scripts = script::load_all();
-            let loaded = tokio::select! {
-                loaded = scripts.exec_async(&mut connection) => loaded,
-                () = &mut given_up => return,
-            };
-            if let Err(problem) = loaded {
-                line.lose(&error::lost(problem));
-                return;
+            if std::mem::take(&mut has_forgotten) {
+                let scripts = script::load_all();
+                let loaded = tokio::select! {
+                    loaded = scripts.exec_async(&mut connection) => loaded,
+                    () = &mut given_up => return,
+                };
+                if let Err(problem) = loaded {
+                    line.lose(&error::lost(problem));
+                    return;
+                }
             }
+            calls.sent = calls.done;
             line.put_back(again);
             continue;
         }
@@ -301,7 +306,7 @@ async fn serve(line: Arc<Line>, mut connection: MultiplexedConnection) {
             () = &mut given_up => return,
         };
         let landed = match answered {
-            Ok(answers) => flight.land(answers, &line),
+            Ok(answers) => flight.land(answers, &line, &mut calls),
             Err(problem) => {
                 line.lose(&error::lost(problem));
                 return;
@@ -314,8 +319,9 @@ async fn serve(line: Arc<Line>, mut connection: MultiplexedConnection) {
             line.lose(&problem);
             return;
         }
-        if landed.forgotten || forgotten.is_some() {
-            forgotten.get_or_insert_default().extend(landed.again);
+        has_forgotten |= landed.forgotten;
+        if landed.forgotten || landed.broken || held.is_some() {
+            held.get_or_insert_default().extend(landed.again);
         } else {
             line.put_back(landed.again.into());
         }

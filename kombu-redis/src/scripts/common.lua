@@ -303,6 +303,7 @@ end
 local function reap(session, budget)
   write_in_any_case()
   call('ZADD', R .. 'sessions', 0, session)
+  call('HDEL', R .. 'pushed', session)
   local stays = false
   local entries = R .. 'session.' .. session
   for _, entry in ipairs(call('SMEMBERS', entries)) do

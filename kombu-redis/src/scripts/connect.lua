@@ -10,4 +10,5 @@ if not layout then call('HSET', meta, 'layout', 1, 'ver', string.format('%d', st
 while call('ZSCORE', R .. 'sessions', string.format('%d', stamp)) do stamp = stamp + 1 end
 local session = string.format('%d', stamp)
 call('ZADD', R .. 'sessions', now() + tonumber(ARGV[2]), session)
+call('HSET', R .. 'pushed', session, 0)
 return session

@@ -1,13 +1,17 @@
--- Stores messages. ARGV: prefix, version, number of exchanges that they come by, their names, number of queues, their
+-- Stores messages. ARGV: prefix, session, how many calls of this script the session made before, version, number of exchanges that they come by, their names, number of queues, their
 -- names, then the messages: number of targets, each target's queue and list, delay and time to live in ms or -1, size of
 -- the body, channel of a fanout or '', text.
--- Answers, for each message, 1 or, if a queue refused it, 0; and last how many messages died. STALE: nothing was done.
+-- Answers, for each message, 1 or, if a queue refused it, 0; and last how many messages died. Or nothing was done: STALE, for
+-- the declarations have changed; EARLY, for a call before this one wasn't done. SESSION: the server doesn't know it.
 local version = call('HGET', R .. 'meta', 'ver')
 -- The server has forgotten everything.
 if not version then return redis.error_reply('SESSION .') end
-if version ~= ARGV[2] then return redis.error_reply('STALE .') end
-local a = 4
-for _ = 1, tonumber(ARGV[3]) do
+local before = call('HGET', R .. 'pushed', ARGV[2])
+if not before then return redis.error_reply('SESSION .') end
+if before ~= ARGV[3] then return redis.error_reply('EARLY .') end
+if version ~= ARGV[4] then return redis.error_reply('STALE .') end
+local a = 6
+for _ = 1, tonumber(ARGV[5]) do
   if not is_unchanged(ARGV[a]) then return redis.error_reply('STALE .') end
   a = a + 1
 end
@@ -56,6 +60,7 @@ while a <= #ARGV do
   answers[#answers + 1] = answer
 end
 flush()
+call('HSET', R .. 'pushed', ARGV[2], string.format('%d', before + 1))
 -- When they are stored: a server without memory refuses that, and not this.
 for _, one in ipairs(told) do call('PUBLISH', one[1], one[2]) end
 answers[#answers + 1] = died
