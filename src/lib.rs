@@ -43,6 +43,7 @@
 //! | `memory` | yes | `memory://`, a broker within the process |
 //! | `amqp` | no | `amqp://`, RabbitMQ |
 //! | `redis` | no | `redis://`, the queues of Python's kombu and Celery |
+//! | `nats` | no | `nats://`, streams of NATS JetStream; compiles C and assembly (ring) |
 //! | `tls` | no | `amqps://`, with `amqp`; compiles C |
 //! | `json`, `msgpack`, `yaml`, `raw` | yes | serializers; `json` and `yaml` also read configuration files |
 //! | `zlib`, `bzip2`, `zstd` | no | compression, see [`OpenProducer::compression`]; `zstd` compiles C |
@@ -73,6 +74,8 @@ pub use kombu_core::{
 pub use kombu_core::{declare, driver, field, serializers, virt};
 #[cfg(feature = "memory")]
 pub use kombu_memory as memory;
+#[cfg(feature = "nats")]
+pub use kombu_nats as nats;
 #[cfg(feature = "redis")]
 pub use kombu_redis as redis;
 #[cfg(feature = "signal")]
@@ -105,11 +108,15 @@ pub fn registry() -> Registry {
         .without("amqps", "tls")
         .without("redis", "redis")
         .without("redis+unix", "redis")
-        .without("redis+socket", "redis");
+        .without("redis+socket", "redis")
+        .without("nats", "nats")
+        .without("tls", "nats");
     #[cfg(feature = "amqp")]
     let registry = registry.with(amqp::Amqp);
     #[cfg(feature = "memory")]
     let registry = registry.with(memory::Memory);
+    #[cfg(feature = "nats")]
+    let registry = registry.with(nats::Nats);
     #[cfg(feature = "redis")]
     let registry = registry.with(redis::Redis);
     registry

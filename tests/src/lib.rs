@@ -7,6 +7,7 @@ mod captured;
 mod meeting;
 mod memory;
 mod peer;
+mod nats;
 mod redis;
 
 pub use amqp::{AmqpHarness, ask};
@@ -14,4 +15,5 @@ pub use captured::Captured;
 pub use meeting::{COMPRESSIONS, Meeting, SERIALIZERS, integer, next, value};
 pub use memory::MemoryHarness;
 pub use peer::Peer;
+pub use nats::{NatsHarness, NatsLine};
 pub use redis::{RawRedis, RedisAdmin, RedisHarness, redis_command};

@@ -14,5 +14,10 @@ conformance!(
     kombu_tests::RedisHarness::new(),
     ignore_unless = kombu_test_redis
 );
+conformance!(
+    nats,
+    kombu_tests::NatsHarness::new(),
+    ignore_unless = kombu_test_nats
+);
 conformance!(memory, MemoryHarness::new());
 conformance!(awkward, AwkwardHarness::new());

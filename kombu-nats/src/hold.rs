@@ -1,0 +1,270 @@
+//! What a session holds, and how it gives that back.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::{HeaderMap, Message, Subject};
+use bytes::Bytes;
+use kombu_core::virt::Death;
+use kombu_core::{Name, Result};
+use parking_lot::Mutex;
+
+use crate::api::{ACK_WAIT, Delivered, nanoseconds};
+use crate::known::NatsQueue;
+use crate::line::Line;
+use crate::message;
+
+pub(crate) const ACK: Bytes = Bytes::from_static(b"+ACK");
+const NAK: Bytes = Bytes::from_static(b"-NAK");
+/// Says that the holder lives, and changes nothing for a message that isn't held.
+pub(crate) const PROGRESS: Bytes = Bytes::from_static(b"+WPI");
+
+/// How many messages that were given back are remembered.
+const MOST: usize = 10_000;
+
+/// How long before the server takes a message for abandoned nobody here settles it any more.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// A message that the server has handed over.
+pub(crate) struct Fetched {
+    pub(crate) delivered: Delivered,
+    pub(crate) ack: Subject,
+    pub(crate) headers: Option<HeaderMap>,
+    pub(crate) body: Bytes,
+}
+
+impl Fetched {
+    /// `None` for what isn't a message of a stream.
+    pub(crate) fn of(message: Message) -> Option<Self> {
+        let ack = message.reply?;
+        Some(Fetched {
+            delivered: Delivered::of(&ack)?,
+            ack,
+            headers: message.headers,
+            body: message.payload,
+        })
+    }
+
+    /// When its time is over in this queue, in ns by the server's clock.
+    pub(crate) fn expires(&self, queue: &NatsQueue) -> Option<u64> {
+        let own = message::expiration(self.headers.as_ref());
+        let left = queue.time_to_live(own)?;
+        Some(self.delivered.stored.saturating_add(nanoseconds(left)))
+    }
+}
+
+/// Who holds messages of a queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Holder(pub(crate) Arc<Hold>);
+
+#[derive(Debug)]
+pub(crate) struct Hold {
+    pub(crate) queue: NatsQueue,
+    held: Mutex<HashMap<u64, Held>>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) ack: Subject,
+    pub(crate) position: u64,
+    /// When its time is over, by the server's clock.
+    pub(crate) expires: Option<u64>,
+    /// When the server last heard of it.
+    since: Instant,
+    /// It died in its queue: that may be gone by now.
+    pub(crate) death: Option<Death>,
+}
+
+impl Holder {
+    pub(crate) fn new(queue: NatsQueue) -> Self {
+        Holder(Arc::new(Hold {
+            queue,
+            held: Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn queue(&self) -> &NatsQueue {
+        &self.0.queue
+    }
+
+    pub(crate) fn hold(&self, id: u64, fetched: &Fetched, death: Option<Death>) {
+        let held = Held {
+            ack: fetched.ack.clone(),
+            position: fetched.delivered.position,
+            expires: fetched.expires(&self.0.queue),
+            since: Instant::now(),
+            death,
+        };
+        self.0.held.lock().insert(id, held);
+    }
+
+    /// Ends the hold; `None` if there is none any more, as far as can be known here.
+    pub(crate) fn let_go(&self, id: u64) -> Option<Held> {
+        let held = self.0.held.lock().remove(&id)?;
+        (held.since.elapsed() + MARGIN < ACK_WAIT).then_some(held)
+    }
+
+    pub(crate) fn get(&self, id: u64) -> Option<Held> {
+        self.0.held.lock().get(&id).cloned()
+    }
+}
+
+impl Hold {
+    pub(crate) fn count(&self) -> usize {
+        self.held.lock().len()
+    }
+
+    /// Tells the server that all are still held.
+    pub(crate) fn progress(&self, line: &Line) {
+        let now = Instant::now();
+        for held in self.held.lock().values_mut() {
+            held.since = now;
+            line.tell(held.ack.clone(), PROGRESS);
+        }
+    }
+
+    /// Ends all holds.
+    pub(crate) fn let_go_of_all(&self) -> Vec<Held> {
+        self.held.lock().drain().map(|(_, held)| held).collect()
+    }
+
+    /// All that is held, for whoever comes after this session.
+    pub(crate) fn all(&self) -> Vec<Held> {
+        self.held.lock().values().cloned().collect()
+    }
+}
+
+/// A message that goes back.
+#[derive(Clone, Debug)]
+pub(crate) struct Return {
+    pub(crate) stream: Arc<str>,
+    pub(crate) queue: Name,
+    pub(crate) ack: Subject,
+    pub(crate) position: u64,
+    /// When its time is over, by the server's clock.
+    pub(crate) expires: Option<u64>,
+    pub(crate) delay: Option<Duration>,
+}
+
+/// A message that was given back, and that nobody here has seen since.
+#[derive(Debug)]
+struct Back {
+    stream: Arc<str>,
+    position: u64,
+    expires: Option<u64>,
+}
+
+/// Messages that go back together: the server hands them out again in the order in which it is told.
+#[derive(Debug, Default)]
+pub(crate) struct Returns {
+    waiting: Mutex<Vec<Return>>,
+    /// What is invisible until then.
+    delayed: Mutex<VecDeque<(Arc<str>, u64, Instant)>>,
+    back: Mutex<Vec<Back>>,
+    pub(crate) bell: tokio::sync::Notify,
+}
+
+impl Returns {
+    pub(crate) fn add(&self, back: Return) {
+        self.waiting.lock().push(back);
+        self.bell.notify_one();
+    }
+
+    /// Tells the server of all that wait, and answers which queues have more now.
+    pub(crate) fn flush(&self, line: &Line) -> Vec<Name> {
+        let mut waiting = std::mem::take(&mut *self.waiting.lock());
+        if waiting.is_empty() {
+            return Vec::new();
+        }
+        waiting.sort_by(|one, other| {
+            (&one.stream, one.position).cmp(&(&other.stream, other.position))
+        });
+        let mut queues: Vec<Name> = Vec::new();
+        for back in waiting {
+            match back.delay {
+                None => {
+                    line.tell(back.ack, NAK);
+                    let mut known = self.back.lock();
+                    if known.len() < MOST {
+                        known.push(Back {
+                            stream: back.stream,
+                            position: back.position,
+                            expires: back.expires,
+                        });
+                    }
+                    if queues.last() != Some(&back.queue) {
+                        queues.push(back.queue);
+                    }
+                }
+                Some(delay) => {
+                    let text = format!(r#"-NAK {{"delay":{}}}"#, nanoseconds(delay));
+                    line.tell(back.ack, text.into());
+                    if let Some(due) = Instant::now().checked_add(delay) {
+                        let delayed = (back.stream, back.position, due);
+                        self.delayed.lock().push_back(delayed);
+                    }
+                }
+            }
+        }
+        queues
+    }
+
+    /// A message was handed over: if it was given back here, it isn't any more.
+    pub(crate) fn see(&self, stream: &str, position: u64) {
+        let mut back = self.back.lock();
+        if !back.is_empty() {
+            back.retain(|back| back.position != position || *back.stream != *stream);
+        }
+    }
+
+    /// The positions of those that were given back to a stream.
+    pub(crate) fn back(&self, stream: &str) -> Vec<u64> {
+        let back = self.back.lock();
+        let of = back.iter().filter(|back| *back.stream == *stream);
+        of.map(|back| back.position).collect()
+    }
+
+    /// When the time of the first of them is over, by the server's clock.
+    pub(crate) fn first_expiry(&self, stream: &str) -> Option<u64> {
+        let back = self.back.lock();
+        let of = back.iter().filter(|back| *back.stream == *stream);
+        of.filter_map(|back| back.expires).min()
+    }
+
+    /// Those whose time is over have been looked at.
+    pub(crate) fn forget_expiry(&self, stream: &str, until: u64) {
+        let mut back = self.back.lock();
+        for back in back.iter_mut().filter(|back| *back.stream == *stream) {
+            back.expires = back.expires.filter(|expires| *expires > until);
+        }
+    }
+
+    /// How many messages of a stream this session has made invisible.
+    pub(crate) fn delayed(&self, stream: &str) -> usize {
+        let now = Instant::now();
+        let mut delayed = self.delayed.lock();
+        delayed.retain(|(_, _, due)| *due > now);
+        delayed.iter().filter(|(of, ..)| **of == *stream).count()
+    }
+}
+
+/// A message that died in its queue.
+pub(crate) struct Corpse {
+    pub(crate) holder: Holder,
+    pub(crate) id: u64,
+    pub(crate) death: Death,
+    /// When, in ns by the server's clock.
+    pub(crate) died: u64,
+    pub(crate) fetched: Fetched,
+}
+
+/// Settles that were told to the server are done when it answers this.
+pub(crate) fn barrier(line: &Line, ack: Subject) -> crate::line::Answer<()> {
+    let asking = line.ask(ack, None, PROGRESS, "a settle");
+    Box::pin(async move {
+        // Nobody is there to answer if the queue is gone, and the message went with it.
+        let answer: Result<Option<Message>> = asking.await;
+        answer.map(drop)
+    })
+}

@@ -1,0 +1,145 @@
+//! Queues of limited length.
+//!
+//! What a full queue refuses by the number of its messages, its stream refuses. The rest is done by whoever publishes: the
+//! stream's own limits would take messages from those who hold them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use kombu_core::declare::Queue;
+use kombu_core::virt::{Answer, Death};
+use kombu_core::{Overflow, Result};
+use parking_lot::Mutex;
+
+use crate::api;
+use crate::known::NatsQueue;
+use crate::line;
+use crate::push::{self, Parcel};
+use crate::session::Shared;
+use crate::tally;
+
+/// Whether publishers have something to do for the limits of a queue.
+pub(crate) fn is_limited(queue: &Queue) -> bool {
+    let drops = queue.get_max_length().is_some() && !refuses(queue);
+    drops || queue.get_max_length_bytes().is_some()
+}
+
+/// Whether a full queue refuses what comes.
+pub(crate) fn refuses(queue: &Queue) -> bool {
+    queue.get_overflow() == Some(Overflow::RejectPublish)
+}
+
+/// The sizes of what is in limited queues, as far as they are known, by stream; and whose turn it is at one.
+#[derive(Default)]
+pub(crate) struct Sizes(Mutex<HashMap<Arc<str>, Arc<tokio::sync::Mutex<Known>>>>);
+
+#[derive(Default)]
+struct Known {
+    /// By position.
+    sizes: BTreeMap<u64, u64>,
+    read_to: u64,
+}
+
+impl Sizes {
+    fn of(&self, queue: &NatsQueue) -> Arc<tokio::sync::Mutex<Known>> {
+        let mut all = self.0.lock();
+        all.entry(queue.stream().clone()).or_default().clone()
+    }
+}
+
+impl Known {
+    /// Learns of what is new, and answers how many bytes are ready.
+    async fn ready(&mut self, shared: &Arc<Shared>, queue: &NatsQueue) -> Result<u64> {
+        let info = api::stream_info(&shared.line, queue.stream(), None).await?;
+        let Ok(info) = info else { return Ok(0) };
+        let state = info.state;
+        let from = (self.read_to + 1).max(state.first_seq);
+        let asking =
+            (from..=state.last_seq).map(|position| api::message(&shared.line, queue.stream(), position));
+        for answer in futures_util::future::join_all(asking).await {
+            if let Ok(raw) = answer? {
+                self.sizes.insert(raw.position, raw.payload.len() as u64);
+            }
+        }
+        self.read_to = self.read_to.max(state.last_seq);
+        self.sizes = self.sizes.split_off(&state.first_seq);
+        let looks = shared.looks(queue).await?;
+        let delivered = looks.iter().map(|look| look.delivered.stream_seq).min();
+        let delivered = delivered.unwrap_or(0);
+        let waiting: u64 = self.sizes.range(delivered + 1..).map(|(_, size)| size).sum();
+        let back: u64 = shared
+            .returns
+            .back(queue.stream())
+            .iter()
+            .filter(|position| **position <= delivered)
+            .filter_map(|position| self.sizes.get(position))
+            .sum();
+        Ok(waiting + back)
+    }
+}
+
+/// Publishes into a limited queue.
+pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> {
+    if refuses(parcel.queue.declaration()) {
+        let mut pushing: line::Answer<Answer> = Box::pin(async move {
+            let sizes = shared.sizes.of(&parcel.queue);
+            let mut sizes = sizes.lock().await;
+            let ready = sizes.ready(&shared, &parcel.queue).await?;
+            let limit = parcel.queue.declaration().get_max_length_bytes();
+            if limit.is_some_and(|limit| ready + parcel.body.len() as u64 > limit) {
+                return Ok(Answer::Refused);
+            }
+            let sent = push::send(&shared, &parcel);
+            push::settle(&shared, &parcel, sent).await
+        });
+        // In its turn.
+        return match line::begin(&mut pushing) {
+            Some(answer) => Box::pin(async move { answer }),
+            None => pushing,
+        };
+    }
+    let sent = push::send(&shared, &parcel);
+    Box::pin(async move {
+        let answer = push::settle(&shared, &parcel, sent).await?;
+        trim(&shared, &parcel.queue).await?;
+        Ok(answer)
+    })
+}
+
+/// Drops the head of a queue as long as there is too much in it.
+pub(crate) async fn trim(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> {
+    let declaration = queue.declaration();
+    if refuses(declaration) {
+        return Ok(());
+    }
+    let sizes = shared.sizes.of(queue);
+    let mut sizes = sizes.lock().await;
+    loop {
+        let counts = tally::count(shared, queue, false).await?;
+        let mut excess = match declaration.get_max_length() {
+            Some(limit) => counts.ready.saturating_sub(limit),
+            None => 0,
+        };
+        if excess == 0
+            && let Some(limit) = declaration.get_max_length_bytes()
+            && sizes.ready(shared, queue).await? > limit
+        {
+            excess = 1;
+        }
+        if excess == 0 {
+            return Ok(());
+        }
+        // What consumers have room for is as good as delivered.
+        let room = tally::count(shared, queue, true).await?.room;
+        if room > 0 && (declaration.get_max_length().is_none() || counts.ready <= declaration.get_max_length().unwrap_or(0) + room) {
+            return Ok(());
+        }
+        for _ in 0..excess {
+            let Some(fetched) = shared.take_one(queue).await? else {
+                return Ok(());
+            };
+            let now = shared.clock.now();
+            shared.bury(queue, fetched, Death::MaxLength, now);
+        }
+    }
+}

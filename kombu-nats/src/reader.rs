@@ -1,0 +1,438 @@
+//! Takes messages from a queue for a consumer.
+//!
+//! A pull takes what is there and is over at once. Where nothing is there, the reader listens at the subjects of the queue
+//! for the next message, which it doesn't take from there: so nothing is ever on its way to somebody who has left.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_nats::{Message, Subject, Subscriber};
+use futures_util::{Stream, StreamExt};
+use kombu_core::driver::Op;
+use kombu_core::virt::{Batch, Reader, Room};
+use kombu_core::{Error, Result};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep};
+
+use crate::api;
+use crate::error;
+use crate::hold::{Fetched, Holder};
+use crate::known::NatsQueue;
+use crate::members;
+use crate::message;
+use crate::session::{Job, Shared};
+
+/// The most messages that are taken at once.
+const MAX_BATCH: usize = 256;
+/// How long a pull may go without an answer.
+const SILENCE: Duration = Duration::from_secs(2);
+/// How often an idle queue is looked at without a bell: what comes back by itself rings none.
+const IDLE: Duration = Duration::from_secs(1);
+/// How soon it is looked at again when the bell rang and nothing was there yet.
+const AT_ONCE: Duration = Duration::from_millis(1);
+
+/// A pull that is under way.
+struct Pull {
+    count: usize,
+    came: usize,
+    /// When it was asked for, by the server's clock.
+    at: u64,
+}
+
+pub(crate) struct NatsReader {
+    shared: Arc<Shared>,
+    queue: NatsQueue,
+    holder: Holder,
+    number: u64,
+
+    inbox: Subject,
+    /// Where pulls bring their messages; gone when the reader is.
+    arrivals: Option<Subscriber>,
+    bell: Arc<crate::bell::Bell>,
+    doorbell: Option<Subscriber>,
+    asked: Option<Pull>,
+    here: VecDeque<Fetched>,
+    /// The level that is pulled from next.
+    level: u8,
+    sweep: Sweep,
+    /// How long to wait without a bell.
+    patience: Duration,
+    timer: Pin<Box<Sleep>>,
+    checking: Option<crate::line::Answer<Check>>,
+    /// Whether it is this consumer's turn, where only one is served.
+    is_active: bool,
+    /// By the server's clock: since then, there was room, and it was looked at what comes.
+    waits_since: Option<u64>,
+}
+
+/// How far a look at all levels is.
+#[derive(Clone, Copy, PartialEq)]
+enum Sweep {
+    /// There may be messages.
+    Due,
+    /// Some levels had none.
+    Begun,
+    /// There were none, and the bell will ring for the next one.
+    Nothing,
+}
+
+/// What a look at the declarations says.
+struct Check {
+    is_there: bool,
+    is_active: bool,
+}
+
+/// What is left when a reader is gone.
+pub(crate) struct Leaving {
+    queue: NatsQueue,
+    number: u64,
+    arrivals: Option<Subscriber>,
+    left: usize,
+    here: VecDeque<Fetched>,
+}
+
+impl NatsReader {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        queue: NatsQueue,
+        number: u64,
+        is_active: bool,
+        room: Room,
+    ) -> Result<Self> {
+        let inbox = shared.line.inbox();
+        let arrivals = shared.line.listen(inbox.clone())?;
+        let bell = Arc::default();
+        shared.bells.add(queue.name(), &bell);
+        shared.add_room(&queue, number, room.clone());
+        Ok(NatsReader {
+            holder: shared.holder(&queue),
+            level: queue.levels() - 1,
+            shared,
+            queue,
+            number,
+
+            inbox,
+            arrivals: Some(arrivals),
+            bell,
+            doorbell: None,
+            asked: None,
+            here: VecDeque::new(),
+            sweep: Sweep::Due,
+            patience: IDLE,
+            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            checking: None,
+            is_active,
+            waits_since: None,
+        })
+    }
+
+    /// It is this consumer's turn.
+    pub(crate) fn activate(&mut self) {
+        self.is_active = true;
+    }
+
+    fn ask(&mut self, max: usize) {
+        // What goes back may be what is asked for.
+        self.shared.flush_returns();
+        let count = max.min(MAX_BATCH);
+        let consumer = api::consumer(self.level);
+        let line = &self.shared.line;
+        let subject = line.pull_subject(self.queue.stream(), &consumer);
+        line.tell_with_reply(subject, self.inbox.clone(), api::pull(count));
+        self.asked = Some(Pull {
+            count,
+            came: 0,
+            at: self.shared.clock.now(),
+        });
+        self.timer.as_mut().reset(Instant::now() + SILENCE);
+    }
+
+    /// Looks whether the queue is still there, and whose turn it is.
+    fn check(&mut self, repairs: bool) {
+        let (shared, queue, number) = (self.shared.clone(), self.queue.clone(), self.number);
+        self.checking = Some(Box::pin(async move {
+            shared.catch_up().await?;
+            let mut is_there = shared.known.lock().has(&queue);
+            if is_there && repairs {
+                is_there = match shared.looks(&queue).await {
+                    Ok(_) => true,
+                    Err(error) if error.kind() == kombu_core::ErrorKind::NotFound => false,
+                    Err(error) => return Err(error),
+                };
+            }
+            let mut is_active = true;
+            if is_there && queue.declaration().is_single_active_consumer() {
+                let (members, _) = members::of(&shared.line, &queue).await?;
+                is_active = members.is_first(shared.line.session, number);
+            }
+            Ok(Check {
+                is_there,
+                is_active,
+            })
+        }));
+    }
+
+    /// Takes what the pull brings; false if there is nothing more now.
+    fn poll_arrivals(&mut self, context: &mut Context<'_>) -> Result<bool> {
+        let Some(arrivals) = &mut self.arrivals else {
+            return Ok(false);
+        };
+        let message = match Pin::new(arrivals).poll_next(context) {
+            Poll::Ready(Some(message)) => message,
+            Poll::Ready(None) => return Err(self.shared.line.loss()),
+            Poll::Pending => return Ok(false),
+        };
+        let Some(pull) = &mut self.asked else {
+            return Ok(true);
+        };
+        if let Some(status) = message.status {
+            let is_over = matches!(status.as_u16(), 404 | 408);
+            self.asked = None;
+            match is_over {
+                true => self.go_down(),
+                // The consumer is gone, or the server can't now.
+                false => self.check(true),
+            }
+            return Ok(true);
+        }
+        pull.came += 1;
+        let at = pull.at;
+        if pull.came == pull.count {
+            self.asked = None;
+            self.sweep = Sweep::Due;
+        }
+        self.take(message, at);
+        Ok(true)
+    }
+
+    fn take(&mut self, message: Message, pulled: u64) {
+        let Some(fetched) = Fetched::of(message) else {
+            return;
+        };
+        self.shared.see(&self.queue, &fetched);
+        // Beyond its time only if nobody had room for it when it came.
+        let pulled = match self.waits_since {
+            Some(since) if since < fetched.delivered.stored => since,
+            _ => pulled,
+        };
+        if let Some(fetched) = self.shared.bury_if_expired(&self.queue, fetched, pulled) {
+            self.patience = AT_ONCE;
+            self.here.push_back(fetched);
+        }
+    }
+
+    /// A level had no more.
+    fn go_down(&mut self) {
+        if self.level > 0 {
+            self.level -= 1;
+            self.sweep = Sweep::Begun;
+            return;
+        }
+        self.level = self.queue.levels() - 1;
+        self.sweep = match self.doorbell {
+            Some(_) => Sweep::Nothing,
+            // It could have come in between.
+            None => Sweep::Due,
+        };
+        if self.sweep == Sweep::Nothing {
+            self.timer.as_mut().reset(Instant::now() + self.patience);
+            self.patience = (self.patience * 2).min(IDLE);
+        } else {
+            let subject = self.shared.line.layout.subject(self.queue.name(), "*");
+            self.doorbell = self.shared.line.listen_once(subject.into()).ok();
+            if self.waits_since.is_none() {
+                self.waits_since = Some(self.shared.clock.now());
+            }
+        }
+    }
+
+    /// Whether a message came by; one may be there now.
+    fn poll_doorbell(&mut self, context: &mut Context<'_>) -> bool {
+        let mut has_rung = self.bell.take();
+        if let Some(doorbell) = &mut self.doorbell
+            && Pin::new(doorbell).poll_next(context).is_ready()
+        {
+            self.doorbell = None;
+            has_rung = true;
+        }
+        if has_rung {
+            // It is stored a moment after the bell rings.
+            self.patience = AT_ONCE;
+        }
+        has_rung
+    }
+
+    fn hand_over(&mut self, max: usize, batch: &mut Batch<'_>) {
+        while self.here.len() > max
+            && let Some(fetched) = self.here.pop_back()
+        {
+            self.shared.give_back_fetched(&self.queue, &fetched);
+        }
+        batch.count(self.here.len());
+        for fetched in self.here.drain(..) {
+            let id = self.shared.next();
+            self.holder.hold(id, &fetched, None);
+            let count = fetched.delivered.count;
+            let body = fetched.body;
+            let envelope = message::read(fetched.headers.as_ref(), body, self.queue.name());
+            batch.push(envelope, id, count.saturating_sub(1), count > 1);
+        }
+        if self.level < self.queue.levels() - 1 {
+            // Something of a higher priority may have come.
+            self.level = self.queue.levels() - 1;
+            self.sweep = Sweep::Due;
+        }
+    }
+
+    fn leaving(&mut self) -> Box<Leaving> {
+        self.shared.remove_room(self.number);
+        let pull = self.asked.take();
+        Box::new(Leaving {
+            queue: self.queue.clone(),
+            number: self.number,
+            arrivals: self.arrivals.take(),
+            left: pull.map_or(0, |pull| pull.count - pull.came),
+            here: std::mem::take(&mut self.here),
+        })
+    }
+}
+
+impl Reader for NatsReader {
+    type Holder = Holder;
+
+    fn poll_take(
+        &mut self,
+        context: &mut Context<'_>,
+        max: usize,
+        batch: &mut Batch<'_>,
+    ) -> Poll<Result<()>> {
+        self.bell.task.register(context.waker());
+        loop {
+            if let Some(checking) = &mut self.checking {
+                match checking.as_mut().poll(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(checked) => {
+                        self.checking = None;
+                        let checked = checked?;
+                        if !checked.is_there {
+                            return Poll::Ready(Err(error::deleted(self.queue.name())));
+                        }
+                        self.is_active = checked.is_active;
+                        self.sweep = Sweep::Due;
+                    }
+                }
+            }
+            if self.bell.take_changed() {
+                self.check(false);
+                continue;
+            }
+            while self.poll_arrivals(context)? {}
+            if self.checking.is_some() {
+                continue;
+            }
+            if !self.here.is_empty() && (self.asked.is_none() || max < self.here.len() || max > 0) {
+                self.hand_over(max, batch);
+                if max > 0 {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            if self.asked.is_some() {
+                if self.timer.as_mut().poll(context).is_ready() {
+                    self.asked = None;
+                    self.check(true);
+                    continue;
+                }
+                return Poll::Pending;
+            }
+            if max == 0 || !self.is_active {
+                self.waits_since = None;
+                return Poll::Pending;
+            }
+            if self.sweep == Sweep::Nothing {
+                if self.poll_doorbell(context) {
+                    self.sweep = Sweep::Due;
+                    continue;
+                }
+                // Begun when the last look found nothing.
+                match self.timer.as_mut().poll(context) {
+                    Poll::Ready(()) => self.sweep = Sweep::Due,
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            self.ask(max);
+        }
+    }
+
+    fn asked_for(&self) -> usize {
+        self.asked.as_ref().map_or(0, |pull| pull.count - pull.came)
+    }
+
+    fn close(mut self) -> Op<Result<()>> {
+        let (reply, answer) = oneshot::channel();
+        let leaving = self.leaving();
+        let shared = self.shared.clone();
+        drop(shared.jobs.send(Job::Leave {
+            leaving,
+            reply: Some(reply),
+        }));
+        Op::pending(async move {
+            match answer.await {
+                Ok(left) => left,
+                Err(_) => Err(shared.line.loss()),
+            }
+        })
+    }
+
+    fn holder(&self) -> Holder {
+        self.holder.clone()
+    }
+}
+
+impl Drop for NatsReader {
+    fn drop(&mut self) {
+        if self.arrivals.is_some() {
+            let leaving = self.leaving();
+            // Without its task, the session is over.
+            drop(self.shared.jobs.send(Job::Leave {
+                leaving,
+                reply: None,
+            }));
+        }
+    }
+}
+
+/// Ends a consumer whose reader is gone.
+pub(crate) async fn leave(shared: &Arc<Shared>, leaving: Leaving) -> Result<()> {
+    let Leaving {
+        queue,
+        number,
+        arrivals,
+        left,
+        here,
+    } = leaving;
+    for fetched in &here {
+        shared.give_back_fetched(&queue, fetched);
+    }
+    if let Some(mut arrivals) = arrivals {
+        let rest = async {
+            let mut left = left;
+            while left > 0
+                && let Some(message) = arrivals.next().await
+                && message.status.is_none()
+            {
+                left -= 1;
+                if let Some(fetched) = Fetched::of(message) {
+                    shared.give_back_fetched(&queue, &fetched);
+                }
+            }
+        };
+        drop(tokio::time::timeout(SILENCE, rest).await);
+    }
+    shared.flush_returns();
+    let left: std::result::Result<(), Error> = shared.leave(&queue, number).await;
+    left
+}

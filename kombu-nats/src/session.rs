@@ -1,0 +1,540 @@
+//! One session: what its readers, publishers and tasks have in common.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_nats::Message;
+use kombu_core::driver::QueueInfo;
+use kombu_core::virt::{Applied, Change, Death, Room, Table};
+use kombu_core::{Error, ErrorKind, Name, Overflow, Result};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::api::{self, ConsumerInfo};
+use crate::bell::Bells;
+use crate::clock::Clock;
+use crate::error::{self, code};
+use crate::hold::{self, Corpse, Fetched, Hold, Holder, Return, Returns};
+use crate::known::{self, Known, NatsQueue, Written};
+use crate::limits::{self, Sizes};
+use crate::line::Line;
+use crate::members;
+use crate::names::encoded;
+use crate::outlet::Outlet;
+use crate::pulse::Agenda;
+use crate::tally;
+use crate::transport::Place;
+
+/// What a session does for those who don't wait for it.
+pub(crate) enum Job {
+    /// A reader is gone: takes what is still on its way, and ends the consumer.
+    Leave {
+        leaving: Box<crate::reader::Leaving>,
+        reply: Option<oneshot::Sender<Result<()>>>,
+    },
+    /// Nobody has the session any more.
+    End,
+}
+
+pub(crate) struct Shared {
+    pub(crate) line: Line,
+    pub(crate) place: Place,
+    pub(crate) known: Mutex<Known>,
+    /// Whose turn it is to read declarations.
+    reading: tokio::sync::Mutex<()>,
+    pub(crate) outlet: Outlet,
+    pub(crate) bells: Bells,
+    pub(crate) clock: Clock,
+    pub(crate) returns: Returns,
+    pub(crate) agenda: Agenda,
+    pub(crate) sizes: Sizes,
+    pub(crate) jobs: mpsc::UnboundedSender<Job>,
+    holds: Mutex<Vec<Weak<Hold>>>,
+    /// How much the consumers of this session have room for.
+    rooms: Mutex<Vec<(NatsQueue, u64, Room)>>,
+    dead: Mutex<VecDeque<Corpse>>,
+    pub(crate) deaths: Notify,
+    next: AtomicU64,
+    has_ended: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new(line: Line, place: Place) -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
+        let (jobs, receiver) = mpsc::unbounded_channel();
+        let shared = Shared {
+            known: Mutex::new(Known::new(line.layout.clone())),
+            line,
+            place,
+            reading: tokio::sync::Mutex::default(),
+            outlet: Outlet::default(),
+            bells: Bells::default(),
+            clock: Clock::default(),
+            returns: Returns::default(),
+            agenda: Agenda::default(),
+            sizes: Sizes::default(),
+            jobs,
+            holds: Mutex::default(),
+            rooms: Mutex::default(),
+            dead: Mutex::default(),
+            deaths: Notify::new(),
+            next: AtomicU64::new(1),
+            has_ended: AtomicBool::new(false),
+        };
+        (Arc::new(shared), receiver)
+    }
+
+    /// A number that nothing else of this session has.
+    pub(crate) fn next(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A new holder of messages of a queue.
+    pub(crate) fn holder(&self, queue: &NatsQueue) -> Holder {
+        let holder = Holder::new(queue.clone());
+        let mut holds = self.holds.lock();
+        holds.retain(|hold| hold.strong_count() > 0);
+        holds.push(Arc::downgrade(&holder.0));
+        holder
+    }
+
+    pub(crate) fn holds(&self) -> Vec<Arc<Hold>> {
+        self.holds.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(crate) fn add_room(&self, queue: &NatsQueue, number: u64, room: Room) {
+        self.rooms.lock().push((queue.clone(), number, room));
+    }
+
+    pub(crate) fn remove_room(&self, number: u64) {
+        self.rooms.lock().retain(|(_, other, _)| *other != number);
+    }
+
+    /// How many more messages the consumers of a queue's stream have room for.
+    pub(crate) fn room(&self, stream: &str) -> u64 {
+        let rooms = self.rooms.lock();
+        let of = rooms.iter().filter(|(queue, ..)| **queue.stream() == *stream);
+        of.map(|(_, _, room)| room.left().min(1 << 32) as u64).sum()
+    }
+
+    /// Reads the declarations that are new.
+    pub(crate) async fn catch_up(&self) -> Result<Table> {
+        known::catch_up(&self.line, &self.known, &self.reading).await
+    }
+
+    pub(crate) async fn is_current(&self, version: u64) -> Result<bool> {
+        if self.known.lock().table().version() != version {
+            return Ok(false);
+        }
+        let revision = known::revision(&self.line).await?;
+        Ok(revision + 1 == version)
+    }
+
+    pub(crate) async fn apply(self: &Arc<Self>, base: u64, changes: &[Change]) -> Result<Applied> {
+        if self.known.lock().table().version() != base {
+            return Ok(Applied::Stale);
+        }
+        let mut messages = 0;
+        let mut gone = Vec::new();
+        for change in changes {
+            if let Change::DeleteQueue(name, options) = change
+                && let Some(queue) = self.known.lock().queue(name)
+            {
+                gone.push((queue, *options));
+            }
+        }
+        for (queue, options) in &gone {
+            let info = self.info(queue).await?;
+            messages += info.ready;
+            let refused = match () {
+                () if options.if_unused && info.consumers > 0 => format!(
+                    "has {} consumers; cancel them, or delete it without `if_unused`",
+                    info.consumers
+                ),
+                () if options.if_empty && info.ready > 0 => format!(
+                    "has {} messages; purge it, or delete it without `if_empty`",
+                    info.ready
+                ),
+                () => continue,
+            };
+            return Err(Error::new(
+                ErrorKind::PreconditionFailed,
+                format!("queue `{}` {refused}", queue.name()),
+            ));
+        }
+        // Nobody reads them in between, or they would be taken in twice.
+        let written = {
+            let _turn = self.reading.lock().await;
+            if self.known.lock().table().version() != base {
+                return Ok(Applied::Stale);
+            }
+            known::write(&self.line, &self.known, changes).await?
+        };
+        if let Written::Stale = written {
+            return Ok(Applied::Stale);
+        }
+        for (queue, _) in &gone {
+            self.remove(queue).await?;
+        }
+        for change in changes {
+            let Change::PutQueue(declaration, _) = change else {
+                continue;
+            };
+            let queue = self.known.lock().queue(declaration.name());
+            if let Some(queue) = queue {
+                self.make(&queue).await?;
+                if declaration.get_expires().is_some() {
+                    members::use_queue(&self.line, queue.name()).await?;
+                }
+            }
+        }
+        let version = self.known.lock().table().version();
+        Ok(Applied::Done { version, messages })
+    }
+
+    /// Removes what belongs to a queue whose record is gone.
+    async fn remove(&self, queue: &NatsQueue) -> Result<()> {
+        let deleting = api::delete_stream(&self.line, queue.stream());
+        members::forget(&self.line, queue.name());
+        let later = self.line.layout.later();
+        let purge = serde_json::json!({ "filter": self.line.layout.later_subject(queue.stream()) });
+        let subject = format!("STREAM.PURGE.{later}");
+        drop(self.line.api::<serde_json::Value>(&subject, &purge, "a purge"));
+        drop(deleting.await?);
+        self.ring(queue.name(), true);
+        Ok(())
+    }
+
+    /// Makes the stream of a queue, and its consumers, unless they are there.
+    pub(crate) async fn make(&self, queue: &NatsQueue) -> Result<()> {
+        let declaration = queue.declaration();
+        let refused_above = match declaration.get_overflow() {
+            Some(Overflow::RejectPublish) => declaration.get_max_length(),
+            _ => None,
+        };
+        loop {
+            let made = api::create_queue(&self.line, &self.place, queue, refused_above).await?;
+            match made {
+                Ok(()) => return Ok(()),
+                Err(refused) if refused.err_code == code::OVERLAP => {
+                    self.clear_away(queue).await?;
+                }
+                Err(refused) => return Err(refused.during("the stream of a queue")),
+            }
+        }
+    }
+
+    /// Deletes streams that others left at the subject of a queue: only that of its record belongs there.
+    async fn clear_away(&self, queue: &NatsQueue) -> Result<()> {
+        let subject = self.line.layout.subject(queue.name(), "*");
+        let streams = api::streams_at(&self.line, &subject).await?;
+        // The record as it is after the streams were found.
+        self.catch_up().await?;
+        if !self.known.lock().has(queue) {
+            return Err(error::missing_queue(queue.name()));
+        }
+        for stream in streams {
+            if stream != **queue.stream() {
+                drop(api::delete_stream(&self.line, &stream).await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks after a queue whose stream doesn't answer; false if it isn't there any more.
+    pub(crate) async fn repair(&self, queue: &NatsQueue) -> Result<bool> {
+        self.catch_up().await?;
+        if !self.known.lock().has(queue) {
+            return Ok(false);
+        }
+        self.make(queue).await?;
+        tracing::warn!(queue = %queue.name(), "the stream of a queue was gone, or had lost its consumer; it is there again");
+        self.ring(queue.name(), false);
+        Ok(true)
+    }
+
+    /// What the consumer of each level says of itself, the lowest first.
+    pub(crate) async fn looks(&self, queue: &NatsQueue) -> Result<Vec<ConsumerInfo>> {
+        loop {
+            let asking = (0..queue.levels())
+                .map(|level| api::consumer_info(&self.line, queue.stream(), level));
+            let mut infos = Vec::new();
+            for info in futures_util::future::join_all(asking).await {
+                match info? {
+                    Ok(info) => infos.push(info),
+                    Err(refused) if refused.is_missing() => break,
+                    Err(refused) => return Err(refused.during("a look at a queue")),
+                }
+            }
+            if infos.len() == usize::from(queue.levels()) {
+                return Ok(infos);
+            }
+            if !self.repair(queue).await? {
+                return Err(error::missing_queue(queue.name()));
+            }
+        }
+    }
+
+    pub(crate) async fn info(self: &Arc<Self>, queue: &NatsQueue) -> Result<QueueInfo> {
+        self.flush_returns();
+        if queue.declaration().get_expires().is_some() {
+            members::use_queue(&self.line, queue.name()).await?;
+        }
+        let counts = tally::counts(self, queue).await?;
+        let (members, _) = members::of(&self.line, queue).await?;
+        Ok(QueueInfo::new(
+            queue.name().clone(),
+            counts.ready,
+            Some(counts.unsettled),
+            members.consumers.len() as u64,
+        ))
+    }
+
+    /// Takes one message that is there, from the highest level that has one.
+    pub(crate) async fn take_one(&self, queue: &NatsQueue) -> Result<Option<Fetched>> {
+        self.flush_returns();
+        for level in (0..queue.levels()).rev() {
+            if let Some(fetched) = self.take_from(queue, level).await? {
+                return Ok(Some(fetched));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes one message that is there.
+    pub(crate) async fn take_from(&self, queue: &NatsQueue, level: u8) -> Result<Option<Fetched>> {
+        let subject = self.line.pull_subject(queue.stream(), &api::consumer(level));
+        let answer: Option<Message> = self
+            .line
+            .ask(subject, None, api::pull(1), "a pull")
+            .await?;
+        let Some(message) = answer.filter(|message| message.status.is_none()) else {
+            return Ok(None);
+        };
+        let fetched = Fetched::of(message);
+        if let Some(fetched) = &fetched {
+            self.see(queue, fetched);
+        }
+        Ok(fetched)
+    }
+
+    /// Whether a message that was pulled is beyond its time. Then it is dead, and taken care of.
+    pub(crate) fn bury_if_expired(&self, queue: &NatsQueue, fetched: Fetched, pulled: u64) -> Option<Fetched> {
+        let Some(expires) = fetched.expires(queue) else {
+            return Some(fetched);
+        };
+        // What came while somebody waited for it was as good as delivered.
+        let looked = match fetched.delivered.count {
+            1 => pulled,
+            _ => self.clock.now(),
+        };
+        if looked < expires || (fetched.delivered.count == 1 && pulled < fetched.delivered.stored) {
+            return Some(fetched);
+        }
+        self.bury(queue, fetched, Death::Expired, expires);
+        None
+    }
+
+    /// Takes note of what the server handed over.
+    pub(crate) fn see(&self, queue: &NatsQueue, fetched: &Fetched) {
+        if fetched.delivered.count > 1 {
+            self.returns.see(queue.stream(), fetched.delivered.position);
+        }
+    }
+
+    /// Takes in a message that died: it is forgotten unless its queue has a dead-letter exchange.
+    pub(crate) fn bury(&self, queue: &NatsQueue, fetched: Fetched, death: Death, died: u64) {
+        if queue.declaration().get_dead_letter_exchange().is_none() {
+            self.line.tell(fetched.ack, hold::ACK);
+            return;
+        }
+        let holder = self.holder(queue);
+        let id = self.next();
+        holder.hold(id, &fetched, Some(death));
+        self.dead.lock().push_back(Corpse {
+            holder,
+            id,
+            death,
+            died,
+            fetched,
+        });
+        self.deaths.notify_one();
+    }
+
+    pub(crate) fn take_dead(&self) -> Vec<Corpse> {
+        self.dead.lock().drain(..).collect()
+    }
+
+    /// Gives a message back.
+    pub(crate) fn give_back(&self, queue: &NatsQueue, held: hold::Held, delay: Option<Duration>) {
+        match delay {
+            Some(delay) => self.agenda.ring_in(queue.name(), delay),
+            None => self.look_after(queue, held.expires),
+        }
+        self.returns.add(Return {
+            stream: queue.stream().clone(),
+            queue: queue.name().clone(),
+            ack: held.ack,
+            position: held.position,
+            expires: held.expires,
+            delay,
+        });
+    }
+
+    /// What goes back may be beyond its time, or beyond the limits of its queue.
+    fn look_after(&self, queue: &NatsQueue, expires: Option<u64>) {
+        if let Some(expires) = expires {
+            let left = Duration::from_nanos(expires.saturating_sub(self.clock.now()));
+            self.agenda.look_in(queue.name(), left);
+        }
+        if limits::is_limited(queue.declaration()) {
+            self.agenda.look_in(queue.name(), Duration::ZERO);
+        }
+    }
+
+    pub(crate) fn give_back_fetched(&self, queue: &NatsQueue, fetched: &Fetched) {
+        let expires = fetched.expires(queue);
+        self.look_after(queue, expires);
+        self.returns.add(Return {
+            stream: queue.stream().clone(),
+            queue: queue.name().clone(),
+            ack: fetched.ack.clone(),
+            position: fetched.delivered.position,
+            expires,
+            delay: None,
+        });
+    }
+
+    /// Tells the server what goes back, and others that there is something.
+    pub(crate) fn flush_returns(&self) {
+        for queue in self.returns.flush(&self.line) {
+            self.ring(&queue, false);
+        }
+    }
+
+    /// Tells all sessions that there is something to do at a queue.
+    pub(crate) fn ring(&self, queue: &Name, changed: bool) {
+        self.bells.ring(&encoded(queue), changed);
+        let what = if changed { "changed" } else { "more" };
+        self.line.tell(self.line.layout.bell(queue).into(), what.into());
+    }
+
+    /// A consumer of this session is gone.
+    pub(crate) async fn leave(self: &Arc<Self>, queue: &NatsQueue, number: u64) -> Result<()> {
+        let session = self.line.session;
+        let mut was_there = false;
+        let members = members::change(&self.line, queue, |members| {
+            was_there = members.has(session, number);
+            members
+                .consumers
+                .retain(|member| (member.session, member.number) != (session, number));
+            Ok(())
+        })
+        .await?;
+        if !was_there {
+            return Ok(());
+        }
+        self.after_leaving(queue, members.consumers.is_empty()).await
+    }
+
+    /// A consumer of a queue was taken off its list.
+    pub(crate) async fn after_leaving(self: &Arc<Self>, queue: &NatsQueue, was_last: bool) -> Result<()> {
+        if was_last && queue.declaration().is_auto_delete() {
+            return self.delete(queue, true).await;
+        }
+        if let Some(expires) = queue.declaration().get_expires() {
+            members::use_queue(&self.line, queue.name()).await?;
+            self.agenda.look_in(queue.name(), expires);
+        }
+        self.ring(queue.name(), true);
+        Ok(())
+    }
+
+    /// Deletes a queue that is to go, unless it is another one by now, or, if that matters, somebody uses it again.
+    pub(crate) async fn delete(self: &Arc<Self>, queue: &NatsQueue, if_unused: bool) -> Result<()> {
+        let options = kombu_core::driver::DeleteQueue::default();
+        loop {
+            let table = self.catch_up().await?;
+            if !self.known.lock().has(queue) {
+                return Ok(());
+            }
+            if if_unused {
+                let (members, _) = members::of(&self.line, queue).await?;
+                if !members.consumers.is_empty() {
+                    return Ok(());
+                }
+            }
+            let changes = table.removal_of_queue(queue.name(), options);
+            match self.apply(table.version(), &changes).await? {
+                Applied::Done { .. } => return Ok(()),
+                Applied::Stale => {}
+            }
+        }
+    }
+
+    /// Ends the session: gives back what it holds and removes what is its own.
+    pub(crate) async fn end(self: &Arc<Self>) -> Result<()> {
+        if self.has_ended.swap(true, Ordering::AcqRel) || self.line.is_over() {
+            return Ok(());
+        }
+        for hold in self.holds() {
+            for held in hold.let_go_of_all() {
+                self.give_back(&hold.queue, held, None);
+            }
+        }
+        self.flush_returns();
+        let ended = self.remove_session(self.line.session).await;
+        // A last answer: what was told before it has been taken in by then.
+        drop(known::revision(&self.line).await);
+        ended
+    }
+
+    /// Removes what belongs to a session that is over.
+    pub(crate) async fn remove_session(self: &Arc<Self>, session: u64) -> Result<()> {
+        let table = self.catch_up().await?;
+        for name in table.owned_by(session) {
+            let queue = self.known.lock().queue(&name);
+            if let Some(queue) = queue {
+                self.delete(&queue, false).await?;
+            }
+        }
+        let used = members::keys(&self.line, "u").await?;
+        if !used.is_empty() {
+            let queues: Vec<NatsQueue> = {
+                let known = self.known.lock();
+                let all = known.queues();
+                all.filter(|queue| used.contains(&encoded(queue.name())))
+                    .cloned()
+                    .collect()
+            };
+            for queue in queues {
+                let mut was_there = false;
+                let members = members::change(&self.line, &queue, |members| {
+                    let before = members.consumers.len();
+                    members.consumers.retain(|member| member.session != session);
+                    was_there = members.consumers.len() < before;
+                    Ok(())
+                })
+                .await?;
+                if was_there {
+                    self.after_leaving(&queue, members.consumers.is_empty())
+                        .await?;
+                }
+            }
+        }
+        members::die(&self.line, session).await
+    }
+
+    pub(crate) fn leave_to_next(&self) {
+        let mut held = Vec::new();
+        for hold in self.holds() {
+            held.extend(hold.all().into_iter().map(|one| (hold.queue.stream().clone(), one)));
+        }
+        crate::left::leave(&self.place.name(), self.line.session, held);
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
+    }
+}

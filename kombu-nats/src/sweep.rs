@@ -1,0 +1,153 @@
+//! Looks for what is over: messages beyond their time at the head of a queue, queues beyond their length, and queues that
+//! nobody uses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kombu_core::virt::Death;
+use kombu_core::{Name, Result};
+
+use crate::api::{self, nanoseconds};
+use crate::known::NatsQueue;
+use crate::limits;
+use crate::members;
+use crate::message;
+use crate::names::encoded;
+use crate::session::Shared;
+
+/// How soon a queue is looked at again whose head doesn't expire, and what is behind it may.
+const BEHIND: Duration = Duration::from_millis(20);
+
+/// Looks at all queues that are due.
+pub(crate) async fn look_at_due(shared: &Arc<Shared>) -> Result<()> {
+    for name in shared.agenda.due() {
+        let queue = shared.known.lock().queue(&name);
+        if let Some(queue) = queue {
+            look_at(shared, &queue).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Looks at all queues whose declarations say that something may be over.
+pub(crate) async fn look_at_all(shared: &Arc<Shared>) -> Result<()> {
+    shared.catch_up().await?;
+    let queues: Vec<Name> = {
+        let known = shared.known.lock();
+        let all = known.queues().map(NatsQueue::declaration);
+        all.filter(|queue| queue.get_message_ttl().is_some() || queue.get_expires().is_some())
+            .map(|queue| queue.name().clone())
+            .collect()
+    };
+    for queue in queues {
+        shared.agenda.look_in(&queue, Duration::ZERO);
+    }
+    Ok(())
+}
+
+async fn look_at(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> {
+    if queue.declaration().get_expires().is_some() && expire(shared, queue).await? {
+        return Ok(());
+    }
+    for level in 0..queue.levels() {
+        while let Some(again) = look_at_head(shared, queue, level).await? {
+            if let Some(wait) = again {
+                shared.agenda.look_in(queue.name(), wait);
+                break;
+            }
+        }
+    }
+    if limits::is_limited(queue.declaration()) {
+        limits::trim(shared, queue).await?;
+    }
+    Ok(())
+}
+
+/// Deletes a queue that nobody has used for long enough.
+async fn expire(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<bool> {
+    let Some(expires) = queue.declaration().get_expires() else {
+        return Ok(false);
+    };
+    let (members, _) = members::of(&shared.line, queue).await?;
+    if !members.consumers.is_empty() {
+        return Ok(false);
+    }
+    let used = members::written(&shared.line, "e", &encoded(queue.name())).await?;
+    let until = used.unwrap_or(0).saturating_add(nanoseconds(expires));
+    let now = shared.clock.now();
+    if now < until {
+        shared
+            .agenda
+            .look_in(queue.name(), Duration::from_nanos(until - now));
+        return Ok(false);
+    }
+    shared.delete(queue, true).await?;
+    Ok(true)
+}
+
+/// Looks at the first message of a level. `None` if there is nothing to do, else when to look again: at once if it is gone.
+async fn look_at_head(
+    shared: &Arc<Shared>,
+    queue: &NatsQueue,
+    level: u8,
+) -> Result<Option<Option<Duration>>> {
+    // Messages that were given back are in front of those that were never handed out.
+    if let Some(back) = shared.returns.first_expiry(queue.stream()) {
+        let now = shared.clock.now();
+        if back > now {
+            return Ok(Some(Some(Duration::from_nanos(back - now))));
+        }
+        shared.returns.forget_expiry(queue.stream(), back);
+        let pulled = now;
+        return Ok(match shared.take_from(queue, level).await? {
+            None => Some(None),
+            Some(fetched) => match shared.bury_if_expired(queue, fetched, pulled) {
+                None => Some(None),
+                Some(fetched) => {
+                    shared.give_back_fetched(queue, &fetched);
+                    shared.flush_returns();
+                    Some(None)
+                }
+            },
+        });
+    }
+    let look = match api::consumer_info(&shared.line, queue.stream(), level).await? {
+        Ok(look) if look.num_pending > 0 => look,
+        _ => return Ok(None),
+    };
+    let next = look.delivered.stream_seq + 1;
+    let subject = queue.subject(level);
+    let head = match api::next_message(&shared.line, queue.stream(), subject, next).await? {
+        Ok(head) => head,
+        Err(_) => return Ok(None),
+    };
+    let own = head.headers.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        (name == message::EXPIRATION).then(|| value.trim().parse().ok())?
+    });
+    let Some(left) = queue.time_to_live(own.map(Duration::from_millis)) else {
+        return Ok((look.num_pending > 1).then_some(Some(BEHIND)));
+    };
+    let expires = head.stored.saturating_add(nanoseconds(left));
+    let now = shared.clock.now();
+    if expires > now {
+        return Ok(Some(Some(Duration::from_nanos(expires - now))));
+    }
+    // Somebody who has room is about to take it.
+    if shared.room(queue.stream()) > 0 {
+        return Ok(Some(Some(BEHIND)));
+    }
+    if let Some(fetched) = shared.take_from(queue, level).await? {
+        match fetched.expires(queue) {
+            Some(expires) if expires <= now => {
+                shared.bury(queue, fetched, Death::Expired, expires);
+            }
+            // Somebody else was as fast, and this is the next one.
+            _ => {
+                shared.give_back_fetched(queue, &fetched);
+                shared.flush_returns();
+            }
+        }
+    }
+    Ok(Some(None))
+}
