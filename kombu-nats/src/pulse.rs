@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use kombu_core::{Error, ErrorKind, Name, Result};
+use kombu_core::{ErrorKind, Name, Result};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout_at};
@@ -32,6 +32,8 @@ const LOOK: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(crate) struct Agenda {
     looks: Mutex<HashMap<Name, Instant>>,
+    /// Queues to look at whenever somebody asks for something.
+    when_asked: Mutex<BTreeSet<Name>>,
     rings: Mutex<BTreeSet<(Instant, Name)>>,
     sooner: Notify,
 }
@@ -51,6 +53,11 @@ impl Agenda {
         }
         drop(looks);
         self.sooner.notify_one();
+    }
+
+    /// A queue has to be looked at before anybody here asks for something.
+    pub(crate) fn look_when_asked(&self, queue: &Name) {
+        self.when_asked.lock().insert(queue.clone());
     }
 
     /// A message of a queue becomes visible by then.
@@ -73,7 +80,11 @@ impl Agenda {
         for name in &due {
             looks.remove(name);
         }
-        due
+        drop(looks);
+        let asked = std::mem::take(&mut *self.when_asked.lock());
+        let more = asked.into_iter().filter(|name| !due.contains(name));
+        let more: Vec<Name> = more.collect();
+        due.into_iter().chain(more).collect()
     }
 
     fn due_rings(&self) -> Vec<Name> {
@@ -227,9 +238,4 @@ async fn reap(shared: &Arc<Shared>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What a session that can't go on says.
-pub(crate) fn gone() -> Error {
-    Error::new(ErrorKind::ConnectionLost, "the session with NATS has ended")
 }

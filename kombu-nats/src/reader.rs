@@ -14,8 +14,9 @@ use async_nats::{Message, Subject, Subscriber};
 use futures_util::{Stream, StreamExt};
 use kombu_core::driver::Op;
 use kombu_core::virt::{Batch, Reader, Room};
-use kombu_core::{Error, Result};
-use tokio::sync::oneshot;
+use kombu_core::Result;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedRwLockReadGuard, oneshot};
 use tokio::time::{Instant, Sleep};
 
 use crate::api;
@@ -35,6 +36,45 @@ const IDLE: Duration = Duration::from_secs(1);
 /// How soon it is looked at again when the bell rang and nothing was there yet.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
+/// Where pulls of a reader bring their messages. The session has it too, so that what comes when it ends goes back.
+#[derive(Debug)]
+pub(crate) struct Inlet {
+    queue: NatsQueue,
+    state: Mutex<InletState>,
+}
+
+#[derive(Debug)]
+struct InletState {
+    arrivals: Option<Subscriber>,
+    /// How many messages may come.
+    left: usize,
+}
+
+impl Inlet {
+    /// Takes what is still on its way, and gives it back. Nothing comes here afterwards.
+    pub(crate) async fn empty(&self, shared: &Shared) {
+        let (arrivals, mut left) = {
+            let mut state = self.state.lock();
+            (state.arrivals.take(), state.left)
+        };
+        let Some(mut arrivals) = arrivals else {
+            return;
+        };
+        let rest = async {
+            while left > 0
+                && let Some(message) = arrivals.next().await
+                && message.status.is_none()
+            {
+                left -= 1;
+                if let Some(fetched) = Fetched::of(message) {
+                    shared.give_back_fetched(&self.queue, &fetched);
+                }
+            }
+        };
+        drop(tokio::time::timeout(SILENCE, rest).await);
+    }
+}
+
 /// A pull that is under way.
 struct Pull {
     count: usize,
@@ -50,8 +90,8 @@ pub(crate) struct NatsReader {
     number: u64,
 
     inbox: Subject,
-    /// Where pulls bring their messages; gone when the reader is.
-    arrivals: Option<Subscriber>,
+    inlet: Arc<Inlet>,
+    has_left: bool,
     bell: Arc<crate::bell::Bell>,
     doorbell: Option<Subscriber>,
     asked: Option<Pull>,
@@ -90,9 +130,9 @@ struct Check {
 pub(crate) struct Leaving {
     queue: NatsQueue,
     number: u64,
-    arrivals: Option<Subscriber>,
-    left: usize,
+    inlet: Arc<Inlet>,
     here: VecDeque<Fetched>,
+    _on_its_way: Option<OwnedRwLockReadGuard<()>>,
 }
 
 impl NatsReader {
@@ -104,7 +144,14 @@ impl NatsReader {
         room: Room,
     ) -> Result<Self> {
         let inbox = shared.line.inbox();
-        let arrivals = shared.line.listen(inbox.clone())?;
+        let inlet = Arc::new(Inlet {
+            queue: queue.clone(),
+            state: Mutex::new(InletState {
+                arrivals: Some(shared.line.listen(inbox.clone())?),
+                left: 0,
+            }),
+        });
+        shared.add_inlet(&inlet);
         let bell = Arc::default();
         shared.bells.add(queue.name(), &bell);
         shared.add_room(&queue, number, room.clone());
@@ -116,7 +163,8 @@ impl NatsReader {
             number,
 
             inbox,
-            arrivals: Some(arrivals),
+            inlet,
+            has_left: false,
             bell,
             doorbell: None,
             asked: None,
@@ -142,6 +190,7 @@ impl NatsReader {
         let consumer = api::consumer(self.level);
         let line = &self.shared.line;
         let subject = line.pull_subject(self.queue.stream(), &consumer);
+        self.inlet.state.lock().left = count;
         line.tell_with_reply(subject, self.inbox.clone(), api::pull(count));
         self.asked = Some(Pull {
             count,
@@ -178,13 +227,22 @@ impl NatsReader {
 
     /// Takes what the pull brings; false if there is nothing more now.
     fn poll_arrivals(&mut self, context: &mut Context<'_>) -> Result<bool> {
-        let Some(arrivals) = &mut self.arrivals else {
-            return Ok(false);
-        };
-        let message = match Pin::new(arrivals).poll_next(context) {
-            Poll::Ready(Some(message)) => message,
-            Poll::Ready(None) => return Err(self.shared.line.loss()),
-            Poll::Pending => return Ok(false),
+        let message = {
+            let mut state = self.inlet.state.lock();
+            let Some(arrivals) = &mut state.arrivals else {
+                return Ok(false);
+            };
+            match Pin::new(arrivals).poll_next(context) {
+                Poll::Ready(Some(message)) => {
+                    state.left = match message.status {
+                        None => state.left.saturating_sub(1),
+                        Some(_) => 0,
+                    };
+                    message
+                }
+                Poll::Ready(None) => return Err(self.shared.line.loss()),
+                Poll::Pending => return Ok(false),
+            }
         };
         let Some(pull) = &mut self.asked else {
             return Ok(true);
@@ -290,13 +348,13 @@ impl NatsReader {
 
     fn leaving(&mut self) -> Box<Leaving> {
         self.shared.remove_room(self.number);
-        let pull = self.asked.take();
+        self.has_left = true;
         Box::new(Leaving {
             queue: self.queue.clone(),
             number: self.number,
-            arrivals: self.arrivals.take(),
-            left: pull.map_or(0, |pull| pull.count - pull.came),
+            inlet: self.inlet.clone(),
             here: std::mem::take(&mut self.here),
+            _on_its_way: self.shared.leaving.clone().try_read_owned().ok(),
         })
     }
 }
@@ -394,7 +452,7 @@ impl Reader for NatsReader {
 
 impl Drop for NatsReader {
     fn drop(&mut self) {
-        if self.arrivals.is_some() {
+        if !self.has_left {
             let leaving = self.leaving();
             // Without its task, the session is over.
             drop(self.shared.jobs.send(Job::Leave {
@@ -407,32 +465,10 @@ impl Drop for NatsReader {
 
 /// Ends a consumer whose reader is gone.
 pub(crate) async fn leave(shared: &Arc<Shared>, leaving: Leaving) -> Result<()> {
-    let Leaving {
-        queue,
-        number,
-        arrivals,
-        left,
-        here,
-    } = leaving;
-    for fetched in &here {
-        shared.give_back_fetched(&queue, fetched);
+    for fetched in &leaving.here {
+        shared.give_back_fetched(&leaving.queue, fetched);
     }
-    if let Some(mut arrivals) = arrivals {
-        let rest = async {
-            let mut left = left;
-            while left > 0
-                && let Some(message) = arrivals.next().await
-                && message.status.is_none()
-            {
-                left -= 1;
-                if let Some(fetched) = Fetched::of(message) {
-                    shared.give_back_fetched(&queue, &fetched);
-                }
-            }
-        };
-        drop(tokio::time::timeout(SILENCE, rest).await);
-    }
+    leaving.inlet.empty(shared).await;
     shared.flush_returns();
-    let left: std::result::Result<(), Error> = shared.leave(&queue, number).await;
-    left
+    shared.leave(&leaving.queue, leaving.number).await
 }

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use async_nats::Message;
+use futures_util::future::join_all;
 use kombu_core::driver::QueueInfo;
 use kombu_core::virt::{Applied, Change, Death, Room, Table};
 use kombu_core::{Error, ErrorKind, Name, Overflow, Result};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, RwLock, mpsc, oneshot};
 
 use crate::api::{self, ConsumerInfo};
 use crate::bell::Bells;
@@ -24,8 +24,12 @@ use crate::members;
 use crate::names::encoded;
 use crate::outlet::Outlet;
 use crate::pulse::Agenda;
+use crate::reader::Inlet;
 use crate::tally;
 use crate::transport::Place;
+
+/// How long the end of a session waits for consumers that are leaving.
+const LEAVING: Duration = Duration::from_secs(3);
 
 /// What a session does for those who don't wait for it.
 pub(crate) enum Job {
@@ -51,6 +55,11 @@ pub(crate) struct Shared {
     pub(crate) agenda: Agenda,
     pub(crate) sizes: Sizes,
     pub(crate) jobs: mpsc::UnboundedSender<Job>,
+    /// Held for reading by consumers that are about to leave: the end of the session waits for them.
+    pub(crate) leaving: Arc<RwLock<()>>,
+    /// Whose turn it is to look for what is over.
+    pub(crate) looking: tokio::sync::Mutex<()>,
+    inlets: Mutex<Vec<Weak<Inlet>>>,
     holds: Mutex<Vec<Weak<Hold>>>,
     /// How much the consumers of this session have room for.
     rooms: Mutex<Vec<(NatsQueue, u64, Room)>>,
@@ -75,6 +84,9 @@ impl Shared {
             agenda: Agenda::default(),
             sizes: Sizes::default(),
             jobs,
+            leaving: Arc::default(),
+            looking: tokio::sync::Mutex::default(),
+            inlets: Mutex::default(),
             holds: Mutex::default(),
             rooms: Mutex::default(),
             dead: Mutex::default(),
@@ -101,6 +113,12 @@ impl Shared {
 
     pub(crate) fn holds(&self) -> Vec<Arc<Hold>> {
         self.holds.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(crate) fn add_inlet(&self, inlet: &Arc<Inlet>) {
+        let mut inlets = self.inlets.lock();
+        inlets.retain(|inlet| inlet.strong_count() > 0);
+        inlets.push(Arc::downgrade(inlet));
     }
 
     pub(crate) fn add_room(&self, queue: &NatsQueue, number: u64, room: Room) {
@@ -260,7 +278,7 @@ impl Shared {
             let asking = (0..queue.levels())
                 .map(|level| api::consumer_info(&self.line, queue.stream(), level));
             let mut infos = Vec::new();
-            for info in futures_util::future::join_all(asking).await {
+            for info in join_all(asking).await {
                 match info? {
                     Ok(info) => infos.push(info),
                     Err(refused) if refused.is_missing() => break,
@@ -292,7 +310,7 @@ impl Shared {
     }
 
     /// Takes one message that is there, from the highest level that has one.
-    pub(crate) async fn take_one(&self, queue: &NatsQueue) -> Result<Option<Fetched>> {
+    pub(crate) async fn take_one(self: &Arc<Self>, queue: &NatsQueue) -> Result<Option<Fetched>> {
         self.flush_returns();
         for level in (0..queue.levels()).rev() {
             if let Some(fetched) = self.take_from(queue, level).await? {
@@ -303,20 +321,32 @@ impl Shared {
     }
 
     /// Takes one message that is there.
-    pub(crate) async fn take_from(&self, queue: &NatsQueue, level: u8) -> Result<Option<Fetched>> {
+    pub(crate) async fn take_from(
+        self: &Arc<Self>,
+        queue: &NatsQueue,
+        level: u8,
+    ) -> Result<Option<Fetched>> {
         let subject = self.line.pull_subject(queue.stream(), &api::consumer(level));
-        let answer: Option<Message> = self
-            .line
-            .ask(subject, None, api::pull(1), "a pull")
-            .await?;
-        let Some(message) = answer.filter(|message| message.status.is_none()) else {
-            return Ok(None);
-        };
-        let fetched = Fetched::of(message);
-        if let Some(fetched) = &fetched {
-            self.see(queue, fetched);
-        }
-        Ok(fetched)
+        let asking = self.line.ask(subject, None, api::pull(1), "a pull");
+        let (reply, answer) = oneshot::channel();
+        let (shared, queue) = (self.clone(), queue.clone());
+        // Whoever asks may stop waiting, and what comes then has to go back.
+        tokio::spawn(async move {
+            let taken = match asking.await {
+                Ok(message) => Ok(message
+                    .filter(|message| message.status.is_none())
+                    .and_then(Fetched::of)),
+                Err(error) => Err(error),
+            };
+            if let Ok(Some(fetched)) = &taken {
+                shared.see(&queue, fetched);
+            }
+            if let Err(Ok(Some(fetched))) = reply.send(taken) {
+                shared.give_back_fetched(&queue, &fetched);
+                shared.flush_returns();
+            }
+        });
+        answer.await.unwrap_or_else(|_| Err(self.line.loss()))
     }
 
     /// Whether a message that was pulled is beyond its time. Then it is dead, and taken care of.
@@ -478,6 +508,12 @@ impl Shared {
         if self.has_ended.swap(true, Ordering::AcqRel) || self.line.is_over() {
             return Ok(());
         }
+        // Those that left before take with them what is on its way to them.
+        let left = tokio::time::timeout(LEAVING, self.leaving.write()).await;
+        drop(left);
+        let inlets: Vec<_> = self.inlets.lock().drain(..).collect();
+        let inlets: Vec<_> = inlets.iter().filter_map(Weak::upgrade).collect();
+        join_all(inlets.iter().map(|inlet| inlet.empty(self))).await;
         for hold in self.holds() {
             for held in hold.let_go_of_all() {
                 self.give_back(&hold.queue, held, None);

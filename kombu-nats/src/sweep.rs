@@ -16,10 +16,12 @@ use crate::names::encoded;
 use crate::session::Shared;
 
 /// How soon a queue is looked at again whose head doesn't expire, and what is behind it may.
-const BEHIND: Duration = Duration::from_millis(20);
+const BEHIND: Duration = Duration::from_millis(200);
 
 /// Looks at all queues that are due.
 pub(crate) async fn look_at_due(shared: &Arc<Shared>) -> Result<()> {
+    // Whoever asks afterwards sees what came of a look that was under way.
+    let _turn = shared.looking.lock().await;
     for name in shared.agenda.due() {
         let queue = shared.known.lock().queue(&name);
         if let Some(queue) = queue {
@@ -126,6 +128,9 @@ async fn look_at_head(
         (name == message::EXPIRATION).then(|| value.trim().parse().ok())?
     });
     let Some(left) = queue.time_to_live(own.map(Duration::from_millis)) else {
+        if look.num_pending > 1 {
+            shared.agenda.look_when_asked(queue.name());
+        }
         return Ok((look.num_pending > 1).then_some(Some(BEHIND)));
     };
     let expires = head.stored.saturating_add(nanoseconds(left));

@@ -109,7 +109,7 @@ impl NatsLine {
         let mut line = NatsLine {
             stream: BufReader::new(stream),
         };
-        line.send("CONNECT {\"verbose\":false,\"pedantic\":false}\r\nSUB answers 1\r\n");
+        line.send("CONNECT {\"verbose\":false,\"pedantic\":false}\r\n");
         line
     }
 
