@@ -12,6 +12,7 @@ use std::time::Duration;
 use async_nats::client::Request;
 use async_nats::{Client, HeaderMap, Message, RequestErrorKind, Subject, Subscriber};
 use bytes::Bytes;
+use futures_util::StreamExt;
 use kombu_core::{Error, ErrorKind, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -254,6 +255,29 @@ impl Line {
             drop(done.as_mut().poll(&mut Context::from_waker(Waker::noop())));
         }
         Ok(subscriber)
+    }
+
+    /// Pulls one message that is there. It comes with the subject that it was published to, so that it needs a place of its
+    /// own to arrive at.
+    pub(crate) fn pull_one(&self, pull: Subject) -> Answer<Option<Message>> {
+        let inbox = self.inbox();
+        let mut arrivals = match self.listen_once(inbox.clone()) {
+            Ok(arrivals) => arrivals,
+            Err(error) => return Box::pin(async move { Err(error) }),
+        };
+        self.tell_with_reply(pull, inbox, Bytes::from_static(br#"{"batch":1,"no_wait":true}"#));
+        let (lost, loss) = (self.lost.clone(), self.loss());
+        Box::pin(async move {
+            match tokio::time::timeout(PATIENCE, arrivals.next()).await {
+                Ok(Some(message)) => Ok(Some(message).filter(|message| message.status.is_none())),
+                Ok(None) => Err(loss),
+                Err(_) => {
+                    let silence = "NATS doesn't answer a pull".to_owned();
+                    lose(&lost, ErrorKind::ConnectionLost, silence.clone());
+                    Err(Error::new(ErrorKind::ConnectionLost, silence))
+                }
+            }
+        })
     }
 
     /// Why there is no session any more.

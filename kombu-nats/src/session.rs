@@ -327,15 +327,13 @@ impl Shared {
         level: u8,
     ) -> Result<Option<Fetched>> {
         let subject = self.line.pull_subject(queue.stream(), &api::consumer(level));
-        let asking = self.line.ask(subject, None, api::pull(1), "a pull");
+        let asking = self.line.pull_one(subject);
         let (reply, answer) = oneshot::channel();
         let (shared, queue) = (self.clone(), queue.clone());
         // Whoever asks may stop waiting, and what comes then has to go back.
         tokio::spawn(async move {
             let taken = match asking.await {
-                Ok(message) => Ok(message
-                    .filter(|message| message.status.is_none())
-                    .and_then(Fetched::of)),
+                Ok(message) => Ok(message.and_then(Fetched::of)),
                 Err(error) => Err(error),
             };
             if let Ok(Some(fetched)) = &taken {
