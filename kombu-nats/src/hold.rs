@@ -1,13 +1,13 @@
 //! What a session holds, and how it gives that back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
 use kombu_core::virt::Death;
-use kombu_core::{Name, Result};
+use kombu_core::Result;
 use parking_lot::Mutex;
 
 use crate::api::{ACK_WAIT, Delivered, nanoseconds};
@@ -16,12 +16,8 @@ use crate::line::Line;
 use crate::message;
 
 pub(crate) const ACK: Bytes = Bytes::from_static(b"+ACK");
-const NAK: Bytes = Bytes::from_static(b"-NAK");
 /// Says that the holder lives, and changes nothing for a message that isn't held.
 pub(crate) const PROGRESS: Bytes = Bytes::from_static(b"+WPI");
-
-/// How many messages that were given back are remembered.
-const MOST: usize = 10_000;
 
 /// How long before the server takes a message for abandoned nobody here settles it any more.
 const MARGIN: Duration = Duration::from_secs(2);
@@ -132,120 +128,6 @@ impl Hold {
     /// All that is held, for whoever comes after this session.
     pub(crate) fn all(&self) -> Vec<Held> {
         self.held.lock().values().cloned().collect()
-    }
-}
-
-/// A message that goes back.
-#[derive(Clone, Debug)]
-pub(crate) struct Return {
-    pub(crate) stream: Arc<str>,
-    pub(crate) queue: Name,
-    pub(crate) ack: Subject,
-    pub(crate) position: u64,
-    /// When its time is over, by the server's clock.
-    pub(crate) expires: Option<u64>,
-    pub(crate) delay: Option<Duration>,
-}
-
-/// A message that was given back, and that nobody here has seen since.
-#[derive(Debug)]
-struct Back {
-    stream: Arc<str>,
-    position: u64,
-    expires: Option<u64>,
-}
-
-/// Messages that go back together: the server hands them out again in the order in which it is told.
-#[derive(Debug, Default)]
-pub(crate) struct Returns {
-    waiting: Mutex<Vec<Return>>,
-    /// What is invisible until then.
-    delayed: Mutex<VecDeque<(Arc<str>, u64, Instant)>>,
-    back: Mutex<Vec<Back>>,
-    pub(crate) bell: tokio::sync::Notify,
-}
-
-impl Returns {
-    pub(crate) fn add(&self, back: Return) {
-        self.waiting.lock().push(back);
-        self.bell.notify_one();
-    }
-
-    /// Tells the server of all that wait, and answers which queues have more now.
-    pub(crate) fn flush(&self, line: &Line) -> Vec<Name> {
-        let mut waiting = std::mem::take(&mut *self.waiting.lock());
-        if waiting.is_empty() {
-            return Vec::new();
-        }
-        waiting.sort_by(|one, other| {
-            (&one.stream, one.position).cmp(&(&other.stream, other.position))
-        });
-        let mut queues: Vec<Name> = Vec::new();
-        for back in waiting {
-            match back.delay {
-                None => {
-                    line.tell(back.ack, NAK);
-                    let mut known = self.back.lock();
-                    if known.len() < MOST {
-                        known.push(Back {
-                            stream: back.stream,
-                            position: back.position,
-                            expires: back.expires,
-                        });
-                    }
-                    if queues.last() != Some(&back.queue) {
-                        queues.push(back.queue);
-                    }
-                }
-                Some(delay) => {
-                    let text = format!(r#"-NAK {{"delay":{}}}"#, nanoseconds(delay));
-                    line.tell(back.ack, text.into());
-                    if let Some(due) = Instant::now().checked_add(delay) {
-                        let delayed = (back.stream, back.position, due);
-                        self.delayed.lock().push_back(delayed);
-                    }
-                }
-            }
-        }
-        queues
-    }
-
-    /// A message was handed over: if it was given back here, it isn't any more.
-    pub(crate) fn see(&self, stream: &str, position: u64) {
-        let mut back = self.back.lock();
-        if !back.is_empty() {
-            back.retain(|back| back.position != position || *back.stream != *stream);
-        }
-    }
-
-    /// The positions of those that were given back to a stream.
-    pub(crate) fn back(&self, stream: &str) -> Vec<u64> {
-        let back = self.back.lock();
-        let of = back.iter().filter(|back| *back.stream == *stream);
-        of.map(|back| back.position).collect()
-    }
-
-    /// When the time of the first of them is over, by the server's clock.
-    pub(crate) fn first_expiry(&self, stream: &str) -> Option<u64> {
-        let back = self.back.lock();
-        let of = back.iter().filter(|back| *back.stream == *stream);
-        of.filter_map(|back| back.expires).min()
-    }
-
-    /// Those whose time is over have been looked at.
-    pub(crate) fn forget_expiry(&self, stream: &str, until: u64) {
-        let mut back = self.back.lock();
-        for back in back.iter_mut().filter(|back| *back.stream == *stream) {
-            back.expires = back.expires.filter(|expires| *expires > until);
-        }
-    }
-
-    /// How many messages of a stream this session has made invisible.
-    pub(crate) fn delayed(&self, stream: &str) -> usize {
-        let now = Instant::now();
-        let mut delayed = self.delayed.lock();
-        delayed.retain(|(_, _, due)| *due > now);
-        delayed.iter().filter(|(of, ..)| **of == *stream).count()
     }
 }
 

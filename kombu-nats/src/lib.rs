@@ -49,6 +49,7 @@ mod pulse;
 mod push;
 mod reader;
 mod records;
+mod returns;
 mod session;
 mod store;
 mod sweep;

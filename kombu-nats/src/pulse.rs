@@ -18,6 +18,7 @@ use crate::line::Answer;
 use crate::members;
 use crate::names::encoded;
 use crate::reader;
+use crate::returns;
 use crate::session::{Job, Shared};
 use crate::{later, sweep};
 
@@ -52,7 +53,7 @@ impl Agenda {
             None => drop(looks.insert(queue.clone(), at)),
         }
         drop(looks);
-        self.sooner.notify_one();
+        self.sooner.notify_waiters();
     }
 
     /// A queue has to be looked at before anybody here asks for something.
@@ -64,7 +65,7 @@ impl Agenda {
     pub(crate) fn ring_in(&self, queue: &Name, time: Duration) {
         if let Some(at) = Instant::now().checked_add(time) {
             self.rings.lock().insert((at, queue.clone()));
-            self.sooner.notify_one();
+            self.sooner.notify_waiters();
         }
     }
 
@@ -95,15 +96,26 @@ impl Agenda {
         due.into_iter().map(|(_, name)| name).collect()
     }
 
-    /// Resolves when something is due.
-    async fn next(&self) {
+    /// Resolves when a queue has to be looked at.
+    async fn next_look(&self) {
+        self.until(|| self.looks.lock().values().min().copied()).await;
+    }
+
+    /// Resolves when a message becomes visible.
+    async fn next_ring(&self) {
+        self.until(|| self.rings.lock().first().map(|(at, _)| *at))
+            .await;
+    }
+
+    async fn until(&self, first: impl Fn() -> Option<Instant>) {
         loop {
-            let look = self.looks.lock().values().min().copied();
-            let ring = self.rings.lock().first().map(|(at, _)| *at);
-            match look.into_iter().chain(ring).min() {
-                None => self.sooner.notified().await,
+            let sooner = self.sooner.notified();
+            tokio::pin!(sooner);
+            sooner.as_mut().enable();
+            match first() {
+                None => sooner.await,
                 Some(at) => {
-                    if timeout_at(at, self.sooner.notified()).await.is_err() {
+                    if timeout_at(at, sooner).await.is_err() {
                         return;
                     }
                 }
@@ -128,6 +140,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver
     let mut signs = tokio::time::interval(ACK_WAIT / 3);
     let mut looks = tokio::time::interval(LOOK);
     let mut work: FuturesUnordered<Answer<()>> = FuturesUnordered::new();
+    let mut looking: FuturesUnordered<Answer<()>> = FuturesUnordered::new();
     let mut last_beat = 0;
     work.push(later::serve(shared.clone()).boxed());
     loop {
@@ -138,6 +151,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver
             Some(bell) = bells.next() => {
                 let subject = bell.subject.as_str();
                 let token = subject.rsplit('.').next().unwrap_or_default();
+                returns::take_ring(&shared, &bell.payload);
                 shared.bells.ring(token, &*bell.payload == b"changed");
             }
             Some(question) = questions.next() => {
@@ -159,20 +173,36 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver
                         Ok(())
                     }));
                 }
-                Some(Job::End) | None => {
-                    if let Err(error) = shared.end().await {
-                        tracing::debug!(%error, "a session with NATS is left to others");
-                    }
-                    line.hang_up();
-                    break;
+                Some(Job::Return(queue, returns)) => {
+                    let shared = shared.clone();
+                    work.push(Box::pin(
+                        async move { returns::go_back(&shared, queue, returns).await },
+                    ));
                 }
+                Some(Job::End) => {
+                    let shared = shared.clone();
+                    work.push(Box::pin(async move {
+                        let ended = shared.end().await;
+                        shared.line.hang_up();
+                        ended
+                    }));
+                }
+                None => break,
             },
-            () = shared.agenda.next() => {
+            () = shared.agenda.next_ring() => {
                 for queue in shared.agenda.due_rings() {
                     shared.bells.ring(&encoded(&queue), false);
                 }
+            }
+            // One look at a time: what is due stays so until it has been looked at.
+            () = shared.agenda.next_look(), if looking.is_empty() => {
                 let shared = shared.clone();
-                work.push(Box::pin(async move { sweep::look_at_due(&shared).await }));
+                looking.push(Box::pin(async move { sweep::look_at_due(&shared).await }));
+            }
+            Some(done) = looking.next(), if !looking.is_empty() => {
+                if let Err(error) = done {
+                    tracing::debug!(%error, "a session with NATS couldn't do what is due");
+                }
             }
             _ = beats.tick() => match beat(&shared, last_beat).await {
                 Ok(position) => {

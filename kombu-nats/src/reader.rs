@@ -184,8 +184,6 @@ impl NatsReader {
     }
 
     fn ask(&mut self, max: usize) {
-        // What goes back may be what is asked for.
-        self.shared.flush_returns();
         let count = max.min(MAX_BATCH);
         let consumer = api::consumer(self.level);
         let line = &self.shared.line;
@@ -335,9 +333,10 @@ impl NatsReader {
             let id = self.shared.next();
             self.holder.hold(id, &fetched, None);
             let count = fetched.delivered.count;
+            let failures = self.shared.returns.failures(self.queue.stream(), &fetched);
             let body = fetched.body;
             let envelope = message::read(fetched.headers.as_ref(), body, self.queue.name());
-            batch.push(envelope, id, count.saturating_sub(1), count > 1);
+            batch.push(envelope, id, failures, count > 1);
         }
         if self.level < self.queue.levels() - 1 {
             // Something of a higher priority may have come.
@@ -420,6 +419,11 @@ impl Reader for NatsReader {
                     Poll::Ready(()) => self.sweep = Sweep::Due,
                     Poll::Pending => return Poll::Pending,
                 }
+            }
+            // What goes back may be what is asked for; the bell rings when it is there.
+            self.shared.flush_returns();
+            if self.shared.returns.is_busy(&self.queue) {
+                return Poll::Pending;
             }
             self.ask(max);
         }

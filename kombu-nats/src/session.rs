@@ -16,7 +16,7 @@ use crate::api::{self, ConsumerInfo};
 use crate::bell::Bells;
 use crate::clock::Clock;
 use crate::error::{self, code};
-use crate::hold::{self, Corpse, Fetched, Hold, Holder, Return, Returns};
+use crate::hold::{self, Corpse, Fetched, Hold, Holder};
 use crate::known::{self, Known, NatsQueue, Written};
 use crate::limits::{self, Sizes};
 use crate::line::Line;
@@ -25,6 +25,7 @@ use crate::names::encoded;
 use crate::outlet::Outlet;
 use crate::pulse::Agenda;
 use crate::reader::Inlet;
+use crate::returns::{self, Return, Returns};
 use crate::tally;
 use crate::transport::Place;
 
@@ -38,6 +39,8 @@ pub(crate) enum Job {
         leaving: Box<crate::reader::Leaving>,
         reply: Option<oneshot::Sender<Result<()>>>,
     },
+    /// Messages go back.
+    Return(NatsQueue, Vec<Return>),
     /// Nobody has the session any more.
     End,
 }
@@ -201,7 +204,11 @@ impl Shared {
             };
             let queue = self.known.lock().queue(declaration.name());
             if let Some(queue) = queue {
-                self.make(&queue).await?;
+                match self.make(&queue).await {
+                    // Somebody has deleted it already.
+                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                    made => made?,
+                }
                 if declaration.get_expires().is_some() {
                     members::use_queue(&self.line, queue.name()).await?;
                 }
@@ -266,7 +273,10 @@ impl Shared {
         if !self.known.lock().has(queue) {
             return Ok(false);
         }
-        self.make(queue).await?;
+        match self.make(queue).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            made => made?,
+        }
         tracing::warn!(queue = %queue.name(), "the stream of a queue was gone, or had lost its consumer; it is there again");
         self.ring(queue.name(), false);
         Ok(true)
@@ -295,7 +305,7 @@ impl Shared {
     }
 
     pub(crate) async fn info(self: &Arc<Self>, queue: &NatsQueue) -> Result<QueueInfo> {
-        self.flush_returns();
+        self.returns.idle(self, queue).await;
         if queue.declaration().get_expires().is_some() {
             members::use_queue(&self.line, queue.name()).await?;
         }
@@ -311,7 +321,7 @@ impl Shared {
 
     /// Takes one message that is there, from the highest level that has one.
     pub(crate) async fn take_one(self: &Arc<Self>, queue: &NatsQueue) -> Result<Option<Fetched>> {
-        self.flush_returns();
+        self.returns.idle(self, queue).await;
         for level in (0..queue.levels()).rev() {
             if let Some(fetched) = self.take_from(queue, level).await? {
                 return Ok(Some(fetched));
@@ -345,6 +355,15 @@ impl Shared {
             }
         });
         answer.await.unwrap_or_else(|_| Err(self.line.loss()))
+    }
+
+    /// Takes one message that was given back here before; anything else goes back at once.
+    pub(crate) async fn pull_again(
+        self: &Arc<Self>,
+        queue: &NatsQueue,
+        level: u8,
+    ) -> Result<Option<Fetched>> {
+        self.take_from(queue, level).await
     }
 
     /// Whether a message that was pulled is beyond its time. Then it is dead, and taken care of.
@@ -395,19 +414,25 @@ impl Shared {
     }
 
     /// Gives a message back.
-    pub(crate) fn give_back(&self, queue: &NatsQueue, held: hold::Held, delay: Option<Duration>) {
+    pub(crate) fn give_back(
+        &self,
+        queue: &NatsQueue,
+        held: hold::Held,
+        counts: bool,
+        delay: Option<Duration>,
+    ) {
         match delay {
             Some(delay) => self.agenda.ring_in(queue.name(), delay),
             None => self.look_after(queue, held.expires),
         }
-        self.returns.add(Return {
-            stream: queue.stream().clone(),
-            queue: queue.name().clone(),
+        let back = Return {
             ack: held.ack,
             position: held.position,
             expires: held.expires,
+            counts,
             delay,
-        });
+        };
+        self.returns.add(queue, back);
     }
 
     /// What goes back may be beyond its time, or beyond the limits of its queue.
@@ -424,20 +449,27 @@ impl Shared {
     pub(crate) fn give_back_fetched(&self, queue: &NatsQueue, fetched: &Fetched) {
         let expires = fetched.expires(queue);
         self.look_after(queue, expires);
-        self.returns.add(Return {
-            stream: queue.stream().clone(),
-            queue: queue.name().clone(),
+        let back = Return {
             ack: fetched.ack.clone(),
             position: fetched.delivered.position,
             expires,
+            counts: false,
             delay: None,
-        });
+        };
+        self.returns.add(queue, back);
     }
 
-    /// Tells the server what goes back, and others that there is something.
+    /// Lets go back what is to go back.
     pub(crate) fn flush_returns(&self) {
-        for queue in self.returns.flush(&self.line) {
-            self.ring(&queue, false);
+        self.returns.flush(self);
+    }
+
+    /// Tells all sessions which deliveries don't count.
+    pub(crate) fn tell_uncounted(&self, queue: &NatsQueue, positions: &[u64]) {
+        for some in positions.chunks(1000) {
+            let text = returns::uncounted(self.line.session, queue.stream(), some);
+            let bell = self.line.layout.bell(queue.name());
+            self.line.tell(bell.into(), text.into());
         }
     }
 
@@ -514,10 +546,10 @@ impl Shared {
         join_all(inlets.iter().map(|inlet| inlet.empty(self))).await;
         for hold in self.holds() {
             for held in hold.let_go_of_all() {
-                self.give_back(&hold.queue, held, None);
+                self.give_back(&hold.queue, held, false, None);
             }
         }
-        self.flush_returns();
+        self.returns.all_idle(self).await;
         let ended = self.remove_session(self.line.session).await;
         // A last answer: what was told before it has been taken in by then.
         drop(known::revision(&self.line).await);

@@ -44,15 +44,17 @@ impl NatsStore {
         &self,
         queue: &NatsQueue,
         held: Held,
+        counts: bool,
         delay: Option<std::time::Duration>,
     ) -> Op<Result<Answer>> {
-        let shared = self.shared.clone();
-        let ack = held.ack.clone();
-        shared.give_back(queue, held, delay);
+        let (shared, queue) = (self.shared.clone(), queue.clone());
+        shared.give_back(&queue, held, counts, delay);
         Op::Pending(Box::pin(async move {
-            shared.flush_returns();
-            hold::barrier(&shared.line, ack).await?;
-            Ok(Answer::Done)
+            shared.returns.idle(&shared, &queue).await;
+            match shared.line.is_over() {
+                true => Err(error::settle_lost()),
+                false => Ok(Answer::Done),
+            }
         }))
     }
 
@@ -197,11 +199,12 @@ impl QueueStore for NatsStore {
             let id = shared.next();
             holder.hold(id, &fetched, None);
             let count = fetched.delivered.count;
+            let failures = shared.returns.failures(queue.stream(), &fetched);
             let headers = fetched.headers.as_ref();
             let delivery = RawDelivery {
                 envelope: message::read(headers, fetched.body, queue.name()),
                 id,
-                failures: count.saturating_sub(1),
+                failures,
                 queue: 0,
                 redelivered: count > 1,
             };
@@ -235,8 +238,8 @@ impl QueueStore for NatsStore {
         };
         match finish {
             Finish::Forget | Finish::Discard { .. } => self.tell(held),
-            Finish::Release => self.give_back(holder.queue(), held, None),
-            Finish::Retry { delay } => self.give_back(holder.queue(), held, delay),
+            Finish::Release => self.give_back(holder.queue(), held, false, None),
+            Finish::Retry { delay } => self.give_back(holder.queue(), held, true, delay),
             _ => Op::ready(Err(Error::new(
                 ErrorKind::Unsupported,
                 "this transport can't settle like that",
@@ -262,7 +265,6 @@ impl QueueStore for NatsStore {
     }
 
     async fn purge(&self, queue: &NatsQueue) -> Result<u64> {
-        self.shared.flush_returns();
         let mut count = 0;
         while let Some(fetched) = self.shared.take_one(queue).await? {
             self.shared.line.tell(fetched.ack.clone(), ACK);

@@ -16,7 +16,6 @@ use url::Url;
 
 use crate::api;
 use crate::error::classify_connect;
-use crate::hold::Return;
 use crate::known;
 use crate::left;
 use crate::line::{Line, Loss, lose};
@@ -193,18 +192,11 @@ async fn begin(line: Line, place: Place) -> Result<Arc<Shared>> {
     let left = left::take(&place.name());
     let (shared, jobs) = Shared::new(line, place);
     for one in &left {
-        for (stream, held) in &one.held {
-            shared.returns.add(Return {
-                stream: stream.clone(),
-                queue: kombu_core::Name::EMPTY,
-                ack: held.ack.clone(),
-                position: held.position,
-                expires: None,
-                delay: None,
-            });
+        // The others that are at them are told by the server itself.
+        for (_, held) in &one.held {
+            shared.line.tell(held.ack.clone(), bytes::Bytes::from_static(b"-NAK"));
         }
     }
-    shared.flush_returns();
     for one in left {
         shared.remove_session(one.session).await?;
     }

@@ -1,0 +1,306 @@
+//! Messages that go back to their queues.
+//!
+//! The server hands them out again in the order in which it is told, and takes a pull in before what it was told just
+//! before. So those of one queue go together, sorted; where one goes back behind others that belong after it, those are
+//! taken again first; and nothing of this session pulls until the server has answered.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::Subject;
+use bytes::Bytes;
+use kombu_core::Result;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::api::nanoseconds;
+use crate::hold::{Fetched, barrier};
+use crate::known::NatsQueue;
+use crate::session::{Job, Shared};
+
+const NAK: Bytes = Bytes::from_static(b"-NAK");
+
+/// How many messages that were given back are remembered.
+const MOST: usize = 10_000;
+
+/// A message that goes back.
+#[derive(Clone, Debug)]
+pub(crate) struct Return {
+    pub(crate) ack: Subject,
+    pub(crate) position: u64,
+    /// When its time is over, by the server's clock.
+    pub(crate) expires: Option<u64>,
+    /// Whether the delivery counts: otherwise others are told that it doesn't.
+    pub(crate) counts: bool,
+    pub(crate) delay: Option<Duration>,
+}
+
+/// A message that was given back, and that nobody here has seen since.
+#[derive(Debug)]
+struct Back {
+    stream: Arc<str>,
+    position: u64,
+    expires: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Returns {
+    waiting: Mutex<HashMap<Arc<str>, (NatsQueue, Vec<Return>)>>,
+    /// Streams whose messages are on their way back.
+    busy: Mutex<HashSet<Arc<str>>>,
+    idle: Notify,
+    /// What is invisible until then.
+    delayed: Mutex<VecDeque<(Arc<str>, u64, Instant)>>,
+    back: Mutex<Vec<Back>>,
+    uncounted: Mutex<Uncounted>,
+    pub(crate) bell: Notify,
+}
+
+/// How many deliveries of a message don't count, as far as this session was told.
+#[derive(Debug, Default)]
+struct Uncounted {
+    by_message: HashMap<(Arc<str>, u64), u32>,
+    oldest: VecDeque<(Arc<str>, u64)>,
+}
+
+impl Returns {
+    pub(crate) fn add(&self, queue: &NatsQueue, back: Return) {
+        let mut waiting = self.waiting.lock();
+        let of = waiting.entry(queue.stream().clone());
+        of.or_insert_with(|| (queue.clone(), Vec::new())).1.push(back);
+        drop(waiting);
+        self.bell.notify_one();
+    }
+
+    /// Lets what waits go back.
+    pub(crate) fn flush(&self, shared: &Shared) {
+        let mut waiting = self.waiting.lock();
+        if waiting.is_empty() {
+            return;
+        }
+        let mut busy = self.busy.lock();
+        let ready: Vec<Arc<str>> = waiting
+            .keys()
+            .filter(|stream| !busy.contains(*stream))
+            .cloned()
+            .collect();
+        for stream in ready {
+            if let Some((queue, returns)) = waiting.remove(&stream) {
+                busy.insert(stream);
+                // Without its task, the session is over.
+                drop(shared.jobs.send(Job::Return(queue, returns)));
+            }
+        }
+    }
+
+    /// Whether messages of a queue are on their way back.
+    pub(crate) fn is_busy(&self, queue: &NatsQueue) -> bool {
+        self.busy.lock().contains(queue.stream())
+    }
+
+    /// Resolves when none are.
+    pub(crate) async fn idle(&self, shared: &Shared, queue: &NatsQueue) {
+        let over = shared.line.over();
+        let lost = shared.line.lost();
+        tokio::pin!(over, lost);
+        loop {
+            let idle = self.idle.notified();
+            self.flush(shared);
+            if !self.is_busy(queue) || shared.line.is_over() {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = idle => {}
+                () = &mut over => return,
+                _ = &mut lost => return,
+            }
+        }
+    }
+
+    /// The same for all queues.
+    pub(crate) async fn all_idle(&self, shared: &Shared) {
+        let queues: Vec<NatsQueue> = {
+            let waiting = self.waiting.lock();
+            waiting.values().map(|(queue, _)| queue.clone()).collect()
+        };
+        for queue in queues {
+            self.idle(shared, &queue).await;
+        }
+        while !self.busy.lock().is_empty() && !shared.line.is_over() {
+            drop(tokio::time::timeout(Duration::from_millis(50), self.idle.notified()).await);
+        }
+    }
+
+    /// A message was handed over: if it was given back here, it isn't any more.
+    pub(crate) fn see(&self, stream: &str, position: u64) {
+        let mut back = self.back.lock();
+        if !back.is_empty() {
+            back.retain(|back| back.position != position || *back.stream != *stream);
+        }
+    }
+
+    /// The positions of those that were given back to a stream.
+    pub(crate) fn back(&self, stream: &str) -> Vec<u64> {
+        let back = self.back.lock();
+        let of = back.iter().filter(|back| *back.stream == *stream);
+        of.map(|back| back.position).collect()
+    }
+
+    /// When the time of the first of them is over, by the server's clock.
+    pub(crate) fn first_expiry(&self, stream: &str) -> Option<u64> {
+        let back = self.back.lock();
+        let of = back.iter().filter(|back| *back.stream == *stream);
+        of.filter_map(|back| back.expires).min()
+    }
+
+    /// Those whose time is over have been looked at.
+    pub(crate) fn forget_expiry(&self, stream: &str, until: u64) {
+        let mut back = self.back.lock();
+        for back in back.iter_mut().filter(|back| *back.stream == *stream) {
+            back.expires = back.expires.filter(|expires| *expires > until);
+        }
+    }
+
+    /// How many messages of a stream this session has made invisible.
+    pub(crate) fn delayed(&self, stream: &str) -> usize {
+        let now = Instant::now();
+        let mut delayed = self.delayed.lock();
+        delayed.retain(|(_, _, due)| *due > now);
+        delayed.iter().filter(|(of, ..)| **of == *stream).count()
+    }
+
+    /// Takes note that a delivery of these messages doesn't count.
+    pub(crate) fn discount(&self, stream: &Arc<str>, positions: impl Iterator<Item = u64>) {
+        let mut uncounted = self.uncounted.lock();
+        for position in positions {
+            let message = (stream.clone(), position);
+            let count = uncounted.by_message.entry(message.clone()).or_insert(0);
+            *count += 1;
+            if *count == 1 {
+                uncounted.oldest.push_back(message);
+            }
+            if uncounted.oldest.len() > MOST
+                && let Some(oldest) = uncounted.oldest.pop_front()
+            {
+                uncounted.by_message.remove(&oldest);
+            }
+        }
+    }
+
+    /// How often a message came back for good reason, after so many deliveries.
+    pub(crate) fn failures(&self, stream: &Arc<str>, fetched: &Fetched) -> u32 {
+        let delivered = fetched.delivered;
+        if delivered.count < 2 {
+            return 0;
+        }
+        let uncounted = self.uncounted.lock();
+        let message = (stream.clone(), delivered.position);
+        let less = uncounted.by_message.get(&message).copied().unwrap_or(0);
+        (delivered.count - 1).saturating_sub(less)
+    }
+}
+
+/// Takes messages of a queue back to the server.
+pub(crate) async fn go_back(
+    shared: &Arc<Shared>,
+    queue: NatsQueue,
+    returns: Vec<Return>,
+) -> Result<()> {
+    let went = tell(shared, &queue, returns).await;
+    shared.returns.busy.lock().remove(queue.stream());
+    shared.returns.idle.notify_waiters();
+    shared.ring(queue.name(), false);
+    // What came meanwhile.
+    shared.returns.flush(shared);
+    went
+}
+
+async fn tell(shared: &Arc<Shared>, queue: &NatsQueue, mut returns: Vec<Return>) -> Result<()> {
+    let known = &shared.returns;
+    let stream = queue.stream();
+    let first = returns
+        .iter()
+        .filter(|back| back.delay.is_none())
+        .map(|back| back.position)
+        .min();
+    // Those that went back before and belong behind.
+    let after = match first {
+        Some(first) => known.back(stream).iter().filter(|back| **back > first).count(),
+        None => 0,
+    };
+    for level in (0..queue.levels()).rev() {
+        let mut left = after;
+        while left > 0
+            && let Some(fetched) = shared.pull_again(queue, level).await?
+        {
+            left -= 1;
+            returns.push(Return {
+                ack: fetched.ack.clone(),
+                position: fetched.delivered.position,
+                expires: fetched.expires(queue),
+                counts: false,
+                delay: None,
+            });
+        }
+    }
+    returns.sort_by_key(|back| back.position);
+    let uncounted: Vec<u64> = returns
+        .iter()
+        .filter(|back| !back.counts)
+        .map(|back| back.position)
+        .collect();
+    known.discount(stream, uncounted.iter().copied());
+    shared.tell_uncounted(queue, &uncounted);
+    let mut last = None;
+    for back in returns {
+        last = Some(back.ack.clone());
+        let Some(delay) = back.delay else {
+            shared.line.tell(back.ack, NAK);
+            let mut all = known.back.lock();
+            if all.len() < MOST {
+                all.push(Back {
+                    stream: stream.clone(),
+                    position: back.position,
+                    expires: back.expires,
+                });
+            }
+            continue;
+        };
+        let text = format!(r#"-NAK {{"delay":{}}}"#, nanoseconds(delay));
+        shared.line.tell(back.ack, text.into());
+        if let Some(due) = Instant::now().checked_add(delay) {
+            let delayed = (stream.clone(), back.position, due);
+            known.delayed.lock().push_back(delayed);
+        }
+    }
+    if let Some(ack) = last {
+        barrier(&shared.line, ack).await?;
+    }
+    Ok(())
+}
+
+/// What a ring says of deliveries that don't count.
+pub(crate) fn uncounted(session: u64, stream: &str, positions: &[u64]) -> String {
+    let mut text = format!("more {session} {stream}");
+    for position in positions {
+        text.push(' ');
+        text.push_str(&position.to_string());
+    }
+    text
+}
+
+/// Takes in what another session's ring says.
+pub(crate) fn take_ring(shared: &Shared, text: &[u8]) {
+    let Ok(text) = std::str::from_utf8(text) else {
+        return;
+    };
+    let mut words = text.split(' ').skip(1);
+    if let (Some(who), Some(stream)) = (words.next(), words.next())
+        && who.parse() != Ok(shared.line.session)
+    {
+        let positions = words.filter_map(|word| word.parse().ok());
+        shared.returns.discount(&stream.into(), positions);
+    }
+}
