@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
-use kombu_core::virt::Death;
+use kombu_core::virt::{Death, Room};
 use kombu_core::Result;
 use parking_lot::Mutex;
 
@@ -58,6 +59,11 @@ pub(crate) struct Holder(pub(crate) Arc<Hold>);
 pub(crate) struct Hold {
     pub(crate) queue: NatsQueue,
     held: Mutex<HashMap<u64, Held>>,
+    /// What was acknowledged last, unless the server is known to have taken it in.
+    last: Mutex<Option<Subject>>,
+    /// How much its consumer can hold, and since when it could hold more, by the server's clock; `u64::MAX` while it can't.
+    room: Option<Room>,
+    room_since: AtomicU64,
 }
 
 #[derive(Clone, Debug)]
@@ -73,10 +79,13 @@ pub(crate) struct Held {
 }
 
 impl Holder {
-    pub(crate) fn new(queue: NatsQueue) -> Self {
+    pub(crate) fn new(queue: NatsQueue, room: Option<Room>, now: u64) -> Self {
         Holder(Arc::new(Hold {
             queue,
             held: Mutex::default(),
+            last: Mutex::default(),
+            room,
+            room_since: AtomicU64::new(now),
         }))
     }
 
@@ -92,7 +101,39 @@ impl Holder {
             since: Instant::now(),
             death,
         };
-        self.0.held.lock().insert(id, held);
+        let mut all = self.0.held.lock();
+        all.insert(id, held);
+        if self.0.room.as_ref().is_some_and(|room| all.len() >= room.limit()) {
+            self.0.room_since.store(u64::MAX, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes note of how much room there is at this time.
+    pub(crate) fn look_at_room(&self, has_room: bool, now: u64) {
+        let since = &self.0.room_since;
+        match (has_room, since.load(Ordering::Relaxed)) {
+            (true, u64::MAX) => since.store(now, Ordering::Relaxed),
+            (true, _) => {}
+            (false, _) => since.store(u64::MAX, Ordering::Relaxed),
+        }
+    }
+
+    /// Something isn't held any more.
+    pub(crate) fn freed(&self, now: u64) {
+        let held = self.0.count();
+        if self.0.room.as_ref().is_some_and(|room| held < room.limit()) {
+            self.look_at_room(true, now);
+        }
+    }
+
+    /// Since when its consumer could take more; `u64::MAX` if it can't.
+    pub(crate) fn room_since(&self) -> u64 {
+        self.0.room_since.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of what the server was told, and may not have taken in yet.
+    pub(crate) fn acknowledged(&self, ack: &Subject) {
+        *self.0.last.lock() = Some(ack.clone());
     }
 
     /// Ends the hold; `None` if there is none any more, as far as can be known here.
@@ -107,6 +148,11 @@ impl Holder {
 }
 
 impl Hold {
+    /// What has to be waited for until the server's counts are right.
+    pub(crate) fn take_last(&self) -> Option<Subject> {
+        self.last.lock().take()
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.held.lock().len()
     }
@@ -128,6 +174,18 @@ impl Hold {
     /// All that is held, for whoever comes after this session.
     pub(crate) fn all(&self) -> Vec<Held> {
         self.held.lock().values().cloned().collect()
+    }
+}
+
+impl Held {
+    /// The id of the letter that a dead message becomes: made of its place.
+    pub(crate) fn letter_id(&self) -> String {
+        let parts: Vec<&str> = self.ack.split('.').collect();
+        let stream = match parts.len() {
+            9 => parts[2],
+            _ => parts.get(4).copied().unwrap_or_default(),
+        };
+        format!("dlx:{stream}:{}", self.position)
     }
 }
 

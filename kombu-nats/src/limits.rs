@@ -12,6 +12,7 @@ use kombu_core::{Overflow, Result};
 use parking_lot::Mutex;
 
 use crate::api;
+use crate::hold::ACK;
 use crate::known::NatsQueue;
 use crate::line;
 use crate::push::{self, Parcel};
@@ -21,12 +22,28 @@ use crate::tally;
 /// Whether publishers have something to do for the limits of a queue.
 pub(crate) fn is_limited(queue: &Queue) -> bool {
     let drops = queue.get_max_length().is_some() && !refuses(queue);
-    drops || queue.get_max_length_bytes().is_some()
+    drops || queue.get_max_length_bytes().is_some() || queue.get_max_length() == Some(0)
 }
 
 /// Whether a full queue refuses what comes.
 pub(crate) fn refuses(queue: &Queue) -> bool {
-    queue.get_overflow() == Some(Overflow::RejectPublish)
+    matches!(
+        queue.get_overflow(),
+        Some(Overflow::RejectPublish | Overflow::RejectPublishDlx)
+    )
+}
+
+/// Whether what a full queue refuses becomes a dead letter.
+pub(crate) fn dead_letters(queue: &Queue) -> bool {
+    queue.get_overflow() == Some(Overflow::RejectPublishDlx)
+        && queue.get_dead_letter_exchange().is_some()
+}
+
+/// The number of messages above which the stream of a queue refuses more. None at all is no limit to a stream.
+pub(crate) fn refused_above(queue: &Queue) -> Option<u64> {
+    queue
+        .get_max_length()
+        .filter(|limit| *limit > 0 && refuses(queue))
 }
 
 /// The sizes of what is in limited queues, as far as they are known, by stream; and whose turn it is at one.
@@ -85,9 +102,12 @@ pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> 
             let sizes = shared.sizes.of(&parcel.queue);
             let mut sizes = sizes.lock().await;
             let ready = sizes.ready(&shared, &parcel.queue).await?;
-            let limit = parcel.queue.declaration().get_max_length_bytes();
-            if limit.is_some_and(|limit| ready + parcel.body.len() as u64 > limit) {
-                return Ok(Answer::Refused);
+            let declaration = parcel.queue.declaration();
+            let limit = declaration.get_max_length_bytes();
+            if limit.is_some_and(|limit| ready + parcel.body.len() as u64 > limit)
+                || declaration.get_max_length() == Some(0)
+            {
+                return push::refused(&shared, &parcel).await;
             }
             let sent = push::send(&shared, &parcel);
             push::settle(&shared, &parcel, sent).await
@@ -131,13 +151,20 @@ pub(crate) async fn trim(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> 
         }
         // What consumers have room for is as good as delivered.
         let room = tally::count(shared, queue, true).await?.room;
-        if room > 0 && (declaration.get_max_length().is_none() || counts.ready <= declaration.get_max_length().unwrap_or(0) + room) {
+        let limit = declaration.get_max_length().unwrap_or(0);
+        if room > 0 && counts.ready <= limit.saturating_add(room) {
             return Ok(());
         }
         for _ in 0..excess {
             let Some(fetched) = shared.take_one(queue).await? else {
                 return Ok(());
             };
+            if declaration.get_dead_letter_exchange().is_none() {
+                // Before it is counted again.
+                let asking = shared.line.ask(fetched.ack, None, ACK, "a message that is dropped");
+                asking.await?;
+                continue;
+            }
             let now = shared.clock.now();
             shared.bury(queue, fetched, Death::MaxLength, now);
         }

@@ -29,6 +29,9 @@ pub(crate) const DUE: HeaderName = HeaderName::from_static("Kombu-Due");
 /// The subject that a delayed message is for.
 pub(crate) const TO: HeaderName = HeaderName::from_static("Kombu-To");
 
+/// What a message died of that waits to be moved.
+pub(crate) const DEATH: HeaderName = HeaderName::from_static("Kombu-Death");
+
 /// Properties that are text, with how they are read and set.
 type Text = (
     HeaderName,

@@ -6,11 +6,12 @@ use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use kombu_core::message::Envelope;
-use kombu_core::virt::Answer;
+use kombu_core::virt::{Answer, Death};
 use kombu_core::{ErrorKind, Result};
 
 use crate::error::code;
 use crate::known::NatsQueue;
+use crate::later;
 use crate::limits;
 use crate::line::{self, Stored};
 use crate::message;
@@ -49,6 +50,9 @@ pub(crate) fn parcel(shared: &Arc<Shared>, queue: &NatsQueue, envelope: &Envelop
         let due = (shared.clock.now() / 1_000_000).saturating_add(delay);
         headers.insert(message::DUE, message::digits(due));
         headers.insert(message::TO, subject.as_str());
+        // All queues' are in one stream.
+        let id = message::publish_id(envelope.publish_id());
+        message::set_other_id(&mut headers, &format!("{id}:{}", queue.stream()), envelope);
         subject = shared.line.layout.later_subject(queue.stream()).into();
     } else if let Some(left) = queue.time_to_live(envelope.expiration()) {
         shared.agenda.look_in(queue.name(), left);
@@ -121,7 +125,7 @@ pub(crate) async fn settle(
             Stored::At(_) => return Ok(Answer::Done),
             Stored::Refused(refused) if refused.err_code == code::STORE_FAILED => {
                 return match limits::refuses(parcel.queue.declaration()) {
-                    true => Ok(Answer::Refused),
+                    true => self::refused(shared, parcel).await,
                     false => Err(refused.during("a message")),
                 };
             }
@@ -133,4 +137,12 @@ pub(crate) async fn settle(
         }
         sent = send(shared, parcel);
     }
+}
+
+/// A full queue refuses a message. It may become a dead letter all the same.
+pub(crate) async fn refused(shared: &Arc<Shared>, parcel: &Parcel) -> Result<Answer> {
+    if limits::dead_letters(parcel.queue.declaration()) {
+        later::leave_dead(shared, parcel, Death::MaxLength).await?;
+    }
+    Ok(Answer::Refused)
 }

@@ -105,8 +105,6 @@ pub(crate) struct NatsReader {
     checking: Option<crate::line::Answer<Check>>,
     /// Whether it is this consumer's turn, where only one is served.
     is_active: bool,
-    /// By the server's clock: since then, there was room, and it was looked at what comes.
-    waits_since: Option<u64>,
 }
 
 /// How far a look at all levels is.
@@ -156,7 +154,7 @@ impl NatsReader {
         shared.bells.add(queue.name(), &bell);
         shared.add_room(&queue, number, room.clone());
         Ok(NatsReader {
-            holder: shared.holder(&queue),
+            holder: shared.holder(&queue, Some(room)),
             level: queue.levels() - 1,
             shared,
             queue,
@@ -174,7 +172,6 @@ impl NatsReader {
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             checking: None,
             is_active,
-            waits_since: None,
         })
     }
 
@@ -271,9 +268,10 @@ impl NatsReader {
         };
         self.shared.see(&self.queue, &fetched);
         // Beyond its time only if nobody had room for it when it came.
-        let pulled = match self.waits_since {
-            Some(since) if since < fetched.delivered.stored => since,
-            _ => pulled,
+        let since = self.holder.room_since();
+        let pulled = match since < fetched.delivered.stored {
+            true => since,
+            false => pulled,
         };
         if let Some(fetched) = self.shared.bury_if_expired(&self.queue, fetched, pulled) {
             self.patience = AT_ONCE;
@@ -300,9 +298,6 @@ impl NatsReader {
         } else {
             let subject = self.shared.line.layout.subject(self.queue.name(), "*");
             self.doorbell = self.shared.line.listen_once(subject.into()).ok();
-            if self.waits_since.is_none() {
-                self.waits_since = Some(self.shared.clock.now());
-            }
         }
     }
 
@@ -368,6 +363,8 @@ impl Reader for NatsReader {
         batch: &mut Batch<'_>,
     ) -> Poll<Result<()>> {
         self.bell.task.register(context.waker());
+        let has_room = max > 0 && self.is_active;
+        self.holder.look_at_room(has_room, self.shared.clock.now());
         loop {
             if let Some(checking) = &mut self.checking {
                 match checking.as_mut().poll(context) {
@@ -406,7 +403,6 @@ impl Reader for NatsReader {
                 return Poll::Pending;
             }
             if max == 0 || !self.is_active {
-                self.waits_since = None;
                 return Poll::Pending;
             }
             if self.sweep == Sweep::Nothing {

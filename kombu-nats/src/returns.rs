@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::api::nanoseconds;
-use crate::hold::{Fetched, barrier};
+use crate::hold::Fetched;
 use crate::known::NatsQueue;
 use crate::session::{Job, Shared};
 
@@ -225,10 +225,11 @@ async fn tell(shared: &Arc<Shared>, queue: &NatsQueue, mut returns: Vec<Return>)
         .filter(|back| back.delay.is_none())
         .map(|back| back.position)
         .min();
-    // Those that went back before and belong behind.
+    // Those that went back before, if one of them belongs behind.
+    let before = known.back(stream);
     let after = match first {
-        Some(first) => known.back(stream).iter().filter(|back| **back > first).count(),
-        None => 0,
+        Some(first) if before.iter().any(|back| *back > first) => before.len(),
+        _ => 0,
     };
     for level in (0..queue.levels()).rev() {
         let mut left = after;
@@ -255,9 +256,13 @@ async fn tell(shared: &Arc<Shared>, queue: &NatsQueue, mut returns: Vec<Return>)
     shared.tell_uncounted(queue, &uncounted);
     let mut last = None;
     for back in returns {
-        last = Some(back.ack.clone());
+        // Each is asked for its answer, and the last answer says that all are done.
+        let text = match back.delay {
+            None => NAK,
+            Some(delay) => format!(r#"-NAK {{"delay":{}}}"#, nanoseconds(delay)).into(),
+        };
+        last = Some(shared.line.ask(back.ack, None, text, "a message that goes back"));
         let Some(delay) = back.delay else {
-            shared.line.tell(back.ack, NAK);
             let mut all = known.back.lock();
             if all.len() < MOST {
                 all.push(Back {
@@ -268,17 +273,15 @@ async fn tell(shared: &Arc<Shared>, queue: &NatsQueue, mut returns: Vec<Return>)
             }
             continue;
         };
-        let text = format!(r#"-NAK {{"delay":{}}}"#, nanoseconds(delay));
-        shared.line.tell(back.ack, text.into());
         if let Some(due) = Instant::now().checked_add(delay) {
             let delayed = (stream.clone(), back.position, due);
             known.delayed.lock().push_back(delayed);
         }
     }
-    if let Some(ack) = last {
-        barrier(&shared.line, ack).await?;
+    match last {
+        Some(answer) => answer.await.map(drop),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// What a ring says of deliveries that don't count.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use kombu_core::driver::QueueInfo;
 use kombu_core::virt::{Applied, Change, Death, Room, Table};
-use kombu_core::{Error, ErrorKind, Name, Overflow, Result};
+use kombu_core::{Error, ErrorKind, Name, Result};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock, mpsc, oneshot};
 
@@ -106,8 +106,8 @@ impl Shared {
     }
 
     /// A new holder of messages of a queue.
-    pub(crate) fn holder(&self, queue: &NatsQueue) -> Holder {
-        let holder = Holder::new(queue.clone());
+    pub(crate) fn holder(&self, queue: &NatsQueue, room: Option<Room>) -> Holder {
+        let holder = Holder::new(queue.clone(), room, self.clock.now());
         let mut holds = self.holds.lock();
         holds.retain(|hold| hold.strong_count() > 0);
         holds.push(Arc::downgrade(&holder.0));
@@ -233,11 +233,7 @@ impl Shared {
 
     /// Makes the stream of a queue, and its consumers, unless they are there.
     pub(crate) async fn make(&self, queue: &NatsQueue) -> Result<()> {
-        let declaration = queue.declaration();
-        let refused_above = match declaration.get_overflow() {
-            Some(Overflow::RejectPublish) => declaration.get_max_length(),
-            _ => None,
-        };
+        let refused_above = limits::refused_above(queue.declaration());
         loop {
             let made = api::create_queue(&self.line, &self.place, queue, refused_above).await?;
             match made {
@@ -396,7 +392,18 @@ impl Shared {
             self.line.tell(fetched.ack, hold::ACK);
             return;
         }
-        let holder = self.holder(queue);
+        self.take_in_dead(queue, fetched, death, died);
+    }
+
+    /// Holds a dead message until core has moved it.
+    pub(crate) fn take_in_dead(
+        &self,
+        queue: &NatsQueue,
+        fetched: Fetched,
+        death: Death,
+        died: u64,
+    ) {
+        let holder = self.holder(queue, None);
         let id = self.next();
         holder.hold(id, &fetched, Some(death));
         self.dead.lock().push_back(Corpse {
@@ -550,6 +557,11 @@ impl Shared {
             }
         }
         self.returns.all_idle(self).await;
+        for hold in self.holds() {
+            if limits::is_limited(hold.queue.declaration()) && self.known.lock().has(&hold.queue) {
+                drop(limits::trim(self, &hold.queue).await);
+            }
+        }
         let ended = self.remove_session(self.line.session).await;
         // A last answer: what was told before it has been taken in by then.
         drop(known::revision(&self.line).await);

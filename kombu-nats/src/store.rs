@@ -9,6 +9,7 @@ use crate::clock;
 use crate::error;
 use crate::hold::{self, ACK, Corpse, Held, Holder};
 use crate::known::NatsQueue;
+use crate::limits;
 use crate::members::{self, Member};
 use crate::message;
 use crate::push;
@@ -31,9 +32,11 @@ impl NatsStore {
     }
 
     /// Ends a hold that the server is told of by `text`.
-    fn tell(&self, held: Held) -> Op<Result<Answer>> {
+    fn tell(&self, holder: &Holder, held: Held) -> Op<Result<Answer>> {
         let shared = self.shared.clone();
         shared.line.tell(held.ack.clone(), ACK);
+        holder.acknowledged(&held.ack);
+        holder.freed(shared.clock.now());
         Op::Pending(Box::pin(async move {
             hold::barrier(&shared.line, held.ack).await?;
             Ok(Answer::Done)
@@ -42,15 +45,19 @@ impl NatsStore {
 
     fn give_back(
         &self,
-        queue: &NatsQueue,
+        holder: &Holder,
         held: Held,
         counts: bool,
         delay: Option<std::time::Duration>,
     ) -> Op<Result<Answer>> {
-        let (shared, queue) = (self.shared.clone(), queue.clone());
+        let (shared, queue) = (self.shared.clone(), holder.queue().clone());
+        holder.freed(shared.clock.now());
         shared.give_back(&queue, held, counts, delay);
         Op::Pending(Box::pin(async move {
             shared.returns.idle(&shared, &queue).await;
+            if limits::is_limited(queue.declaration()) {
+                limits::trim(&shared, &queue).await?;
+            }
             match shared.line.is_over() {
                 true => Err(error::settle_lost()),
                 false => Ok(Answer::Done),
@@ -91,8 +98,7 @@ impl NatsStore {
             let mut parcels = Vec::with_capacity(targets.len());
             for queue in &targets {
                 let mut parcel = push::parcel(&shared, queue, &envelope)?;
-                let letter = format!("dlx:{}:{}", holder.queue().stream(), held.position);
-                message::set_other_id(&mut parcel.headers, &letter, &envelope);
+                message::set_other_id(&mut parcel.headers, &held.letter_id(), &envelope);
                 parcels.push(parcel);
             }
             let answer = push::all(&shared, parcels).await?;
@@ -195,7 +201,7 @@ impl QueueStore for NatsStore {
             let Some(fetched) = shared.bury_if_expired(queue, fetched, pulled) else {
                 continue;
             };
-            let holder = shared.holder(queue);
+            let holder = shared.holder(queue, None);
             let id = shared.next();
             holder.hold(id, &fetched, None);
             let count = fetched.delivered.count;
@@ -237,9 +243,9 @@ impl QueueStore for NatsStore {
             return Op::ready(Err(error::settle_lost()));
         };
         match finish {
-            Finish::Forget | Finish::Discard { .. } => self.tell(held),
-            Finish::Release => self.give_back(holder.queue(), held, false, None),
-            Finish::Retry { delay } => self.give_back(holder.queue(), held, true, delay),
+            Finish::Forget | Finish::Discard { .. } => self.tell(holder, held),
+            Finish::Release => self.give_back(holder, held, false, None),
+            Finish::Retry { delay } => self.give_back(holder, held, true, delay),
             _ => Op::ready(Err(Error::new(
                 ErrorKind::Unsupported,
                 "this transport can't settle like that",

@@ -51,11 +51,12 @@ async fn look_at(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> {
     if queue.declaration().get_expires().is_some() && expire(shared, queue).await? {
         return Ok(());
     }
-    for level in 0..queue.levels() {
+    // What would be served next is the head of the highest level that has one.
+    'levels: for level in (0..queue.levels()).rev() {
         while let Some(again) = look_at_head(shared, queue, level).await? {
             if let Some(wait) = again {
                 shared.agenda.look_in(queue.name(), wait);
-                break;
+                break 'levels;
             }
         }
     }
@@ -128,10 +129,9 @@ async fn look_at_head(
         (name == message::EXPIRATION).then(|| value.trim().parse().ok())?
     });
     let Some(left) = queue.time_to_live(own.map(Duration::from_millis)) else {
-        if look.num_pending > 1 {
-            shared.agenda.look_when_asked(queue.name());
-        }
-        return Ok((look.num_pending > 1).then_some(Some(BEHIND)));
+        // Something behind it may expire, and is looked at when this one has gone.
+        shared.agenda.look_when_asked(queue.name());
+        return Ok(Some(Some(BEHIND)));
     };
     let expires = head.stored.saturating_add(nanoseconds(left));
     let now = shared.clock.now();

@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use kombu_core::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::hold;
 use crate::known::NatsQueue;
 use crate::members;
 use crate::session::Shared;
@@ -49,6 +50,13 @@ pub(crate) async fn counts(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<Co
 
 /// The same; with the room of all consumers only if it is asked for.
 pub(crate) async fn count(shared: &Arc<Shared>, queue: &NatsQueue, with_room: bool) -> Result<Counts> {
+    for hold in shared.holds() {
+        if hold.queue.is(queue)
+            && let Some(ack) = hold.take_last()
+        {
+            hold::barrier(&shared.line, ack).await?;
+        }
+    }
     let looks = shared.looks(queue).await?;
     let pending: u64 = looks.iter().map(|look| look.num_pending).sum();
     let taken: u64 = looks.iter().map(|look| look.num_ack_pending).sum();
