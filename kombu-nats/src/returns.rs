@@ -263,6 +263,8 @@ async fn tell(shared: &Arc<Shared>, queue: &NatsQueue, mut returns: Vec<Return>)
         };
         last = Some(shared.line.ask(back.ack, None, text, "a message that goes back"));
         let Some(delay) = back.delay else {
+            // A look that was due before found it on its way.
+            shared.look_after(queue, back.expires);
             let mut all = known.back.lock();
             if all.len() < MOST {
                 all.push(Back {

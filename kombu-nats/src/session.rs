@@ -222,10 +222,7 @@ impl Shared {
     async fn remove(&self, queue: &NatsQueue) -> Result<()> {
         let deleting = api::delete_stream(&self.line, queue.stream());
         members::forget(&self.line, queue.name());
-        let later = self.line.layout.later();
-        let purge = serde_json::json!({ "filter": self.line.layout.later_subject(queue.stream()) });
-        let subject = format!("STREAM.PURGE.{later}");
-        drop(self.line.api::<serde_json::Value>(&subject, &purge, "a purge"));
+        // What is delayed for it is dropped when it is due: a purge would take the consumer's place from what is for others.
         drop(deleting.await?);
         self.ring(queue.name(), true);
         Ok(())
@@ -443,7 +440,7 @@ impl Shared {
     }
 
     /// What goes back may be beyond its time, or beyond the limits of its queue.
-    fn look_after(&self, queue: &NatsQueue, expires: Option<u64>) {
+    pub(crate) fn look_after(&self, queue: &NatsQueue, expires: Option<u64>) {
         if let Some(expires) = expires {
             let left = Duration::from_nanos(expires.saturating_sub(self.clock.now()));
             self.agenda.look_in(queue.name(), left);
