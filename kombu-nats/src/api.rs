@@ -27,6 +27,7 @@ pub(crate) struct Raw {
     pub(crate) position: u64,
     /// When it was stored, in ns since 1970 by the server's clock.
     pub(crate) stored: u64,
+    pub(crate) subject: String,
     pub(crate) headers: String,
     pub(crate) payload: Vec<u8>,
 }
@@ -39,6 +40,8 @@ struct RawAnswer {
 #[derive(Deserialize)]
 struct RawText {
     seq: u64,
+    #[serde(default)]
+    subject: String,
     #[serde(default)]
     data: String,
     #[serde(default)]
@@ -54,6 +57,7 @@ fn ask_for(line: &Line, stream: &str, which: &Value) -> Answer<Asked<Raw>> {
             Ok(RawAnswer { message }) => Ok(Raw {
                 position: message.seq,
                 stored: crate::clock::parse(&message.time),
+                subject: message.subject,
                 headers: String::from_utf8_lossy(&base64(&message.hdrs)).into_owned(),
                 payload: base64(&message.data),
             }),
@@ -136,6 +140,7 @@ pub(crate) async fn messages_from(line: &Line, stream: &str, position: u64) -> R
                 found.push(Raw {
                     position: delivered.position,
                     stored: delivered.stored,
+                    subject: message.subject.to_string(),
                     headers: String::new(),
                     payload: message.payload.to_vec(),
                 });
@@ -216,8 +221,6 @@ pub(crate) struct StreamState {
     pub(crate) first_seq: u64,
     #[serde(default)]
     pub(crate) last_seq: u64,
-    #[serde(default)]
-    pub(crate) num_subjects: u64,
     #[serde(default)]
     pub(crate) subjects: std::collections::HashMap<String, u64>,
 }

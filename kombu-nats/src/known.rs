@@ -110,11 +110,6 @@ impl Known {
         &self.table
     }
 
-    /// The position of the last record that was read.
-    pub(crate) fn revision(&self) -> u64 {
-        self.revision
-    }
-
     pub(crate) fn queue(&self, name: &Name) -> Option<NatsQueue> {
         self.queues.get(name).cloned()
     }

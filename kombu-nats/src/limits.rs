@@ -52,8 +52,8 @@ pub(crate) struct Sizes(Mutex<HashMap<Arc<str>, Arc<tokio::sync::Mutex<Known>>>>
 
 #[derive(Default)]
 struct Known {
-    /// By position.
-    sizes: BTreeMap<u64, u64>,
+    /// Sizes and levels, by position.
+    sizes: BTreeMap<u64, (u64, usize)>,
     read_to: u64,
 }
 
@@ -75,21 +75,31 @@ impl Known {
             (from..=state.last_seq).map(|position| api::message(&shared.line, queue.stream(), position));
         for answer in futures_util::future::join_all(asking).await {
             if let Ok(raw) = answer? {
-                self.sizes.insert(raw.position, raw.payload.len() as u64);
+                let level = raw.subject.rsplit('.').next();
+                let level = level.and_then(|level| level.parse().ok()).unwrap_or(0);
+                self.sizes
+                    .insert(raw.position, (raw.payload.len() as u64, level));
             }
         }
         self.read_to = self.read_to.max(state.last_seq);
         self.sizes = self.sizes.split_off(&state.first_seq);
         let looks = shared.looks(queue).await?;
-        let delivered = looks.iter().map(|look| look.delivered.stream_seq).min();
-        let delivered = delivered.unwrap_or(0);
-        let waiting: u64 = self.sizes.range(delivered + 1..).map(|(_, size)| size).sum();
-        let back: u64 = shared
-            .returns
-            .back(queue.stream())
+        let is_waiting = |position: u64, level: usize| {
+            let look = looks.get(level).or(looks.first());
+            look.is_some_and(|look| position > look.delivered.stream_seq)
+        };
+        let waiting: u64 = self
+            .sizes
             .iter()
-            .filter(|position| **position <= delivered)
-            .filter_map(|position| self.sizes.get(position))
+            .filter(|(position, (_, level))| is_waiting(**position, *level))
+            .map(|(_, (size, _))| size)
+            .sum();
+        let back = shared.returns.back(queue.stream());
+        let back: u64 = back
+            .iter()
+            .filter_map(|position| Some((*position, self.sizes.get(position)?)))
+            .filter(|(position, (_, level))| !is_waiting(*position, *level))
+            .map(|(_, (size, _))| size)
             .sum();
         Ok(waiting + back)
     }

@@ -101,11 +101,6 @@ impl Line {
         }
     }
 
-    /// The largest message, headers included.
-    pub(crate) fn max_payload(&self) -> usize {
-        self.client.max_payload()
-    }
-
     /// Sends something that isn't answered.
     pub(crate) fn tell(&self, subject: Subject, payload: Bytes) {
         if self.is_over() {

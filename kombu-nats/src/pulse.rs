@@ -143,6 +143,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver
     let mut looking: FuturesUnordered<Answer<()>> = FuturesUnordered::new();
     let mut last_beat = 0;
     work.push(later::serve(shared.clone()).boxed());
+    work.push(sweep::clear_forgotten(shared.clone()).boxed());
     loop {
         tokio::select! {
             biased;

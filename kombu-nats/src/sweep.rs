@@ -156,3 +156,32 @@ async fn look_at_head(
     }
     Ok(Some(None))
 }
+
+/// Removes what was acknowledged and is there all the same: a server that is killed forgets that it had removed it, and would
+/// count it for ever.
+pub(crate) async fn clear_forgotten(shared: Arc<Shared>) -> Result<()> {
+    let queues: Vec<NatsQueue> = {
+        let known = shared.known.lock();
+        known.queues().filter(|queue| queue.declaration().is_durable()).cloned().collect()
+    };
+    for queue in queues {
+        // With several levels, there is no position below which all is done.
+        if queue.levels() > 1 {
+            continue;
+        }
+        let Ok(look) = api::consumer_info(&shared.line, queue.stream(), 0).await? else {
+            continue;
+        };
+        let Ok(stream) = api::stream_info(&shared.line, queue.stream(), None).await? else {
+            continue;
+        };
+        let floor = look.ack_floor.stream_seq;
+        if stream.state.first_seq > 0 && stream.state.first_seq <= floor {
+            let purge = serde_json::json!({ "seq": floor + 1 });
+            let subject = format!("STREAM.PURGE.{}", queue.stream());
+            let purging = shared.line.api::<serde_json::Value>(&subject, &purge, "a purge");
+            drop(purging.await?);
+        }
+    }
+    Ok(())
+}
