@@ -247,12 +247,14 @@ pub(crate) fn delete_stream(line: &Line, stream: &str) -> Answer<Asked<Value>> {
 async fn create_stream(line: &Line, config: &Value) -> Result<Asked<()>> {
     let name = config["name"].as_str().unwrap_or_default();
     let subject = format!("STREAM.CREATE.{name}");
-    Ok(match line.api::<Value>(&subject, config, "a stream").await? {
-        Ok(_) => Ok(()),
-        // With other attributes, of which we use none.
-        Err(refused) if refused.err_code == code::STREAM_IN_USE => Ok(()),
-        Err(refused) => Err(refused),
-    })
+    Ok(
+        match line.api::<Value>(&subject, config, "a stream").await? {
+            Ok(_) => Ok(()),
+            // With other attributes, of which we use none.
+            Err(refused) if refused.err_code == code::STREAM_IN_USE => Ok(()),
+            Err(refused) => Err(refused),
+        },
+    )
 }
 
 /// Makes what everybody shares: the two buckets, and the stream of what is delayed.
@@ -277,15 +279,24 @@ pub(crate) async fn create_shared(line: &Line, place: &Place) -> Result<()> {
     }
     let later = line.layout.later();
     let subjects = line.layout.later_subject("*");
-    create_stream(line, &work_queue(&later, &subjects, "file", place.replicas, None))
-        .await?
-        .map_err(|refused| refused.during("the stream of what is delayed"))?;
+    create_stream(
+        line,
+        &work_queue(&later, &subjects, "file", place.replicas, None),
+    )
+    .await?
+    .map_err(|refused| refused.during("the stream of what is delayed"))?;
     create_consumer(line, &later, 0, "")
         .await?
         .map_err(|refused| refused.during("the consumer of what is delayed"))
 }
 
-fn work_queue(name: &str, subjects: &str, storage: &str, replicas: usize, max: Option<u64>) -> Value {
+fn work_queue(
+    name: &str,
+    subjects: &str,
+    storage: &str,
+    replicas: usize,
+    max: Option<u64>,
+) -> Value {
     json!({
         "name": name,
         "subjects": [subjects],
@@ -338,7 +349,11 @@ pub(crate) async fn create_queue(
     }
     for level in 0..queue.levels() {
         let filter: &Subject = queue.subject(level);
-        let filter = if queue.levels() > 1 { filter.as_str() } else { "" };
+        let filter = if queue.levels() > 1 {
+            filter.as_str()
+        } else {
+            ""
+        };
         if let Err(refused) = create_consumer(line, queue.stream(), level, filter).await? {
             return Ok(Err(refused));
         }
@@ -354,7 +369,11 @@ struct Names {
 
 /// The streams that keep what is published to a subject.
 pub(crate) async fn streams_at(line: &Line, subject: &str) -> Result<Vec<String>> {
-    let names = line.api::<Names>("STREAM.NAMES", &json!({ "subject": subject }), "names of streams");
+    let names = line.api::<Names>(
+        "STREAM.NAMES",
+        &json!({ "subject": subject }),
+        "names of streams",
+    );
     let names = names
         .await?
         .map_err(|refused| refused.during("names of streams"))?;

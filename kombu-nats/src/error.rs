@@ -83,7 +83,9 @@ pub(crate) fn classify_request(error: RequestError, what: &str) -> Error {
         ),
         RequestErrorKind::NoResponders => Error::new(
             ErrorKind::ConnectionLost,
-            format!("nobody answers {what}: JetStream isn't enabled on this NATS server, or not available now"),
+            format!(
+                "nobody answers {what}: JetStream isn't enabled on this NATS server, or not available now"
+            ),
         ),
         RequestErrorKind::TimedOut => Error::new(
             ErrorKind::ConnectionLost,

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
-use kombu_core::virt::{Death, Room};
 use kombu_core::Result;
+use kombu_core::virt::{Death, Room};
 use parking_lot::Mutex;
 
 use crate::api::{ACK_WAIT, Delivered, nanoseconds};
@@ -103,7 +103,12 @@ impl Holder {
         };
         let mut all = self.0.held.lock();
         all.insert(id, held);
-        if self.0.room.as_ref().is_some_and(|room| all.len() >= room.limit()) {
+        if self
+            .0
+            .room
+            .as_ref()
+            .is_some_and(|room| all.len() >= room.limit())
+        {
             self.0.room_since.store(u64::MAX, Ordering::Relaxed);
         }
     }

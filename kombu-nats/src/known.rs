@@ -191,7 +191,8 @@ pub(crate) async fn catch_up(
     let records = match newest.saturating_sub(from) {
         _ if newest < from => Vec::new(),
         0..FEW => {
-            let asking = (from..=newest).map(|position| api::message(line, &bucket.stream, position));
+            let asking =
+                (from..=newest).map(|position| api::message(line, &bucket.stream, position));
             let mut found = Vec::new();
             for answer in join_all(asking).await {
                 match answer? {

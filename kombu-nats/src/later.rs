@@ -46,7 +46,11 @@ pub(crate) async fn leave_dead(shared: &Arc<Shared>, parcel: &Parcel, death: Dea
     let id = format!("dead:{}:{:x}", parcel.queue.stream(), fastrand::u128(..));
     message::replace_id(&mut headers, &id);
     let subject = Subject::from(shared.line.layout.later_subject(parcel.queue.stream()));
-    match shared.line.store(subject, Some(headers), parcel.body.clone()).await? {
+    match shared
+        .line
+        .store(subject, Some(headers), parcel.body.clone())
+        .await?
+    {
         Stored::At(_) => Ok(()),
         Stored::Refused(refused) => Err(refused.during("a dead message")),
         Stored::Nowhere => Err(crate::error::unexpected("a dead message")),
@@ -111,7 +115,12 @@ pub(crate) async fn serve(shared: Arc<Shared>) -> Result<()> {
 async fn take(shared: &Arc<Shared>, message: Message) -> Result<Option<Instant>> {
     let line = &shared.line;
     // The last token of its subject is the stream that it is for.
-    let stream = message.subject.rsplit('.').next().unwrap_or_default().to_owned();
+    let stream = message
+        .subject
+        .rsplit('.')
+        .next()
+        .unwrap_or_default()
+        .to_owned();
     let Some(mut fetched) = Fetched::of(message) else {
         return Ok(None);
     };
@@ -149,7 +158,15 @@ async fn take(shared: &Arc<Shared>, message: Message) -> Result<Option<Instant>>
         shared.take_in_dead(&queue, fetched, death, died);
         return Ok(None);
     }
-    send(shared, queue, to, headers, fetched.body, fetched.delivered.position).await?;
+    send(
+        shared,
+        queue,
+        to,
+        headers,
+        fetched.body,
+        fetched.delivered.position,
+    )
+    .await?;
     line.tell(fetched.ack, ACK);
     Ok(None)
 }

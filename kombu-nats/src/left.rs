@@ -26,9 +26,7 @@ const MOST: usize = 64;
 /// Leaves a session to the next one at its place.
 pub(crate) fn leave(place: &str, session: u64, mut held: Vec<(Arc<str>, Held)>) {
     // They go back in this order.
-    held.sort_by(|(one, held), (other, more)| {
-        (one, held.position).cmp(&(other, more.position))
-    });
+    held.sort_by(|(one, held), (other, more)| (one, held.position).cmp(&(other, more.position)));
     let mut left = LEFT.lock();
     let here = left.entry(place.to_owned()).or_default();
     if here.len() >= MOST {

@@ -71,8 +71,8 @@ impl Known {
         let Ok(info) = info else { return Ok(0) };
         let state = info.state;
         let from = (self.read_to + 1).max(state.first_seq);
-        let asking =
-            (from..=state.last_seq).map(|position| api::message(&shared.line, queue.stream(), position));
+        let asking = (from..=state.last_seq)
+            .map(|position| api::message(&shared.line, queue.stream(), position));
         for answer in futures_util::future::join_all(asking).await {
             if let Ok(raw) = answer? {
                 let level = raw.subject.rsplit('.').next();
@@ -171,7 +171,9 @@ pub(crate) async fn trim(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> 
             };
             if declaration.get_dead_letter_exchange().is_none() {
                 // Before it is counted again.
-                let asking = shared.line.ask(fetched.ack, None, ACK, "a message that is dropped");
+                let asking = shared
+                    .line
+                    .ask(fetched.ack, None, ACK, "a message that is dropped");
                 asking.await?;
                 continue;
             }

@@ -220,9 +220,7 @@ impl Line {
         }
         let client = self.client.clone();
         let mut telling: Pin<Box<dyn Future<Output = _> + Send>> =
-            Box::pin(
-                async move { client.publish_with_reply(subject, reply, payload).await },
-            );
+            Box::pin(async move { client.publish_with_reply(subject, reply, payload).await });
         drop(begin(&mut telling));
     }
 
@@ -260,7 +258,11 @@ impl Line {
             Ok(arrivals) => arrivals,
             Err(error) => return Box::pin(async move { Err(error) }),
         };
-        self.tell_with_reply(pull, inbox, Bytes::from_static(br#"{"batch":1,"no_wait":true}"#));
+        self.tell_with_reply(
+            pull,
+            inbox,
+            Bytes::from_static(br#"{"batch":1,"no_wait":true}"#),
+        );
         let (lost, loss) = (self.lost.clone(), self.loss());
         Box::pin(async move {
             match tokio::time::timeout(PATIENCE, arrivals.next()).await {
@@ -279,10 +281,7 @@ impl Line {
     pub(crate) fn loss(&self) -> Error {
         match &*self.lost.borrow() {
             Some((kind, text)) => Error::new(*kind, text.clone()),
-            None => Error::new(
-                ErrorKind::ConnectionLost,
-                "the session with NATS has ended",
-            ),
+            None => Error::new(ErrorKind::ConnectionLost, "the session with NATS has ended"),
         }
     }
 

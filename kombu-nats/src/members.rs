@@ -94,7 +94,10 @@ pub(crate) async fn change(
             return Ok(members);
         }
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-Expected-Last-Subject-Sequence", message::digits(position));
+        headers.insert(
+            "Nats-Expected-Last-Subject-Sequence",
+            message::digits(position),
+        );
         let text = json!(members).to_string();
         let subject = Subject::from(bucket.subject(&key(queue)));
         match line.store(subject, Some(headers), text.into()).await? {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_nats::header::{HeaderName, HeaderValue};
 use async_nats::HeaderMap;
+use async_nats::header::{HeaderName, HeaderValue};
 use bytes::Bytes;
 use kombu_core::declare::DeliveryMode;
 use kombu_core::field::{FieldTable, FieldValue, Timestamp};
@@ -126,9 +126,16 @@ fn is_free(name: &str) -> bool {
     };
     !name.is_empty()
         && name.bytes().all(is_token)
-        && !["nats-", "kombu-", "content-", "kv-", "status", "description"]
-            .into_iter()
-            .any(begins)
+        && ![
+            "nats-",
+            "kombu-",
+            "content-",
+            "kv-",
+            "status",
+            "description",
+        ]
+        .into_iter()
+        .any(begins)
 }
 
 fn value(text: &str) -> HeaderValue {
@@ -294,7 +301,9 @@ pub(crate) fn read(headers: Option<&HeaderMap>, body: Bytes, queue: &Name) -> En
         }
     }
     for (name, text) in &more.texts {
-        let known = TEXTS.iter().find(|(known, ..)| known.as_ref() as &str == name);
+        let known = TEXTS
+            .iter()
+            .find(|(known, ..)| known.as_ref() as &str == name);
         if let Some((_, _, set)) = known {
             set(&mut content, text);
         }
@@ -361,7 +370,9 @@ mod tests {
             content.set_timestamp(Timestamp::from_secs(12));
             content.set_hidden_keys(vec![text.into()]);
             for name in ["tenant", "two words", "Nats-Rollup", "kombu-more", ""] {
-                content.headers_mut().insert(name, FieldValue::from(Name::from(text)));
+                content
+                    .headers_mut()
+                    .insert(name, FieldValue::from(Name::from(text)));
             }
             content.headers_mut().insert("number", FieldValue::I64(7));
             let read = back(content.clone(), "jobs");

@@ -98,7 +98,8 @@ impl Agenda {
 
     /// Resolves when a queue has to be looked at.
     async fn next_look(&self) {
-        self.until(|| self.looks.lock().values().min().copied()).await;
+        self.until(|| self.looks.lock().values().min().copied())
+            .await;
     }
 
     /// Resolves when a message becomes visible.
@@ -211,7 +212,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver
                     let shared = shared.clone();
                     work.push(Box::pin(async move { reap(&shared).await }));
                 }
-                Err(error) if error.kind() == ErrorKind::ConnectionLost && !shared.has_ended() => {
+                Err(error) if error.kind() == ErrorKind::ConnectionLost && !shared.is_ending() => {
                     line.lose(&error);
                 }
                 Err(error) => tracing::debug!(%error, "a session with NATS couldn't say that it lives"),
@@ -264,7 +265,10 @@ async fn reap(shared: &Arc<Shared>) -> Result<()> {
         let written = members::written(&shared.line, "s", &session.to_string()).await?;
         let Some(written) = written else { continue };
         if shared.clock.now().saturating_sub(written) > api::nanoseconds(LEASE) {
-            tracing::info!(session, "a session with NATS was silent for too long: ended");
+            tracing::info!(
+                session,
+                "a session with NATS was silent for too long: ended"
+            );
             shared.remove_session(session).await?;
         }
     }

@@ -41,7 +41,11 @@ pub(crate) fn start(
     all(shared, parcels)
 }
 
-pub(crate) fn parcel(shared: &Arc<Shared>, queue: &NatsQueue, envelope: &Envelope) -> Result<Parcel> {
+pub(crate) fn parcel(
+    shared: &Arc<Shared>,
+    queue: &NatsQueue,
+    envelope: &Envelope,
+) -> Result<Parcel> {
     let mut headers = message::headers(envelope, queue.name())?;
     message::set_id(&mut headers, envelope);
     let mut subject = queue.subject(queue.level(envelope.priority())).clone();
@@ -72,7 +76,10 @@ pub(crate) fn all(shared: &Arc<Shared>, mut parcels: Vec<Parcel>) -> line::Answe
     {
         return one(shared, parcel);
     }
-    let sending: Vec<_> = parcels.into_iter().map(|parcel| one(shared, parcel)).collect();
+    let sending: Vec<_> = parcels
+        .into_iter()
+        .map(|parcel| one(shared, parcel))
+        .collect();
     Box::pin(async move {
         let mut answer = Answer::Done;
         for sent in join_all(sending).await {

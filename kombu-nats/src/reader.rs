@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use async_nats::{Message, Subject, Subscriber};
 use futures_util::{Stream, StreamExt};
+use kombu_core::Result;
 use kombu_core::driver::Op;
 use kombu_core::virt::{Batch, Reader, Room};
-use kombu_core::Result;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedRwLockReadGuard, oneshot};
 use tokio::time::{Instant, Sleep};

@@ -83,7 +83,10 @@ impl BindingText {
 }
 
 /// What a change writes, and where.
-pub(crate) fn written(change: &Change, fresh_id: impl FnOnce() -> String) -> Result<(String, Record)> {
+pub(crate) fn written(
+    change: &Change,
+    fresh_id: impl FnOnce() -> String,
+) -> Result<(String, Record)> {
     Ok(match change {
         Change::PutExchange(exchange) => (
             exchange_key(exchange.name()),
@@ -236,10 +239,7 @@ mod tests {
     #[test]
     fn records_stay_readable() {
         let golden = [
-            (
-                r#"{"layout":1}"#,
-                Record::Layout(1),
-            ),
+            (r#"{"layout":1}"#, Record::Layout(1)),
             (r#"{"no_queue":"jobs"}"#, Record::NoQueue("jobs".into())),
             (
                 r#"{"binding":{"source":"media","queue":"videos","routing_key":"video.#"}}"#,

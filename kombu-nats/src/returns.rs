@@ -68,7 +68,9 @@ impl Returns {
     pub(crate) fn add(&self, queue: &NatsQueue, back: Return) {
         let mut waiting = self.waiting.lock();
         let of = waiting.entry(queue.stream().clone());
-        of.or_insert_with(|| (queue.clone(), Vec::new())).1.push(back);
+        of.or_insert_with(|| (queue.clone(), Vec::new()))
+            .1
+            .push(back);
         drop(waiting);
         self.bell.notify_one();
     }
@@ -261,7 +263,11 @@ async fn tell(shared: &Arc<Shared>, queue: &NatsQueue, mut returns: Vec<Return>)
             None => NAK,
             Some(delay) => format!(r#"-NAK {{"delay":{}}}"#, nanoseconds(delay)).into(),
         };
-        last = Some(shared.line.ask(back.ack, None, text, "a message that goes back"));
+        last = Some(
+            shared
+                .line
+                .ask(back.ack, None, text, "a message that goes back"),
+        );
         let Some(delay) = back.delay else {
             // A look that was due before found it on its way.
             shared.look_after(queue, back.expires);

@@ -69,6 +69,8 @@ pub(crate) struct Shared {
     dead: Mutex<VecDeque<Corpse>>,
     pub(crate) deaths: Notify,
     next: AtomicU64,
+    is_ending: AtomicBool,
+    /// Nothing is left of it on the server.
     has_ended: AtomicBool,
 }
 
@@ -95,6 +97,7 @@ impl Shared {
             dead: Mutex::default(),
             deaths: Notify::new(),
             next: AtomicU64::new(1),
+            is_ending: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
         };
         (Arc::new(shared), receiver)
@@ -135,7 +138,9 @@ impl Shared {
     /// How many more messages the consumers of a queue's stream have room for.
     pub(crate) fn room(&self, stream: &str) -> u64 {
         let rooms = self.rooms.lock();
-        let of = rooms.iter().filter(|(queue, ..)| **queue.stream() == *stream);
+        let of = rooms
+            .iter()
+            .filter(|(queue, ..)| **queue.stream() == *stream);
         of.map(|(_, _, room)| room.left().min(1 << 32) as u64).sum()
     }
 
@@ -329,7 +334,9 @@ impl Shared {
         queue: &NatsQueue,
         level: u8,
     ) -> Result<Option<Fetched>> {
-        let subject = self.line.pull_subject(queue.stream(), &api::consumer(level));
+        let subject = self
+            .line
+            .pull_subject(queue.stream(), &api::consumer(level));
         let asking = self.line.pull_one(subject);
         let (reply, answer) = oneshot::channel();
         let (shared, queue) = (self.clone(), queue.clone());
@@ -360,7 +367,12 @@ impl Shared {
     }
 
     /// Whether a message that was pulled is beyond its time. Then it is dead, and taken care of.
-    pub(crate) fn bury_if_expired(&self, queue: &NatsQueue, fetched: Fetched, pulled: u64) -> Option<Fetched> {
+    pub(crate) fn bury_if_expired(
+        &self,
+        queue: &NatsQueue,
+        fetched: Fetched,
+        pulled: u64,
+    ) -> Option<Fetched> {
         let Some(expires) = fetched.expires(queue) else {
             return Some(fetched);
         };
@@ -481,7 +493,8 @@ impl Shared {
     pub(crate) fn ring(&self, queue: &Name, changed: bool) {
         self.bells.ring(&encoded(queue), changed);
         let what = if changed { "changed" } else { "more" };
-        self.line.tell(self.line.layout.bell(queue).into(), what.into());
+        self.line
+            .tell(self.line.layout.bell(queue).into(), what.into());
     }
 
     /// A consumer of this session is gone.
@@ -499,11 +512,16 @@ impl Shared {
         if !was_there {
             return Ok(());
         }
-        self.after_leaving(queue, members.consumers.is_empty()).await
+        self.after_leaving(queue, members.consumers.is_empty())
+            .await
     }
 
     /// A consumer of a queue was taken off its list.
-    pub(crate) async fn after_leaving(self: &Arc<Self>, queue: &NatsQueue, was_last: bool) -> Result<()> {
+    pub(crate) async fn after_leaving(
+        self: &Arc<Self>,
+        queue: &NatsQueue,
+        was_last: bool,
+    ) -> Result<()> {
         if was_last && queue.declaration().is_auto_delete() {
             return self.delete(queue, true).await;
         }
@@ -539,7 +557,8 @@ impl Shared {
 
     /// Ends the session: gives back what it holds and removes what is its own.
     pub(crate) async fn end(self: &Arc<Self>) -> Result<()> {
-        if self.has_ended.swap(true, Ordering::AcqRel) || self.line.is_over() {
+        // A lost one is left to the next.
+        if self.line.is_over() || self.is_ending.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         // Those that left before take with them what is on its way to them.
@@ -562,6 +581,9 @@ impl Shared {
         let ended = self.remove_session(self.line.session).await;
         // A last answer: what was told before it has been taken in by then.
         drop(known::revision(&self.line).await);
+        if ended.is_ok() {
+            self.has_ended.store(true, Ordering::Release);
+        }
         ended
     }
 
@@ -604,9 +626,17 @@ impl Shared {
     pub(crate) fn leave_to_next(&self) {
         let mut held = Vec::new();
         for hold in self.holds() {
-            held.extend(hold.all().into_iter().map(|one| (hold.queue.stream().clone(), one)));
+            held.extend(
+                hold.all()
+                    .into_iter()
+                    .map(|one| (hold.queue.stream().clone(), one)),
+            );
         }
         crate::left::leave(&self.place.name(), self.line.session, held);
+    }
+
+    pub(crate) fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Acquire)
     }
 
     pub(crate) fn has_ended(&self) -> bool {

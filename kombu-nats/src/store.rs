@@ -146,12 +146,7 @@ impl QueueStore for NatsStore {
         self.shared.known.lock().queue(name)
     }
 
-    fn push(
-        &self,
-        targets: &[NatsQueue],
-        version: u64,
-        envelope: &Envelope,
-    ) -> Op<Result<Answer>> {
+    fn push(&self, targets: &[NatsQueue], version: u64, envelope: &Envelope) -> Op<Result<Answer>> {
         if self.shared.known.lock().table().version() != version {
             return Op::ready(Ok(Answer::Stale));
         }

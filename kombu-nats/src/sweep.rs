@@ -162,7 +162,11 @@ async fn look_at_head(
 pub(crate) async fn clear_forgotten(shared: Arc<Shared>) -> Result<()> {
     let queues: Vec<NatsQueue> = {
         let known = shared.known.lock();
-        known.queues().filter(|queue| queue.declaration().is_durable()).cloned().collect()
+        known
+            .queues()
+            .filter(|queue| queue.declaration().is_durable())
+            .cloned()
+            .collect()
     };
     for queue in queues {
         // With several levels, there is no position below which all is done.
@@ -179,7 +183,9 @@ pub(crate) async fn clear_forgotten(shared: Arc<Shared>) -> Result<()> {
         if stream.state.first_seq > 0 && stream.state.first_seq <= floor {
             let purge = serde_json::json!({ "seq": floor + 1 });
             let subject = format!("STREAM.PURGE.{}", queue.stream());
-            let purging = shared.line.api::<serde_json::Value>(&subject, &purge, "a purge");
+            let purging = shared
+                .line
+                .api::<serde_json::Value>(&subject, &purge, "a purge");
             drop(purging.await?);
         }
     }

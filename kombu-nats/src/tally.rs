@@ -49,7 +49,11 @@ pub(crate) async fn counts(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<Co
 }
 
 /// The same; with the room of all consumers only if it is asked for.
-pub(crate) async fn count(shared: &Arc<Shared>, queue: &NatsQueue, with_room: bool) -> Result<Counts> {
+pub(crate) async fn count(
+    shared: &Arc<Shared>,
+    queue: &NatsQueue,
+    with_room: bool,
+) -> Result<Counts> {
     for hold in shared.holds() {
         if hold.queue.is(queue)
             && let Some(ack) = hold.take_last()

@@ -194,7 +194,9 @@ async fn begin(line: Line, place: Place) -> Result<Arc<Shared>> {
     for one in &left {
         // The others that are at them are told by the server itself.
         for (_, held) in &one.held {
-            shared.line.tell(held.ack.clone(), bytes::Bytes::from_static(b"-NAK"));
+            shared
+                .line
+                .tell(held.ack.clone(), bytes::Bytes::from_static(b"-NAK"));
         }
     }
     for one in left {
@@ -211,7 +213,10 @@ fn config(text: impl Into<String>) -> Error {
 
 fn check(options: &NatsOptions) -> Result<()> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    if options.prefix.is_empty() || options.prefix.len() > 64 || !options.prefix.bytes().all(is_plain) {
+    if options.prefix.is_empty()
+        || options.prefix.len() > 64
+        || !options.prefix.bytes().all(is_plain)
+    {
         return Err(config(
             "the `prefix` of a NATS URL has 1 to 64 letters, digits, `-` and `_`",
         ));
@@ -308,7 +313,11 @@ async fn connect(url: &Url, options: &NatsOptions, lost: &Loss) -> Result<async_
         .await
         .map_err(|error| classify_connect(error).with_context(&place))?;
     if client.connection_state() == State::Disconnected {
-        lose(lost, ErrorKind::ConnectionLost, "NATS has closed the connection".to_owned());
+        lose(
+            lost,
+            ErrorKind::ConnectionLost,
+            "NATS has closed the connection".to_owned(),
+        );
     }
     Ok(client)
 }

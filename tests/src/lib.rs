@@ -6,14 +6,14 @@ mod amqp;
 mod captured;
 mod meeting;
 mod memory;
-mod peer;
 mod nats;
+mod peer;
 mod redis;
 
 pub use amqp::{AmqpHarness, ask};
 pub use captured::Captured;
 pub use meeting::{COMPRESSIONS, Meeting, SERIALIZERS, integer, next, value};
 pub use memory::MemoryHarness;
-pub use peer::Peer;
 pub use nats::{NatsHarness, NatsLine};
+pub use peer::Peer;
 pub use redis::{RawRedis, RedisAdmin, RedisHarness, redis_command};

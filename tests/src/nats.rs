@@ -75,10 +75,7 @@ impl Drop for Prefix {
         let mut line = NatsLine::open(&self.url);
         let names = line.request("$JS.API.STREAM.NAMES", "{}");
         let names = names["streams"].as_array().cloned().unwrap_or_default();
-        let own = [
-            format!("{}-", self.prefix),
-            format!("KV_{}_", self.prefix),
-        ];
+        let own = [format!("{}-", self.prefix), format!("KV_{}_", self.prefix)];
         for name in names.iter().filter_map(Value::as_str) {
             if own.iter().any(|own| name.starts_with(own.as_str())) {
                 line.request(&format!("$JS.API.STREAM.DELETE.{name}"), "");

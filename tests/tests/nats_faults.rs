@@ -25,7 +25,11 @@ async fn what_was_confirmed_survives_a_killed_server_and_consumers_go_on() {
     connection.declare_queue(&Queue::new("kept")).await.unwrap();
     for number in 0..100 {
         let text = number.to_string();
-        producer.publish_text(text).routing_key("kept").await.unwrap();
+        producer
+            .publish_text(text)
+            .routing_key("kept")
+            .await
+            .unwrap();
     }
     nats.kill().unwrap();
     nats.restart(Data::Keep).unwrap();
@@ -34,7 +38,12 @@ async fn what_was_confirmed_survives_a_killed_server_and_consumers_go_on() {
     assert_eq!(delivery.body(), "after");
     delivery.ack().confirmed().await.unwrap();
     let kept = texts(&drain(&connection, "kept").await);
-    assert_eq!(kept, (0..100).map(|number| number.to_string()).collect::<Vec<_>>());
+    assert_eq!(
+        kept,
+        (0..100)
+            .map(|number| number.to_string())
+            .collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,7 +93,11 @@ async fn two_publishes_with_one_message_id_are_both_stored() {
     let producer = connection.producer(Exchange::default());
     let producer = producer.routing_key("jobs").await.unwrap();
     for _ in 0..2 {
-        producer.publish_text("same").message_id("same").await.unwrap();
+        producer
+            .publish_text("same")
+            .message_id("same")
+            .await
+            .unwrap();
     }
     assert_eq!(texts(&drain(&connection, "jobs").await), ["same", "same"]);
 }

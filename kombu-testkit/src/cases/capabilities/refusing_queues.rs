@@ -4,9 +4,9 @@ use kombu_core::driver::Feature;
 use kombu_core::{ErrorKind, Exchange, Overflow, Queue};
 
 use super::{has_queue, has_queue_with};
-use crate::{Broker, Freedom};
 use crate::cases::{fates, producer_to, publish};
 use crate::expect::{assert_refused, collect, collect_one, drain, texts};
+use crate::{Broker, Freedom};
 
 const FEATURES: [Feature; 2] = [Feature::MaxLength, Feature::RejectPublish];
 
