@@ -12,7 +12,7 @@ use kombu_testkit::{Freedom, table};
 
 /// What rows of the seeds may wait for. Each goes as soon as it is there.
 const LATER: &[&str] = &[
-    "with the AMQP transport",
+    "with the configuration file",
     "with the Redis transport",
     "with calls and handlers",
 ];
