@@ -768,6 +768,32 @@ async fn what_is_not_of_this_version_is_refused_at_connect() {
     }
 }
 
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_redis_that_is_too_old_is_refused_at_connect() {
+    // What Redis 6 doesn't have, and what Redis 5 doesn't.
+    for command in ["SINTERCARD", "HELLO"] {
+        let line = format!("rename-command {command} \"\"");
+        let redis = Redis::builder().config(&line).start().unwrap();
+        let error = builder(redis.url()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        let text = error.to_string();
+        assert!(
+            text.contains(command) && text.contains("Redis 7.0"),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_redis_cluster_is_refused_at_connect() {
+    let redis = Redis::builder().config("cluster-enabled yes").start();
+    let error = builder(redis.unwrap().url()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("Redis Cluster"), "{error}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
 async fn every_call_to_a_redis_that_hangs_ends_and_nothing_is_left_over() {
