@@ -145,10 +145,12 @@ impl Flight {
                 Part::Pushes(pushes) => answer_pushes(pushes, answer, &mut landed),
                 Part::Finishes(finishes) => answer_finishes(finishes, answer, &mut landed),
                 Part::Take(take) => {
+                    let mut is_lone = true;
                     if take.watch.is_some() {
-                        drop((answers.next(), answers.next()));
+                        // Of the keys, only that of the consumers is to be there.
+                        is_lone = matches!(answers.nth(1), Some(Value::Int(1)));
                     }
-                    answer_take(take, answer, line, &mut landed);
+                    answer_take(take, answer, !is_lone, line, &mut landed);
                 }
                 Part::Ask(ask) => {
                     // Whoever asked looks at errors too.
@@ -448,7 +450,13 @@ fn answer_finishes(finishes: Vec<Finishing>, answer: Value, landed: &mut Landed)
     landed.deaths |= !matches!(answers.next(), Some(Value::Int(0)) | None);
 }
 
-fn answer_take(take: Take, answer: Value, line: &Arc<Line>, landed: &mut Landed) {
+fn answer_take(
+    take: Take,
+    answer: Value,
+    may_have_missed: bool,
+    line: &Arc<Line>,
+    landed: &mut Landed,
+) {
     let queue = take.holder.0.queue.clone();
     let taken = match answer {
         Value::Array(values) => taken(values, landed),
@@ -460,6 +468,7 @@ fn answer_take(take: Take, answer: Value, line: &Arc<Line>, landed: &mut Landed)
     // If whoever asked is gone, they go back.
     drop(take.reply.send(taken.map(|messages| Taken {
         messages,
+        may_have_missed,
         line: line.clone(),
         holder: take.holder,
     })));
