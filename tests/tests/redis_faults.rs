@@ -787,6 +787,39 @@ async fn a_redis_that_is_too_old_is_refused_at_connect() {
 
 #[tokio::test]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_user_needs_no_more_rights_than_the_documents_say() {
+    const RIGHTS: &str = "+@read +@write +@connection +@scripting +@pubsub +info +time";
+    const SEMANTICS: &str = include_str!("../../docs/semantics.md");
+    assert!(SEMANTICS.contains(RIGHTS));
+    let user = format!("user few on >word ~few:* &few:* -@all {RIGHTS}");
+    let redis = Redis::builder().config(&user).start().unwrap();
+    let url = format!("redis://few:word@{}?prefix=few:", redis.address());
+    let connection = connect(url).await;
+    let news = Exchange::fanout("news");
+    let inbox = Queue::new("inbox").bind(&news, "").max_length(1);
+    let inbox = inbox.dead_letter_exchange("news");
+    let mut consumer = connection.consumer(&inbox).await.unwrap();
+    let producer = connection.producer(&news).await.unwrap();
+    let soon = Duration::from_millis(1);
+    assert!(producer.publish(&1).delay(soon).await.unwrap().routed);
+    receive(&mut consumer)
+        .await
+        .retry()
+        .confirmed()
+        .await
+        .unwrap();
+    receive(&mut consumer)
+        .await
+        .reject()
+        .confirmed()
+        .await
+        .unwrap();
+    assert_eq!(receive_number(&mut consumer).await, 1);
+    connection.close().await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
 async fn a_redis_cluster_is_refused_at_connect() {
     let redis = Redis::builder().config("cluster-enabled yes").start();
     let error = builder(redis.unwrap().url()).await.unwrap_err();
