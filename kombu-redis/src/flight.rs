@@ -129,7 +129,9 @@ impl Flight {
                 }
             }
             if script::is_unknown(&answer) {
-                if let Part::Take(Take { watch: Some(_), .. }) = &part {
+                if let Part::Take(take) = &part
+                    && take.arms()
+                {
                     drop((answers.next(), answers.next()));
                 }
                 landed.forgotten = true;
@@ -145,8 +147,14 @@ impl Flight {
                 Part::Pushes(pushes) => answer_pushes(pushes, answer, &mut landed),
                 Part::Finishes(finishes) => answer_finishes(finishes, answer, &mut landed),
                 Part::Take(take) => {
-                    if take.watch.is_some() {
-                        drop((answers.next(), answers.next()));
+                    if take.arms() {
+                        if let Some(Value::ServerError(problem)) = answers.next() {
+                            // Nobody would be told of what comes. The next session looks by itself.
+                            landed
+                                .over
+                                .get_or_insert_with(|| error::unwatched(&problem));
+                        }
+                        drop(answers.next());
                     }
                     answer_take(take, answer, line, &mut landed);
                 }
@@ -188,7 +196,9 @@ impl Part {
                     None => command.arg("once"),
                 };
                 pipeline.add_command(command);
-                if let Some((_, keys)) = &take.watch {
+                if take.arms()
+                    && let Some((_, keys)) = &take.watch
+                {
                     // Tells the server that the next command's keys are the ones to watch.
                     pipeline.cmd("CLIENT").arg("CACHING").arg("YES");
                     pipeline.cmd("EXISTS").arg(&keys[..]);
@@ -400,6 +410,14 @@ fn answer_pushes(pushes: Vec<Push>, answer: Value, landed: &mut Landed) {
     for (push, answer) in pushes.into_iter().zip(answers) {
         let answer = match answer {
             Value::Int(0) => Answer::Refused,
+            Value::Int(2) => {
+                tracing::warn!(
+                    channel = push.channel.as_deref().unwrap_or_default(),
+                    "Python's consumers of a fanout exchange don't get what was published there: the Redis user may not \
+                     publish at the channel"
+                );
+                Answer::Done
+            }
             _ => Answer::Done,
         };
         // Nobody waits any more; it is stored all the same.

@@ -7,12 +7,15 @@
 //! All of them are described at [`RedisOptions`].
 
 mod bell;
+mod dial;
 mod element;
 mod error;
 mod flight;
+mod hear;
 mod known;
 mod left;
 mod line;
+mod look;
 mod pulse;
 mod reader;
 mod records;
@@ -21,6 +24,10 @@ mod store;
 mod transport;
 mod work;
 
+#[cfg(feature = "tls")]
+pub use kombu_core::driver::tls::rustls;
 #[doc(hidden)]
 pub use script::digests;
-pub use transport::{Layout, Redis, RedisOptions};
+#[cfg(feature = "tls")]
+pub use transport::RedisWithTls;
+pub use transport::{Fanout, Layout, Redis, RedisOptions, Secret};

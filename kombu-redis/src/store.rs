@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::bell::{self, Bells};
 use crate::flight::{self, number};
+use crate::hear::{self, Ear};
 use crate::known::{Known, RedisQueue};
 use crate::line::Line;
 use crate::pulse::Pulse;
@@ -43,7 +44,11 @@ pub(crate) struct Shared {
     pub(crate) known: Mutex<Known>,
     pub(crate) bells: Arc<Bells>,
     pub(crate) pulse: Arc<Pulse>,
-    address: Address,
+    /// The server tells when keys change. Otherwise somebody looks.
+    pub(crate) is_told: bool,
+    /// For what Python publishes to fanout exchanges.
+    pub(crate) ear: Option<Arc<Ear>>,
+    pub(crate) address: Address,
 }
 
 impl RedisStore {
@@ -78,6 +83,8 @@ impl Shared {
     pub(crate) fn new(
         line: Arc<Line>,
         bells: Arc<Bells>,
+        is_told: bool,
+        ear: Option<Arc<Ear>>,
         address: Address,
         lease: Duration,
     ) -> Arc<Self> {
@@ -86,24 +93,30 @@ impl Shared {
             known: Mutex::new(Known::new()),
             bells,
             pulse: Arc::new(Pulse::new(lease)),
+            is_told,
+            ear,
             address,
         })
     }
 
     /// Loads the declarations, and answers the new table.
-    async fn load(&self) -> Result<Table> {
+    pub(crate) async fn load(&self) -> Result<Table> {
         let mut command = self.line.call(Script::Load);
         command.arg(&PREDECLARED[..]);
         for name in self.known.lock().other_exchanges() {
             command.arg(name.as_str());
         }
         let answer = self.line.ask(command).await?;
-        let mut known = self.known.lock();
-        known.load(&answer)?;
-        Ok(known.table.clone())
+        let table = {
+            let mut known = self.known.lock();
+            known.load(&answer)?;
+            known.table.clone()
+        };
+        hear::listen(self, &table).await?;
+        Ok(table)
     }
 
-    async fn is_current(&self, version: u64) -> Result<bool> {
+    pub(crate) async fn is_current(&self, version: u64) -> Result<bool> {
         let command = {
             let known = self.known.lock();
             if known.table.version() != version {
@@ -144,6 +157,63 @@ impl Shared {
         })
     }
 
+    /// Stores a message, and tells Python's consumers of a fanout exchange if it `is_ours`.
+    pub(crate) fn push(
+        &self,
+        targets: &[RedisQueue],
+        version: u64,
+        envelope: &Envelope,
+        is_ours: bool,
+    ) -> Op<Result<Answer>> {
+        let Shared {
+            line,
+            known,
+            pulse,
+            address,
+            ..
+        } = self;
+        let (exchanges, server, is_fanout) = {
+            let mut known = known.lock();
+            if known.table.version() != version {
+                return Op::ready(Ok(Answer::Stale));
+            }
+            let exchange = envelope.exchange();
+            (
+                known.reached(exchange),
+                known.version,
+                is_ours && known.is_fanout(exchange),
+            )
+        };
+        let parcel = parcel(envelope);
+        let delay = envelope.delay().map(milliseconds);
+        let priority = envelope.priority();
+        let expires = targets
+            .iter()
+            .filter_map(|queue| queue.declaration().get_message_ttl().map(milliseconds))
+            .chain(parcel.expiration)
+            .min();
+        if let Some(due) = delay.or(expires) {
+            pulse.due_in(Duration::from_millis(due));
+        }
+        let (reply, answer) = oneshot::channel();
+        line.send(Work::Push(Push {
+            version: server,
+            exchanges,
+            targets: targets.iter().map(|queue| queue.target(priority)).collect(),
+            parcel,
+            delay,
+            channel: is_fanout.then(|| {
+                address
+                    .channel(envelope.exchange(), envelope.routing_key())
+                    .into()
+            }),
+            alone: false,
+            reply,
+        }));
+        let line = line.clone();
+        Op::pending(async move { line.answer(answer).await })
+    }
+
     /// Stores a message where Python may declare a queue without a trace: at most for a day.
     async fn leave_for(&self, queue: &Name, text: &[u8]) -> Result<()> {
         let mut command = Script::LeaveFor.call(&self.line.prefix);
@@ -181,15 +251,18 @@ impl Shared {
         let Some((now, messages)) = applied(answer, changes)? else {
             return Ok(Applied::Stale);
         };
-        let mut known = self.known.lock();
-        if known.table.version() != base || known.version != version {
-            // Loaded meanwhile, with these changes or without; whoever compares finds out.
-            return Ok(Applied::Done {
-                version: base,
-                messages,
-            });
-        }
-        let version = known.apply(changes, now);
+        let (version, table) = {
+            let mut known = self.known.lock();
+            if known.table.version() != base || known.version != version {
+                // Loaded meanwhile, with these changes or without; whoever compares finds out.
+                return Ok(Applied::Done {
+                    version: base,
+                    messages,
+                });
+            }
+            (known.apply(changes, now), known.table.clone())
+        };
+        hear::listen(self, &table).await?;
         Ok(Applied::Done { version, messages })
     }
 
@@ -343,49 +416,7 @@ impl QueueStore for RedisStore {
         version: u64,
         envelope: &Envelope,
     ) -> Op<Result<Answer>> {
-        let Shared {
-            line,
-            known,
-            pulse,
-            address,
-            ..
-        } = &*self.shared;
-        let (exchanges, server, is_fanout) = {
-            let mut known = known.lock();
-            if known.table.version() != version {
-                return Op::ready(Ok(Answer::Stale));
-            }
-            let exchange = envelope.exchange();
-            (
-                known.reached(exchange),
-                known.version,
-                known.is_fanout(exchange),
-            )
-        };
-        let parcel = parcel(envelope);
-        let delay = envelope.delay().map(milliseconds);
-        let priority = envelope.priority();
-        let expires = targets
-            .iter()
-            .filter_map(|queue| queue.declaration().get_message_ttl().map(milliseconds))
-            .chain(parcel.expiration)
-            .min();
-        if let Some(due) = delay.or(expires) {
-            pulse.due_in(Duration::from_millis(due));
-        }
-        let (reply, answer) = oneshot::channel();
-        line.send(Work::Push(Push {
-            version: server,
-            exchanges,
-            targets: targets.iter().map(|queue| queue.target(priority)).collect(),
-            parcel,
-            delay,
-            channel: is_fanout.then(|| address.channel(envelope)),
-            alone: false,
-            reply,
-        }));
-        let line = line.clone();
-        Op::pending(async move { line.answer(answer).await })
+        self.shared.push(targets, version, envelope, true)
     }
 
     fn push_nowhere(&self, version: u64, envelope: &Envelope) -> Op<Result<Answer>> {
@@ -428,7 +459,15 @@ impl QueueStore for RedisStore {
             .arg(u8::from(!queue.is_declared));
         // Made before the server is asked: if nobody waits for the answer, its drop ends the consumer.
         let keys = bell::keys(&line.prefix, name);
-        let reader = RedisReader::new(line.clone(), bells.clone(), holder, keys, options.room);
+        let is_told = self.shared.is_told;
+        let reader = RedisReader::new(
+            line.clone(),
+            bells.clone(),
+            holder,
+            keys,
+            is_told,
+            options.room,
+        );
         match line.ask(command).await? {
             Value::Int(_) => Ok(reader),
             Value::ServerError(problem) if problem.code() == "NOQUEUE" => {
