@@ -9,8 +9,7 @@ use kombu_tests::Captured;
 
 #[tokio::test]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
-async fn a_redis_that_throws_queues_away_is_warned_of() {
-    const WARNING: &str = "noeviction";
+async fn what_a_redis_does_or_lacks_is_warned_of() {
     for (policy, is_warned_of) in [
         ("noeviction", false),
         // None of our keys expires.
@@ -20,12 +19,36 @@ async fn a_redis_that_throws_queues_away_is_warned_of() {
     ] {
         let line = format!("maxmemory-policy {policy}");
         let redis = Redis::builder().config(&line).start().unwrap();
-        let captured = Captured::default();
-        let guard = tracing::subscriber::set_default(captured.clone());
-        let connection = kombu::connect(&redis.url()).await.unwrap();
-        connection.close().await.unwrap();
-        drop(guard);
-        let text = captured.text();
-        assert_eq!(text.contains(WARNING), is_warned_of, "{policy}: {text}");
+        let text = written_by(&redis.url()).await;
+        assert_eq!(
+            text.contains("noeviction"),
+            is_warned_of,
+            "{policy}: {text}"
+        );
     }
+    for (rights, is_warned_of) in [
+        ("", false),
+        ("-client|tracking", true),
+        ("-client|caching", true),
+    ] {
+        let line = format!("user alice on >a-secret ~* &* +@all {rights}");
+        let redis = Redis::builder().config(&line).start().unwrap();
+        let text = written_by(&format!("redis://alice:a-secret@{}", redis.address())).await;
+        assert_eq!(
+            text.contains("`CLIENT TRACKING`"),
+            is_warned_of,
+            "{rights}: {text}"
+        );
+        assert!(!text.contains("a-secret"), "{text}");
+    }
+}
+
+/// The events of a connect.
+async fn written_by(url: &str) -> String {
+    let captured = Captured::default();
+    let guard = tracing::subscriber::set_default(captured.clone());
+    let connection = kombu::connect(url).await.unwrap();
+    connection.close().await.unwrap();
+    drop(guard);
+    captured.text()
 }
