@@ -275,14 +275,14 @@ fn write_pushes(pushes: &[Push], command: &mut Cmd) {
     }
 }
 
-fn write_time(command: &mut Cmd, milliseconds: Option<u64>) {
+pub(crate) fn write_time(command: &mut Cmd, milliseconds: Option<u64>) {
     match milliseconds {
         None => command.arg(-1),
         Some(milliseconds) => command.arg(milliseconds),
     };
 }
 
-fn write_targets(command: &mut Cmd, targets: &[Target]) {
+pub(crate) fn write_targets(command: &mut Cmd, targets: &[Target]) {
     command.arg(targets.len());
     for target in targets {
         command.arg(target.queue.as_str()).arg(target.step);

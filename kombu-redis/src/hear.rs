@@ -1,7 +1,7 @@
 //! What Python publishes to fanout exchanges: it is in no list, and whoever listens at the channel stores it.
 //!
-//! All sessions that listen hear everything, and the first that asks the server stores it: so none is lost while one of them
-//! lives. What we publish ourselves begins with our marker; it is stored already.
+//! All sessions that listen hear everything, and have the server store it; it does so for the first. So none is lost while one
+//! of them lives. What we publish ourselves begins with our marker; it is stored already.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -11,19 +11,21 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use kombu_core::driver::ExchangeKinds;
 use kombu_core::message::Envelope;
-use kombu_core::virt::{Answer, Table};
+use kombu_core::virt::Table;
 use kombu_core::{ErrorKind, ExchangeKind, Name, Result};
 use parking_lot::Mutex;
-use redis::Value;
+use redis::{Cmd, Value};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::element;
 use crate::error;
+use crate::flight::{write_targets, write_time};
 use crate::known::RedisQueue;
 use crate::script::Script;
-use crate::store::Shared;
+use crate::store::{Shared, expiry, parcel};
 use crate::transport::Fanout;
+use crate::work::Target;
 
 /// How many messages may wait to be stored.
 const WAITING: usize = 256;
@@ -164,35 +166,59 @@ async fn refresh(shared: &Shared) -> Result<()> {
 
 async fn store_one(shared: &Shared, text: Vec<u8>) -> Result<()> {
     let envelope = element::decode(&Bytes::copy_from_slice(&text)).envelope;
-    if !shared.known.lock().is_fanout(envelope.exchange()) {
-        // Nothing of kombu's.
-        return Ok(());
-    }
-    let mut question = shared.line.call(Script::Hear);
-    let lasts = ECHO + 2 * shared.pulse.lease();
-    question.arg(text).arg(lasts.as_millis() as u64);
-    match shared.line.ask(question).await? {
-        Value::Int(0) => return Ok(()),
-        Value::Int(_) => {}
-        other => return Err(error::unexpected("what was heard", &other)),
-    }
     loop {
-        let (version, targets) = route(shared, &envelope)?;
-        match shared.push(&targets, version, &envelope, false).await? {
-            Answer::Stale => drop(shared.load().await?),
-            _ => return Ok(()),
+        let Some(command) = storing(shared, &envelope, &text)? else {
+            // Nothing of kombu's.
+            return Ok(());
+        };
+        let answer = shared.line.ask(command).await?;
+        match &answer {
+            Value::Array(parts) => {
+                if !matches!(parts.last(), Some(Value::Int(0))) {
+                    shared.line.deaths.notify_one();
+                }
+                return Ok(());
+            }
+            Value::ServerError(problem) if problem.code() == "STALE" => {
+                shared.load().await?;
+            }
+            other => return Err(error::unexpected("what was heard", other)),
         }
     }
 }
 
-fn route(shared: &Shared, envelope: &Envelope) -> Result<(u64, Vec<RedisQueue>)> {
-    let kinds = shared.ear.as_ref().map(|ear| &*ear.kinds);
-    let mut known = shared.known.lock();
-    let routed = match kinds {
-        Some(kinds) => known.table.route_with(envelope, kinds)?,
-        None => known.table.route(envelope)?,
+fn storing(shared: &Shared, envelope: &Envelope, heard: &[u8]) -> Result<Option<Cmd>> {
+    let Some(ear) = &shared.ear else {
+        return Ok(None);
     };
-    let targets = routed.queues.iter().filter_map(|name| known.queue(name));
-    let targets = targets.collect();
-    Ok((known.table.version(), targets))
+    let mut known = shared.known.lock();
+    let exchange = envelope.exchange();
+    if !known.is_fanout(exchange) {
+        return Ok(None);
+    }
+    let routed = known.table.route_with(envelope, &ear.kinds)?;
+    let queues = routed.queues.iter().filter_map(|name| known.queue(name));
+    let queues: Vec<RedisQueue> = queues.collect();
+    let exchanges = known.reached(exchange);
+    let parcel = parcel(envelope);
+    let expires = expiry(&queues, parcel.expiration);
+    if let Some(expires) = expires {
+        shared.pulse.due_in(Duration::from_millis(expires));
+    }
+    let priority = envelope.priority();
+    let targets: Vec<Target> = queues.iter().map(|queue| queue.target(priority)).collect();
+    let others = ECHO + 2 * shared.pulse.lease();
+    let mut command = shared.line.call(Script::Hear);
+    command
+        .arg(others.as_millis() as u64)
+        .arg(known.version)
+        .arg(exchanges.len());
+    for exchange in exchanges.iter() {
+        command.arg(exchange.as_str());
+    }
+    write_time(&mut command, parcel.expiration);
+    command.arg(parcel.bytes);
+    write_targets(&mut command, &targets);
+    command.arg(&parcel.text[..]).arg(heard);
+    Ok(Some(command))
 }

@@ -157,63 +157,6 @@ impl Shared {
         })
     }
 
-    /// Stores a message, and tells Python's consumers of a fanout exchange if it `is_ours`.
-    pub(crate) fn push(
-        &self,
-        targets: &[RedisQueue],
-        version: u64,
-        envelope: &Envelope,
-        is_ours: bool,
-    ) -> Op<Result<Answer>> {
-        let Shared {
-            line,
-            known,
-            pulse,
-            address,
-            ..
-        } = self;
-        let (exchanges, server, is_fanout) = {
-            let mut known = known.lock();
-            if known.table.version() != version {
-                return Op::ready(Ok(Answer::Stale));
-            }
-            let exchange = envelope.exchange();
-            (
-                known.reached(exchange),
-                known.version,
-                is_ours && known.is_fanout(exchange),
-            )
-        };
-        let parcel = parcel(envelope);
-        let delay = envelope.delay().map(milliseconds);
-        let priority = envelope.priority();
-        let expires = targets
-            .iter()
-            .filter_map(|queue| queue.declaration().get_message_ttl().map(milliseconds))
-            .chain(parcel.expiration)
-            .min();
-        if let Some(due) = delay.or(expires) {
-            pulse.due_in(Duration::from_millis(due));
-        }
-        let (reply, answer) = oneshot::channel();
-        line.send(Work::Push(Push {
-            version: server,
-            exchanges,
-            targets: targets.iter().map(|queue| queue.target(priority)).collect(),
-            parcel,
-            delay,
-            channel: is_fanout.then(|| {
-                address
-                    .channel(envelope.exchange(), envelope.routing_key())
-                    .into()
-            }),
-            alone: false,
-            reply,
-        }));
-        let line = line.clone();
-        Op::pending(async move { line.answer(answer).await })
-    }
-
     /// Stores a message where Python may declare a queue without a trace: at most for a day.
     async fn leave_for(&self, queue: &Name, text: &[u8]) -> Result<()> {
         let mut command = Script::LeaveFor.call(&self.line.prefix);
@@ -371,7 +314,15 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn parcel(envelope: &Envelope) -> Parcel {
+/// When the first of a message's copies expires, in ms.
+pub(crate) fn expiry(targets: &[RedisQueue], expiration: Option<u64>) -> Option<u64> {
+    let ttls = targets
+        .iter()
+        .filter_map(|queue| queue.declaration().get_message_ttl());
+    ttls.map(milliseconds).chain(expiration).min()
+}
+
+pub(crate) fn parcel(envelope: &Envelope) -> Parcel {
     Parcel {
         text: element::encode(envelope),
         expiration: envelope.expiration().map(milliseconds),
@@ -416,7 +367,49 @@ impl QueueStore for RedisStore {
         version: u64,
         envelope: &Envelope,
     ) -> Op<Result<Answer>> {
-        self.shared.push(targets, version, envelope, true)
+        let Shared {
+            line,
+            known,
+            pulse,
+            address,
+            ..
+        } = &*self.shared;
+        let (exchanges, server, is_fanout) = {
+            let mut known = known.lock();
+            if known.table.version() != version {
+                return Op::ready(Ok(Answer::Stale));
+            }
+            let exchange = envelope.exchange();
+            (
+                known.reached(exchange),
+                known.version,
+                known.is_fanout(exchange),
+            )
+        };
+        let parcel = parcel(envelope);
+        let delay = envelope.delay().map(milliseconds);
+        let priority = envelope.priority();
+        let expires = expiry(targets, parcel.expiration);
+        if let Some(due) = delay.or(expires) {
+            pulse.due_in(Duration::from_millis(due));
+        }
+        let (reply, answer) = oneshot::channel();
+        line.send(Work::Push(Push {
+            version: server,
+            exchanges,
+            targets: targets.iter().map(|queue| queue.target(priority)).collect(),
+            parcel,
+            delay,
+            channel: is_fanout.then(|| {
+                address
+                    .channel(envelope.exchange(), envelope.routing_key())
+                    .into()
+            }),
+            alone: false,
+            reply,
+        }));
+        let line = line.clone();
+        Op::pending(async move { line.answer(answer).await })
     }
 
     fn push_nowhere(&self, version: u64, envelope: &Envelope) -> Op<Result<Answer>> {
