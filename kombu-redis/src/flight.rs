@@ -147,6 +147,7 @@ impl Flight {
                 Part::Pushes(pushes) => answer_pushes(pushes, answer, &mut landed),
                 Part::Finishes(finishes) => answer_finishes(finishes, answer, &mut landed),
                 Part::Take(take) => {
+                    let mut is_lone = true;
                     if take.arms() {
                         if let Some(Value::ServerError(problem)) = answers.next() {
                             // Nobody would be told of what comes. The next session looks by itself.
@@ -154,9 +155,10 @@ impl Flight {
                                 .over
                                 .get_or_insert_with(|| error::unwatched(&problem));
                         }
-                        drop(answers.next());
+                        // Of the keys, only that of the consumers is to be there.
+                        is_lone = matches!(answers.next(), Some(Value::Int(1)));
                     }
-                    answer_take(take, answer, line, &mut landed);
+                    answer_take(take, answer, !is_lone, line, &mut landed);
                 }
                 Part::Ask(ask) => {
                     // Whoever asked looks at errors too.
@@ -466,7 +468,13 @@ fn answer_finishes(finishes: Vec<Finishing>, answer: Value, landed: &mut Landed)
     landed.deaths |= !matches!(answers.next(), Some(Value::Int(0)) | None);
 }
 
-fn answer_take(take: Take, answer: Value, line: &Arc<Line>, landed: &mut Landed) {
+fn answer_take(
+    take: Take,
+    answer: Value,
+    may_have_missed: bool,
+    line: &Arc<Line>,
+    landed: &mut Landed,
+) {
     let queue = take.holder.0.queue.clone();
     let taken = match answer {
         Value::Array(values) => taken(values, landed),
@@ -478,6 +486,7 @@ fn answer_take(take: Take, answer: Value, line: &Arc<Line>, landed: &mut Landed)
     // If whoever asked is gone, they go back.
     drop(take.reply.send(taken.map(|messages| Taken {
         messages,
+        may_have_missed,
         line: line.clone(),
         holder: take.holder,
     })));

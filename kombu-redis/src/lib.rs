@@ -5,6 +5,11 @@
 //! - `?prefix=TEXT` before every key, `?lease=SECONDS`, `?max_message_size=BYTES`.
 //!
 //! All of them are described at [`RedisOptions`].
+//!
+//! It takes Redis 7.0 or newer, and no cluster. Messages and bindings lie where Python's kombu has them, so that both may publish
+//! to, bind and consume the same queues; everything else, such as what is unsettled, is in keys of ours below
+//! `_kombu.rs.`, and changed by scripts on the server. Exchanges, dead letters and the rest are what
+//! [`kombu_core::virt`] makes of that.
 
 mod bell;
 mod dial;

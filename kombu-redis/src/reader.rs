@@ -47,6 +47,8 @@ enum Look {
     Found,
     /// Messages, and there were too few; the bell rings when there may be more.
     TooFew,
+    /// The same, and more came before the bell could ring.
+    Missed,
     /// Whether the queue is there; the bell rings when it may be gone.
     Queue,
 }
@@ -66,6 +68,7 @@ impl RedisReader {
         RedisReader {
             here: Taken {
                 messages: VecDeque::new(),
+                may_have_missed: false,
                 line: line.clone(),
                 holder: holder.clone(),
             },
@@ -120,8 +123,10 @@ impl Reader for RedisReader {
                     Ok(Ok(mut taken)) => {
                         self.last = match count {
                             0 => Look::Queue,
-                            _ if taken.messages.len() < count => Look::TooFew,
-                            _ => Look::Found,
+                            _ if taken.messages.len() == count => Look::Found,
+                            // The next look is one from which on the bell rings.
+                            _ if taken.may_have_missed && self.last != Look::Missed => Look::Missed,
+                            _ => Look::TooFew,
                         };
                         self.here.messages.append(&mut taken.messages);
                     }
@@ -144,12 +149,16 @@ impl Reader for RedisReader {
             }
             let has_rung = self.bell.take();
             let waits = match self.last {
-                Look::Found => max == 0,
+                Look::Found | Look::Missed => max == 0,
                 Look::TooFew => true,
                 Look::Queue => max == 0,
             };
             if waits && !has_rung {
                 return Poll::Pending;
+            }
+            if has_rung {
+                // The key that it rang for isn't watched any more.
+                self.last = Look::Found;
             }
             self.ask(max);
         }

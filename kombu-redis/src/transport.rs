@@ -500,6 +500,11 @@ async fn begin(
     };
     let mut wire = dialer.dial(&address.place, config).await?;
     let mut greeting = script::load_all();
+    // The youngest command that the scripts need; one that isn't there shows in a script only when it is met.
+    greeting
+        .cmd("SINTERCARD")
+        .arg(1)
+        .arg(format!("{}_kombu.rs.nothing", address.prefix));
     greeting.cmd("INFO").arg("cluster");
     let needed = greeting.len();
     greeting
@@ -509,7 +514,7 @@ async fn begin(
         .arg("OPTIN");
     // For nothing, to see whether it is allowed.
     greeting.cmd("CLIENT").arg("CACHING").arg("YES");
-    greeting.cmd("INFO").arg("memory");
+    greeting.cmd("INFO").arg("memory").arg("persistence");
     let here = address.session_place();
     let left = left::at(&here);
     for session in &left {
@@ -528,11 +533,7 @@ async fn begin(
         .await
         .map_err(|error| at(classify_connect(error)))?;
     let (needed, others) = answers.split_at(needed.min(answers.len()));
-    for answer in needed {
-        if let Value::ServerError(problem) = answer {
-            return Err(at(crate::error::classify(problem)));
-        }
-    }
+    // Before errors: a cluster has another one for a key that is elsewhere.
     if let Some(cluster) = needed.last().and_then(text)
         && cluster.contains("cluster_enabled:1")
     {
@@ -540,6 +541,11 @@ async fn begin(
             ErrorKind::Unsupported,
             "this is a Redis Cluster, where the keys of a queue lie apart; use one server, or a Sentinel",
         )));
+    }
+    for answer in needed {
+        if let Value::ServerError(problem) = answer {
+            return Err(at(crate::error::classify(problem)));
+        }
     }
     let (telling, others) = others.split_at(2.min(others.len()));
     let refusal = telling.iter().find_map(|answer| match answer {
@@ -555,7 +561,14 @@ async fn begin(
              `CLIENT TRACKING` and `CLIENT CACHING`"
         );
     }
-    if let Some(policy) = others.first().and_then(text).and_then(evicting) {
+    let state = others.first().and_then(text).unwrap_or_default();
+    if field(state, "aof_enabled") == Some("0") {
+        tracing::info!(
+            %place,
+            "this Redis writes no append-only file: if it is killed, what it confirmed since its last snapshot is gone"
+        );
+    }
+    if let Some(policy) = evicting(state) {
         tracing::warn!(
             %place,
             policy,
@@ -594,10 +607,15 @@ async fn begin(
 }
 
 /// The policy of a server that makes room by throwing away keys without an expiry, which queues are.
-fn evicting(memory: &str) -> Option<&str> {
-    let mut lines = memory.lines();
-    let policy = lines.find_map(|line| line.strip_prefix("maxmemory_policy:"))?;
+fn evicting(state: &str) -> Option<&str> {
+    let policy = field(state, "maxmemory_policy")?;
     policy.starts_with("allkeys-").then_some(policy)
+}
+
+/// A field of what `INFO` answers.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines = info.lines();
+    lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
 }
 
 fn text(value: &Value) -> Option<&str> {

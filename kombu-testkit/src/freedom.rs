@@ -19,6 +19,8 @@ pub enum Freedom {
     ShuffleDeaths,
     /// A headers binding tells a whole number from the same one with a point.
     TellNumbersApart,
+    /// A dead letter keeps its header `CC`, though its queue has a key for it.
+    KeepFurtherKeys,
 }
 
 impl Freedom {
@@ -30,6 +32,7 @@ impl Freedom {
         Freedom::ForgetPaused,
         Freedom::ShuffleDeaths,
         Freedom::TellNumbersApart,
+        Freedom::KeepFurtherKeys,
     ];
 }
 
@@ -43,6 +46,7 @@ impl fmt::Display for Freedom {
             Freedom::ForgetPaused => "a paused consumer is none",
             Freedom::ShuffleDeaths => "the older entries of `x-death`",
             Freedom::TellNumbersApart => "a headers binding on RabbitMQ 4 tells",
+            Freedom::KeepFurtherKeys => "a dead letter whose queue has a key for it keeps",
         })
     }
 }

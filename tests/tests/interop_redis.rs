@@ -682,6 +682,12 @@ async fn a_publish_to_a_fanout_reaches_queues_here_and_subscribers_there() {
     let (text, delivery) = next(&mut consumer).await.take::<String>().unwrap();
     assert_eq!(text, "second");
     delivery.ack().await.unwrap();
+    // A channel keeps nothing until later.
+    let later = producer.publish(&"later").delay(Duration::from_secs(3600));
+    assert!(later.await.unwrap().routed);
+    for python in [&mut python, &mut other] {
+        assert_eq!(python.line().await, json!(["", "later"]));
+    }
     python.end().await;
     other.end().await;
     // Python's subscribers have no lists.
@@ -1124,7 +1130,7 @@ async fn answers_go_to_queues_that_leave_no_trace_and_nothing_else_does() {
     assert_eq!(keys.length("nobody"), 0);
 
     let answer = || publish().correlation_id("1").allow_unroutable();
-    answer().await.unwrap();
+    assert!(!answer().await.unwrap().routed);
     assert_eq!(keys.length("nobody"), 1);
     // For a day at most, if nobody comes for it.
     let day = Duration::from_secs(24 * 60 * 60).as_secs();
