@@ -43,7 +43,7 @@
 //! | `memory` | yes | `memory://`, a broker within the process |
 //! | `amqp` | no | `amqp://`, RabbitMQ |
 //! | `redis` | no | `redis://`, the queues of Python's kombu and Celery |
-//! | `tls` | no | `amqps://`, with `amqp`; compiles C |
+//! | `tls` | no | `amqps://` with `amqp`, `rediss://` with `redis`; compiles C |
 //! | `json`, `msgpack`, `yaml`, `raw` | yes | serializers; `json` and `yaml` also read configuration files |
 //! | `zlib`, `bzip2`, `zstd` | no | compression, see [`OpenProducer::compression`]; `zstd` compiles C |
 //! | `toml` | no | configuration files in TOML |
@@ -105,7 +105,10 @@ pub fn registry() -> Registry {
         .without("amqps", "tls")
         .without("redis", "redis")
         .without("redis+unix", "redis")
-        .without("redis+socket", "redis");
+        .without("redis+socket", "redis")
+        .without("redis+sentinel", "redis")
+        .without("rediss", "tls")
+        .without("rediss+sentinel", "tls");
     #[cfg(feature = "amqp")]
     let registry = registry.with(amqp::Amqp);
     #[cfg(feature = "memory")]

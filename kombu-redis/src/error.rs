@@ -61,6 +61,14 @@ pub(crate) fn ends_session(error: &ServerError) -> bool {
     )
 }
 
+/// The server doesn't tell of changes any more.
+pub(crate) fn unwatched(error: &ServerError) -> Error {
+    Error::new(
+        ErrorKind::ConnectionLost,
+        format!("Redis doesn't tell of new messages any more: {error}"),
+    )
+}
+
 /// An error that a command answered with.
 pub(crate) fn classify(error: &ServerError) -> Error {
     let text = match error.details() {

@@ -129,7 +129,9 @@ impl Flight {
                 }
             }
             if script::is_unknown(&answer) {
-                if let Part::Take(Take { watch: Some(_), .. }) = &part {
+                if let Part::Take(take) = &part
+                    && take.arms()
+                {
                     drop((answers.next(), answers.next()));
                 }
                 landed.forgotten = true;
@@ -146,9 +148,15 @@ impl Flight {
                 Part::Finishes(finishes) => answer_finishes(finishes, answer, &mut landed),
                 Part::Take(take) => {
                     let mut is_lone = true;
-                    if take.watch.is_some() {
+                    if take.arms() {
+                        if let Some(Value::ServerError(problem)) = answers.next() {
+                            // Nobody would be told of what comes. The next session looks by itself.
+                            landed
+                                .over
+                                .get_or_insert_with(|| error::unwatched(&problem));
+                        }
                         // Of the keys, only that of the consumers is to be there.
-                        is_lone = matches!(answers.nth(1), Some(Value::Int(1)));
+                        is_lone = matches!(answers.next(), Some(Value::Int(1)));
                     }
                     answer_take(take, answer, !is_lone, line, &mut landed);
                 }
@@ -190,7 +198,9 @@ impl Part {
                     None => command.arg("once"),
                 };
                 pipeline.add_command(command);
-                if let Some((_, keys)) = &take.watch {
+                if take.arms()
+                    && let Some((_, keys)) = &take.watch
+                {
                     // Tells the server that the next command's keys are the ones to watch.
                     pipeline.cmd("CLIENT").arg("CACHING").arg("YES");
                     pipeline.cmd("EXISTS").arg(&keys[..]);
@@ -267,14 +277,14 @@ fn write_pushes(pushes: &[Push], command: &mut Cmd) {
     }
 }
 
-fn write_time(command: &mut Cmd, milliseconds: Option<u64>) {
+pub(crate) fn write_time(command: &mut Cmd, milliseconds: Option<u64>) {
     match milliseconds {
         None => command.arg(-1),
         Some(milliseconds) => command.arg(milliseconds),
     };
 }
 
-fn write_targets(command: &mut Cmd, targets: &[Target]) {
+pub(crate) fn write_targets(command: &mut Cmd, targets: &[Target]) {
     command.arg(targets.len());
     for target in targets {
         command.arg(target.queue.as_str()).arg(target.step);
@@ -402,6 +412,14 @@ fn answer_pushes(pushes: Vec<Push>, answer: Value, landed: &mut Landed) {
     for (push, answer) in pushes.into_iter().zip(answers) {
         let answer = match answer {
             Value::Int(0) => Answer::Refused,
+            Value::Int(2) => {
+                tracing::warn!(
+                    channel = push.channel.as_deref().unwrap_or_default(),
+                    "Python's consumers of a fanout exchange don't get what was published there: the Redis user may not \
+                     publish at the channel"
+                );
+                Answer::Done
+            }
             _ => Answer::Done,
         };
         // Nobody waits any more; it is stored all the same.

@@ -12,12 +12,15 @@
 //! [`kombu_core::virt`] makes of that.
 
 mod bell;
+mod dial;
 mod element;
 mod error;
 mod flight;
+mod hear;
 mod known;
 mod left;
 mod line;
+mod look;
 mod pulse;
 mod reader;
 mod records;
@@ -26,6 +29,10 @@ mod store;
 mod transport;
 mod work;
 
+#[cfg(feature = "tls")]
+pub use kombu_core::driver::tls::rustls;
 #[doc(hidden)]
 pub use script::digests;
-pub use transport::{Layout, Redis, RedisOptions};
+#[cfg(feature = "tls")]
+pub use transport::RedisWithTls;
+pub use transport::{Fanout, Layout, Redis, RedisOptions, Secret};

@@ -13,10 +13,10 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use kombu_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Value};
 use tokio::sync::{Notify, oneshot, watch};
 
+use crate::dial::Wire;
 use crate::error;
 use crate::flight::{Flight, PushCalls};
 use crate::left;
@@ -56,11 +56,7 @@ struct State {
 
 impl Line {
     /// The line of a session that the server knows. Its task runs until the session is over.
-    pub(crate) fn open(
-        connection: MultiplexedConnection,
-        prefix: Arc<str>,
-        session: left::Session,
-    ) -> Arc<Self> {
+    pub(crate) fn open(wire: Wire, prefix: Arc<str>, session: left::Session) -> Arc<Self> {
         let line = Arc::new(Line {
             prefix,
             session: session.number,
@@ -74,7 +70,7 @@ impl Line {
             has_ended: AtomicBool::new(false),
             to_be_left: session,
         });
-        tokio::spawn(serve(line.clone(), connection));
+        tokio::spawn(serve(line.clone(), wire));
         line
     }
 
@@ -260,7 +256,7 @@ impl Line {
 }
 
 /// Sends what waits, until the session is over.
-async fn serve(line: Arc<Line>, mut connection: MultiplexedConnection) {
+async fn serve(line: Arc<Line>, mut wire: Wire) {
     let session = line.session.to_string();
     let mut flights = FuturesOrdered::new();
     let mut calls = PushCalls::default();
@@ -274,7 +270,7 @@ async fn serve(line: Arc<Line>, mut connection: MultiplexedConnection) {
             && held.is_none()
             && let Some(flight) = line.next(&session, &mut calls)
         {
-            let mut connection = connection.clone();
+            let mut connection = wire.connection.clone();
             flights.push_back(async move {
                 let count = flight.pipeline.len();
                 let sending = connection.send_packed_commands(&flight.pipeline, 0, count);
@@ -288,7 +284,7 @@ async fn serve(line: Arc<Line>, mut connection: MultiplexedConnection) {
             if std::mem::take(&mut has_forgotten) {
                 let scripts = script::load_all();
                 let loaded = tokio::select! {
-                    loaded = scripts.exec_async(&mut connection) => loaded,
+                    loaded = scripts.exec_async(&mut wire.connection) => loaded,
                     () = &mut given_up => return,
                 };
                 if let Err(problem) = loaded {

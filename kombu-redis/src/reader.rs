@@ -32,6 +32,8 @@ pub(crate) struct RedisReader {
     holder: Holder,
     bell: Arc<Bell>,
     keys: Arc<[Vec<u8>]>,
+    /// Those that the server tells of.
+    watched: Arc<[Vec<u8>]>,
     room: Room,
     asked: Option<(usize, oneshot::Receiver<Result<Taken>>)>,
     here: Taken,
@@ -58,6 +60,7 @@ impl RedisReader {
         bells: Arc<Bells>,
         holder: Holder,
         keys: Arc<[Vec<u8>]>,
+        is_told: bool,
         room: Room,
     ) -> Self {
         let bell = Arc::new(Bell::new());
@@ -73,6 +76,10 @@ impl RedisReader {
             bells,
             holder,
             bell,
+            watched: match is_told {
+                true => keys.clone(),
+                false => Arc::default(),
+            },
             keys,
             room,
             asked: None,
@@ -87,7 +94,7 @@ impl RedisReader {
         self.line.send(Work::Take(Take {
             holder: self.holder.clone(),
             count,
-            watch: Some((window(&self.room), self.keys.clone())),
+            watch: Some((window(&self.room), self.watched.clone())),
             reply,
         }));
         self.asked = Some((count, answer));

@@ -24,9 +24,11 @@ pub(crate) enum Script {
     Other,
     LeaveFor,
     Adopt,
+    Look,
+    Hear,
 }
 
-const COUNT: usize = Script::Adopt as usize + 1;
+const COUNT: usize = Script::Hear as usize + 1;
 
 macro_rules! source {
     ($file:literal) => {
@@ -78,6 +80,8 @@ const SOURCES: [(&str, &str); COUNT] = [
     source!("other.lua"),
     source!("leave_for.lua"),
     source!("adopt.lua"),
+    source!("look.lua"),
+    source!("hear.lua"),
 ];
 
 static SCRIPTS: LazyLock<[redis::Script; COUNT]> =

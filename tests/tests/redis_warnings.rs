@@ -12,7 +12,7 @@ const NO_LOG: &str = "append-only";
 
 #[tokio::test]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
-async fn what_a_redis_may_lose_is_said() {
+async fn what_a_redis_may_lose_and_what_its_user_may_not_is_said() {
     for (line, said) in [
         ("maxmemory-policy noeviction", &[NO_LOG][..]),
         // None of our keys expires.
@@ -22,14 +22,34 @@ async fn what_a_redis_may_lose_is_said() {
         ("appendonly yes", &[]),
     ] {
         let redis = Redis::builder().config(line).start().unwrap();
-        let captured = Captured::default();
-        let guard = tracing::subscriber::set_default(captured.clone());
-        let connection = kombu::connect(&redis.url()).await.unwrap();
-        connection.close().await.unwrap();
-        drop(guard);
-        let text = captured.text();
+        let text = written_by(&redis.url()).await;
         for part in [NO_LOG, EVICTION] {
             assert_eq!(text.contains(part), said.contains(&part), "{line}: {text}");
         }
     }
+    for (rights, is_warned_of) in [
+        ("", false),
+        ("-client|tracking", true),
+        ("-client|caching", true),
+    ] {
+        let line = format!("user alice on >a-secret ~* &* +@all {rights}");
+        let redis = Redis::builder().config(&line).start().unwrap();
+        let text = written_by(&format!("redis://alice:a-secret@{}", redis.address())).await;
+        assert_eq!(
+            text.contains("`CLIENT TRACKING`"),
+            is_warned_of,
+            "{rights}: {text}"
+        );
+        assert!(!text.contains("a-secret"), "{text}");
+    }
+}
+
+/// The events of a connect.
+async fn written_by(url: &str) -> String {
+    let captured = Captured::default();
+    let guard = tracing::subscriber::set_default(captured.clone());
+    let connection = kombu::connect(url).await.unwrap();
+    connection.close().await.unwrap();
+    drop(guard);
+    captured.text()
 }

@@ -1,7 +1,7 @@
 -- Stores messages. ARGV: prefix, session, how many calls of this script the session made before, version, number of exchanges that they come by, their names, number of queues, their
 -- names, then the messages: number of targets, each target's queue and list, delay and time to live in ms or -1, size of
 -- the body, channel of a fanout or '', text.
--- Answers, for each message, 1 or, if a queue refused it, 0; and last how many messages died. Or nothing was done: STALE, for
+-- Answers, for each message, 1, or 2 if the channel may not be spoken at, or 0 if a queue refused it; and last how many messages died. Or nothing was done: STALE, for
 -- the declarations have changed; EARLY, for a call before this one wasn't done. SESSION: the server doesn't know it.
 local version = call('HGET', R .. 'meta', 'ver')
 -- The server has forgotten everything.
@@ -56,12 +56,15 @@ while a <= #ARGV do
       if not common().put(q, lim, step, m, ttl, bytes) then answer = 0 end
     end
   end
-  if channel ~= '' then told[#told + 1] = {channel, m} end
   answers[#answers + 1] = answer
+  if channel ~= '' then told[#told + 1] = {channel, m, #answers} end
 end
 flush()
 call('HSET', R .. 'pushed', ARGV[2], string.format('%d', before + 1))
--- When they are stored: a server without memory refuses that, and not this.
-for _, one in ipairs(told) do call('PUBLISH', one[1], one[2]) end
+-- When they are stored: a server without memory refuses that, and not this. The marker tells ours from Python's.
+for _, one in ipairs(told) do
+  local said = redis.pcall('PUBLISH', one[1], '{"_kq":"0:0:0:0",' .. one[2]:sub(2))
+  if type(said) == 'table' and said.err and answers[one[3]] == 1 then answers[one[3]] = 2 end
+end
 answers[#answers + 1] = died
 return answers
