@@ -247,22 +247,43 @@ fn write_pushes(pushes: &[Push], command: &mut Cmd) {
     for queue in &queues {
         command.arg(queue.as_str());
     }
-    for push in pushes {
-        command.arg(push.targets.len());
-        for target in &push.targets {
-            let number = match queues.len() {
-                1 => 1,
-                _ => index.get(&target.queue).copied().unwrap_or(1),
-            };
-            command.arg(number).arg(target.step);
+    let number = |target: &Target| match queues.len() {
+        1 => 1,
+        _ => index.get(&target.queue).copied().unwrap_or(1),
+    };
+    let mut rest = pushes;
+    while let Some(first) = rest.first() {
+        let run = plain_together(rest);
+        command.arg(run);
+        if let (1.., [target]) = (run, &first.targets[..]) {
+            command.arg(number(target)).arg(target.step);
+            for push in &rest[..run] {
+                command.arg(&push.parcel.text[..]);
+            }
+            rest = &rest[run..];
+            continue;
         }
-        write_time(command, push.delay);
-        write_time(command, push.parcel.expiration);
+        command.arg(first.targets.len());
+        for target in &first.targets {
+            command.arg(number(target)).arg(target.step);
+        }
+        write_time(command, first.delay);
+        write_time(command, first.parcel.expiration);
         command
-            .arg(push.parcel.bytes)
-            .arg(push.channel.as_deref().unwrap_or_default())
-            .arg(&push.parcel.text[..]);
+            .arg(first.parcel.bytes)
+            .arg(first.channel.as_deref().unwrap_or_default())
+            .arg(&first.parcel.text[..]);
+        rest = &rest[1..];
     }
+}
+
+/// How many at the front are plain, and for one list.
+fn plain_together(pushes: &[Push]) -> usize {
+    let Some(first) = pushes.first() else {
+        return 0;
+    };
+    let same = |other: &&Push| other.is_plain && other.targets == first.targets;
+    pushes.iter().take_while(same).count()
 }
 
 fn write_time(command: &mut Cmd, milliseconds: Option<u64>) {
@@ -369,7 +390,7 @@ pub(crate) fn death(reason: &str) -> Option<Death> {
 
 fn answer_pushes(pushes: Vec<Push>, answer: Value, landed: &mut Landed) {
     let answers = match answer {
-        Value::Array(answers) if answers.len() == pushes.len() + 1 => answers,
+        Value::Array(answers) => answers,
         Value::ServerError(problem) if problem.code() == "STALE" => {
             for push in pushes {
                 drop(push.reply.send(Ok(Answer::Stale)));
@@ -396,11 +417,18 @@ fn answer_pushes(pushes: Vec<Push>, answer: Value, landed: &mut Landed) {
             return;
         }
     };
-    landed.deaths |= !matches!(answers.last(), Some(Value::Int(0)));
-    for (push, answer) in pushes.into_iter().zip(answers) {
-        let answer = match answer {
-            Value::Int(0) => Answer::Refused,
-            _ => Answer::Done,
+    let mut answers = answers.into_iter();
+    landed.deaths |= !matches!(answers.next(), Some(Value::Int(0)));
+    let mut refused = answers
+        .filter_map(|number| crate::flight::number(&number))
+        .peekable();
+    let mut alone = 0;
+    for push in pushes {
+        alone += u64::from(!push.is_plain);
+        let is_refused = !push.is_plain && refused.next_if_eq(&alone).is_some();
+        let answer = match is_refused {
+            true => Answer::Refused,
+            false => Answer::Done,
         };
         // Nobody waits any more; it is stored all the same.
         drop(push.reply.send(Ok(answer)));

@@ -373,6 +373,10 @@ impl QueueStore for RedisStore {
         if let Some(due) = delay.or(expires) {
             pulse.due_in(Duration::from_millis(due));
         }
+        let is_plain = delay.is_none()
+            && parcel.expiration.is_none()
+            && !is_fanout
+            && matches!(targets, [queue] if !queue.has_limits());
         let (reply, answer) = oneshot::channel();
         line.send(Work::Push(Push {
             version: server,
@@ -381,6 +385,7 @@ impl QueueStore for RedisStore {
             parcel,
             delay,
             channel: is_fanout.then(|| address.channel(envelope)),
+            is_plain,
             alone: false,
             reply,
         }));
