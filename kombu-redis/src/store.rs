@@ -393,6 +393,11 @@ impl QueueStore for RedisStore {
         Op::pending(async move { line.answer(answer).await })
     }
 
+    fn together(&self, push: &mut dyn FnMut()) {
+        let _gathering = self.shared.line.gather();
+        push();
+    }
+
     fn push_nowhere(&self, version: u64, envelope: &Envelope) -> Op<Result<Answer>> {
         let key = envelope.routing_key();
         if !envelope.exchange().is_empty() || key.is_empty() {
