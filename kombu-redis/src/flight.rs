@@ -17,6 +17,9 @@ use crate::work::{Ask, End, Finishing, Holder, Push, Take, Taken, Target, Work};
 const MAX_WORK: usize = 512;
 const MAX_BYTES: usize = 4 << 20;
 
+/// Arguments in front of the texts of a call that stores messages, in most calls.
+const HEADER: usize = 16;
+
 /// Work on its way, and what was made of it.
 pub(crate) struct Flight {
     pub(crate) pipeline: Pipeline,
@@ -164,7 +167,9 @@ impl Part {
     fn write(&self, pipeline: &mut Pipeline, prefix: &str, session: &str, calls: &mut PushCalls) {
         match self {
             Part::Pushes(pushes) => {
-                let mut command = Script::Push.call(prefix);
+                let texts: usize = pushes.iter().map(|push| push.parcel.text.len()).sum();
+                let mut command =
+                    Script::Push.call_with(prefix, pushes.len() + HEADER, texts + 16 * HEADER);
                 command.arg(session).arg(calls.sent);
                 calls.sent += 1;
                 write_pushes(pushes, &mut command);

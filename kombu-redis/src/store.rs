@@ -19,6 +19,7 @@ use crate::pulse::Pulse;
 use crate::reader::{RedisReader, window};
 use crate::records::Changes;
 use crate::script::Script;
+use crate::texts::Texts;
 use crate::transport::Address;
 use crate::work::{End, Finishing, Holder, Parcel, Push, Take, Work, give_back};
 use crate::{element, error};
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) bells: Arc<Bells>,
     pub(crate) pulse: Arc<Pulse>,
     address: Address,
+    texts: Texts,
 }
 
 impl RedisStore {
@@ -87,6 +89,7 @@ impl Shared {
             bells,
             pulse: Arc::new(Pulse::new(lease)),
             address,
+            texts: Texts::default(),
         })
     }
 
@@ -298,9 +301,9 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn parcel(envelope: &Envelope) -> Parcel {
+fn parcel(texts: &Texts, envelope: &Envelope) -> Parcel {
     Parcel {
-        text: element::encode(envelope),
+        text: texts.encode(envelope),
         expiration: envelope.expiration().map(milliseconds),
         bytes: envelope.body().len(),
     }
@@ -348,6 +351,7 @@ impl QueueStore for RedisStore {
             known,
             pulse,
             address,
+            texts,
             ..
         } = &*self.shared;
         let (exchanges, server, is_fanout) = {
@@ -362,7 +366,7 @@ impl QueueStore for RedisStore {
                 known.is_fanout(exchange),
             )
         };
-        let parcel = parcel(envelope);
+        let parcel = parcel(texts, envelope);
         let delay = envelope.delay().map(milliseconds);
         let priority = envelope.priority();
         let expires = targets
@@ -533,7 +537,7 @@ impl QueueStore for RedisStore {
                     version: server,
                     exchanges,
                     targets: targets.iter().map(|queue| queue.target(priority)).collect(),
-                    parcel: parcel(envelope),
+                    parcel: parcel(&self.shared.texts, envelope),
                 }
             }
             _ => {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use kombu_core::virt::{Answer, Death};
 use kombu_core::{Name, Result};
 use redis::{Cmd, Value};
@@ -85,7 +86,7 @@ pub(crate) struct Target {
 
 /// A message as it lies in a list.
 pub(crate) struct Parcel {
-    pub(crate) text: Vec<u8>,
+    pub(crate) text: Bytes,
     /// How long it may wait, in ms.
     pub(crate) expiration: Option<u64>,
     /// The size of its body.
