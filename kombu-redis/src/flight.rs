@@ -17,6 +17,9 @@ use crate::work::{Ask, End, Finishing, Holder, Push, Take, Taken, Target, Work};
 const MAX_WORK: usize = 512;
 const MAX_BYTES: usize = 4 << 20;
 
+/// Arguments in front of the texts of a call that stores messages, in most calls.
+const HEADER: usize = 16;
+
 /// Work on its way, and what was made of it.
 pub(crate) struct Flight {
     pub(crate) pipeline: Pipeline,
@@ -174,7 +177,9 @@ impl Part {
     fn write(&self, pipeline: &mut Pipeline, prefix: &str, session: &str, calls: &mut PushCalls) {
         match self {
             Part::Pushes(pushes) => {
-                let mut command = Script::Push.call(prefix);
+                let texts: usize = pushes.iter().map(|push| push.parcel.text.len()).sum();
+                let mut command =
+                    Script::Push.call_with(prefix, pushes.len() + HEADER, texts + 16 * HEADER);
                 command.arg(session).arg(calls.sent);
                 calls.sent += 1;
                 write_pushes(pushes, &mut command);
@@ -259,22 +264,43 @@ fn write_pushes(pushes: &[Push], command: &mut Cmd) {
     for queue in &queues {
         command.arg(queue.as_str());
     }
-    for push in pushes {
-        command.arg(push.targets.len());
-        for target in &push.targets {
-            let number = match queues.len() {
-                1 => 1,
-                _ => index.get(&target.queue).copied().unwrap_or(1),
-            };
-            command.arg(number).arg(target.step);
+    let number = |target: &Target| match queues.len() {
+        1 => 1,
+        _ => index.get(&target.queue).copied().unwrap_or(1),
+    };
+    let mut rest = pushes;
+    while let Some(first) = rest.first() {
+        let run = plain_together(rest);
+        command.arg(run);
+        if let (1.., [target]) = (run, &first.targets[..]) {
+            command.arg(number(target)).arg(target.step);
+            for push in &rest[..run] {
+                command.arg(&push.parcel.text[..]);
+            }
+            rest = &rest[run..];
+            continue;
         }
-        write_time(command, push.delay);
-        write_time(command, push.parcel.expiration);
+        command.arg(first.targets.len());
+        for target in &first.targets {
+            command.arg(number(target)).arg(target.step);
+        }
+        write_time(command, first.delay);
+        write_time(command, first.parcel.expiration);
         command
-            .arg(push.parcel.bytes)
-            .arg(push.channel.as_deref().unwrap_or_default())
-            .arg(&push.parcel.text[..]);
+            .arg(first.parcel.bytes)
+            .arg(first.channel.as_deref().unwrap_or_default())
+            .arg(&first.parcel.text[..]);
+        rest = &rest[1..];
     }
+}
+
+/// How many at the front are plain, and for one list.
+fn plain_together(pushes: &[Push]) -> usize {
+    let Some(first) = pushes.first() else {
+        return 0;
+    };
+    let same = |other: &&Push| other.is_plain && other.targets == first.targets;
+    pushes.iter().take_while(same).count()
 }
 
 pub(crate) fn write_time(command: &mut Cmd, milliseconds: Option<u64>) {
@@ -381,7 +407,7 @@ pub(crate) fn death(reason: &str) -> Option<Death> {
 
 fn answer_pushes(pushes: Vec<Push>, answer: Value, landed: &mut Landed) {
     let answers = match answer {
-        Value::Array(answers) if answers.len() == pushes.len() + 1 => answers,
+        Value::Array(answers) => answers,
         Value::ServerError(problem) if problem.code() == "STALE" => {
             for push in pushes {
                 drop(push.reply.send(Ok(Answer::Stale)));
@@ -408,19 +434,28 @@ fn answer_pushes(pushes: Vec<Push>, answer: Value, landed: &mut Landed) {
             return;
         }
     };
-    landed.deaths |= !matches!(answers.last(), Some(Value::Int(0)));
-    for (push, answer) in pushes.into_iter().zip(answers) {
-        let answer = match answer {
-            Value::Int(0) => Answer::Refused,
-            Value::Int(2) => {
-                tracing::warn!(
-                    channel = push.channel.as_deref().unwrap_or_default(),
-                    "Python's consumers of a fanout exchange don't get what was published there: the Redis user may not \
-                     publish at the channel"
-                );
-                Answer::Done
-            }
-            _ => Answer::Done,
+    let mut answers = answers.into_iter();
+    landed.deaths |= !matches!(answers.next(), Some(Value::Int(0)));
+    let marks: Vec<i64> = answers
+        .filter_map(|mark| match mark {
+            Value::Int(mark) => Some(mark),
+            _ => None,
+        })
+        .collect();
+    let mut alone = 0;
+    for push in pushes {
+        let is_marked = |mark| !push.is_plain && marks.contains(&mark);
+        alone += i64::from(!push.is_plain);
+        if is_marked(-alone) {
+            tracing::warn!(
+                channel = push.channel.as_deref().unwrap_or_default(),
+                "Python's consumers of a fanout exchange don't get what was published there: the Redis user may not publish \
+                 at the channel"
+            );
+        }
+        let answer = match is_marked(alone) {
+            true => Answer::Refused,
+            false => Answer::Done,
         };
         // Nobody waits any more; it is stored all the same.
         drop(push.reply.send(Ok(answer)));

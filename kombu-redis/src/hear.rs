@@ -200,7 +200,7 @@ fn storing(shared: &Shared, envelope: &Envelope, heard: &[u8]) -> Result<Option<
     let queues = routed.queues.iter().filter_map(|name| known.queue(name));
     let queues: Vec<RedisQueue> = queues.collect();
     let exchanges = known.reached(exchange);
-    let parcel = parcel(envelope);
+    let parcel = parcel(&shared.texts, envelope);
     let expires = expiry(&queues, parcel.expiration);
     if let Some(expires) = expires {
         shared.pulse.due_in(Duration::from_millis(expires));

@@ -26,6 +26,7 @@ mod reader;
 mod records;
 mod script;
 mod store;
+mod texts;
 mod transport;
 mod work;
 

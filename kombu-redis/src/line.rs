@@ -49,6 +49,8 @@ pub(crate) struct Line {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Work>,
+    /// How many are about to ask for several things, which go together: the last one to do so says that there is work.
+    gathering: usize,
     is_over: bool,
     /// Over when nothing waits any more.
     ends: bool,
@@ -83,11 +85,17 @@ impl Line {
             return;
         }
         state.waiting.push_back(work);
-        let is_first = state.waiting.len() == 1;
+        let tells = state.waiting.len() == 1 && state.gathering == 0;
         drop(state);
-        if is_first {
+        if tells {
             self.work.notify_one();
         }
+    }
+
+    /// What is asked for goes together until this is dropped, at the latest.
+    pub(crate) fn gather(&self) -> Gathering<'_> {
+        self.state.lock().gathering += 1;
+        Gathering(self)
     }
 
     /// Sends a command; it is under way when the call returns, whether the answer is polled or not.
@@ -252,6 +260,21 @@ impl Line {
         }
         work.append(&mut state.waiting);
         state.waiting = work;
+    }
+}
+
+/// See [`Line::gather`].
+pub(crate) struct Gathering<'a>(&'a Line);
+
+impl Drop for Gathering<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.gathering -= 1;
+        let tells = state.gathering == 0 && !state.waiting.is_empty();
+        drop(state);
+        if tells {
+            self.0.work.notify_one();
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::pulse::Pulse;
 use crate::reader::{RedisReader, window};
 use crate::records::Changes;
 use crate::script::Script;
+use crate::texts::Texts;
 use crate::transport::Address;
 use crate::work::{End, Finishing, Holder, Parcel, Push, Take, Work, give_back};
 use crate::{element, error};
@@ -49,6 +50,7 @@ pub(crate) struct Shared {
     /// For what Python publishes to fanout exchanges.
     pub(crate) ear: Option<Arc<Ear>>,
     pub(crate) address: Address,
+    pub(crate) texts: Texts,
 }
 
 impl RedisStore {
@@ -96,6 +98,7 @@ impl Shared {
             is_told,
             ear,
             address,
+            texts: Texts::default(),
         })
     }
 
@@ -322,9 +325,9 @@ pub(crate) fn expiry(targets: &[RedisQueue], expiration: Option<u64>) -> Option<
     ttls.map(milliseconds).chain(expiration).min()
 }
 
-pub(crate) fn parcel(envelope: &Envelope) -> Parcel {
+pub(crate) fn parcel(texts: &Texts, envelope: &Envelope) -> Parcel {
     Parcel {
-        text: element::encode(envelope),
+        text: texts.encode(envelope),
         expiration: envelope.expiration().map(milliseconds),
         bytes: envelope.body().len(),
     }
@@ -372,6 +375,7 @@ impl QueueStore for RedisStore {
             known,
             pulse,
             address,
+            texts,
             ..
         } = &*self.shared;
         let (exchanges, server, is_fanout) = {
@@ -386,13 +390,17 @@ impl QueueStore for RedisStore {
                 known.is_fanout(exchange),
             )
         };
-        let parcel = parcel(envelope);
+        let parcel = parcel(texts, envelope);
         let delay = envelope.delay().map(milliseconds);
         let priority = envelope.priority();
         let expires = expiry(targets, parcel.expiration);
         if let Some(due) = delay.or(expires) {
             pulse.due_in(Duration::from_millis(due));
         }
+        let is_plain = delay.is_none()
+            && parcel.expiration.is_none()
+            && !is_fanout
+            && matches!(targets, [queue] if !queue.has_limits());
         let (reply, answer) = oneshot::channel();
         line.send(Work::Push(Push {
             version: server,
@@ -405,11 +413,17 @@ impl QueueStore for RedisStore {
                     .channel(envelope.exchange(), envelope.routing_key())
                     .into()
             }),
+            is_plain,
             alone: false,
             reply,
         }));
         let line = line.clone();
         Op::pending(async move { line.answer(answer).await })
+    }
+
+    fn together(&self, push: &mut dyn FnMut()) {
+        let _gathering = self.shared.line.gather();
+        push();
     }
 
     fn push_nowhere(&self, version: u64, envelope: &Envelope) -> Op<Result<Answer>> {
@@ -555,7 +569,7 @@ impl QueueStore for RedisStore {
                     version: server,
                     exchanges,
                     targets: targets.iter().map(|queue| queue.target(priority)).collect(),
-                    parcel: parcel(envelope),
+                    parcel: parcel(&self.shared.texts, envelope),
                 }
             }
             _ => {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use kombu_core::virt::{Answer, Death};
 use kombu_core::{Name, Result};
 use redis::{Cmd, Value};
@@ -71,13 +72,15 @@ pub(crate) struct Push {
     pub(crate) delay: Option<u64>,
     /// The channel that Python's consumers of a fanout listen at.
     pub(crate) channel: Option<Arc<str>>,
+    /// For one queue without limits, at once and for as long as it takes: its text is all that the server has to know.
+    pub(crate) is_plain: bool,
     /// Not together with others: what was wrong may have been one of them.
     pub(crate) alone: bool,
     pub(crate) reply: Reply<Answer>,
 }
 
 /// A queue and the list of it that a message belongs to.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct Target {
     pub(crate) queue: Name,
     pub(crate) step: u8,
@@ -85,7 +88,7 @@ pub(crate) struct Target {
 
 /// A message as it lies in a list.
 pub(crate) struct Parcel {
-    pub(crate) text: Vec<u8>,
+    pub(crate) text: Bytes,
     /// How long it may wait, in ms.
     pub(crate) expiration: Option<u64>,
     /// The size of its body.
