@@ -78,7 +78,6 @@ while a <= #ARGV do
     if is_refused then marks[#marks + 1] = alone end
     if channel ~= '' then told[#told + 1] = {channel, m, alone} end
   end
-  end
 end
 flush()
 call('HINCRBY', R .. 'pushed', ARGV[2], 1)
