@@ -88,7 +88,8 @@ async fn messages_with_and_without_an_expiration_keep_their_order() {
     connection.close().await.unwrap();
 }
 
-#[tokio::test]
+// On one thread, nothing could be sent in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
 async fn a_batch_is_one_call() {
     let redis = Redis::start().unwrap();
