@@ -43,8 +43,8 @@
 //! | `memory` | yes | `memory://`, a broker within the process |
 //! | `amqp` | no | `amqp://`, RabbitMQ |
 //! | `redis` | no | `redis://`, the queues of Python's kombu and Celery |
-//! | `nats` | no | `nats://`, streams of NATS JetStream; compiles C and assembly (ring) |
-//! | `tls` | no | `amqps://`, with `amqp`; compiles C |
+//! | `nats` | no | `nats://` and `tls://`, streams of NATS JetStream; compiles C and assembly (ring) |
+//! | `tls` | no | `amqps://` with `amqp`, `rediss://` with `redis`; compiles C |
 //! | `json`, `msgpack`, `yaml`, `raw` | yes | serializers; `json` and `yaml` also read configuration files |
 //! | `zlib`, `bzip2`, `zstd` | no | compression, see [`OpenProducer::compression`]; `zstd` compiles C |
 //! | `toml` | no | configuration files in TOML |
@@ -109,6 +109,9 @@ pub fn registry() -> Registry {
         .without("redis", "redis")
         .without("redis+unix", "redis")
         .without("redis+socket", "redis")
+        .without("redis+sentinel", "redis")
+        .without("rediss", "tls")
+        .without("rediss+sentinel", "tls")
         .without("nats", "nats")
         .without("tls", "nats");
     #[cfg(feature = "amqp")]

@@ -105,7 +105,10 @@ impl Celery {
             .await?;
         loop {
             let Some(delivery) = self.results.receive(PATIENCE).await? else {
-                return Err("no worker has answered".into());
+                return Err(
+                    "no worker has answered; the first lines of this example say how to start one"
+                        .into(),
+                );
             };
             if delivery.correlation_id() == Some(&id) {
                 let (outcome, delivery) = delivery.take()?;

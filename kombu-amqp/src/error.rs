@@ -85,7 +85,7 @@ pub(crate) fn classify_connect(error: lapin::Error) -> Error {
     if let lapin::ErrorKind::IOError(problem) = error.kind() {
         // A broker that wants another certificate says so after the handshake.
         #[cfg(feature = "tls")]
-        if let Some(refusal) = refused_tls(problem) {
+        if let Some(refusal) = kombu_core::driver::tls::refusal(problem) {
             return refusal;
         }
         let unoffered = problem.get_ref().map(|problem| problem.is::<Unoffered>());
@@ -110,13 +110,6 @@ pub(crate) fn classify_connect(error: lapin::Error) -> Error {
         Some(code) => error.with_code(code),
         None => error,
     }
-}
-
-/// The error of a connection that TLS has something against, if that is what `error` is about.
-#[cfg(feature = "tls")]
-pub(crate) fn refused_tls(error: &std::io::Error) -> Option<Error> {
-    crate::tls::objection(error)
-        .map(|objection| Error::new(ErrorKind::Tls, format!("no TLS: {objection}")))
 }
 
 /// The session is over.

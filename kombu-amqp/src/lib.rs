@@ -24,13 +24,11 @@ mod session;
 mod settler;
 mod socket;
 mod subscription;
-#[cfg(feature = "tls")]
-mod tls;
 mod transport;
 mod under_way;
 
 #[cfg(feature = "tls")]
-pub use rustls;
+pub use kombu_core::driver::tls::rustls;
 #[cfg(feature = "tls")]
 pub use transport::AmqpWithTls;
 pub use transport::{Amqp, AmqpOptions, AuthMechanism};

@@ -43,19 +43,6 @@ impl Socket {
         self.greeting = Some(greeting);
         self
     }
-
-    /// A peer that hangs up may have said why: that is read in place of the error that writing met.
-    fn reason(&mut self, context: &mut Context<'_>, written: io::Error) -> io::Error {
-        let mut bytes = [0; 1024];
-        loop {
-            let mut buffer = ReadBuf::new(&mut bytes);
-            match self.stream.as_mut().poll_read(context, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
-                Poll::Ready(Err(said)) if said.kind() == io::ErrorKind::InvalidData => return said,
-                _ => return written,
-            }
-        }
-    }
 }
 
 impl futures_io::AsyncRead for Socket {
@@ -82,8 +69,7 @@ impl futures_io::AsyncWrite for Socket {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(self.stream.as_mut().poll_write(context, bytes));
-        Poll::Ready(written.map_err(|error| self.reason(context, error)))
+        self.stream.as_mut().poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -91,13 +77,11 @@ impl futures_io::AsyncWrite for Socket {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(self.stream.as_mut().poll_write_vectored(context, parts));
-        Poll::Ready(written.map_err(|error| self.reason(context, error)))
+        self.stream.as_mut().poll_write_vectored(context, parts)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let written = ready!(self.stream.as_mut().poll_flush(context));
-        Poll::Ready(written.map_err(|error| self.reason(context, error)))
+        self.stream.as_mut().poll_flush(context)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use async_rs::Runtime;
 use async_trait::async_trait;
+#[cfg(feature = "tls")]
+use kombu_core::driver::tls::{Tls, rustls};
+use kombu_core::driver::tls::{TlsOptions, TlsSource};
 use kombu_core::driver::{Capabilities, Connection, Feature, Target, Transport};
 use kombu_core::{Error, ErrorKind, Result};
 use lapin::uri::{
@@ -22,8 +25,6 @@ use crate::greeting::{Greeting, Major};
 use crate::lines::Lines;
 use crate::session::Session;
 use crate::socket::{self, Kit, Socket};
-#[cfg(feature = "tls")]
-use crate::tls::Tls;
 
 /// The AMQP 0-9-1 transport.
 #[derive(Clone, Copy, Debug, Default)]
@@ -98,44 +99,30 @@ impl Default for AmqpOptions {
 const FRAME_MAX: RangeInclusive<u32> = 4096..=1024 * 1024;
 
 impl AmqpOptions {
+    fn tls(&self) -> TlsOptions {
+        let mut options = TlsOptions::default();
+        options.ca_file = self.ca_file.clone();
+        options.extra_ca_file = self.extra_ca_file.clone();
+        options.cert_file = self.cert_file.clone();
+        options.key_file = self.key_file.clone();
+        options.server_name = self.server_name.clone();
+        options
+    }
+
     /// Options that would have no effect, or contradict each other, are refused: they say that more was wanted. So are those
     /// that nothing can work with.
-    fn check(&self, url: &Url, tls: TlsSource) -> Result<()> {
-        let files = [
-            ("ca_file", self.ca_file.is_some()),
-            ("extra_ca_file", self.extra_ca_file.is_some()),
-            ("cert_file", self.cert_file.is_some()),
-            ("key_file", self.key_file.is_some()),
-        ];
-        let named = |given: &[(&'static str, bool)]| {
-            let mut given = given.iter().filter(|(_, given)| *given);
-            given.next().map(|(name, _)| *name)
-        };
+    fn check(&self, url: &Url, source: TlsSource) -> Result<()> {
         let external = self.auth_mechanism == AuthMechanism::External;
-        let problem = match tls {
-            TlsSource::None => {
-                let others = [
-                    ("server_name", self.server_name.is_some()),
-                    ("auth_mechanism=external", external),
-                ];
-                named(&files)
-                    .or_else(|| named(&others))
-                    .map(|name| format!("`{name}` needs TLS; write `amqps://`"))
-            }
-            TlsSource::Program => named(&files).map(|name| {
-                format!("`{name}` has no effect beside the program's own TLS configuration; leave it out")
-            }),
-            TlsSource::Options if self.ca_file.is_some() && self.extra_ca_file.is_some() => Some(
-                "give `ca_file`, in place of what the system trusts, or `extra_ca_file`, beside it".to_owned(),
+        let problem = self.tls().problem(source).or_else(|| match source {
+            TlsSource::None(scheme) if external => Some(format!(
+                "`auth_mechanism=external` needs TLS; write `{scheme}://`"
+            )),
+            TlsSource::Options if external && self.cert_file.is_none() => Some(
+                "`auth_mechanism=external` needs a certificate; name it with `cert_file`"
+                    .to_owned(),
             ),
-            TlsSource::Options if self.cert_file.is_none() && self.key_file.is_some() => {
-                Some("`key_file` needs the `cert_file` that it belongs to".to_owned())
-            }
-            TlsSource::Options if external && self.cert_file.is_none() => {
-                Some("`auth_mechanism=external` needs a certificate; name it with `cert_file`".to_owned())
-            }
-            TlsSource::Options => None,
-        };
+            _ => None,
+        });
         let has_user = !url.username().is_empty() || url.password().is_some();
         let problem = problem.or_else(|| {
             (external && has_user).then(|| {
@@ -160,16 +147,6 @@ impl AmqpOptions {
             )),
         }
     }
-}
-
-/// What tells how to encrypt.
-#[derive(Clone, Copy)]
-enum TlsSource {
-    None,
-    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
-    Options,
-    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
-    Program,
 }
 
 /// What RabbitMQ does.
@@ -224,10 +201,10 @@ impl Transport for Amqp {
         #[cfg(feature = "tls")]
         if target.url().scheme() == "amqps" {
             options.check(target.url(), TlsSource::Options)?;
-            let tls = Tls::new(&options, &host(target.url()), None).await?;
+            let tls = Tls::new(&options.tls(), None).await?;
             return open(target, options, Some(tls)).await;
         }
-        options.check(target.url(), TlsSource::None)?;
+        options.check(target.url(), TlsSource::None("amqps"))?;
         open(target, options, None).await
     }
 }
@@ -289,7 +266,7 @@ impl Transport for AmqpWithTls {
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
         let options: AmqpOptions = target.options()?;
         options.check(target.url(), TlsSource::Program)?;
-        let tls = Tls::new(&options, &host(target.url()), Some(self.config.clone())).await?;
+        let tls = Tls::new(&options.tls(), Some(self.config.clone())).await?;
         open(target, options, Some(tls)).await
     }
 }
@@ -342,7 +319,7 @@ impl Dialer {
             .map_err(|error| at(lost(error.to_string()).with_source(error)))?;
         let socket = match &self.tls {
             #[cfg(feature = "tls")]
-            Some(tls) => tls.encrypt(stream).await.map_err(at)?,
+            Some(tls) => Socket::new(tls.encrypt(host, stream).await.map_err(at)?),
             _ => Socket::new(stream),
         };
         let mechanism = self.uri.query.auth_mechanism.unwrap_or_default();

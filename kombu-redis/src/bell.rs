@@ -74,6 +74,19 @@ impl Bells {
             .for_each(|bell| bell.ring());
     }
 
+    /// The queues that somebody waits for.
+    pub(crate) fn queues(&self, prefix: &str) -> Vec<String> {
+        let consumers = consumers_key(prefix, "");
+        let bells = self.0.lock();
+        let queues = bells.iter().filter_map(|(key, bells)| {
+            let queue = key.strip_prefix(consumers.as_bytes())?;
+            let is_waited_for = bells.iter().any(|bell| bell.strong_count() > 0);
+            let queue = std::str::from_utf8(queue).ok()?;
+            is_waited_for.then(|| queue.to_owned())
+        });
+        queues.collect()
+    }
+
     /// All keys may have changed.
     pub(crate) fn ring_all(&self) {
         let bells: Vec<_> = self.0.lock().values().flatten().cloned().collect();
@@ -84,6 +97,11 @@ impl Bells {
     }
 }
 
+/// A queue that somebody consumes from has it, until it is deleted.
+pub(crate) fn consumers_key(prefix: &str, queue: &str) -> String {
+    format!("{prefix}_kombu.rs.consumers.{queue}")
+}
+
 /// The keys that change when a consumer of a queue may have something to do.
 pub(crate) fn keys(prefix: &str, queue: &str) -> Arc<[Vec<u8>]> {
     let steps = ["", "3", "6", "9"].map(|step| match step {
@@ -91,6 +109,6 @@ pub(crate) fn keys(prefix: &str, queue: &str) -> Arc<[Vec<u8>]> {
         step => format!("{prefix}{queue}{SEPARATOR}{step}").into_bytes(),
     });
     // This one goes with the queue, too.
-    let consumers = format!("{prefix}_kombu.rs.consumers.{queue}").into_bytes();
+    let consumers = consumers_key(prefix, queue).into_bytes();
     steps.into_iter().chain([consumers]).collect()
 }

@@ -22,6 +22,9 @@ pub(crate) fn session_over() -> Error {
 
 /// What went wrong at connect.
 pub(crate) fn classify_connect(error: RedisError) -> Error {
+    if error.kind() == redis::ErrorKind::RESP3NotSupported || is_unknown_command(error.detail()) {
+        return too_old(&error.to_string()).with_source(error);
+    }
     let kind = match error.code() {
         Some("WRONGPASS" | "NOAUTH" | "NOPERM") => ErrorKind::Credentials,
         _ if error.kind() == redis::ErrorKind::AuthenticationFailed => ErrorKind::Credentials,
@@ -29,6 +32,18 @@ pub(crate) fn classify_connect(error: RedisError) -> Error {
         _ => ErrorKind::ConnectionLost,
     };
     Error::new(kind, format!("Redis: {error}")).with_source(error)
+}
+
+/// How servers begin to say that they don't have a command.
+fn is_unknown_command(details: Option<&str>) -> bool {
+    details.is_some_and(|details| details.starts_with("unknown command"))
+}
+
+fn too_old(text: &str) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("this server lacks a command that kombu needs; use Redis 7.0 or newer: {text}"),
+    )
 }
 
 /// Whether the server can't serve this session any more; another one may.
@@ -43,6 +58,14 @@ pub(crate) fn ends_session(error: &ServerError) -> bool {
             | "NOREPLICAS"
             | "BUSY"
             | "NOAUTH"
+    )
+}
+
+/// The server doesn't tell of changes any more.
+pub(crate) fn unwatched(error: &ServerError) -> Error {
+    Error::new(
+        ErrorKind::ConnectionLost,
+        format!("Redis doesn't tell of new messages any more: {error}"),
     )
 }
 
@@ -67,6 +90,7 @@ pub(crate) fn classify(error: &ServerError) -> Error {
             format!("Redis refuses: {text}; give the user the right"),
         ),
         "WRONGTYPE" => foreign_key(&text),
+        _ if is_unknown_command(error.details()) => too_old(&text),
         _ => Error::new(ErrorKind::Protocol, format!("Redis: {text}")),
     }
 }

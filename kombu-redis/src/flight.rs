@@ -14,8 +14,11 @@ use crate::script::{self, Script};
 use crate::work::{Ask, End, Finishing, Holder, Push, Take, Taken, Target, Work};
 
 /// How many messages, and bytes, go in one flight.
-const MAX_WORK: usize = 512;
+pub(crate) const MAX_WORK: usize = 512;
 const MAX_BYTES: usize = 4 << 20;
+
+/// Arguments in front of the texts of a call that stores messages, in most calls.
+const HEADER: usize = 16;
 
 /// Work on its way, and what was made of it.
 pub(crate) struct Flight {
@@ -129,7 +132,9 @@ impl Flight {
                 }
             }
             if script::is_unknown(&answer) {
-                if let Part::Take(Take { watch: Some(_), .. }) = &part {
+                if let Part::Take(take) = &part
+                    && take.arms()
+                {
                     drop((answers.next(), answers.next()));
                 }
                 landed.forgotten = true;
@@ -145,10 +150,18 @@ impl Flight {
                 Part::Pushes(pushes) => answer_pushes(pushes, answer, &mut landed),
                 Part::Finishes(finishes) => answer_finishes(finishes, answer, &mut landed),
                 Part::Take(take) => {
-                    if take.watch.is_some() {
-                        drop((answers.next(), answers.next()));
+                    let mut is_lone = true;
+                    if take.arms() {
+                        if let Some(Value::ServerError(problem)) = answers.next() {
+                            // Nobody would be told of what comes. The next session looks by itself.
+                            landed
+                                .over
+                                .get_or_insert_with(|| error::unwatched(&problem));
+                        }
+                        // Of the keys, only that of the consumers is to be there.
+                        is_lone = matches!(answers.next(), Some(Value::Int(1)));
                     }
-                    answer_take(take, answer, line, &mut landed);
+                    answer_take(take, answer, !is_lone, line, &mut landed);
                 }
                 Part::Ask(ask) => {
                     // Whoever asked looks at errors too.
@@ -164,7 +177,9 @@ impl Part {
     fn write(&self, pipeline: &mut Pipeline, prefix: &str, session: &str, calls: &mut PushCalls) {
         match self {
             Part::Pushes(pushes) => {
-                let mut command = Script::Push.call(prefix);
+                let texts: usize = pushes.iter().map(|push| push.parcel.text.len()).sum();
+                let mut command =
+                    Script::Push.call_with(prefix, pushes.len() + HEADER, texts + 16 * HEADER);
                 command.arg(session).arg(calls.sent);
                 calls.sent += 1;
                 write_pushes(pushes, &mut command);
@@ -188,7 +203,9 @@ impl Part {
                     None => command.arg("once"),
                 };
                 pipeline.add_command(command);
-                if let Some((_, keys)) = &take.watch {
+                if take.arms()
+                    && let Some((_, keys)) = &take.watch
+                {
                     // Tells the server that the next command's keys are the ones to watch.
                     pipeline.cmd("CLIENT").arg("CACHING").arg("YES");
                     pipeline.cmd("EXISTS").arg(&keys[..]);
@@ -247,32 +264,53 @@ fn write_pushes(pushes: &[Push], command: &mut Cmd) {
     for queue in &queues {
         command.arg(queue.as_str());
     }
-    for push in pushes {
-        command.arg(push.targets.len());
-        for target in &push.targets {
-            let number = match queues.len() {
-                1 => 1,
-                _ => index.get(&target.queue).copied().unwrap_or(1),
-            };
-            command.arg(number).arg(target.step);
+    let number = |target: &Target| match queues.len() {
+        1 => 1,
+        _ => index.get(&target.queue).copied().unwrap_or(1),
+    };
+    let mut rest = pushes;
+    while let Some(first) = rest.first() {
+        let run = plain_together(rest);
+        command.arg(run);
+        if let (1.., [target]) = (run, &first.targets[..]) {
+            command.arg(number(target)).arg(target.step);
+            for push in &rest[..run] {
+                command.arg(&push.parcel.text[..]);
+            }
+            rest = &rest[run..];
+            continue;
         }
-        write_time(command, push.delay);
-        write_time(command, push.parcel.expiration);
+        command.arg(first.targets.len());
+        for target in &first.targets {
+            command.arg(number(target)).arg(target.step);
+        }
+        write_time(command, first.delay);
+        write_time(command, first.parcel.expiration);
         command
-            .arg(push.parcel.bytes)
-            .arg(push.channel.as_deref().unwrap_or_default())
-            .arg(&push.parcel.text[..]);
+            .arg(first.parcel.bytes)
+            .arg(first.channel.as_deref().unwrap_or_default())
+            .arg(&first.parcel.text[..]);
+        rest = &rest[1..];
     }
 }
 
-fn write_time(command: &mut Cmd, milliseconds: Option<u64>) {
+/// How many at the front are plain, and for one list.
+fn plain_together(pushes: &[Push]) -> usize {
+    let Some(first) = pushes.first() else {
+        return 0;
+    };
+    let same = |other: &&Push| other.is_plain && other.targets == first.targets;
+    pushes.iter().take_while(same).count()
+}
+
+pub(crate) fn write_time(command: &mut Cmd, milliseconds: Option<u64>) {
     match milliseconds {
         None => command.arg(-1),
         Some(milliseconds) => command.arg(milliseconds),
     };
 }
 
-fn write_targets(command: &mut Cmd, targets: &[Target]) {
+pub(crate) fn write_targets(command: &mut Cmd, targets: &[Target]) {
     command.arg(targets.len());
     for target in targets {
         command.arg(target.queue.as_str()).arg(target.step);
@@ -369,7 +407,7 @@ pub(crate) fn death(reason: &str) -> Option<Death> {
 
 fn answer_pushes(pushes: Vec<Push>, answer: Value, landed: &mut Landed) {
     let answers = match answer {
-        Value::Array(answers) if answers.len() == pushes.len() + 1 => answers,
+        Value::Array(answers) => answers,
         Value::ServerError(problem) if problem.code() == "STALE" => {
             for push in pushes {
                 drop(push.reply.send(Ok(Answer::Stale)));
@@ -396,11 +434,28 @@ fn answer_pushes(pushes: Vec<Push>, answer: Value, landed: &mut Landed) {
             return;
         }
     };
-    landed.deaths |= !matches!(answers.last(), Some(Value::Int(0)));
-    for (push, answer) in pushes.into_iter().zip(answers) {
-        let answer = match answer {
-            Value::Int(0) => Answer::Refused,
-            _ => Answer::Done,
+    let mut answers = answers.into_iter();
+    landed.deaths |= !matches!(answers.next(), Some(Value::Int(0)));
+    let marks: Vec<i64> = answers
+        .filter_map(|mark| match mark {
+            Value::Int(mark) => Some(mark),
+            _ => None,
+        })
+        .collect();
+    let mut alone = 0;
+    for push in pushes {
+        let is_marked = |mark| !push.is_plain && marks.contains(&mark);
+        alone += i64::from(!push.is_plain);
+        if is_marked(-alone) {
+            tracing::warn!(
+                channel = push.channel.as_deref().unwrap_or_default(),
+                "Python's consumers of a fanout exchange don't get what was published there: the Redis user may not publish \
+                 at the channel"
+            );
+        }
+        let answer = match is_marked(alone) {
+            true => Answer::Refused,
+            false => Answer::Done,
         };
         // Nobody waits any more; it is stored all the same.
         drop(push.reply.send(Ok(answer)));
@@ -448,7 +503,13 @@ fn answer_finishes(finishes: Vec<Finishing>, answer: Value, landed: &mut Landed)
     landed.deaths |= !matches!(answers.next(), Some(Value::Int(0)) | None);
 }
 
-fn answer_take(take: Take, answer: Value, line: &Arc<Line>, landed: &mut Landed) {
+fn answer_take(
+    take: Take,
+    answer: Value,
+    may_have_missed: bool,
+    line: &Arc<Line>,
+    landed: &mut Landed,
+) {
     let queue = take.holder.0.queue.clone();
     let taken = match answer {
         Value::Array(values) => taken(values, landed),
@@ -460,6 +521,7 @@ fn answer_take(take: Take, answer: Value, line: &Arc<Line>, landed: &mut Landed)
     // If whoever asked is gone, they go back.
     drop(take.reply.send(taken.map(|messages| Taken {
         messages,
+        may_have_missed,
         line: line.clone(),
         holder: take.holder,
     })));

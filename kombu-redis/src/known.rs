@@ -30,6 +30,14 @@ impl RedisQueue {
         &self.declaration
     }
 
+    /// Whether the server has something to look at before it stores a message.
+    pub(crate) fn has_limits(&self) -> bool {
+        let queue = &self.declaration;
+        queue.get_message_ttl().is_some()
+            || queue.get_max_length().is_some()
+            || queue.get_max_length_bytes().is_some()
+    }
+
     /// The list of the queue that a message of a priority belongs to.
     ///
     /// kombu has four, of which the first is served first. Without priorities, everything goes there.

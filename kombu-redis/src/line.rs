@@ -13,12 +13,12 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use kombu_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Value};
 use tokio::sync::{Notify, oneshot, watch};
 
+use crate::dial::Wire;
 use crate::error;
-use crate::flight::{Flight, PushCalls};
+use crate::flight::{Flight, MAX_WORK, PushCalls};
 use crate::left;
 use crate::script::{self, Script};
 use crate::work::{Ask, Work};
@@ -49,6 +49,10 @@ pub(crate) struct Line {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Work>,
+    /// How many are about to publish several messages, which go together: the last one to do so says that there is work.
+    gathering: usize,
+    /// Something waits that isn't of those.
+    hurries: bool,
     is_over: bool,
     /// Over when nothing waits any more.
     ends: bool,
@@ -56,11 +60,7 @@ struct State {
 
 impl Line {
     /// The line of a session that the server knows. Its task runs until the session is over.
-    pub(crate) fn open(
-        connection: MultiplexedConnection,
-        prefix: Arc<str>,
-        session: left::Session,
-    ) -> Arc<Self> {
+    pub(crate) fn open(wire: Wire, prefix: Arc<str>, session: left::Session) -> Arc<Self> {
         let line = Arc::new(Line {
             prefix,
             session: session.number,
@@ -74,7 +74,7 @@ impl Line {
             has_ended: AtomicBool::new(false),
             to_be_left: session,
         });
-        tokio::spawn(serve(line.clone(), connection));
+        tokio::spawn(serve(line.clone(), wire));
         line
     }
 
@@ -86,12 +86,20 @@ impl Line {
             drop(work);
             return;
         }
+        let is_gathered = state.gathering > 0 && matches!(work, Work::Push(_));
         state.waiting.push_back(work);
-        let is_first = state.waiting.len() == 1;
+        state.hurries |= !is_gathered;
+        let tells = !is_gathered && (state.waiting.len() == 1 || state.gathering > 0);
         drop(state);
-        if is_first {
+        if tells {
             self.work.notify_one();
         }
+    }
+
+    /// What is published until this is dropped waits for that, unless something else is to be done.
+    pub(crate) fn gather(&self) -> Gathering<'_> {
+        self.state.lock().gathering += 1;
+        Gathering(self)
     }
 
     /// Sends a command; it is under way when the call returns, whether the answer is polled or not.
@@ -237,6 +245,10 @@ impl Line {
             }
             return None;
         }
+        if state.gathering > 0 && !state.hurries && state.waiting.len() < MAX_WORK {
+            return None;
+        }
+        state.hurries = false;
         let mut waiting = std::mem::take(&mut state.waiting);
         drop(state);
         let flight = Flight::load(&mut waiting, &self.prefix, session, calls);
@@ -254,13 +266,29 @@ impl Line {
             drop(state);
             return;
         }
+        state.hurries = true;
         work.append(&mut state.waiting);
         state.waiting = work;
     }
 }
 
+/// See [`Line::gather`].
+pub(crate) struct Gathering<'a>(&'a Line);
+
+impl Drop for Gathering<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.gathering -= 1;
+        let tells = state.gathering == 0 && !state.waiting.is_empty();
+        drop(state);
+        if tells {
+            self.0.work.notify_one();
+        }
+    }
+}
+
 /// Sends what waits, until the session is over.
-async fn serve(line: Arc<Line>, mut connection: MultiplexedConnection) {
+async fn serve(line: Arc<Line>, mut wire: Wire) {
     let session = line.session.to_string();
     let mut flights = FuturesOrdered::new();
     let mut calls = PushCalls::default();
@@ -274,7 +302,7 @@ async fn serve(line: Arc<Line>, mut connection: MultiplexedConnection) {
             && held.is_none()
             && let Some(flight) = line.next(&session, &mut calls)
         {
-            let mut connection = connection.clone();
+            let mut connection = wire.connection.clone();
             flights.push_back(async move {
                 let count = flight.pipeline.len();
                 let sending = connection.send_packed_commands(&flight.pipeline, 0, count);
@@ -288,7 +316,7 @@ async fn serve(line: Arc<Line>, mut connection: MultiplexedConnection) {
             if std::mem::take(&mut has_forgotten) {
                 let scripts = script::load_all();
                 let loaded = tokio::select! {
-                    loaded = scripts.exec_async(&mut connection) => loaded,
+                    loaded = scripts.exec_async(&mut wire.connection) => loaded,
                     () = &mut given_up => return,
                 };
                 if let Err(problem) = loaded {

@@ -31,6 +31,11 @@ impl Pulse {
         }
     }
 
+    /// The session's lease.
+    pub(crate) fn lease(&self) -> Duration {
+        self.lease
+    }
+
     /// Something is due by then.
     pub(crate) fn due_in(&self, time: Duration) {
         let Some(at) = Instant::now().checked_add(time) else {

@@ -32,6 +32,8 @@ pub(crate) struct RedisReader {
     holder: Holder,
     bell: Arc<Bell>,
     keys: Arc<[Vec<u8>]>,
+    /// Those that the server tells of.
+    watched: Arc<[Vec<u8>]>,
     room: Room,
     asked: Option<(usize, oneshot::Receiver<Result<Taken>>)>,
     here: Taken,
@@ -45,6 +47,8 @@ enum Look {
     Found,
     /// Messages, and there were too few; the bell rings when there may be more.
     TooFew,
+    /// The same, and more came before the bell could ring.
+    Missed,
     /// Whether the queue is there; the bell rings when it may be gone.
     Queue,
 }
@@ -56,6 +60,7 @@ impl RedisReader {
         bells: Arc<Bells>,
         holder: Holder,
         keys: Arc<[Vec<u8>]>,
+        is_told: bool,
         room: Room,
     ) -> Self {
         let bell = Arc::new(Bell::new());
@@ -63,6 +68,7 @@ impl RedisReader {
         RedisReader {
             here: Taken {
                 messages: VecDeque::new(),
+                may_have_missed: false,
                 line: line.clone(),
                 holder: holder.clone(),
             },
@@ -70,6 +76,10 @@ impl RedisReader {
             bells,
             holder,
             bell,
+            watched: match is_told {
+                true => keys.clone(),
+                false => Arc::default(),
+            },
             keys,
             room,
             asked: None,
@@ -84,7 +94,7 @@ impl RedisReader {
         self.line.send(Work::Take(Take {
             holder: self.holder.clone(),
             count,
-            watch: Some((window(&self.room), self.keys.clone())),
+            watch: Some((window(&self.room), self.watched.clone())),
             reply,
         }));
         self.asked = Some((count, answer));
@@ -113,8 +123,10 @@ impl Reader for RedisReader {
                     Ok(Ok(mut taken)) => {
                         self.last = match count {
                             0 => Look::Queue,
-                            _ if taken.messages.len() < count => Look::TooFew,
-                            _ => Look::Found,
+                            _ if taken.messages.len() == count => Look::Found,
+                            // The next look is one from which on the bell rings.
+                            _ if taken.may_have_missed && self.last != Look::Missed => Look::Missed,
+                            _ => Look::TooFew,
                         };
                         self.here.messages.append(&mut taken.messages);
                     }
@@ -137,12 +149,16 @@ impl Reader for RedisReader {
             }
             let has_rung = self.bell.take();
             let waits = match self.last {
-                Look::Found => max == 0,
+                Look::Found | Look::Missed => max == 0,
                 Look::TooFew => true,
                 Look::Queue => max == 0,
             };
             if waits && !has_rung {
                 return Poll::Pending;
+            }
+            if has_rung {
+                // The key that it rang for isn't watched any more.
+                self.last = Look::Found;
             }
             self.ask(max);
         }

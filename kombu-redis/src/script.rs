@@ -24,9 +24,11 @@ pub(crate) enum Script {
     Other,
     LeaveFor,
     Adopt,
+    Look,
+    Hear,
 }
 
-const COUNT: usize = Script::Adopt as usize + 1;
+const COUNT: usize = Script::Hear as usize + 1;
 
 macro_rules! source {
     ($file:literal) => {
@@ -78,6 +80,8 @@ const SOURCES: [(&str, &str); COUNT] = [
     source!("other.lua"),
     source!("leave_for.lua"),
     source!("adopt.lua"),
+    source!("look.lua"),
+    source!("hear.lua"),
 ];
 
 static SCRIPTS: LazyLock<[redis::Script; COUNT]> =
@@ -86,8 +90,15 @@ static SCRIPTS: LazyLock<[redis::Script; COUNT]> =
 impl Script {
     /// A call of it; the arguments follow.
     pub(crate) fn call(self, prefix: &str) -> Cmd {
-        let mut command = redis::cmd("EVALSHA");
+        self.call_with(prefix, 0, 0)
+    }
+
+    /// The same, with room for so many arguments of so many bytes together.
+    pub(crate) fn call_with(self, prefix: &str, arguments: usize, bytes: usize) -> Cmd {
+        // What every call has.
+        let mut command = Cmd::with_capacity(arguments + 4, bytes + prefix.len() + 64);
         command
+            .arg("EVALSHA")
             .arg(SCRIPTS[self as usize].get_hash())
             .arg(0)
             .arg(prefix);

@@ -13,12 +13,14 @@ use tokio::sync::oneshot;
 
 use crate::bell::{self, Bells};
 use crate::flight::{self, number};
+use crate::hear::{self, Ear};
 use crate::known::{Known, RedisQueue};
 use crate::line::Line;
 use crate::pulse::Pulse;
 use crate::reader::{RedisReader, window};
 use crate::records::Changes;
 use crate::script::Script;
+use crate::texts::Texts;
 use crate::transport::Address;
 use crate::work::{End, Finishing, Holder, Parcel, Push, Take, Work, give_back};
 use crate::{element, error};
@@ -43,7 +45,12 @@ pub(crate) struct Shared {
     pub(crate) known: Mutex<Known>,
     pub(crate) bells: Arc<Bells>,
     pub(crate) pulse: Arc<Pulse>,
-    address: Address,
+    /// The server tells when keys change. Otherwise somebody looks.
+    pub(crate) is_told: bool,
+    /// For what Python publishes to fanout exchanges.
+    pub(crate) ear: Option<Arc<Ear>>,
+    pub(crate) address: Address,
+    pub(crate) texts: Texts,
 }
 
 impl RedisStore {
@@ -78,6 +85,8 @@ impl Shared {
     pub(crate) fn new(
         line: Arc<Line>,
         bells: Arc<Bells>,
+        is_told: bool,
+        ear: Option<Arc<Ear>>,
         address: Address,
         lease: Duration,
     ) -> Arc<Self> {
@@ -86,24 +95,31 @@ impl Shared {
             known: Mutex::new(Known::new()),
             bells,
             pulse: Arc::new(Pulse::new(lease)),
+            is_told,
+            ear,
             address,
+            texts: Texts::default(),
         })
     }
 
     /// Loads the declarations, and answers the new table.
-    async fn load(&self) -> Result<Table> {
+    pub(crate) async fn load(&self) -> Result<Table> {
         let mut command = self.line.call(Script::Load);
         command.arg(&PREDECLARED[..]);
         for name in self.known.lock().other_exchanges() {
             command.arg(name.as_str());
         }
         let answer = self.line.ask(command).await?;
-        let mut known = self.known.lock();
-        known.load(&answer)?;
-        Ok(known.table.clone())
+        let table = {
+            let mut known = self.known.lock();
+            known.load(&answer)?;
+            known.table.clone()
+        };
+        hear::listen(self, &table).await?;
+        Ok(table)
     }
 
-    async fn is_current(&self, version: u64) -> Result<bool> {
+    pub(crate) async fn is_current(&self, version: u64) -> Result<bool> {
         let command = {
             let known = self.known.lock();
             if known.table.version() != version {
@@ -181,15 +197,18 @@ impl Shared {
         let Some((now, messages)) = applied(answer, changes)? else {
             return Ok(Applied::Stale);
         };
-        let mut known = self.known.lock();
-        if known.table.version() != base || known.version != version {
-            // Loaded meanwhile, with these changes or without; whoever compares finds out.
-            return Ok(Applied::Done {
-                version: base,
-                messages,
-            });
-        }
-        let version = known.apply(changes, now);
+        let (version, table) = {
+            let mut known = self.known.lock();
+            if known.table.version() != base || known.version != version {
+                // Loaded meanwhile, with these changes or without; whoever compares finds out.
+                return Ok(Applied::Done {
+                    version: base,
+                    messages,
+                });
+            }
+            (known.apply(changes, now), known.table.clone())
+        };
+        hear::listen(self, &table).await?;
         Ok(Applied::Done { version, messages })
     }
 
@@ -298,9 +317,17 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn parcel(envelope: &Envelope) -> Parcel {
+/// When the first of a message's copies expires, in ms.
+pub(crate) fn expiry(targets: &[RedisQueue], expiration: Option<u64>) -> Option<u64> {
+    let ttls = targets
+        .iter()
+        .filter_map(|queue| queue.declaration().get_message_ttl());
+    ttls.map(milliseconds).chain(expiration).min()
+}
+
+pub(crate) fn parcel(texts: &Texts, envelope: &Envelope) -> Parcel {
     Parcel {
-        text: element::encode(envelope),
+        text: texts.encode(envelope),
         expiration: envelope.expiration().map(milliseconds),
         bytes: envelope.body().len(),
     }
@@ -348,6 +375,7 @@ impl QueueStore for RedisStore {
             known,
             pulse,
             address,
+            texts,
             ..
         } = &*self.shared;
         let (exchanges, server, is_fanout) = {
@@ -362,17 +390,17 @@ impl QueueStore for RedisStore {
                 known.is_fanout(exchange),
             )
         };
-        let parcel = parcel(envelope);
+        let parcel = parcel(texts, envelope);
         let delay = envelope.delay().map(milliseconds);
         let priority = envelope.priority();
-        let expires = targets
-            .iter()
-            .filter_map(|queue| queue.declaration().get_message_ttl().map(milliseconds))
-            .chain(parcel.expiration)
-            .min();
+        let expires = expiry(targets, parcel.expiration);
         if let Some(due) = delay.or(expires) {
             pulse.due_in(Duration::from_millis(due));
         }
+        let is_plain = delay.is_none()
+            && parcel.expiration.is_none()
+            && !is_fanout
+            && matches!(targets, [queue] if !queue.has_limits());
         let (reply, answer) = oneshot::channel();
         line.send(Work::Push(Push {
             version: server,
@@ -380,12 +408,22 @@ impl QueueStore for RedisStore {
             targets: targets.iter().map(|queue| queue.target(priority)).collect(),
             parcel,
             delay,
-            channel: is_fanout.then(|| address.channel(envelope)),
+            channel: is_fanout.then(|| {
+                address
+                    .channel(envelope.exchange(), envelope.routing_key())
+                    .into()
+            }),
+            is_plain,
             alone: false,
             reply,
         }));
         let line = line.clone();
         Op::pending(async move { line.answer(answer).await })
+    }
+
+    fn together(&self, push: &mut dyn FnMut()) {
+        let _gathering = self.shared.line.gather();
+        push();
     }
 
     fn push_nowhere(&self, version: u64, envelope: &Envelope) -> Op<Result<Answer>> {
@@ -428,7 +466,15 @@ impl QueueStore for RedisStore {
             .arg(u8::from(!queue.is_declared));
         // Made before the server is asked: if nobody waits for the answer, its drop ends the consumer.
         let keys = bell::keys(&line.prefix, name);
-        let reader = RedisReader::new(line.clone(), bells.clone(), holder, keys, options.room);
+        let is_told = self.shared.is_told;
+        let reader = RedisReader::new(
+            line.clone(),
+            bells.clone(),
+            holder,
+            keys,
+            is_told,
+            options.room,
+        );
         match line.ask(command).await? {
             Value::Int(_) => Ok(reader),
             Value::ServerError(problem) if problem.code() == "NOQUEUE" => {
@@ -523,7 +569,7 @@ impl QueueStore for RedisStore {
                     version: server,
                     exchanges,
                     targets: targets.iter().map(|queue| queue.target(priority)).collect(),
-                    parcel: parcel(envelope),
+                    parcel: parcel(&self.shared.texts, envelope),
                 }
             }
             _ => {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use kombu_core::virt::{Answer, Death};
 use kombu_core::{Name, Result};
 use redis::{Cmd, Value};
@@ -17,6 +18,8 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
 /// Messages that the server counts as held, by their numbers, until they are handed over. Those that aren't go back.
 pub(crate) struct Taken {
     pub(crate) messages: VecDeque<(u64, Vec<u8>)>,
+    /// Others may have come between this look and the moment from which the bell rings.
+    pub(crate) may_have_missed: bool,
     pub(crate) line: Arc<Line>,
     pub(crate) holder: Holder,
 }
@@ -69,13 +72,15 @@ pub(crate) struct Push {
     pub(crate) delay: Option<u64>,
     /// The channel that Python's consumers of a fanout listen at.
     pub(crate) channel: Option<Arc<str>>,
+    /// For one queue without limits, at once and for as long as it takes: its text is all that the server has to know.
+    pub(crate) is_plain: bool,
     /// Not together with others: what was wrong may have been one of them.
     pub(crate) alone: bool,
     pub(crate) reply: Reply<Answer>,
 }
 
 /// A queue and the list of it that a message belongs to.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct Target {
     pub(crate) queue: Name,
     pub(crate) step: u8,
@@ -83,7 +88,7 @@ pub(crate) struct Target {
 
 /// A message as it lies in a list.
 pub(crate) struct Parcel {
-    pub(crate) text: Vec<u8>,
+    pub(crate) text: Bytes,
     /// How long it may wait, in ms.
     pub(crate) expiration: Option<u64>,
     /// The size of its body.
@@ -161,9 +166,16 @@ pub(crate) enum End {
 pub(crate) struct Take {
     pub(crate) holder: Holder,
     pub(crate) count: usize,
-    /// For a consumer: how many messages it may have in all, and the keys to be told of when they change.
+    /// For a consumer: how many messages it may have in all, and the keys to be told of when they change, if the server tells.
     pub(crate) watch: Option<(usize, Arc<[Vec<u8>]>)>,
     pub(crate) reply: Reply<Taken>,
+}
+
+impl Take {
+    /// Whether the server is to tell of changes.
+    pub(crate) fn arms(&self) -> bool {
+        matches!(&self.watch, Some((_, keys)) if !keys.is_empty())
+    }
 }
 
 /// Anything else; the answer is the server's.

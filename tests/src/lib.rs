@@ -4,6 +4,7 @@
 
 mod amqp;
 mod captured;
+mod certificates;
 mod meeting;
 mod memory;
 mod nats;
@@ -12,6 +13,7 @@ mod redis;
 
 pub use amqp::{AmqpHarness, ask};
 pub use captured::Captured;
+pub use certificates::{Authority, Pair};
 pub use meeting::{COMPRESSIONS, Meeting, SERIALIZERS, integer, next, value};
 pub use memory::MemoryHarness;
 pub use nats::{NatsHarness, NatsLine};

@@ -103,8 +103,13 @@ pub struct RedisAdmin {
 impl RedisAdmin {
     /// That of a Redis of our own.
     pub fn of(redis: &Redis) -> Self {
+        Self::at(redis.address())
+    }
+
+    /// That of what is at `host:port`.
+    pub fn at(address: impl Into<String>) -> Self {
         RedisAdmin {
-            address: redis.address(),
+            address: address.into(),
         }
     }
 

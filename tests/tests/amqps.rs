@@ -17,45 +17,14 @@ use kombu::{
     Connection, ConnectionBuilder, Credentials, Error, ErrorKind, Event, Exchange, Queue, Registry,
 };
 use kombu_testkit::brokers::{Certificates, RabbitMq};
-use kombu_tests::ask;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
-};
+use kombu_tests::{Authority, Pair, ask};
+use rcgen::date_time_ymd;
 use tokio_rustls::TlsAcceptor;
 
 /// The only name in the broker's certificate.
 const NAME: &str = "broker.example";
 /// The user that our certificate names.
 const SERVICE: &str = "service";
-
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-/// A certificate and its key, in PEM.
-struct Pair {
-    certificate: String,
-    key: String,
-}
-
-impl Authority {
-    fn new(name: &str) -> Self {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        Authority(CertifiedIssuer::self_signed(params, key).unwrap())
-    }
-
-    fn certify(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Pair {
-        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        Pair {
-            certificate: params.signed_by(&key, &self.0).unwrap().pem(),
-            key: key.serialize_pem(),
-        }
-    }
-}
 
 /// Who may certify what, and the files that URLs name. They are left behind with the other files of the test run.
 struct World {
@@ -72,8 +41,8 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         clients: Authority::new("the clients' authority"),
         folder,
     };
-    world.write("ca.pem", &world.brokers.0.pem());
-    world.write("other-ca.pem", &Authority::new("somebody else").0.pem());
+    world.write("ca.pem", &world.brokers.pem());
+    world.write("other-ca.pem", &Authority::new("somebody else").pem());
     let ours = world.clients.certify(SERVICE, |_| {});
     world.write("service.pem", &ours.certificate);
     world.write("service.key", &ours.key);
@@ -117,7 +86,7 @@ impl World {
         let pair = self.brokers.certify(NAME, |_| {});
         RabbitMq::builder()
             .tls(Certificates {
-                authority: self.clients.0.pem(),
+                authority: self.clients.pem(),
                 certificate: pair.certificate,
                 key: pair.key,
             })
@@ -433,7 +402,7 @@ async fn a_broker_that_asks_for_a_certificate_gets_one_or_refuses() {
 async fn a_mechanism_that_the_broker_does_not_offer_is_refused() {
     let pair = WORLD.brokers.certify(NAME, |_| {});
     let certificates = Certificates {
-        authority: WORLD.clients.0.pem(),
+        authority: WORLD.clients.pem(),
         certificate: pair.certificate,
         key: pair.key,
     };
@@ -535,7 +504,7 @@ async fn a_program_can_bring_a_tls_configuration_of_its_own() {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
     let mut roots = rustls::RootCertStore::empty();
-    let authority = CertificateDer::from_pem_slice(WORLD.brokers.0.pem().as_bytes()).unwrap();
+    let authority = CertificateDer::from_pem_slice(WORLD.brokers.pem().as_bytes()).unwrap();
     roots.add(authority).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)

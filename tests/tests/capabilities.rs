@@ -4,14 +4,54 @@
 
 use kombu::{Capabilities, ErrorKind, Event, Exchange, Faults, Feature, Queue, Support};
 use kombu_testkit::expect::assert_unsupported;
-use kombu_testkit::table;
+use kombu_testkit::{Harness, table};
+use kombu_tests::{AmqpHarness, MemoryHarness, RedisHarness};
 
 #[tokio::test]
 async fn memory_is_capable_of_what_the_table_says_with_a_connection_and_without() {
-    let before = kombu::registry().capabilities("memory").unwrap();
-    let connection = kombu::connect("memory://").await.unwrap();
+    assert_capable(&MemoryHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn rabbitmq_is_capable_of_what_the_table_says_with_a_connection_and_without() {
+    assert_capable(&AmqpHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
+async fn redis_is_capable_of_what_the_table_says_with_a_connection_and_without() {
+    assert_capable(&RedisHarness::new()).await;
+}
+
+async fn assert_capable(harness: &impl Harness) {
+    let transport = harness.name();
+    let before = kombu::registry().capabilities(transport).unwrap();
+    let broker = harness.broker().await;
+    let connection = broker.connect().await;
     assert_eq!(*connection.capabilities(), before);
-    assert_as_in_table("memory", &before);
+    assert_as_in_table(transport, &before);
+}
+
+/// What Redis lacks is refused on it as on memory that is like it.
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
+async fn redis_refuses_what_memory_like_it_refuses() {
+    let broker = RedisHarness::new().broker().await;
+    let memory = kombu::connect("memory://?like=redis").await.unwrap();
+    let mut refusals = Vec::new();
+    for connection in [broker.connect().await, memory] {
+        let higher = Queue::new("higher").max_priority(10);
+        let higher = assert_unsupported(connection.declare_queue(&higher).await);
+        let jobs = Queue::new("jobs");
+        let preferred = connection.consumer(&jobs).priority(1).await;
+        let preferred = assert_unsupported(preferred);
+        let producer = connection.producer(Exchange::default()).await.unwrap();
+        let immediate = producer.publish(&1).routing_key("jobs").immediate(true);
+        let immediate = assert_unsupported(immediate.await);
+        refusals.push([higher, preferred, immediate].map(|error| error.to_string()));
+    }
+    assert_eq!(refusals[0], refusals[1]);
 }
 
 /// Compares with a transport's column.

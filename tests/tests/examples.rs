@@ -1,14 +1,17 @@
 //! The examples on brokers, as programs: each prints what it prints on memory.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#![cfg_attr(not(kombu_test_amqp), allow(dead_code, unused_imports))]
+#![cfg_attr(
+    not(all(kombu_test_amqp, kombu_test_redis)),
+    allow(dead_code, unused_imports)
+)]
 
 use std::path::Path;
 use std::process::Stdio;
 
 use kombu_testkit::Harness;
 use kombu_testkit::brokers::Redis;
-use kombu_tests::AmqpHarness;
+use kombu_tests::{AmqpHarness, RedisHarness};
 use tokio::process::Command;
 
 const QUICKSTART: &str = env!("CARGO_BIN_EXE_example-quickstart");
@@ -17,13 +20,16 @@ const CONFIG: &str = env!("CARGO_BIN_EXE_example-config");
 const CELERY: &str = env!("CARGO_BIN_EXE_example-celery");
 const NEWSROOM_ON_MEMORY: &str = env!("CARGO_BIN_EXE_example-newsroom-memory");
 const NEWSROOM_ON_AMQP: &str = env!("CARGO_BIN_EXE_example-newsroom-amqp");
+const NEWSROOM_ON_REDIS: &str = env!("CARGO_BIN_EXE_example-newsroom-redis");
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
 
 /// A program that knows of no broker but what it is told.
 fn program(path: &str) -> Command {
     let mut command = Command::new(path);
-    command.env_remove("KOMBU_URL").env_remove("AMQP_URL");
+    for variable in ["KOMBU_URL", "AMQP_URL", "REDIS_URL"] {
+        command.env_remove(variable);
+    }
     command.kill_on_drop(true).stdin(Stdio::null());
     command
 }
@@ -36,30 +42,73 @@ async fn output(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs a program on memory and on RabbitMQ, and compares.
-async fn prints_the_same(path: &str, arguments: &[&str]) -> String {
-    let broker = AmqpHarness::new().broker().await;
+/// Runs a program on memory and on a broker, and compares.
+async fn prints_the_same(harness: &impl Harness, path: &str, arguments: &[&str]) -> String {
+    let broker = harness.broker().await;
     let on_memory = output(program(path).args(arguments)).await;
     let mut command = program(path);
     command.args(["--url", broker.url()]).args(arguments);
-    let on_amqp = output(&mut command).await;
-    assert_eq!(on_amqp, on_memory);
+    let on_broker = output(&mut command).await;
+    assert_eq!(on_broker, on_memory);
     on_memory
+}
+
+async fn quickstart_prints_the_same(harness: &impl Harness) {
+    let events = Path::new(EXAMPLES).join("data/events.jsonl");
+    let printed = prints_the_same(harness, QUICKSTART, &[events.to_str().unwrap()]).await;
+    assert_eq!(printed.matches(" ok\n").count(), 3, "{printed}");
+}
+
+async fn first_steps_print_the_same(harness: &impl Harness) {
+    let printed = prints_the_same(harness, FIRST_STEPS, &[]).await;
+    assert_eq!(printed.matches("received Hello world!\n").count(), 3);
+}
+
+async fn shop_runs(harness: &impl Harness) {
+    let file = Path::new(EXAMPLES).join("config/shop.yaml");
+    assert_eq!(
+        prints_the_same(harness, CONFIG, &[file.to_str().unwrap()]).await,
+        SHOP
+    );
+    let broker = harness.broker().await;
+    let mut command = program(CONFIG);
+    command.env("KOMBU_URL", broker.url()).arg(file);
+    assert_eq!(output(&mut command).await, SHOP);
+}
+
+/// Runs the library by a program for one broker, which finds it by an argument and by this variable.
+async fn newsroom_prints_the_same(harness: &impl Harness, path: &str, variable: &str) {
+    let broker = harness.broker().await;
+    let on_memory = output(&mut program(NEWSROOM_ON_MEMORY)).await;
+    assert!(on_memory.starts_with("culture, articles: 2"), "{on_memory}");
+    let by_argument = output(program(path).args(["--url", broker.url()])).await;
+    assert_eq!(by_argument, on_memory);
+    let by_variable = output(program(path).env(variable, broker.url())).await;
+    assert_eq!(by_variable, on_memory);
 }
 
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
 async fn the_quickstart_prints_the_same_on_rabbitmq() {
-    let events = Path::new(EXAMPLES).join("data/events.jsonl");
-    let printed = prints_the_same(QUICKSTART, &[events.to_str().unwrap()]).await;
-    assert_eq!(printed.matches(" ok\n").count(), 3, "{printed}");
+    quickstart_prints_the_same(&AmqpHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
+async fn the_quickstart_prints_the_same_on_redis() {
+    quickstart_prints_the_same(&RedisHarness::new()).await;
 }
 
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
 async fn the_first_steps_print_the_same_on_rabbitmq() {
-    let printed = prints_the_same(FIRST_STEPS, &[]).await;
-    assert_eq!(printed.matches("received Hello world!\n").count(), 3);
+    first_steps_print_the_same(&AmqpHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
+async fn the_first_steps_print_the_same_on_redis() {
+    first_steps_print_the_same(&RedisHarness::new()).await;
 }
 
 /// What the example `config` prints with the file that comes with it.
@@ -80,27 +129,25 @@ async fn one_file_runs_on_memory() {
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
 async fn the_same_file_runs_on_rabbitmq_by_argument_or_environment() {
-    let file = Path::new(EXAMPLES).join("config/shop.yaml");
-    assert_eq!(
-        prints_the_same(CONFIG, &[file.to_str().unwrap()]).await,
-        SHOP
-    );
-    let broker = AmqpHarness::new().broker().await;
-    let mut command = program(CONFIG);
-    command.env("KOMBU_URL", broker.url()).arg(file);
-    assert_eq!(output(&mut command).await, SHOP);
+    shop_runs(&AmqpHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
+async fn the_same_file_runs_on_redis_by_argument_or_environment() {
+    shop_runs(&RedisHarness::new()).await;
 }
 
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
 async fn the_library_prints_the_same_edition_on_rabbitmq() {
-    let broker = AmqpHarness::new().broker().await;
-    let on_memory = output(&mut program(NEWSROOM_ON_MEMORY)).await;
-    assert!(on_memory.starts_with("culture, articles: 2"), "{on_memory}");
-    let by_argument = output(program(NEWSROOM_ON_AMQP).args(["--url", broker.url()])).await;
-    assert_eq!(by_argument, on_memory);
-    let by_variable = output(program(NEWSROOM_ON_AMQP).env("AMQP_URL", broker.url())).await;
-    assert_eq!(by_variable, on_memory);
+    newsroom_prints_the_same(&AmqpHarness::new(), NEWSROOM_ON_AMQP, "AMQP_URL").await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
+async fn the_library_prints_the_same_edition_on_redis() {
+    newsroom_prints_the_same(&RedisHarness::new(), NEWSROOM_ON_REDIS, "REDIS_URL").await;
 }
 
 /// A worker with the tasks of the example. It ends when it is dropped.

@@ -12,7 +12,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use kombu::{
-    DeliveryMode, ErrorKind, Exchange, FieldTable, FieldValue, Producer, Queue, Timestamp,
+    Connection, DeliveryMode, ErrorKind, Exchange, FieldTable, FieldValue, Producer, Queue,
+    Timestamp,
 };
 use kombu_tests::{
     COMPRESSIONS, Meeting, Peer, RawRedis, RedisHarness, SERIALIZERS, integer, next, value,
@@ -681,10 +682,118 @@ async fn a_publish_to_a_fanout_reaches_queues_here_and_subscribers_there() {
     let (text, delivery) = next(&mut consumer).await.take::<String>().unwrap();
     assert_eq!(text, "second");
     delivery.ack().await.unwrap();
+    // A channel keeps nothing until later.
+    let later = producer.publish(&"later").delay(Duration::from_secs(3600));
+    assert!(later.await.unwrap().routed);
+    for python in [&mut python, &mut other] {
+        assert_eq!(python.line().await, json!(["", "later"]));
+    }
     python.end().await;
     other.end().await;
     // Python's subscribers have no lists.
     assert_eq!((keys.length("there"), keys.length("there too")), (0, 0));
+}
+
+/// One more connection to the broker of a meeting, which listens to what Python publishes to fanout exchanges.
+async fn listener(meeting: &Meeting) -> Connection {
+    let url = format!("{}&fanout=kombu", meeting.broker.url());
+    kombu::connect(url).await.unwrap()
+}
+
+/// What has Python publish to a fanout exchange.
+fn to_media(routing_key: &str, body: Value) -> Value {
+    let exchange = json!({"name": "media", "type": "fanout"});
+    json!({"exchange": exchange, "routing_key": routing_key, "body": body})
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis_python), ignore = "no Redis or no Python kombu")]
+async fn what_python_publishes_to_a_fanout_is_stored_once_whoever_listens() {
+    const COUNT: u64 = 200;
+    let meeting = meeting().await;
+    let mut keys = Keys::of(&meeting);
+    let media = Exchange::fanout("media");
+    let queues = ["one", "other"].map(|name| Queue::new(name).bind(&media, ""));
+    // Behind another exchange, too.
+    let archive = Exchange::topic("archive").bind(&media, "");
+    let behind = Queue::new("behind").bind(&archive, "#");
+    let mut listeners = Vec::new();
+    for _ in 0..3 {
+        let connection = listener(&meeting).await;
+        for queue in queues.iter().chain([&behind]) {
+            connection.declare_queue(queue).await.unwrap();
+        }
+        listeners.push(connection);
+    }
+    let mut messages: Vec<Value> = (0..COUNT)
+        .map(|number| to_media("", number.into()))
+        .collect();
+    messages.push(to_media("a.key", "the last".into()));
+    meeting.python_sends(&messages).await;
+    for queue in ["one", "other", "behind"] {
+        let mut consumer = listeners[0].consumer(&Queue::new(queue)).await.unwrap();
+        for number in 0..COUNT {
+            let delivery = next(&mut consumer).await;
+            assert_eq!(delivery.decode::<u64>().unwrap(), number);
+            assert_eq!(delivery.exchange(), "media");
+            delivery.ack().await.unwrap();
+        }
+        let delivery = next(&mut consumer).await;
+        assert_eq!(delivery.decode::<String>().unwrap(), "the last");
+        assert_eq!(delivery.routing_key(), "a.key");
+        delivery.ack().confirmed().await.unwrap();
+        drop(consumer);
+    }
+    // What isn't Python's is stored by whoever publishes.
+    let producer = meeting.connection.producer(&media).await.unwrap();
+    assert!(producer.publish(&"ours").await.unwrap().routed);
+    // Whoever stores the last one has heard all that came before.
+    while listeners.len() > 1 {
+        listeners.pop().unwrap().close().await.unwrap();
+    }
+    meeting
+        .python_sends(&[to_media("", "the end".into())])
+        .await;
+    for queue in ["one", "other", "behind"] {
+        let mut consumer = listeners[0].consumer(&Queue::new(queue)).await.unwrap();
+        for expected in ["ours", "the end"] {
+            let delivery = next(&mut consumer).await;
+            assert_eq!(delivery.decode::<String>().unwrap(), expected);
+            delivery.ack().confirmed().await.unwrap();
+        }
+        assert_eq!(keys.length(queue), 0);
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis_python), ignore = "no Redis or no Python kombu")]
+async fn what_python_publishes_to_a_fanout_is_heard_while_one_listener_lives() {
+    let meeting = meeting().await;
+    let media = Exchange::fanout("media");
+    let inbox = Queue::new("inbox").bind(&media, "");
+    let (one, other) = (listener(&meeting).await, listener(&meeting).await);
+    one.declare_queue(&inbox).await.unwrap();
+    other.declare_queue(&inbox).await.unwrap();
+    let mut consumer = meeting.connection.consumer(&inbox).await.unwrap();
+    meeting.python_sends(&[to_media("", "first".into())]).await;
+    let delivery = next(&mut consumer).await;
+    assert_eq!(delivery.decode::<String>().unwrap(), "first");
+    delivery.ack().await.unwrap();
+
+    one.close().await.unwrap();
+    meeting.python_sends(&[to_media("", "second".into())]).await;
+    let delivery = next(&mut consumer).await;
+    assert_eq!(delivery.decode::<String>().unwrap(), "second");
+    delivery.ack().await.unwrap();
+
+    // Without the option, as among Python's own, it is lost.
+    other.close().await.unwrap();
+    meeting.python_sends(&[to_media("", "third".into())]).await;
+    let producer = meeting.connection.producer(&media).await.unwrap();
+    producer.publish(&"fourth").await.unwrap();
+    let delivery = next(&mut consumer).await;
+    assert_eq!(delivery.decode::<String>().unwrap(), "fourth");
+    delivery.ack().await.unwrap();
 }
 
 /// Publishes the numbers to `inbox`.
@@ -1021,7 +1130,7 @@ async fn answers_go_to_queues_that_leave_no_trace_and_nothing_else_does() {
     assert_eq!(keys.length("nobody"), 0);
 
     let answer = || publish().correlation_id("1").allow_unroutable();
-    answer().await.unwrap();
+    assert!(!answer().await.unwrap().routed);
     assert_eq!(keys.length("nobody"), 1);
     // For a day at most, if nobody comes for it.
     let day = Duration::from_secs(24 * 60 * 60).as_secs();

@@ -14,7 +14,7 @@ use kombu::{
 };
 use kombu_testkit::brokers::{Data, Redis};
 use kombu_testkit::expect::{assert_empty, collect_one, drain, info};
-use kombu_testkit::proxy::Proxy;
+use kombu_testkit::proxy::{Direction, Proxy};
 use kombu_tests::RedisAdmin;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -348,6 +348,42 @@ async fn what_a_lost_session_held_comes_back_with_the_next_one() {
     assert_eq!(sessions, ":1");
     connection.close().await.unwrap();
     assert_eq!(admin.ask(["ZCARD", "_kombu.rs.sessions"]), ":0");
+}
+
+/// A flight that comes to the server in pieces has other clients' commands in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_message_that_comes_before_the_server_watches_is_not_left_lying() {
+    let redis = Redis::start().unwrap();
+    let proxy = Proxy::start(redis.address()).await.unwrap();
+    let slow = connect(format!("redis://{}?lease=600", proxy.address())).await;
+    let direct = connect(redis.url()).await;
+    let mut consumer = slow.consumer(&Queue::new("jobs")).await.unwrap();
+    let jobs = producer_to(&direct, "jobs").await;
+    let (received, mut numbers) = tokio::sync::mpsc::channel(10);
+    let consuming = tokio::spawn(async move {
+        loop {
+            received
+                .send(receive_number(&mut consumer).await)
+                .await
+                .unwrap();
+        }
+    });
+    proxy.throttle(Direction::ToServer, 1000);
+    // Where the second one meets the look that finds the first.
+    for bytes in (0..400).step_by(50) {
+        let begin = proxy.counts().to_server;
+        jobs.publish(&(2 * bytes)).await.unwrap();
+        proxy
+            .until(|counts| counts.to_server >= begin + bytes)
+            .await;
+        jobs.publish(&(2 * bytes + 1)).await.unwrap();
+        for expected in [2 * bytes, 2 * bytes + 1] {
+            let number = timeout(PATIENCE, numbers.recv()).await;
+            assert_eq!(number.expect("a delivery"), Some(expected), "at {bytes}");
+        }
+    }
+    consuming.abort();
 }
 
 #[tokio::test]
@@ -730,6 +766,65 @@ async fn what_is_not_of_this_version_is_refused_at_connect() {
         // Beside it there is room.
         connect(format!("{}?prefix=other:", redis.url())).await;
     }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_redis_that_is_too_old_is_refused_at_connect() {
+    // What Redis 6 doesn't have, and what Redis 5 doesn't.
+    for command in ["SINTERCARD", "HELLO"] {
+        let line = format!("rename-command {command} \"\"");
+        let redis = Redis::builder().config(&line).start().unwrap();
+        let error = builder(redis.url()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        let text = error.to_string();
+        assert!(
+            text.contains(command) && text.contains("Redis 7.0"),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_user_needs_no_more_rights_than_the_documents_say() {
+    const RIGHTS: &str = "+@read +@write +@connection +@scripting +@pubsub +info +time";
+    const SEMANTICS: &str = include_str!("../../docs/semantics.md");
+    assert!(SEMANTICS.contains(RIGHTS));
+    let user = format!("user few on >word ~few:* &few:* -@all {RIGHTS}");
+    let redis = Redis::builder().config(&user).start().unwrap();
+    let url = format!("redis://few:word@{}?prefix=few:", redis.address());
+    let connection = connect(url).await;
+    let news = Exchange::fanout("news");
+    let inbox = Queue::new("inbox").bind(&news, "").max_length(1);
+    let inbox = inbox.dead_letter_exchange("news");
+    let mut consumer = connection.consumer(&inbox).await.unwrap();
+    let producer = connection.producer(&news).await.unwrap();
+    let soon = Duration::from_millis(1);
+    assert!(producer.publish(&1).delay(soon).await.unwrap().routed);
+    receive(&mut consumer)
+        .await
+        .retry()
+        .confirmed()
+        .await
+        .unwrap();
+    receive(&mut consumer)
+        .await
+        .reject()
+        .confirmed()
+        .await
+        .unwrap();
+    assert_eq!(receive_number(&mut consumer).await, 1);
+    connection.close().await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_redis_cluster_is_refused_at_connect() {
+    let redis = Redis::builder().config("cluster-enabled yes").start();
+    let error = builder(redis.unwrap().url()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("Redis Cluster"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

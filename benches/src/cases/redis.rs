@@ -96,12 +96,8 @@ async fn publish_batch(url: &str, messages: u64) -> Outcome {
             let count = left.min(BATCH);
             left -= count;
             let batch = (0..count).map(|_| producer.publish_bytes(&BODY[..]));
-            let mut receipts = Vec::with_capacity(count);
-            for publish in batch {
-                receipts.push(publish.send().await?);
-            }
-            for receipt in receipts {
-                receipt.await?;
+            for published in producer.batch(batch).await {
+                published?;
             }
         }
         kombu::Result::Ok(())

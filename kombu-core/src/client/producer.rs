@@ -19,7 +19,7 @@ use crate::name::Name;
 use super::body::{Body, Raw, Text, Value};
 use super::destinations::Destinations;
 use super::intercept::{Interceptors, chain};
-use super::publish::Publish;
+use super::publish::{Prepared, Publish};
 use super::publishing::{Published, Publishing};
 use super::unconfirmed::Outbox;
 use super::{Connection, Interceptor};
@@ -442,8 +442,14 @@ impl Producer {
         &self,
         items: impl IntoIterator<Item = Publish<'a, B>>,
     ) -> Vec<Result<Published>> {
+        // What the caller does in between, and encoding, holds nothing up.
+        let mut prepared = items.into_iter().map(Publish::prepared).collect::<Vec<_>>();
+        let mut publishing: Vec<Publishing> = Vec::with_capacity(prepared.len());
         // All are under way before the first answer is waited for.
-        let publishing: Vec<Publishing> = items.into_iter().map(Publish::into_future).collect();
+        self.inner.outbox.together(&mut || {
+            publishing.extend(prepared.drain(..).map(Prepared::start));
+        });
+        drop(prepared);
         let mut results = Vec::with_capacity(publishing.len());
         for publishing in publishing {
             results.push(publishing.await);

@@ -79,6 +79,16 @@ impl<'a, B: Body> Publish<'a, B> {
         }
     }
 
+    #[inline]
+    pub(super) fn prepared(self) -> Prepared<'a> {
+        Prepared {
+            producer: self.producer,
+            mandatory: self.mandatory,
+            addressed: self.addressed,
+            content: self.prepare(),
+        }
+    }
+
     /// Hands the message over and returns its receipt, so that the next one can be sent before this one is
     /// confirmed.
     ///
@@ -425,12 +435,7 @@ impl<'a, B: Body> IntoFuture for Publish<'a, B> {
 
     #[inline]
     fn into_future(self) -> Publishing {
-        let (producer, mandatory, addressed) = (self.producer, self.mandatory, self.addressed);
-        let prepared = self.prepare();
-        if !addressed && !producer.destinations.is_empty() {
-            return Publishing::to_all(producer, prepared, mandatory);
-        }
-        publish(producer, prepared)
+        self.prepared().start()
     }
 }
 
@@ -442,6 +447,25 @@ impl<'a, B: Body> IntoFuture for Publish<'a, B, Destinations> {
         let destinations = std::mem::take(&mut self.destinations);
         let (producer, mandatory) = (self.producer, self.mandatory);
         PublishingAll::start(producer, self.prepare(), mandatory, &destinations)
+    }
+}
+
+/// A message that only has to be handed over.
+pub(super) struct Prepared<'a> {
+    producer: &'a Arc<Inner>,
+    mandatory: Option<bool>,
+    addressed: bool,
+    content: Result<Content>,
+}
+
+impl Prepared<'_> {
+    #[inline]
+    pub(super) fn start(self) -> Publishing {
+        let producer = self.producer;
+        if !self.addressed && !producer.destinations.is_empty() {
+            return Publishing::to_all(producer, self.content, self.mandatory);
+        }
+        publish(producer, self.content)
     }
 }
 

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -58,20 +59,22 @@ impl Registry {
 
     /// Finds the transport for a URL, and completes the URL to a target.
     pub(crate) fn resolve(&self, url: &str) -> Result<(Arc<dyn Transport>, Target)> {
-        let parsed = Url::parse(url).map_err(|problem| {
-            // The text may hold a password, so it isn't repeated.
-            let hint = if url.contains("://") {
-                String::new()
-            } else {
-                "; it starts with a scheme, for example `memory://`".to_owned()
-            };
-            Error::new(ErrorKind::Config, format!("malformed URL: {problem}{hint}"))
-        })?;
+        let takes_hosts = |scheme: &str| {
+            let scheme = scheme.to_ascii_lowercase();
+            let transport = self.transports.get(scheme.as_str());
+            transport.is_some_and(|transport| transport.takes_hosts(&scheme))
+        };
+        let (url, others) = match url.split_once("://") {
+            Some((scheme, rest)) if takes_hosts(scheme) => first_host(scheme, rest),
+            _ => (url.into(), Vec::new()),
+        };
+        let parsed = parse(&url)?;
         let scheme = parsed.scheme();
         let Some(transport) = self.transports.get(scheme) else {
             return Err(self.unknown(scheme));
         };
-        let target = transport.resolve(Target::new(parsed))?;
+        let others: Vec<Url> = others.iter().map(|url| parse(url)).collect::<Result<_>>()?;
+        let target = transport.resolve(Target::new(parsed).with_other_hosts(&others))?;
         Ok((transport.clone(), target))
     }
 
@@ -92,6 +95,28 @@ impl Registry {
         }
         Error::new(ErrorKind::UnknownScheme, message)
     }
+}
+
+fn parse(url: &str) -> Result<Url> {
+    Url::parse(url).map_err(|problem| {
+        // The text may hold a password, so it isn't repeated.
+        let hint = if url.contains("://") {
+            String::new()
+        } else {
+            "; it starts with a scheme, for example `memory://`".to_owned()
+        };
+        Error::new(ErrorKind::Config, format!("malformed URL: {problem}{hint}"))
+    })
+}
+
+/// The URL with the first of its hosts only, and for each of the others a URL that has nothing else.
+fn first_host(scheme: &str, rest: &str) -> (Cow<'static, str>, Vec<String>) {
+    let (authority, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (user, hosts) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
+    let mut hosts = hosts.split(',');
+    let first = hosts.next().unwrap_or_default();
+    let others = hosts.map(|host| format!("{scheme}://{host}")).collect();
+    (format!("{scheme}://{user}{first}{behind}").into(), others)
 }
 
 impl fmt::Debug for Registry {

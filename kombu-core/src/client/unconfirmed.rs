@@ -136,6 +136,13 @@ impl Outbox {
         }
     }
 
+    /// Runs `publish`, in which several messages are handed over: the driver may send them together.
+    pub(super) fn together(&self, publish: &mut dyn FnMut()) {
+        // Not locked meanwhile, for whoever hands over locks it.
+        let publisher = self.publisher.read().clone();
+        publisher.together(publish);
+    }
+
     #[cold]
     fn track(&self, envelope: &Envelope, op: Op<Result<Confirm>>) -> Handed {
         let entry = self.entry(envelope, Stage::Waiting);

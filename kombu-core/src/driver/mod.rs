@@ -28,6 +28,7 @@ mod layer;
 mod op;
 mod publisher;
 mod subscription;
+pub mod tls;
 mod transport;
 
 pub use capabilities::{Capabilities, Feature, Support};

@@ -55,4 +55,10 @@ pub trait Publisher: Send + Sync {
     /// it to recognise repeats and returned messages. A mandatory envelope that no queue matches is
     /// answered with [`Confirmation::Returned`], every other one with [`Confirmation::Acked`].
     fn publish(&self, envelope: &Envelope) -> Op<Result<Confirm>>;
+
+    /// Runs `publish`, which publishes several messages and doesn't block: a driver may wait for its end before it sends
+    /// them, and so send them together. The default just runs it.
+    fn together(&self, publish: &mut dyn FnMut()) {
+        publish();
+    }
 }

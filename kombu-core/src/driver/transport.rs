@@ -14,6 +14,7 @@ use super::{Capabilities, Connection, ExchangeKinds};
 #[derive(Clone)]
 pub struct Target {
     url: Url,
+    other_hosts: Arc<[(String, Option<u16>)]>,
     exchange_kinds: Arc<ExchangeKinds>,
 }
 
@@ -22,8 +23,26 @@ impl Target {
     pub fn new(url: Url) -> Self {
         Target {
             url,
+            other_hosts: Arc::default(),
             exchange_kinds: Arc::default(),
         }
+    }
+
+    /// The same place, with the hosts and ports of these URLs beside that of its own.
+    #[must_use]
+    pub fn with_other_hosts(mut self, others: &[Url]) -> Self {
+        let hosts = others.iter().map(|url| {
+            let host = url.host_str().unwrap_or_default();
+            (host.to_owned(), url.port())
+        });
+        self.other_hosts = hosts.collect();
+        self
+    }
+
+    /// The hosts, each with its port, that a URL names beside the first: `scheme://first:1,second:2/path`. Only a
+    /// transport that [takes](Transport::takes_hosts) them gets any.
+    pub fn other_hosts(&self) -> &[(String, Option<u16>)] {
+        &self.other_hosts
     }
 
     /// The same place, for a connection that knows these exchange kinds.
@@ -47,6 +66,7 @@ impl Target {
         match set {
             Ok(()) => Ok(Target {
                 url,
+                other_hosts: self.other_hosts.clone(),
                 exchange_kinds: self.exchange_kinds.clone(),
             }),
             Err(()) => Err(Error::new(
@@ -85,6 +105,12 @@ impl fmt::Display for Target {
         f.write_str(url.as_str())?;
         if query {
             f.write_str("?…")?;
+        }
+        for (host, port) in &*self.other_hosts {
+            write!(f, " or {host}")?;
+            if let Some(port) = port {
+                write!(f, ":{port}")?;
+            }
         }
         Ok(())
     }
@@ -142,6 +168,12 @@ pub trait Transport: Send + Sync + 'static {
 
     /// What it can do, as far as that is known without a broker.
     fn capabilities(&self) -> Capabilities;
+
+    /// Whether a URL of this scheme may name several hosts, with commas between them: [`Target::other_hosts`].
+    fn takes_hosts(&self, scheme: &str) -> bool {
+        let _ = scheme;
+        false
+    }
 
     /// Completes a target before the first connect, so that every later connect reaches the same broker.
     ///

@@ -222,6 +222,10 @@ impl Publisher for CheckedPublisher {
             Err(error) => Op::ready(Err(error)),
         }
     }
+
+    fn together(&self, publish: &mut dyn FnMut()) {
+        self.next.together(publish);
+    }
 }
 
 struct CheckedSubscription {

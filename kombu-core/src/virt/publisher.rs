@@ -157,6 +157,10 @@ impl<S: QueueStore> Publisher for VirtualPublisher<S> {
         }
         Op::ready(Ok(self.push(envelope)))
     }
+
+    fn together(&self, publish: &mut dyn FnMut()) {
+        self.shared.store.together(publish);
+    }
 }
 
 #[inline]

@@ -61,6 +61,12 @@ pub trait QueueStore: Send + Sync + 'static {
         envelope: &Envelope,
     ) -> Op<Result<Answer>>;
 
+    /// Runs `push`, which pushes several messages and doesn't block: a store may wait for its end before it sends them, and
+    /// so send them together. The default just runs it.
+    fn together(&self, push: &mut dyn FnMut()) {
+        push();
+    }
+
     /// Takes note of a published message that matches no queue, if `version` is still the newest.
     ///
     /// It is gone. A store may keep a record of it; the default doesn't.

@@ -45,7 +45,7 @@ mod write;
 use kombu_core::message::Envelope;
 
 pub(crate) use read::decode;
-pub(crate) use write::encode;
+pub(crate) use write::{encode, write};
 
 /// A message from a ready list.
 #[derive(Debug)]

@@ -17,6 +17,13 @@ const FRAME: usize = 384;
 
 /// The element of a message, with kombu's order of keys and its separators.
 pub(crate) fn encode(envelope: &Envelope) -> Vec<u8> {
+    let mut out = Vec::new();
+    write(envelope, &mut out);
+    out
+}
+
+/// Appends an element.
+pub(crate) fn write(envelope: &Envelope, out: &mut Vec<u8>) {
     let content: &Content = envelope;
     let body = content.body();
     let text = text(content);
@@ -24,36 +31,35 @@ pub(crate) fn encode(envelope: &Envelope) -> Vec<u8> {
         Some(_) => body.len() + body.len() / 4,
         None => body.len() / 3 * 4 + 4,
     };
-    let mut out = Vec::with_capacity(FRAME + room + 64 * content.headers().len());
+    out.reserve(FRAME + room + 64 * content.headers().len());
     out.extend_from_slice(b"{\"body\": ");
     match text {
-        Some(text) => json::string(&mut out, text),
-        None => write_base64(&mut out, body),
+        Some(text) => json::string(out, text),
+        None => write_base64(out, body),
     }
     out.extend_from_slice(b", \"content-encoding\": ");
-    write_optional(&mut out, content.content_encoding());
+    write_optional(out, content.content_encoding());
     out.extend_from_slice(b", \"content-type\": ");
-    write_optional(&mut out, content.content_type());
+    write_optional(out, content.content_type());
     out.extend_from_slice(b", \"headers\": ");
     let mut met = Met::default();
-    write_table(&mut out, content.headers(), &mut met);
+    write_table(out, content.headers(), &mut met);
     out.extend_from_slice(b", \"properties\": {");
-    write_properties(&mut out, content, met);
+    write_properties(out, content, met);
     out.extend_from_slice(b"\"delivery_info\": {\"exchange\": ");
-    json::string(&mut out, content.exchange());
+    json::string(out, content.exchange());
     out.extend_from_slice(b", \"routing_key\": ");
-    json::string(&mut out, content.routing_key());
+    json::string(out, content.routing_key());
     out.extend_from_slice(b"}, ");
     if let Some(priority) = content.priority() {
-        write_display(&mut out, "\"priority\": ", priority, ", ");
+        write_display(out, "\"priority\": ", priority, ", ");
     }
     out.extend_from_slice(match text {
         Some(_) => b"\"body_encoding\": \"utf-8\", ",
         None => b"\"body_encoding\": \"base64\", ",
     });
-    write_tag(&mut out, envelope.publish_id());
+    write_tag(out, envelope.publish_id());
     out.extend_from_slice(b"}}");
-    out
 }
 
 /// The body, if it goes as text.

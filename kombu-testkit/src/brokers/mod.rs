@@ -24,17 +24,21 @@
 //!
 //! Ends the broker as a crash would, and removes its data. The same happens when the process that started it is killed.
 
+mod certificates;
 mod folder;
 mod nats;
 mod process;
 mod programs;
 mod rabbitmq;
 mod redis;
+mod sentinel;
 mod server;
 
+pub use certificates::Certificates;
 pub use nats::{Nats, NatsBuilder};
-pub use rabbitmq::{Certificates, RabbitMq, RabbitMqBuilder};
+pub use rabbitmq::{RabbitMq, RabbitMqBuilder};
 pub use redis::{Redis, RedisBuilder};
+pub use sentinel::{Sentinel, SentinelBuilder};
 pub use server::{Data, Server};
 
 /// Whether `KOMBU_TEST_REQUIRE`, a list with commas, names this broker.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::certificates::Certificates;
 use super::folder::{DATA, Folder};
 use super::process::Process;
 use super::programs::Programs;
@@ -33,23 +34,6 @@ pub struct RabbitMqBuilder {
     certificates: Option<Certificates>,
     plugins: Vec<String>,
     config: String,
-}
-
-/// What a TLS listener needs, each as text in PEM.
-#[derive(Clone)]
-pub struct Certificates {
-    /// The certificate of the authority that clients' certificates come from.
-    pub authority: String,
-    /// The broker's certificate.
-    pub certificate: String,
-    /// Its private key.
-    pub key: String,
-}
-
-impl fmt::Debug for Certificates {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificates").finish_non_exhaustive()
-    }
 }
 
 impl RabbitMqBuilder {

@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::certificates::Certificates;
 use super::folder::{DATA, Folder};
 use super::programs::Programs;
 use super::server::{Server, on_free_ports};
@@ -18,6 +19,7 @@ const GREETING: Duration = Duration::from_secs(1);
 pub struct Redis {
     server: Server,
     port: u16,
+    tls_port: Option<u16>,
     password: Secret,
     has_socket: bool,
 }
@@ -28,6 +30,7 @@ pub struct RedisBuilder {
     persistent: bool,
     unix_socket: bool,
     password: Secret,
+    certificates: Option<Certificates>,
     config: String,
 }
 
@@ -60,6 +63,13 @@ impl RedisBuilder {
         self
     }
 
+    /// Listens for TLS too, with these. Clients need a certificate, unless a line of [`config`](Self::config) says
+    /// `tls-auth-clients no`, or `optional`.
+    pub fn tls(mut self, certificates: Certificates) -> Self {
+        self.certificates = Some(certificates);
+        self
+    }
+
     /// Adds a line to its configuration file, such as `maxmemory 10mb` or `user alice on >secret ~* +@all`.
     pub fn config(mut self, line: &str) -> Self {
         self.config.push_str(line);
@@ -73,10 +83,10 @@ impl RedisBuilder {
     ///
     /// If it isn't installed, or doesn't start.
     pub fn start(self) -> io::Result<Redis> {
-        on_free_ports(|[port]| self.start_on(port))
+        on_free_ports(|[port, tls_port]| self.start_on(port, tls_port))
     }
 
-    fn start_on(&self, port: u16) -> io::Result<Redis> {
+    fn start_on(&self, port: u16, tls_port: u16) -> io::Result<Redis> {
         let programs = Programs::find()?;
         let folder = Folder::create(&programs, "redis", port)?;
         let mut config = format!(
@@ -94,6 +104,9 @@ impl RedisBuilder {
         if let Some(password) = &self.password.0 {
             let _ = writeln!(config, "requirepass \"{password}\"");
         }
+        if let Some(certificates) = &self.certificates {
+            config.push_str(&listen_for_tls(&folder, certificates, tls_port)?);
+        }
         config.push_str(&self.config);
         let config = folder.write("redis.conf", &config)?;
         let command = move || {
@@ -105,14 +118,32 @@ impl RedisBuilder {
         Ok(Redis {
             server,
             port,
+            tls_port: self.certificates.is_some().then_some(tls_port),
             password: self.password.clone(),
             has_socket: self.unix_socket,
         })
     }
 }
 
+/// Lines of a configuration.
+pub(super) fn listen_for_tls(
+    folder: &Folder,
+    certificates: &Certificates,
+    port: u16,
+) -> io::Result<String> {
+    let authority = folder.write("authority.pem", &certificates.authority)?;
+    let certificate = folder.write("certificate.pem", &certificates.certificate)?;
+    let key = folder.write("key.pem", &certificates.key)?;
+    Ok(format!(
+        "tls-port {port}\ntls-ca-cert-file \"{}\"\ntls-cert-file \"{}\"\ntls-key-file \"{}\"\n",
+        authority.display(),
+        certificate.display(),
+        key.display()
+    ))
+}
+
 /// Whether it is there and has read what it had stored. Asking for a password is an answer too.
-fn answers(port: u16) -> bool {
+pub(super) fn answers(port: u16) -> bool {
     let ask = || -> io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(GREETING))?;
@@ -150,6 +181,16 @@ impl Redis {
     /// The same as `host:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where it takes encrypted connections, as `host:port`, if it does.
+    pub fn tls_address(&self) -> Option<String> {
+        self.tls_port.map(|port| format!("127.0.0.1:{port}"))
     }
 
     /// Its unix socket, if it has one.
