@@ -10,6 +10,7 @@ use serde::Deserialize;
 pub(crate) mod code {
     pub(crate) const CONSUMER_NOT_FOUND: u64 = 10014;
     pub(crate) const NO_MESSAGE: u64 = 10037;
+    pub(crate) const STREAM_NOT_MADE: u64 = 10049;
     pub(crate) const STREAM_IN_USE: u64 = 10058;
     pub(crate) const STREAM_NOT_FOUND: u64 = 10059;
     pub(crate) const OVERLAP: u64 = 10065;
@@ -42,6 +43,8 @@ impl ApiError {
         let kind = match self.err_code {
             // The stream's limits, or the account's.
             code::STORE_FAILED => ErrorKind::Backpressure,
+            // Its disk, for one; or somebody deletes the last stream of the account at this moment.
+            code::STREAM_NOT_MADE => ErrorKind::ConnectionLost,
             _ => match self.code {
                 401 | 403 => ErrorKind::AccessRefused,
                 404 => ErrorKind::ConnectionLost,

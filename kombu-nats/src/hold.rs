@@ -17,7 +17,8 @@ use crate::line::Line;
 use crate::message;
 
 pub(crate) const ACK: Bytes = Bytes::from_static(b"+ACK");
-/// Says that the holder lives, and changes nothing for a message that isn't held.
+/// Says that the holder lives. It changes nothing for a message that was acknowledged; one that went back with a delay would
+/// wait anew.
 pub(crate) const PROGRESS: Bytes = Bytes::from_static(b"+WPI");
 
 /// How long before the server takes a message for abandoned nobody here settles it any more.
@@ -136,15 +137,19 @@ impl Holder {
         self.0.room_since.load(Ordering::Relaxed)
     }
 
-    /// Takes note of what the server was told, and may not have taken in yet.
-    pub(crate) fn acknowledged(&self, ack: &Subject) {
-        *self.0.last.lock() = Some(ack.clone());
-    }
-
     /// Ends the hold; `None` if there is none any more, as far as can be known here.
     pub(crate) fn let_go(&self, id: u64) -> Option<Held> {
         let held = self.0.held.lock().remove(&id)?;
-        (held.since.elapsed() + MARGIN < ACK_WAIT).then_some(held)
+        held.is_ours().then_some(held)
+    }
+
+    /// The same for a message that is acknowledged next.
+    pub(crate) fn let_go_for_good(&self, id: u64) -> Option<Held> {
+        let mut all = self.0.held.lock();
+        let held = all.remove(&id)?;
+        // Under the same lock: whoever counts sees one of the two.
+        *self.0.last.lock() = Some(held.ack.clone());
+        held.is_ours().then_some(held)
     }
 
     pub(crate) fn get(&self, id: u64) -> Option<Held> {
@@ -154,8 +159,16 @@ impl Holder {
 
 impl Hold {
     /// What has to be waited for until the server's counts are right.
-    pub(crate) fn take_last(&self) -> Option<Subject> {
-        self.last.lock().take()
+    pub(crate) fn last(&self) -> Option<Subject> {
+        self.last.lock().clone()
+    }
+
+    /// The server has taken that in.
+    pub(crate) fn forget_last(&self, ack: &Subject) {
+        let mut last = self.last.lock();
+        if last.as_ref() == Some(ack) {
+            *last = None;
+        }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -183,6 +196,11 @@ impl Hold {
 }
 
 impl Held {
+    /// Whether the server can't have given it to somebody else yet.
+    fn is_ours(&self) -> bool {
+        self.since.elapsed() + MARGIN < ACK_WAIT
+    }
+
     /// The id of the letter that a dead message becomes: made of its place.
     pub(crate) fn letter_id(&self) -> String {
         let parts: Vec<&str> = self.ack.split('.').collect();

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kombu_core::declare::Queue;
 use kombu_core::virt::{Answer, Death};
@@ -18,6 +19,9 @@ use crate::line;
 use crate::push::{self, Parcel};
 use crate::session::Shared;
 use crate::tally;
+
+/// How soon what was published is counted.
+const COUNTED: Duration = Duration::from_millis(5);
 
 /// Whether publishers have something to do for the limits of a queue.
 pub(crate) fn is_limited(queue: &Queue) -> bool {
@@ -51,14 +55,14 @@ pub(crate) fn refused_above(queue: &Queue) -> Option<u64> {
 pub(crate) struct Sizes(Mutex<HashMap<Arc<str>, Arc<tokio::sync::Mutex<Known>>>>);
 
 #[derive(Default)]
-struct Known {
+pub(crate) struct Known {
     /// Sizes and levels, by position.
     sizes: BTreeMap<u64, (u64, usize)>,
     read_to: u64,
 }
 
 impl Sizes {
-    fn of(&self, queue: &NatsQueue) -> Arc<tokio::sync::Mutex<Known>> {
+    pub(crate) fn of(&self, queue: &NatsQueue) -> Arc<tokio::sync::Mutex<Known>> {
         let mut all = self.0.lock();
         all.entry(queue.stream().clone()).or_default().clone()
     }
@@ -132,6 +136,8 @@ pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> 
     Box::pin(async move {
         let answer = push::settle(&shared, &parcel, sent).await?;
         trim(&shared, &parcel.queue).await?;
+        // The queue's consumer may not have counted it yet.
+        shared.agenda.look_in(parcel.queue.name(), COUNTED);
         Ok(answer)
     })
 }
@@ -160,9 +166,11 @@ pub(crate) async fn trim(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> 
             return Ok(());
         }
         // What consumers have room for is as good as delivered.
-        let room = tally::count(shared, queue, true).await?.room;
         let limit = declaration.get_max_length().unwrap_or(0);
-        if room > 0 && counts.ready <= limit.saturating_add(room) {
+        let is_enough = |room| room > 0 && counts.ready <= limit.saturating_add(room);
+        if is_enough(shared.room(queue.stream()))
+            || is_enough(tally::count(shared, queue, true).await?.room)
+        {
             return Ok(());
         }
         for _ in 0..excess {

@@ -21,6 +21,9 @@ use crate::session::{Job, Shared};
 
 const NAK: Bytes = Bytes::from_static(b"-NAK");
 
+/// How long the server may take to notice that a message is due.
+const LATE: Duration = Duration::from_secs(1);
+
 /// How many messages that were given back are remembered.
 const MOST: usize = 10_000;
 
@@ -44,9 +47,12 @@ struct Back {
     expires: Option<u64>,
 }
 
+/// What is to go back, by stream.
+type Waiting = HashMap<Arc<str>, (NatsQueue, Vec<Return>)>;
+
 #[derive(Debug, Default)]
 pub(crate) struct Returns {
-    waiting: Mutex<HashMap<Arc<str>, (NatsQueue, Vec<Return>)>>,
+    waiting: Mutex<Waiting>,
     /// Streams whose messages are on their way back.
     busy: Mutex<HashSet<Arc<str>>>,
     idle: Notify,
@@ -141,6 +147,11 @@ impl Returns {
         if !back.is_empty() {
             back.retain(|back| back.position != position || *back.stream != *stream);
         }
+        drop(back);
+        let mut delayed = self.delayed.lock();
+        if !delayed.is_empty() {
+            delayed.retain(|(of, at, _)| *at != position || **of != *stream);
+        }
     }
 
     /// The positions of those that were given back to a stream.
@@ -169,8 +180,56 @@ impl Returns {
     pub(crate) fn delayed(&self, stream: &str) -> usize {
         let now = Instant::now();
         let mut delayed = self.delayed.lock();
-        delayed.retain(|(_, _, due)| *due > now);
-        delayed.iter().filter(|(of, ..)| **of == *stream).count()
+        delayed.retain(|(_, _, due)| *due + LATE > now);
+        let of = delayed
+            .iter()
+            .filter(|(of, _, due)| **of == *stream && *due > now);
+        of.count()
+    }
+
+    /// Whether the server should have handed out a message again that this session has made invisible.
+    pub(crate) fn is_overdue(&self, stream: &str) -> bool {
+        let now = Instant::now();
+        let delayed = self.delayed.lock();
+        let mut of = delayed.iter().filter(|(of, ..)| **of == *stream);
+        of.any(|(_, _, due)| (*due..*due + LATE).contains(&now))
+    }
+
+    /// Tells the other sessions what will be over in their queues, which this one doesn't see any more.
+    pub(crate) fn leave_to_others(&self, shared: &Shared) {
+        let mut left: HashMap<Arc<str>, Vec<String>> = HashMap::new();
+        for back in self.back.lock().iter() {
+            if let Some(expires) = back.expires {
+                let of = left.entry(back.stream.clone()).or_default();
+                of.push(format!("{}:{expires}", back.position));
+            }
+        }
+        for (stream, left) in left {
+            let queue = shared.known.lock().queue_of(&stream);
+            let Some(queue) = queue else { continue };
+            for some in left.chunks(1000) {
+                let text = format!("left {} {stream} {}", shared.line.session, some.join(" "));
+                let bell = shared.line.layout.bell(queue.name());
+                shared.line.tell(bell.into(), text.into());
+            }
+        }
+    }
+
+    /// Messages of a queue that another session gave back before it ended.
+    fn take_over(&self, stream: &Arc<str>, left: impl Iterator<Item = (u64, u64)>) -> Option<u64> {
+        let mut all = self.back.lock();
+        let mut first = None;
+        for (position, expires) in left {
+            if all.len() < MOST {
+                all.push(Back {
+                    stream: stream.clone(),
+                    position,
+                    expires: Some(expires),
+                });
+                first = first.into_iter().chain([expires]).min();
+            }
+        }
+        first
     }
 
     /// Takes note that a delivery of these messages doesn't count.
@@ -307,11 +366,24 @@ pub(crate) fn take_ring(shared: &Shared, text: &[u8]) {
     let Ok(text) = std::str::from_utf8(text) else {
         return;
     };
-    let mut words = text.split(' ').skip(1);
-    if let (Some(who), Some(stream)) = (words.next(), words.next())
+    let mut words = text.split(' ');
+    if let (Some(what), Some(who), Some(stream)) = (words.next(), words.next(), words.next())
         && who.parse() != Ok(shared.line.session)
     {
+        let stream = stream.into();
+        if what == "left" {
+            let left = words.filter_map(|word| {
+                let (position, expires) = word.split_once(':')?;
+                Some((position.parse().ok()?, expires.parse().ok()?))
+            });
+            let expires = shared.returns.take_over(&stream, left);
+            let queue = shared.known.lock().queue_of(&stream);
+            if let Some(queue) = queue {
+                shared.look_after(&queue, expires);
+            }
+            return;
+        }
         let positions = words.filter_map(|word| word.parse().ok());
-        shared.returns.discount(&stream.into(), positions);
+        shared.returns.discount(&stream, positions);
     }
 }

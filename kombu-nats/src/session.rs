@@ -1,6 +1,6 @@
 //! One session: what its readers, publishers and tasks have in common.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -31,6 +31,9 @@ use crate::transport::Place;
 
 /// How long the end of a session waits for consumers that are leaving.
 const LEAVING: Duration = Duration::from_secs(3);
+
+/// How often somebody who takes one message looks for what is due.
+const OVERDUE: usize = 50;
 
 /// What a session does for those who don't wait for it.
 pub(crate) enum Job {
@@ -64,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) looking: tokio::sync::Mutex<()>,
     inlets: Mutex<Vec<Weak<Inlet>>>,
     holds: Mutex<Vec<Weak<Hold>>>,
+    /// By stream.
+    own: Mutex<HashMap<Arc<str>, Holder>>,
     /// How much the consumers of this session have room for.
     rooms: Mutex<Vec<(NatsQueue, u64, Room)>>,
     dead: Mutex<VecDeque<Corpse>>,
@@ -93,6 +98,7 @@ impl Shared {
             looking: tokio::sync::Mutex::default(),
             inlets: Mutex::default(),
             holds: Mutex::default(),
+            own: Mutex::default(),
             rooms: Mutex::default(),
             dead: Mutex::default(),
             deaths: Notify::new(),
@@ -106,6 +112,21 @@ impl Shared {
     /// A number that nothing else of this session has.
     pub(crate) fn next(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The holder of what is taken singly from a queue.
+    pub(crate) fn own_holder(&self, queue: &NatsQueue) -> Holder {
+        let mut own = self.own.lock();
+        if let Some(holder) = own.get(queue.stream()) {
+            return holder.clone();
+        }
+        {
+            let known = self.known.lock();
+            own.retain(|_, holder| known.has(holder.queue()) || holder.0.count() > 0);
+        }
+        let holder = self.holder(queue, None);
+        own.insert(queue.stream().clone(), holder.clone());
+        holder
     }
 
     /// A new holder of messages of a queue.
@@ -320,10 +341,17 @@ impl Shared {
     /// Takes one message that is there, from the highest level that has one.
     pub(crate) async fn take_one(self: &Arc<Self>, queue: &NatsQueue) -> Result<Option<Fetched>> {
         self.returns.idle(self, queue).await;
-        for level in (0..queue.levels()).rev() {
-            if let Some(fetched) = self.take_from(queue, level).await? {
-                return Ok(Some(fetched));
+        for _ in 0..OVERDUE {
+            for level in (0..queue.levels()).rev() {
+                if let Some(fetched) = self.take_from(queue, level).await? {
+                    return Ok(Some(fetched));
+                }
             }
+            if !self.returns.is_overdue(queue.stream()) {
+                break;
+            }
+            // The server's timer is about to go off.
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
         Ok(None)
     }
@@ -412,7 +440,7 @@ impl Shared {
         death: Death,
         died: u64,
     ) {
-        let holder = self.holder(queue, None);
+        let holder = self.own_holder(queue);
         let id = self.next();
         holder.hold(id, &fetched, Some(death));
         self.dead.lock().push_back(Corpse {
@@ -561,9 +589,8 @@ impl Shared {
         if self.line.is_over() || self.is_ending.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        // Those that left before take with them what is on its way to them.
-        let left = tokio::time::timeout(LEAVING, self.leaving.write()).await;
-        drop(left);
+        // Those that left before take with them what is on its way to them, and nobody takes anything from here on.
+        let _left = tokio::time::timeout(LEAVING, self.leaving.write()).await;
         let inlets: Vec<_> = self.inlets.lock().drain(..).collect();
         let inlets: Vec<_> = inlets.iter().filter_map(Weak::upgrade).collect();
         join_all(inlets.iter().map(|inlet| inlet.empty(self))).await;
@@ -573,6 +600,7 @@ impl Shared {
             }
         }
         self.returns.all_idle(self).await;
+        self.returns.leave_to_others(self);
         for hold in self.holds() {
             if limits::is_limited(hold.queue.declaration()) && self.known.lock().has(&hold.queue) {
                 drop(limits::trim(self, &hold.queue).await);

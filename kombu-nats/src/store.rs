@@ -35,7 +35,6 @@ impl NatsStore {
     fn tell(&self, holder: &Holder, held: Held) -> Op<Result<Answer>> {
         let shared = self.shared.clone();
         shared.line.tell(held.ack.clone(), ACK);
-        holder.acknowledged(&held.ack);
         holder.freed(shared.clock.now());
         Op::Pending(Box::pin(async move {
             hold::barrier(&shared.line, held.ack).await?;
@@ -46,10 +45,13 @@ impl NatsStore {
     fn give_back(
         &self,
         holder: &Holder,
-        held: Held,
+        id: u64,
         counts: bool,
         delay: Option<std::time::Duration>,
     ) -> Op<Result<Answer>> {
+        let Some(held) = holder.let_go(id) else {
+            return Op::ready(Err(error::settle_lost()));
+        };
         let (shared, queue) = (self.shared.clone(), holder.queue().clone());
         holder.freed(shared.clock.now());
         shared.give_back(&queue, held, counts, delay);
@@ -91,7 +93,7 @@ impl NatsStore {
                 if held.death.is_none() && !known.has(holder.queue()) {
                     // It went with its queue.
                     drop(known);
-                    holder.let_go(id);
+                    drop(holder.let_go_for_good(id));
                     return Ok(Answer::Done);
                 }
             }
@@ -105,7 +107,7 @@ impl NatsStore {
             if answer == Answer::Stale {
                 return Ok(answer);
             }
-            let Some(held) = holder.let_go(id) else {
+            let Some(held) = holder.let_go_for_good(id) else {
                 return Err(error::settle_lost());
             };
             shared.line.tell(held.ack.clone(), ACK);
@@ -139,6 +141,7 @@ impl QueueStore for NatsStore {
     }
 
     async fn apply(&self, base: u64, changes: &[Change]) -> Result<Applied> {
+        sweep::look_before_deleting(&self.shared, changes).await?;
         self.shared.apply(base, changes).await
     }
 
@@ -196,7 +199,7 @@ impl QueueStore for NatsStore {
             let Some(fetched) = shared.bury_if_expired(queue, fetched, pulled) else {
                 continue;
             };
-            let holder = shared.holder(queue, None);
+            let holder = shared.own_holder(queue);
             let id = shared.next();
             holder.hold(id, &fetched, None);
             let count = fetched.delivered.count;
@@ -234,13 +237,13 @@ impl QueueStore for NatsStore {
                 "this transport keeps no dead messages for others",
             )));
         }
-        let Some(held) = holder.let_go(id) else {
-            return Op::ready(Err(error::settle_lost()));
-        };
         match finish {
-            Finish::Forget | Finish::Discard { .. } => self.tell(holder, held),
-            Finish::Release => self.give_back(holder, held, false, None),
-            Finish::Retry { delay } => self.give_back(holder, held, true, delay),
+            Finish::Forget | Finish::Discard { .. } => match holder.let_go_for_good(id) {
+                Some(held) => self.tell(holder, held),
+                None => Op::ready(Err(error::settle_lost())),
+            },
+            Finish::Release => self.give_back(holder, id, false, None),
+            Finish::Retry { delay } => self.give_back(holder, id, true, delay),
             _ => Op::ready(Err(Error::new(
                 ErrorKind::Unsupported,
                 "this transport can't settle like that",

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kombu_core::virt::Death;
+use kombu_core::virt::{Change, Death};
 use kombu_core::{Name, Result};
 
 use crate::api::{self, nanoseconds};
@@ -51,17 +51,43 @@ async fn look_at(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> {
     if queue.declaration().get_expires().is_some() && expire(shared, queue).await? {
         return Ok(());
     }
-    // What would be served next is the head of the highest level that has one.
-    'levels: for level in (0..queue.levels()).rev() {
-        while let Some(again) = look_at_head(shared, queue, level).await? {
-            if let Some(wait) = again {
-                shared.agenda.look_in(queue.name(), wait);
-                break 'levels;
+    bury_expired(shared, queue).await?;
+    if limits::is_limited(queue.declaration()) {
+        limits::trim(shared, queue).await?;
+    }
+    Ok(())
+}
+
+/// What is beyond its time doesn't go with its queue.
+pub(crate) async fn look_before_deleting(shared: &Arc<Shared>, changes: &[Change]) -> Result<()> {
+    for change in changes {
+        if let Change::DeleteQueue(name, _) = change {
+            let _turn = shared.looking.lock().await;
+            let queue = shared.known.lock().queue(name);
+            if let Some(queue) = queue {
+                bury_expired(shared, &queue).await?;
             }
         }
     }
-    if limits::is_limited(queue.declaration()) {
-        limits::trim(shared, queue).await?;
+    Ok(())
+}
+
+/// Takes what is beyond its time from the head of a queue.
+async fn bury_expired(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> {
+    // What is taken here, and isn't held yet, would be counted by whoever drops what is too much.
+    let sizes = shared.sizes.of(queue);
+    let _turn = match limits::is_limited(queue.declaration()) {
+        true => Some(sizes.lock().await),
+        false => None,
+    };
+    // What would be served next is the head of the highest level that has one.
+    for level in (0..queue.levels()).rev() {
+        while let Some(again) = look_at_head(shared, queue, level).await? {
+            if let Some(wait) = again {
+                shared.agenda.look_in(queue.name(), wait);
+                return Ok(());
+            }
+        }
     }
     Ok(())
 }
@@ -115,9 +141,10 @@ async fn look_at_head(
         });
     }
     let look = match api::consumer_info(&shared.line, queue.stream(), level).await? {
-        Ok(look) if look.num_pending > 0 => look,
-        _ => return Ok(None),
+        Ok(look) => look,
+        Err(_) => return Ok(None),
     };
+    // Not told by the consumer, which learns of a message a moment after it was confirmed.
     let next = look.delivered.stream_seq + 1;
     let subject = queue.subject(level);
     let head = match api::next_message(&shared.line, queue.stream(), subject, next).await? {

@@ -56,21 +56,24 @@ pub(crate) async fn count(
 ) -> Result<Counts> {
     for hold in shared.holds() {
         if hold.queue.is(queue)
-            && let Some(ack) = hold.take_last()
+            && let Some(ack) = hold.last()
         {
-            hold::barrier(&shared.line, ack).await?;
+            hold::barrier(&shared.line, ack.clone()).await?;
+            hold.forget_last(&ack);
         }
     }
+    let before = own_share(shared, queue.stream());
     let looks = shared.looks(queue).await?;
     let pending: u64 = looks.iter().map(|look| look.num_pending).sum();
     let taken: u64 = looks.iter().map(|look| look.num_ack_pending).sum();
     let own = own_share(shared, queue.stream());
+    // What was settled or taken meanwhile isn't ready.
     let mut all = Share {
-        held: own.held,
-        delayed: own.delayed,
+        held: own.held.max(before.held),
+        delayed: own.delayed.max(before.delayed),
         room: own.room,
     };
-    if own.held + own.delayed < taken || with_room {
+    if all.held + all.delayed < taken || with_room {
         ask_others(shared, queue, taken, with_room, &mut all).await?;
     }
     let unsettled = all.held.min(taken);

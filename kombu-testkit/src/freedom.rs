@@ -33,6 +33,7 @@ impl Freedom {
         Freedom::MarkFetched,
         Freedom::ForgetPaused,
         Freedom::ShuffleDeaths,
+        Freedom::CountInFlight,
         Freedom::TellNumbersApart,
         Freedom::KeepFurtherKeys,
     ];

@@ -64,6 +64,7 @@ pub fn freedoms(transport: &str) -> &'static [Freedom] {
             Freedom::ForgetPaused,
             Freedom::ShuffleDeaths,
             Freedom::TellNumbersApart,
+            Freedom::KeepFurtherKeys,
         ],
         "nats" => &[
             Freedom::CountReleases,
