@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kombu_core::declare::Queue;
@@ -16,6 +17,7 @@ use crate::api;
 use crate::hold::ACK;
 use crate::known::NatsQueue;
 use crate::line;
+use crate::members;
 use crate::push::{self, Parcel};
 use crate::session::Shared;
 use crate::tally;
@@ -50,22 +52,43 @@ pub(crate) fn refused_above(queue: &Queue) -> Option<u64> {
         .filter(|limit| *limit > 0 && refuses(queue))
 }
 
-/// The sizes of what is in limited queues, as far as they are known, by stream; and whose turn it is at one.
+/// What is known of limited queues, by stream.
 #[derive(Default)]
-pub(crate) struct Sizes(Mutex<HashMap<Arc<str>, Arc<tokio::sync::Mutex<Known>>>>);
+pub(crate) struct Sizes(Mutex<HashMap<Arc<str>, Arc<Limited>>>);
+
+/// A limited queue.
+#[derive(Default)]
+pub(crate) struct Limited {
+    /// How often somebody wanted too much to be dropped.
+    wishes: AtomicU64,
+    /// Whose turn it is in this session.
+    turn: tokio::sync::Mutex<Known>,
+}
 
 #[derive(Default)]
 pub(crate) struct Known {
-    /// Sizes and levels, by position.
+    /// Sizes and levels, as far as they are known, by position.
     sizes: BTreeMap<u64, (u64, usize)>,
     read_to: u64,
+    /// The wishes that were fulfilled.
+    fulfilled: u64,
 }
 
 impl Sizes {
-    pub(crate) fn of(&self, queue: &NatsQueue) -> Arc<tokio::sync::Mutex<Known>> {
+    pub(crate) fn of(&self, queue: &NatsQueue) -> Arc<Limited> {
         let mut all = self.0.lock();
         all.entry(queue.stream().clone()).or_default().clone()
     }
+
+    /// The queue is gone.
+    pub(crate) fn forget(&self, queue: &NatsQueue) {
+        self.0.lock().remove(queue.stream());
+    }
+}
+
+/// Waits until this session drops nothing from a limited queue, and keeps it from doing so.
+pub(crate) async fn pause(limited: &Limited) -> impl Drop {
+    limited.turn.lock().await
 }
 
 impl Known {
@@ -113,9 +136,9 @@ impl Known {
 pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> {
     if refuses(parcel.queue.declaration()) {
         let mut pushing: line::Answer<Answer> = Box::pin(async move {
-            let sizes = shared.sizes.of(&parcel.queue);
-            let mut sizes = sizes.lock().await;
-            let ready = sizes.ready(&shared, &parcel.queue).await?;
+            let limited = shared.sizes.of(&parcel.queue);
+            let mut known = limited.turn.lock().await;
+            let ready = known.ready(&shared, &parcel.queue).await?;
             let declaration = parcel.queue.declaration();
             let limit = declaration.get_max_length_bytes();
             if limit.is_some_and(|limit| ready + parcel.body.len() as u64 > limit)
@@ -144,49 +167,75 @@ pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> 
 
 /// Drops the head of a queue as long as there is too much in it.
 pub(crate) async fn trim(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> {
-    let declaration = queue.declaration();
-    if refuses(declaration) {
+    if refuses(queue.declaration()) {
         return Ok(());
     }
-    let sizes = shared.sizes.of(queue);
-    let mut sizes = sizes.lock().await;
+    let limited = shared.sizes.of(queue);
+    let wish = limited.wishes.fetch_add(1, Ordering::AcqRel) + 1;
+    let mut known = limited.turn.lock().await;
+    if known.fulfilled >= wish {
+        return Ok(());
+    }
+    let wishes = limited.wishes.load(Ordering::Acquire);
+    if excess(shared, queue, &mut known).await? > 0 {
+        // Two sessions that drop at the same time would drop twice as much.
+        let turn = members::take_turn(shared, queue).await?;
+        let dropped = drop_excess(shared, queue, &mut known).await;
+        members::end_turn(shared, queue, turn).await?;
+        dropped?;
+    }
+    known.fulfilled = wishes;
+    Ok(())
+}
+
+/// How many messages are too many, and not as good as delivered.
+async fn excess(shared: &Arc<Shared>, queue: &NatsQueue, known: &mut Known) -> Result<u64> {
+    let declaration = queue.declaration();
+    let counts = tally::count(shared, queue, false).await?;
+    let mut excess = match declaration.get_max_length() {
+        Some(limit) => counts.ready.saturating_sub(limit),
+        None => 0,
+    };
+    if excess == 0
+        && let Some(limit) = declaration.get_max_length_bytes()
+        && known.ready(shared, queue).await? > limit
+    {
+        excess = 1;
+    }
+    if excess == 0 {
+        return Ok(0);
+    }
+    // What consumers have room for is as good as delivered.
+    let limit = declaration.get_max_length().unwrap_or(0);
+    let is_enough = |room| room > 0 && counts.ready <= limit.saturating_add(room);
+    if is_enough(shared.room(queue.stream()))
+        || is_enough(tally::count(shared, queue, true).await?.room)
+    {
+        return Ok(0);
+    }
+    Ok(excess)
+}
+
+async fn drop_excess(shared: &Arc<Shared>, queue: &NatsQueue, known: &mut Known) -> Result<()> {
     loop {
-        let counts = tally::count(shared, queue, false).await?;
-        let mut excess = match declaration.get_max_length() {
-            Some(limit) => counts.ready.saturating_sub(limit),
-            None => 0,
-        };
-        if excess == 0
-            && let Some(limit) = declaration.get_max_length_bytes()
-            && sizes.ready(shared, queue).await? > limit
-        {
-            excess = 1;
-        }
+        let excess = excess(shared, queue, known).await?;
         if excess == 0 {
-            return Ok(());
-        }
-        // What consumers have room for is as good as delivered.
-        let limit = declaration.get_max_length().unwrap_or(0);
-        let is_enough = |room| room > 0 && counts.ready <= limit.saturating_add(room);
-        if is_enough(shared.room(queue.stream()))
-            || is_enough(tally::count(shared, queue, true).await?.room)
-        {
             return Ok(());
         }
         for _ in 0..excess {
             let Some(fetched) = shared.take_one(queue).await? else {
                 return Ok(());
             };
-            if declaration.get_dead_letter_exchange().is_none() {
-                // Before it is counted again.
-                let asking = shared
-                    .line
-                    .ask(fetched.ack, None, ACK, "a message that is dropped");
-                asking.await?;
+            if queue.declaration().get_dead_letter_exchange().is_some() {
+                let now = shared.clock.now();
+                shared.bury(queue, fetched, Death::MaxLength, now);
                 continue;
             }
-            let now = shared.clock.now();
-            shared.bury(queue, fetched, Death::MaxLength, now);
+            // Before it is counted again.
+            let asking = shared
+                .line
+                .ask(fetched.ack, None, ACK, "a message that is dropped");
+            asking.await?;
         }
     }
 }

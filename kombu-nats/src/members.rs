@@ -3,17 +3,25 @@
 //! The server knows neither. So each queue with consumers has a key that lists them, which is changed by whoever has read
 //! it last, and each session has one that it writes again and again.
 
+use std::time::Duration;
+
 use async_nats::{HeaderMap, Subject};
 use kombu_core::{Error, ErrorKind, Name, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::api;
+use crate::api::{self, nanoseconds};
 use crate::error::{self, code};
 use crate::known::NatsQueue;
 use crate::line::{Line, Stored};
 use crate::message;
 use crate::names::encoded;
+use crate::session::Shared;
+
+/// What the key of a turn says while it is somebody's.
+const IN_TURN: &[u8] = b"1";
+/// How long a turn may take.
+const TURN: Duration = Duration::from_secs(5);
 
 /// The consumers of a queue, those first that came first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -131,10 +139,60 @@ pub(crate) async fn join(line: &Line, queue: &NatsQueue, member: Member) -> Resu
     .await
 }
 
+/// Waits for the turn of this session to drop messages of a queue, and answers what [`end_turn`] needs.
+pub(crate) async fn take_turn(shared: &Shared, queue: &NatsQueue) -> Result<u64> {
+    let line = &shared.line;
+    let bucket = line.layout.sessions();
+    let subject = Subject::from(bucket.subject(&turn_key(queue)));
+    loop {
+        let last = match api::last_message(line, &bucket.stream, &subject).await? {
+            Ok(raw) if raw.payload == IN_TURN => {
+                let since = shared.clock.now().saturating_sub(raw.stored);
+                match since > nanoseconds(TURN) {
+                    // It died meanwhile.
+                    true => Some(raw.position),
+                    false => None,
+                }
+            }
+            Ok(raw) => Some(raw.position),
+            Err(refused) if refused.is_missing() => Some(0),
+            Err(refused) => return Err(refused.during("a turn")),
+        };
+        if let Some(last) = last {
+            let mut headers = HeaderMap::new();
+            headers.insert("Nats-Expected-Last-Subject-Sequence", message::digits(last));
+            let storing = line.store(subject.clone(), Some(headers), IN_TURN.into());
+            match storing.await? {
+                Stored::At(position) => return Ok(position),
+                Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => {}
+                Stored::Refused(refused) => return Err(refused.during("a turn")),
+                Stored::Nowhere => return Err(error::unexpected("a turn")),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// It is the others' turn.
+pub(crate) async fn end_turn(shared: &Shared, queue: &NatsQueue, turn: u64) -> Result<()> {
+    let line = &shared.line;
+    let subject = Subject::from(line.layout.sessions().subject(&turn_key(queue)));
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Expected-Last-Subject-Sequence", message::digits(turn));
+    // Refused if somebody took the turn away.
+    line.store(subject, Some(headers), "{}".into())
+        .await
+        .map(drop)
+}
+
+fn turn_key(queue: &NatsQueue) -> String {
+    format!("t.{}", encoded(queue.name()))
+}
+
 /// Forgets all that is known of the consumers of a queue that is gone.
 pub(crate) fn forget(line: &Line, queue: &Name) {
     let bucket = line.layout.sessions();
-    for kind in ["u", "e"] {
+    for kind in ["u", "e", "t"] {
         let purge = json!({ "filter": bucket.subject(&format!("{kind}.{}", encoded(queue))) });
         let subject = format!("STREAM.PURGE.{}", bucket.stream);
         drop(line.api::<serde_json::Value>(&subject, &purge, "a purge"));

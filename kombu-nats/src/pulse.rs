@@ -153,7 +153,12 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver
             Some(bell) = bells.next() => {
                 let subject = bell.subject.as_str();
                 let token = subject.rsplit('.').next().unwrap_or_default();
-                returns::take_ring(&shared, &bell.payload);
+                if let Some((stream, expires)) = returns::take_ring(&shared, &bell.payload) {
+                    let shared = shared.clone();
+                    work.push(Box::pin(async move {
+                        returns::look_after_left(&shared, stream, expires).await
+                    }));
+                }
                 shared.bells.ring(token, &*bell.payload == b"changed");
             }
             Some(question) = questions.next() => {

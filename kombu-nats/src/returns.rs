@@ -4,7 +4,7 @@
 //! before. So those of one queue go together, sorted; where one goes back behind others that belong after it, those are
 //! taken again first; and nothing of this session pulls until the server has answered.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -53,8 +53,8 @@ type Waiting = HashMap<Arc<str>, (NatsQueue, Vec<Return>)>;
 #[derive(Debug, Default)]
 pub(crate) struct Returns {
     waiting: Mutex<Waiting>,
-    /// Streams whose messages are on their way back.
-    busy: Mutex<HashSet<Arc<str>>>,
+    /// Streams whose messages are on their way back, and how many.
+    busy: Mutex<HashMap<Arc<str>, usize>>,
     idle: Notify,
     /// What is invisible until then.
     delayed: Mutex<VecDeque<(Arc<str>, u64, Instant)>>,
@@ -90,12 +90,12 @@ impl Returns {
         let mut busy = self.busy.lock();
         let ready: Vec<Arc<str>> = waiting
             .keys()
-            .filter(|stream| !busy.contains(*stream))
+            .filter(|stream| !busy.contains_key(*stream))
             .cloned()
             .collect();
         for stream in ready {
             if let Some((queue, returns)) = waiting.remove(&stream) {
-                busy.insert(stream);
+                busy.insert(stream, returns.len());
                 // Without its task, the session is over.
                 drop(shared.jobs.send(Job::Return(queue, returns)));
             }
@@ -104,7 +104,14 @@ impl Returns {
 
     /// Whether messages of a queue are on their way back.
     pub(crate) fn is_busy(&self, queue: &NatsQueue) -> bool {
-        self.busy.lock().contains(queue.stream())
+        self.busy.lock().contains_key(queue.stream())
+    }
+
+    /// How many messages of a stream are about to go back, and aren't ready yet.
+    pub(crate) fn on_their_way(&self, stream: &str) -> usize {
+        let waiting = self.waiting.lock();
+        let waits = waiting.get(stream).map_or(0, |(_, returns)| returns.len());
+        waits + self.busy.lock().get(stream).copied().unwrap_or(0)
     }
 
     /// Resolves when none are.
@@ -307,6 +314,9 @@ async fn tell(shared: &Arc<Shared>, queue: &NatsQueue, mut returns: Vec<Return>)
             });
         }
     }
+    if let Some(count) = known.busy.lock().get_mut(stream) {
+        *count = returns.len();
+    }
     returns.sort_by_key(|back| back.position);
     let uncounted: Vec<u64> = returns
         .iter()
@@ -361,29 +371,36 @@ pub(crate) fn uncounted(session: u64, stream: &str, positions: &[u64]) -> String
     text
 }
 
-/// Takes in what another session's ring says.
-pub(crate) fn take_ring(shared: &Shared, text: &[u8]) {
-    let Ok(text) = std::str::from_utf8(text) else {
-        return;
-    };
-    let mut words = text.split(' ');
-    if let (Some(what), Some(who), Some(stream)) = (words.next(), words.next(), words.next())
-        && who.parse() != Ok(shared.line.session)
-    {
-        let stream = stream.into();
-        if what == "left" {
-            let left = words.filter_map(|word| {
-                let (position, expires) = word.split_once(':')?;
-                Some((position.parse().ok()?, expires.parse().ok()?))
-            });
-            let expires = shared.returns.take_over(&stream, left);
-            let queue = shared.known.lock().queue_of(&stream);
-            if let Some(queue) = queue {
-                shared.look_after(&queue, expires);
-            }
-            return;
-        }
-        let positions = words.filter_map(|word| word.parse().ok());
-        shared.returns.discount(&stream, positions);
+/// Takes in what another session's ring says. Answers the stream of what it leaves to others, with when the first of it is over.
+pub(crate) fn take_ring(shared: &Shared, text: &[u8]) -> Option<(Arc<str>, u64)> {
+    let mut words = std::str::from_utf8(text).ok()?.split(' ');
+    let (what, who, stream) = (words.next()?, words.next()?, words.next()?);
+    if who.parse() == Ok(shared.line.session) {
+        return None;
     }
+    let stream = stream.into();
+    if what == "left" {
+        let left = words.filter_map(|word| {
+            let (position, expires) = word.split_once(':')?;
+            Some((position.parse().ok()?, expires.parse().ok()?))
+        });
+        let first = shared.returns.take_over(&stream, left)?;
+        return Some((stream, first));
+    }
+    let positions = words.filter_map(|word| word.parse().ok());
+    shared.returns.discount(&stream, positions);
+    None
+}
+
+/// Looks after what another session left.
+pub(crate) async fn look_after_left(shared: &Shared, stream: Arc<str>, expires: u64) -> Result<()> {
+    let mut queue = shared.known.lock().queue_of(&stream);
+    if queue.is_none() {
+        shared.catch_up().await?;
+        queue = shared.known.lock().queue_of(&stream);
+    }
+    if let Some(queue) = queue {
+        shared.look_after(&queue, Some(expires));
+    }
+    Ok(())
 }

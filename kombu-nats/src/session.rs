@@ -248,6 +248,7 @@ impl Shared {
     async fn remove(&self, queue: &NatsQueue) -> Result<()> {
         let deleting = api::delete_stream(&self.line, queue.stream());
         members::forget(&self.line, queue.name());
+        self.sizes.forget(queue);
         // What is delayed for it is dropped when it is due: a purge would take the consumer's place from what is for others.
         drop(deleting.await?);
         self.ring(queue.name(), true);

@@ -75,10 +75,10 @@ pub(crate) async fn look_before_deleting(shared: &Arc<Shared>, changes: &[Change
 /// Takes what is beyond its time from the head of a queue.
 async fn bury_expired(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> {
     // What is taken here, and isn't held yet, would be counted by whoever drops what is too much.
-    let sizes = shared.sizes.of(queue);
-    let _turn = match limits::is_limited(queue.declaration()) {
-        true => Some(sizes.lock().await),
-        false => None,
+    let limited = limits::is_limited(queue.declaration()).then(|| shared.sizes.of(queue));
+    let _pause = match &limited {
+        Some(limited) => Some(limits::pause(limited).await),
+        None => None,
     };
     // What would be served next is the head of the highest level that has one.
     for level in (0..queue.levels()).rev() {

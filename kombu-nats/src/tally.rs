@@ -38,7 +38,8 @@ pub(crate) fn own_share(shared: &Shared, stream: &str) -> Share {
     let holds = shared.holds();
     let of = holds.iter().filter(|hold| **hold.queue.stream() == *stream);
     Share {
-        held: of.map(|hold| hold.count() as u64).sum(),
+        held: of.map(|hold| hold.count() as u64).sum::<u64>()
+            + shared.returns.on_their_way(stream) as u64,
         delayed: shared.returns.delayed(stream) as u64,
         room: shared.room(stream),
     }
