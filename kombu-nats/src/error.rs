@@ -3,6 +3,7 @@
 use std::error::Error as _;
 
 use async_nats::{ConnectError, ConnectErrorKind, RequestError, RequestErrorKind};
+use kombu_core::driver::tls;
 use kombu_core::{Error, ErrorKind, Name};
 use serde::Deserialize;
 
@@ -64,6 +65,13 @@ impl ApiError {
 
 /// What went wrong at connect.
 pub(crate) fn classify_connect(error: ConnectError) -> Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = error.source();
+    while let Some(inner) = cause {
+        if let Some(refusal) = inner.downcast_ref().and_then(tls::refusal) {
+            return refusal;
+        }
+        cause = inner.source();
+    }
     let kind = match error.kind() {
         ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
             ErrorKind::Credentials

@@ -1,7 +1,9 @@
 //! `nats://`: queues on NATS JetStream.
 //!
-//! - `nats://user:password@host:port`, or `nats://token@host:port`; what is missing is none, none, `localhost` and 4222.
+//! - `nats://user:password@host:port`, or `nats://token@host:port`; what is missing is none, none, `localhost` and 4222. Where the
+//!   password comes from a provider, a token is the password of nobody. Nkeys and files of credentials are options.
 //! - `tls://` is the same, encrypted.
+//! - `nats://host1:4222,host2:4222,host3:4222` is a cluster: a session is with one of them.
 //! - `?prefix=NAME` before the name of every stream and subject, and more: see [`NatsOptions`].
 //!
 //! # What lies where
@@ -31,6 +33,7 @@
 //!
 //! `Nats-Msg-Id` says which publish it was, so that one that is repeated is stored once; it isn't the message id.
 
+mod access;
 mod api;
 mod bell;
 mod clock;
@@ -56,4 +59,5 @@ mod sweep;
 mod tally;
 mod transport;
 
-pub use transport::{Nats, NatsOptions, Storage};
+pub use kombu_core::driver::tls::rustls;
+pub use transport::{Nats, NatsOptions, NatsWithTls, Secret, Storage};

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use kombu_core::declare::Queue;
 use kombu_core::virt::{Answer, Death};
-use kombu_core::{Overflow, Result};
+use kombu_core::{ErrorKind, Overflow, Result};
 use parking_lot::Mutex;
 
 use crate::api;
@@ -170,6 +170,14 @@ pub(crate) async fn trim(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> 
     if refuses(queue.declaration()) {
         return Ok(());
     }
+    match trim_to_limit(shared, queue).await {
+        // Nothing is left of the queue.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        trimmed => trimmed,
+    }
+}
+
+async fn trim_to_limit(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> {
     let limited = shared.sizes.of(queue);
     let wish = limited.wishes.fetch_add(1, Ordering::AcqRel) + 1;
     let mut known = limited.turn.lock().await;

@@ -252,7 +252,7 @@ impl Line {
 
     /// Pulls one message that is there. It comes with the subject that it was published to, so that it needs a place of its
     /// own to arrive at.
-    pub(crate) fn pull_one(&self, pull: Subject) -> Answer<Option<Message>> {
+    pub(crate) fn pull_one(&self, pull: Subject) -> Answer<Message> {
         let inbox = self.inbox();
         let mut arrivals = match self.listen_once(inbox.clone()) {
             Ok(arrivals) => arrivals,
@@ -266,7 +266,7 @@ impl Line {
         let (lost, loss) = (self.lost.clone(), self.loss());
         Box::pin(async move {
             match tokio::time::timeout(PATIENCE, arrivals.next()).await {
-                Ok(Some(message)) => Ok(Some(message).filter(|message| message.status.is_none())),
+                Ok(Some(message)) => Ok(message),
                 Ok(None) => Err(loss),
                 Err(_) => {
                     let silence = "NATS doesn't answer a pull".to_owned();

@@ -25,7 +25,7 @@ use crate::hold::{Fetched, Holder};
 use crate::known::NatsQueue;
 use crate::members;
 use crate::message;
-use crate::session::{Job, Shared};
+use crate::session::{Job, PAUSE, Shared};
 
 /// The most messages that are taken at once.
 const MAX_BATCH: usize = 256;
@@ -199,24 +199,15 @@ impl NatsReader {
     fn check(&mut self, repairs: bool) {
         let (shared, queue, number) = (self.shared.clone(), self.queue.clone(), self.number);
         self.checking = Some(Box::pin(async move {
-            shared.catch_up().await?;
-            let mut is_there = shared.known.lock().has(&queue);
-            if is_there && repairs {
-                is_there = match shared.looks(&queue).await {
-                    Ok(_) => true,
-                    Err(error) if error.kind() == kombu_core::ErrorKind::NotFound => false,
-                    Err(error) => return Err(error),
-                };
+            loop {
+                match look(&shared, &queue, number, repairs).await {
+                    // There is no leader, for one.
+                    Err(error) if error.is_transient() && !shared.line.is_over() => {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    looked => return looked,
+                }
             }
-            let mut is_active = true;
-            if is_there && queue.declaration().is_single_active_consumer() {
-                let (members, _) = members::of(&shared.line, &queue).await?;
-                is_active = members.is_first(shared.line.session, number);
-            }
-            Ok(Check {
-                is_there,
-                is_active,
-            })
         }));
     }
 
@@ -461,6 +452,30 @@ impl Drop for NatsReader {
             }));
         }
     }
+}
+
+async fn look(
+    shared: &Arc<Shared>,
+    queue: &NatsQueue,
+    number: u64,
+    repairs: bool,
+) -> Result<Check> {
+    let is_there = match repairs {
+        true => shared.repair(queue).await?,
+        false => {
+            shared.catch_up().await?;
+            shared.known.lock().has(queue)
+        }
+    };
+    let mut is_active = true;
+    if is_there && queue.declaration().is_single_active_consumer() {
+        let (members, _) = members::of(&shared.line, queue).await?;
+        is_active = members.is_first(shared.line.session, number);
+    }
+    Ok(Check {
+        is_there,
+        is_active,
+    })
 }
 
 /// Ends a consumer whose reader is gone.

@@ -3,14 +3,15 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use async_nats::StatusCode;
 use futures_util::future::join_all;
-use kombu_core::driver::QueueInfo;
+use kombu_core::driver::{Notice, Notices, QueueInfo};
 use kombu_core::virt::{Applied, Change, Death, Room, Table};
 use kombu_core::{Error, ErrorKind, Name, Result};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, RwLock, mpsc, oneshot};
+use tokio::sync::{Notify, RwLock, broadcast, mpsc, oneshot};
 
 use crate::api::{self, ConsumerInfo};
 use crate::bell::Bells;
@@ -32,8 +33,21 @@ use crate::transport::Place;
 /// How long the end of a session waits for consumers that are leaving.
 const LEAVING: Duration = Duration::from_secs(3);
 
+/// How long a look waits for what is there and doesn't answer.
+pub(crate) const PAUSE: Duration = Duration::from_millis(100);
+/// How long the same isn't told again.
+const TOLD: Duration = Duration::from_secs(5);
+
 /// How often somebody who takes one message looks for what is due.
 const OVERDUE: usize = 50;
+
+/// What came of a pull.
+enum Pulled {
+    Message(Fetched),
+    Nothing,
+    /// There is no consumer to pull from.
+    Nobody,
+}
 
 /// What a session does for those who don't wait for it.
 pub(crate) enum Job {
@@ -69,6 +83,9 @@ pub(crate) struct Shared {
     holds: Mutex<Vec<Weak<Hold>>>,
     /// By stream.
     own: Mutex<HashMap<Arc<str>, Holder>>,
+    notices: broadcast::Sender<Notice>,
+    /// What was told of late, and when.
+    told: Mutex<HashMap<(Name, String), Instant>>,
     /// How much the consumers of this session have room for.
     rooms: Mutex<Vec<(NatsQueue, u64, Room)>>,
     dead: Mutex<VecDeque<Corpse>>,
@@ -99,6 +116,8 @@ impl Shared {
             inlets: Mutex::default(),
             holds: Mutex::default(),
             own: Mutex::default(),
+            notices: broadcast::Sender::new(64),
+            told: Mutex::default(),
             rooms: Mutex::default(),
             dead: Mutex::default(),
             deaths: Notify::new(),
@@ -289,17 +308,89 @@ impl Shared {
 
     /// Looks after a queue whose stream doesn't answer; false if it isn't there any more.
     pub(crate) async fn repair(&self, queue: &NatsQueue) -> Result<bool> {
+        loop {
+            match self.try_to_repair(queue).await {
+                // There is no leader, for one.
+                Err(error) if error.is_transient() && !self.line.is_over() => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                repaired => return repaired,
+            }
+        }
+    }
+
+    async fn try_to_repair(&self, queue: &NatsQueue) -> Result<bool> {
         self.catch_up().await?;
         if !self.known.lock().has(queue) {
             return Ok(false);
         }
-        match self.make(queue).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-            made => made?,
+        let stream = api::stream_info(&self.line, queue.stream(), None).await?;
+        let mut is_whole = stream.is_ok();
+        let reason = match stream {
+            Err(refused) if !refused.is_missing() => {
+                return Err(refused.during("a look at a queue"));
+            }
+            Err(_) => "its stream was gone, with its messages, and is made again",
+            Ok(_) => {
+                for level in 0..queue.levels() {
+                    match api::consumer_info(&self.line, queue.stream(), level).await? {
+                        Ok(_) => {}
+                        Err(refused) if refused.is_missing() => is_whole = false,
+                        Err(refused) => return Err(refused.during("a look at a queue")),
+                    }
+                }
+                match is_whole {
+                    false => {
+                        "its consumer was gone, and is made again: what was unsettled comes again"
+                    }
+                    true => "its stream didn't answer, as while it changes its leader",
+                }
+            }
+        };
+        if is_whole {
+            tokio::time::sleep(PAUSE).await;
+        } else {
+            match self.make(queue).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+                made => made?,
+            }
+            self.ring(queue.name(), false);
         }
-        tracing::warn!(queue = %queue.name(), "the stream of a queue was gone, or had lost its consumer; it is there again");
-        self.ring(queue.name(), false);
+        self.tell_repaired(queue, reason);
         Ok(true)
+    }
+
+    /// Tells whoever listens that something of a queue was put right.
+    pub(crate) fn tell_repaired(&self, queue: &NatsQueue, reason: &str) {
+        let now = Instant::now();
+        let mut told = self.told.lock();
+        told.retain(|_, at| *at + TOLD > now);
+        let what = (queue.name().clone(), reason.to_owned());
+        // Whatever waits for the same sees it put right.
+        if told.insert(what, now).is_none() {
+            // Nobody has to listen.
+            drop(self.notices.send(Notice::Repaired {
+                queue: queue.name().clone(),
+                reason: reason.to_owned(),
+            }));
+        }
+    }
+
+    /// What is put right from now on.
+    pub(crate) fn notices(&self) -> Notices {
+        let notices = self.notices.subscribe();
+        Box::pin(futures_util::stream::unfold(
+            notices,
+            async |mut notices| {
+                loop {
+                    match notices.recv().await {
+                        Ok(notice) => return Some((notice, notices)),
+                        Err(broadcast::error::RecvError::Lagged(_)) => {}
+                        Err(broadcast::error::RecvError::Closed) => return None,
+                    }
+                }
+            },
+        ))
     }
 
     /// What the consumer of each level says of itself, the lowest first.
@@ -363,6 +454,20 @@ impl Shared {
         queue: &NatsQueue,
         level: u8,
     ) -> Result<Option<Fetched>> {
+        loop {
+            match self.pull(queue, level).await? {
+                Pulled::Message(fetched) => return Ok(Some(fetched)),
+                Pulled::Nothing => return Ok(None),
+                Pulled::Nobody => {
+                    if !self.repair(queue).await? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn pull(self: &Arc<Self>, queue: &NatsQueue, level: u8) -> Result<Pulled> {
         let subject = self
             .line
             .pull_subject(queue.stream(), &api::consumer(level));
@@ -371,14 +476,15 @@ impl Shared {
         let (shared, queue) = (self.clone(), queue.clone());
         // Whoever asks may stop waiting, and what comes then has to go back.
         tokio::spawn(async move {
-            let taken = match asking.await {
-                Ok(message) => Ok(message.and_then(Fetched::of)),
-                Err(error) => Err(error),
-            };
-            if let Ok(Some(fetched)) = &taken {
+            let taken = asking.await.map(|message| match message.status {
+                None => Fetched::of(message).map_or(Pulled::Nothing, Pulled::Message),
+                Some(StatusCode::NO_RESPONDERS) => Pulled::Nobody,
+                Some(_) => Pulled::Nothing,
+            });
+            if let Ok(Pulled::Message(fetched)) = &taken {
                 shared.see(&queue, fetched);
             }
-            if let Err(Ok(Some(fetched))) = reply.send(taken) {
+            if let Err(Ok(Pulled::Message(fetched))) = reply.send(taken) {
                 shared.give_back_fetched(&queue, &fetched);
                 shared.flush_returns();
             }

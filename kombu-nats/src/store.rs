@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use kombu_core::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery};
+use kombu_core::driver::{BoxFuture, Capabilities, Notices, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
 use kombu_core::virt::{Answer, Applied, Change, Dead, Finish, QueueStore, ReaderOptions, Table};
 use kombu_core::{Error, ErrorKind, Name, Result};
@@ -275,6 +275,10 @@ impl QueueStore for NatsStore {
             count += 1;
         }
         Ok(count)
+    }
+
+    fn notices(&self) -> Notices {
+        self.shared.notices()
     }
 
     fn closed(&self) -> BoxFuture<'static, Error> {

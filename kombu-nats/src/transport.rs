@@ -1,24 +1,21 @@
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use async_nats::connection::State;
-use async_nats::{ConnectOptions, Event, ReconnectToServer, ServerAddr};
 use async_trait::async_trait;
 use kombu_core::declare::Queue;
+use kombu_core::driver::tls::{Tls, TlsOptions, TlsSource, rustls};
 use kombu_core::driver::{Capabilities, Connection, Feature, Target, Transport};
 use kombu_core::virt::VirtualConnection;
 use kombu_core::{Error, ErrorKind, Result};
-use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tokio::sync::watch;
-use url::Url;
 
+use crate::access::Servers;
 use crate::api;
-use crate::error::classify_connect;
 use crate::known;
 use crate::left;
-use crate::line::{Line, Loss, lose};
+use crate::line::{Line, Loss};
 use crate::names::Layout;
 use crate::outlet;
 use crate::pulse;
@@ -29,7 +26,11 @@ use crate::store::NatsStore;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Nats;
 
-/// What the query of a `nats://` URL can say.
+/// What the query of a `nats://` or `tls://` URL can say.
+///
+/// Who connects is said in one place only: the URL (user and password, or a token), `credentials_file`, `nkey` or `nkey_file`.
+/// Those from `ca_file` to `key_file` are for `tls://` only, and refused elsewhere. There is no option that leaves the server's
+/// certificate unchecked.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -38,18 +39,47 @@ pub struct NatsOptions {
     pub prefix: String,
     /// The JetStream domain. Default: that of the server.
     pub domain: Option<String>,
-    /// On how many servers of a cluster everything durable lies, 1 to 5. Temporary queues lie on one. Default: 1.
+    /// On how many servers of a cluster everything durable lies, 1 to 5. Temporary queues lie on one. What is there already
+    /// stays as it is. Default: 1.
     pub replicas: usize,
     /// Where durable queues lie. Default: `file`.
     pub storage: Storage,
-    /// A file with credentials, as `nsc` writes them. Default: none.
-    pub credentials: Option<String>,
-    /// The seed of a key, as `nk` writes it. Default: none.
-    pub nkey: Option<String>,
-    /// A file with certificates of authorities that are trusted beside those of the system. Default: none.
-    pub ca: Option<String>,
-    /// The largest message in bytes. Default: what the server takes, less 16 KiB for headers.
+    /// The largest body in bytes. Default: what the server takes, less 16 KiB for headers.
     pub max_message_size: Option<usize>,
+    /// A file with a user's credentials, as `nsc` writes them. It is read at each attempt to connect. Default: none.
+    pub credentials_file: Option<PathBuf>,
+    /// The seed of a user's nkey, as `nk` writes it. Default: none.
+    pub nkey: Option<Secret>,
+    /// A file with that seed, which is read at each attempt to connect. Default: none.
+    pub nkey_file: Option<PathBuf>,
+    /// A file with certificates in PEM: the authorities that the server's may come from. Default: those that the system
+    /// trusts. Files are read at each attempt to connect.
+    pub ca_file: Option<PathBuf>,
+    /// The same, beside those that the system trusts.
+    pub extra_ca_file: Option<PathBuf>,
+    /// A file with our own certificate in PEM, for a server that asks for it (`verify`), and what lies between it and its
+    /// authority.
+    pub cert_file: Option<PathBuf>,
+    /// A file with the key of our own certificate in PEM, not encrypted. Default: `cert_file`, which may hold both.
+    pub key_file: Option<PathBuf>,
+}
+
+/// A text that is shown to nobody.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub(crate) String);
+
+impl Secret {
+    /// This text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Secret(text.into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("**")
+    }
 }
 
 /// Where a durable queue lies.
@@ -71,22 +101,20 @@ impl Default for NatsOptions {
             domain: None,
             replicas: 1,
             storage: Storage::File,
-            credentials: None,
-            nkey: None,
-            ca: None,
             max_message_size: None,
+            credentials_file: None,
+            nkey: None,
+            nkey_file: None,
+            ca_file: None,
+            extra_ca_file: None,
+            cert_file: None,
+            key_file: None,
         }
     }
 }
 
 /// What is left for headers of the server's limit.
 const HEADERS: usize = 16 << 10;
-
-/// Beyond what can be under way at once, so that nothing ever waits for room in the client's own queue.
-const CAPACITY: usize = 1 << 20;
-
-/// How often the server is asked whether it is there, if it says nothing.
-const PING: Duration = Duration::from_secs(5);
 
 /// What the transport does; NATS itself has streams.
 pub(crate) const CAPABILITIES: Capabilities = {
@@ -104,7 +132,7 @@ pub(crate) const CAPABILITIES: Capabilities = {
 /// Where a session's streams lie.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
-    server: String,
+    servers: String,
     prefix: String,
     pub(crate) replicas: usize,
     storage: Storage,
@@ -127,7 +155,7 @@ impl Place {
 
     /// What sessions have in common that see the same streams.
     pub(crate) fn name(&self) -> String {
-        format!("{} {}", self.server, self.prefix)
+        format!("{} {}", self.servers, self.prefix)
     }
 }
 
@@ -145,38 +173,116 @@ impl Transport for Nats {
         CAPABILITIES
     }
 
+    fn takes_hosts(&self, _scheme: &str) -> bool {
+        true
+    }
+
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
         let options: NatsOptions = target.options()?;
-        check(&options)?;
-        let lost: Loss = watch::Sender::new(None);
-        let client = connect(target.url(), &options, &lost).await?;
-        let capabilities = {
-            let limit = client.max_payload().saturating_sub(HEADERS);
-            CAPABILITIES.with_max_message_size(options.max_message_size.unwrap_or(limit).min(limit))
-        };
-        let layout = Layout::new(&options.prefix);
-        let api = match &options.domain {
-            Some(domain) => format!("$JS.{domain}.API"),
-            None => "$JS.API".to_owned(),
-        };
-        let place = Place {
-            server: format!(
-                "{}:{}",
-                target.url().host_str().unwrap_or_default(),
-                target.url().port().unwrap_or(4222)
-            ),
-            prefix: options.prefix.clone(),
-            replicas: options.replicas,
-            storage: options.storage,
-        };
-        let session = fastrand::u64(1..1 << 63);
-        let line = Line::open(client, layout, session, api, lost);
-        let begun = begin(line, place).await;
-        let kinds = target.exchange_kinds().clone();
-        // From here on, whoever gives up ends the session.
-        let store = NatsStore::new(begun?, capabilities);
-        VirtualConnection::open_with(store, kinds).await
+        if target.url().scheme() == "tls" {
+            options.check("tls", TlsSource::Options)?;
+            let tls = Tls::new(&options.tls(), None).await?;
+            return open(target, &options, Some(&tls)).await;
+        }
+        options.check("nats", TlsSource::None("tls"))?;
+        open(target, &options, None).await
     }
+}
+
+impl Nats {
+    /// The same with a TLS configuration of the program's own, for all that the options of a URL can't say: keys in
+    /// hardware, revocation lists, an authority of the program's. It has `tls://` only; options that name files of certificates
+    /// are refused then.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::sync::Arc;
+    /// use kombu_core::Registry;
+    /// use kombu_nats::{Nats, rustls};
+    ///
+    /// let mut roots = rustls::RootCertStore::empty();
+    /// # let mine: [rustls::pki_types::CertificateDer<'static>; 0] = [];
+    /// roots.add_parsable_certificates(mine);
+    /// let provider = Arc::new(rustls::crypto::ring::default_provider());
+    /// let config = rustls::ClientConfig::builder_with_provider(provider)
+    ///     .with_safe_default_protocol_versions()?
+    ///     .with_root_certificates(roots)
+    ///     .with_no_client_auth();
+    /// let registry = Registry::new().with(Nats.with_tls_config(config));
+    /// assert_eq!(registry.schemes(), ["tls"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_tls_config(self, config: impl Into<Arc<rustls::ClientConfig>>) -> NatsWithTls {
+        NatsWithTls {
+            config: config.into(),
+        }
+    }
+}
+
+/// The NATS transport with a TLS configuration of the program's own; see [`Nats::with_tls_config`].
+#[derive(Clone, Debug)]
+pub struct NatsWithTls {
+    config: Arc<rustls::ClientConfig>,
+}
+
+#[async_trait]
+impl Transport for NatsWithTls {
+    fn name(&self) -> &'static str {
+        Nats.name()
+    }
+
+    fn schemes(&self) -> &'static [&'static str] {
+        &["tls"]
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+    }
+
+    fn takes_hosts(&self, scheme: &str) -> bool {
+        Nats.takes_hosts(scheme)
+    }
+
+    async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
+        let options: NatsOptions = target.options()?;
+        options.check("tls", TlsSource::Program)?;
+        let tls = Tls::new(&options.tls(), Some(self.config.clone())).await?;
+        open(target, &options, Some(&tls)).await
+    }
+}
+
+async fn open(
+    target: &Target,
+    options: &NatsOptions,
+    tls: Option<&Tls>,
+) -> Result<Arc<dyn Connection>> {
+    let servers = Servers::of(target, options)?;
+    let lost: Loss = watch::Sender::new(None);
+    let client = servers.connect(tls, &lost).await?;
+    let capabilities = {
+        let payload = client.max_payload();
+        let limit = payload - HEADERS.min(payload / 2);
+        CAPABILITIES.with_max_message_size(options.max_message_size.unwrap_or(limit).min(limit))
+    };
+    let layout = Layout::new(&options.prefix);
+    let api = match &options.domain {
+        Some(domain) => format!("$JS.{domain}.API"),
+        None => "$JS.API".to_owned(),
+    };
+    let place = Place {
+        servers: servers.to_string(),
+        prefix: options.prefix.clone(),
+        replicas: options.replicas,
+        storage: options.storage,
+    };
+    let session = fastrand::u64(1..1 << 63);
+    let line = Line::open(client, layout, session, api, lost);
+    let begun = begin(line, place).await;
+    let kinds = target.exchange_kinds().clone();
+    // From here on, whoever gives up ends the session.
+    let store = NatsStore::new(begun?, capabilities);
+    VirtualConnection::open_with(store, kinds).await
 }
 
 /// Begins a session.
@@ -207,117 +313,44 @@ async fn begin(line: Line, place: Place) -> Result<Arc<Shared>> {
     Ok(shared)
 }
 
-fn config(text: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Config, text)
-}
+impl NatsOptions {
+    fn tls(&self) -> TlsOptions {
+        let mut options = TlsOptions::default();
+        options.ca_file = self.ca_file.clone();
+        options.extra_ca_file = self.extra_ca_file.clone();
+        options.cert_file = self.cert_file.clone();
+        options.key_file = self.key_file.clone();
+        options
+    }
 
-fn check(options: &NatsOptions) -> Result<()> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    if options.prefix.is_empty()
-        || options.prefix.len() > 64
-        || !options.prefix.bytes().all(is_plain)
-    {
-        return Err(config(
-            "the `prefix` of a NATS URL has 1 to 64 letters, digits, `-` and `_`",
-        ));
-    }
-    if !(1..=5).contains(&options.replicas) {
-        return Err(config("`replicas` is a number from 1 to 5"));
-    }
-    Ok(())
-}
-
-/// Connects to one server, once: the client that comes of it never connects again.
-async fn connect(url: &Url, options: &NatsOptions, lost: &Loss) -> Result<async_nats::Client> {
-    let decoded = |text: &str, what: &str| match percent_decode_str(text).decode_utf8() {
-        Ok(text) => Ok(text.into_owned()),
-        Err(_) => Err(config(format!("the {what} of the URL isn't UTF-8"))),
-    };
-    let host = match url.host_str() {
-        None | Some("") => "localhost",
-        Some(host) => host,
-    };
-    let address = format!("{}://{host}:{}", url.scheme(), url.port().unwrap_or(4222));
-    let parse = |address: &str| {
-        address
-            .parse::<ServerAddr>()
-            .map_err(|problem| config("this is no address of a NATS server").with_source(problem))
-    };
-    let server = parse(&address)?;
-    // Where the client goes when its connection is lost: nobody can be there.
-    let nowhere = parse("nats://127.0.0.1:0")?;
-    let servers = vec![server.clone(), nowhere.clone()];
-    let is_first = AtomicBool::new(true);
-    let mut connecting = ConnectOptions::new()
-        .name("kombu")
-        .client_capacity(CAPACITY)
-        .subscription_capacity(CAPACITY)
-        .request_timeout(None)
-        .ping_interval(PING)
-        .connection_timeout(Duration::from_secs(30))
-        .ignore_discovered_servers()
-        .max_reconnects(1)
-        .reconnect_to_server_callback(move |_, _| {
-            let addr = match is_first.swap(false, Ordering::Relaxed) {
-                true => server.clone(),
-                false => nowhere.clone(),
-            };
-            let target = ReconnectToServer {
-                addr,
-                delay: Some(Duration::ZERO),
-            };
-            async move { Some(target) }
-        });
-    let told = lost.clone();
-    connecting = connecting.event_callback(move |event| {
-        let told = told.clone();
-        async move {
-            let text = match event {
-                Event::Disconnected => "NATS has closed the connection".to_owned(),
-                Event::LameDuckMode => "the NATS server is about to stop".to_owned(),
-                Event::ServerError(error) => {
-                    tracing::warn!(%error, "NATS");
-                    return;
-                }
-                _ => return,
-            };
-            lose(&told, ErrorKind::ConnectionLost, text);
-        }
-    });
-    if let Some(path) = &options.ca {
-        connecting = connecting.add_root_certificates(path.into());
-    }
-    if let Some(seed) = &options.nkey {
-        connecting = connecting.nkey(seed.clone());
-    }
-    if let Some(path) = &options.credentials {
-        connecting = connecting.credentials_file(path).await.map_err(|problem| {
-            Error::new(
-                ErrorKind::Credentials,
-                format!("the file of credentials, `{path}`, can't be read"),
-            )
-            .with_source(problem)
-        })?;
-    }
-    match (url.username(), url.password()) {
-        ("", None) => {}
-        (token, None) => connecting = connecting.token(decoded(token, "token")?),
-        (user, Some(password)) => {
-            connecting = connecting
-                .user_and_password(decoded(user, "user")?, decoded(password, "password")?);
+    /// Options that would have no effect, or that nothing can work with, are refused.
+    fn check(&self, scheme: &str, source: TlsSource) -> Result<()> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let is_token = |text: &str, longest| {
+            !text.is_empty() && text.len() <= longest && text.bytes().all(is_plain)
+        };
+        let problem = match () {
+            () if !is_token(&self.prefix, 64) => {
+                Some("`prefix` has 1 to 64 letters, digits, `-` and `_`".to_owned())
+            }
+            () if self
+                .domain
+                .as_ref()
+                .is_some_and(|domain| !is_token(domain, 255)) =>
+            {
+                Some("`domain` is no name of a JetStream domain".to_owned())
+            }
+            () if !(1..=5).contains(&self.replicas) => {
+                Some("`replicas` is a number from 1 to 5".to_owned())
+            }
+            () => self.tls().problem(source),
+        };
+        match problem {
+            None => Ok(()),
+            Some(problem) => Err(Error::new(
+                ErrorKind::Config,
+                format!("option of a `{scheme}` URL: {problem}"),
+            )),
         }
     }
-    let place = format!("`{host}:{}`", url.port().unwrap_or(4222));
-    let client = connecting
-        .connect(servers)
-        .await
-        .map_err(|error| classify_connect(error).with_context(&place))?;
-    if client.connection_state() == State::Disconnected {
-        lose(
-            lost,
-            ErrorKind::ConnectionLost,
-            "NATS has closed the connection".to_owned(),
-        );
-    }
-    Ok(client)
 }

@@ -79,6 +79,13 @@ pub enum Notice {
     },
     /// It takes publishes again.
     Unblocked,
+    /// Something that belongs to a queue had gone, or didn't answer, and was put right. Consumers go on.
+    Repaired {
+        /// The queue's name.
+        queue: Name,
+        /// What it was.
+        reason: String,
+    },
 }
 
 /// What a broker tells, in order.
