@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, ReconnectToServer, ServerAddr};
-use kombu_core::driver::Target;
 use kombu_core::driver::tls::{Tls, rustls};
+use kombu_core::driver::{Credentials, Target};
 use kombu_core::{Error, ErrorKind, Result};
 use percent_encoding::percent_decode_str;
 use url::Url;
@@ -176,12 +176,24 @@ impl fmt::Display for Servers {
     }
 }
 
+/// Makes a token in place of a user's name a password, which is shown to nobody.
+pub(crate) fn hide_token(target: Target) -> Result<Target> {
+    let url = target.url();
+    match (url.username(), url.password()) {
+        ("", _) | (_, Some(_)) => Ok(target),
+        (token, None) => target.with_credentials(&Credentials::new("", decoded(token, "token")?)),
+    }
+}
+
+fn decoded(text: &str, what: &str) -> Result<String> {
+    match percent_decode_str(text).decode_utf8() {
+        Ok(text) => Ok(text.into_owned()),
+        Err(_) => Err(config(format!("the {what} of the URL isn't UTF-8"))),
+    }
+}
+
 impl Who {
     fn of(url: &Url, options: &NatsOptions) -> Result<Self> {
-        let decoded = |text: &str, what: &str| match percent_decode_str(text).decode_utf8() {
-            Ok(text) => Ok(text.into_owned()),
-            Err(_) => Err(config(format!("the {what} of the URL isn't UTF-8"))),
-        };
         let mut said = Vec::new();
         match (url.username(), url.password()) {
             ("", None) => {}

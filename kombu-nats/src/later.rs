@@ -17,14 +17,12 @@ use crate::known::NatsQueue;
 use crate::line::Stored;
 use crate::message;
 use crate::push::{self, Parcel};
-use crate::session::Shared;
+use crate::session::{SILENCE, Shared};
 
 /// How many are taken at once.
 const BATCH: usize = 64;
 /// How often they are looked at, though nothing is known to be due.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long a pull may go without an answer.
-const SILENCE: Duration = Duration::from_secs(2);
 /// What is due as soon is waited for here.
 const SOON: Duration = Duration::from_millis(20);
 

@@ -12,7 +12,6 @@ use std::time::Duration;
 use async_nats::client::Request;
 use async_nats::{Client, HeaderMap, Message, RequestErrorKind, Subject, Subscriber};
 use bytes::Bytes;
-use futures_util::StreamExt;
 use kombu_core::{Error, ErrorKind, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,7 +21,7 @@ use crate::error::{self, ApiError};
 use crate::names::Layout;
 
 /// How long the server may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) type Answer<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
@@ -252,29 +251,15 @@ impl Line {
 
     /// Pulls one message that is there. It comes with the subject that it was published to, so that it needs a place of its
     /// own to arrive at.
-    pub(crate) fn pull_one(&self, pull: Subject) -> Answer<Message> {
+    pub(crate) fn pull_one(&self, pull: Subject) -> Result<Subscriber> {
         let inbox = self.inbox();
-        let mut arrivals = match self.listen_once(inbox.clone()) {
-            Ok(arrivals) => arrivals,
-            Err(error) => return Box::pin(async move { Err(error) }),
-        };
+        let arrivals = self.listen_once(inbox.clone())?;
         self.tell_with_reply(
             pull,
             inbox,
             Bytes::from_static(br#"{"batch":1,"no_wait":true}"#),
         );
-        let (lost, loss) = (self.lost.clone(), self.loss());
-        Box::pin(async move {
-            match tokio::time::timeout(PATIENCE, arrivals.next()).await {
-                Ok(Some(message)) => Ok(message),
-                Ok(None) => Err(loss),
-                Err(_) => {
-                    let silence = "NATS doesn't answer a pull".to_owned();
-                    lose(&lost, ErrorKind::ConnectionLost, silence.clone());
-                    Err(Error::new(ErrorKind::ConnectionLost, silence))
-                }
-            }
-        })
+        Ok(arrivals)
     }
 
     /// Why there is no session any more.

@@ -25,12 +25,10 @@ use crate::hold::{Fetched, Holder};
 use crate::known::NatsQueue;
 use crate::members;
 use crate::message;
-use crate::session::{Job, PAUSE, Shared};
+use crate::session::{Job, PAUSE, SILENCE, Shared};
 
 /// The most messages that are taken at once.
 const MAX_BATCH: usize = 256;
-/// How long a pull may go without an answer.
-const SILENCE: Duration = Duration::from_secs(2);
 /// How often an idle queue is looked at without a bell: what comes back by itself rings none.
 const IDLE: Duration = Duration::from_secs(1);
 /// How soon it is looked at again when the bell rang and nothing was there yet.

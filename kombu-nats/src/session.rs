@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use async_nats::StatusCode;
+use async_nats::{Message, StatusCode};
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use kombu_core::driver::{Notice, Notices, QueueInfo};
 use kombu_core::virt::{Applied, Change, Death, Room, Table};
 use kombu_core::{Error, ErrorKind, Name, Result};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock, broadcast, mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::api::{self, ConsumerInfo};
 use crate::bell::Bells;
@@ -20,7 +22,7 @@ use crate::error::{self, code};
 use crate::hold::{self, Corpse, Fetched, Hold, Holder};
 use crate::known::{self, Known, NatsQueue, Written};
 use crate::limits::{self, Sizes};
-use crate::line::Line;
+use crate::line::{Line, PATIENCE};
 use crate::members;
 use crate::names::encoded;
 use crate::outlet::Outlet;
@@ -33,6 +35,8 @@ use crate::transport::Place;
 /// How long the end of a session waits for consumers that are leaving.
 const LEAVING: Duration = Duration::from_secs(3);
 
+/// How long a pull may go without an answer.
+pub(crate) const SILENCE: Duration = Duration::from_secs(2);
 /// How long a look waits for what is there and doesn't answer.
 pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 /// How long the same isn't told again.
@@ -45,8 +49,18 @@ const OVERDUE: usize = 50;
 enum Pulled {
     Message(Fetched),
     Nothing,
-    /// There is no consumer to pull from.
+    /// There is no consumer to pull from: then the server says nothing.
     Nobody,
+}
+
+impl Pulled {
+    fn of(message: Message) -> Self {
+        match message.status {
+            None => Fetched::of(message).map_or(Pulled::Nothing, Pulled::Message),
+            Some(StatusCode::NO_RESPONDERS) => Pulled::Nobody,
+            Some(_) => Pulled::Nothing,
+        }
+    }
 }
 
 /// What a session does for those who don't wait for it.
@@ -471,20 +485,35 @@ impl Shared {
         let subject = self
             .line
             .pull_subject(queue.stream(), &api::consumer(level));
-        let asking = self.line.pull_one(subject);
+        let mut arrivals = self.line.pull_one(subject)?;
         let (reply, answer) = oneshot::channel();
         let (shared, queue) = (self.clone(), queue.clone());
         // Whoever asks may stop waiting, and what comes then has to go back.
         tokio::spawn(async move {
-            let taken = asking.await.map(|message| match message.status {
-                None => Fetched::of(message).map_or(Pulled::Nothing, Pulled::Message),
-                Some(StatusCode::NO_RESPONDERS) => Pulled::Nobody,
-                Some(_) => Pulled::Nothing,
-            });
+            let mut is_late = false;
+            let taken = match timeout(SILENCE, arrivals.next()).await {
+                Ok(Some(message)) => Ok(Pulled::of(message)),
+                Ok(None) => Err(shared.line.loss()),
+                Err(_) => {
+                    is_late = true;
+                    Ok(Pulled::Nobody)
+                }
+            };
             if let Ok(Pulled::Message(fetched)) = &taken {
                 shared.see(&queue, fetched);
             }
-            if let Err(Ok(Pulled::Message(fetched))) = reply.send(taken) {
+            let mut unwanted = match reply.send(taken) {
+                Err(Ok(Pulled::Message(fetched))) => Some(fetched),
+                _ => None,
+            };
+            if is_late
+                && let Ok(Some(message)) = timeout(PATIENCE, arrivals.next()).await
+                && let Pulled::Message(fetched) = Pulled::of(message)
+            {
+                shared.see(&queue, &fetched);
+                unwanted = Some(fetched);
+            }
+            if let Some(fetched) = unwanted {
                 shared.give_back_fetched(&queue, &fetched);
                 shared.flush_returns();
             }
@@ -697,7 +726,7 @@ impl Shared {
             return Ok(());
         }
         // Those that left before take with them what is on its way to them, and nobody takes anything from here on.
-        let _left = tokio::time::timeout(LEAVING, self.leaving.write()).await;
+        let _left = timeout(LEAVING, self.leaving.write()).await;
         let inlets: Vec<_> = self.inlets.lock().drain(..).collect();
         let inlets: Vec<_> = inlets.iter().filter_map(Weak::upgrade).collect();
         join_all(inlets.iter().map(|inlet| inlet.empty(self))).await;

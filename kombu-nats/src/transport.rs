@@ -11,7 +11,7 @@ use kombu_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use crate::access::Servers;
+use crate::access::{self, Servers};
 use crate::api;
 use crate::known;
 use crate::left;
@@ -177,6 +177,10 @@ impl Transport for Nats {
         true
     }
 
+    fn resolve(&self, target: Target) -> Result<Target> {
+        access::hide_token(target)
+    }
+
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
         let options: NatsOptions = target.options()?;
         if target.url().scheme() == "tls" {
@@ -242,6 +246,10 @@ impl Transport for NatsWithTls {
 
     fn takes_hosts(&self, scheme: &str) -> bool {
         Nats.takes_hosts(scheme)
+    }
+
+    fn resolve(&self, target: Target) -> Result<Target> {
+        Nats.resolve(target)
     }
 
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {

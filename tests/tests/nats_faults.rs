@@ -4,14 +4,38 @@
 
 use std::time::Duration;
 
-use kombu::{Binding, Connection, Exchange, Queue};
+use kombu::{Binding, Connection, ErrorKind, Event, Events, Exchange, Queue, RetryPolicy};
 use kombu_testkit::brokers::{Data, Nats};
 use kombu_testkit::expect::{collect, collect_one, drain, texts};
 use kombu_tests::NatsLine;
 use url::Url;
 
+/// How soon something is put right: twice the longest silence of a pull, and a pause.
+const SOON: Duration = Duration::from_secs(5);
+
 async fn connect(url: &str) -> Connection {
     kombu::connect(url).await.unwrap()
+}
+
+/// What is said to have been put right.
+async fn repaired(events: &mut Events) -> (String, String) {
+    let wait = async {
+        loop {
+            if let Event::Repaired { queue, reason } = events.next().await.unwrap() {
+                return (queue.to_string(), reason);
+            }
+        }
+    };
+    tokio::time::timeout(SOON, wait).await.expect("an event")
+}
+
+/// The stream of a queue.
+fn stream_of(nats: &Nats, queue: &str) -> (NatsLine, String) {
+    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
+    let subject = format!(r#"{{"subject":"kombu.q.{queue}.*"}}"#);
+    let names = line.request("$JS.API.STREAM.NAMES", &subject);
+    let name = names["streams"][0].as_str().unwrap().to_owned();
+    (line, name)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,15 +97,131 @@ async fn a_stream_that_vanished_is_made_again_and_its_consumer_goes_on() {
     let nats = Nats::start().unwrap();
     let connection = connect(&nats.url()).await;
     let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
-    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
-    let names = line.request("$JS.API.STREAM.NAMES", r#"{"subject":"kombu.q.jobs.*"}"#);
-    let name = names["streams"][0].as_str().unwrap();
+    let mut events = connection.events();
+    let (mut line, name) = stream_of(&nats, "jobs");
     line.request(&format!("$JS.API.STREAM.DELETE.{name}"), "");
+    // Though nobody publishes.
+    let (queue, reason) = repaired(&mut events).await;
+    assert_eq!(queue, "jobs");
+    assert!(reason.contains("stream was gone"), "{reason}");
     let producer = connection.producer(Exchange::default());
     let producer = producer.routing_key("jobs").await.unwrap();
     producer.publish_text("after").await.unwrap();
     let delivery = collect_one(&mut consumer).await;
     assert_eq!(delivery.body(), "after");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_publish_makes_a_stream_again_that_vanished() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let (mut line, name) = stream_of(&nats, "jobs");
+    line.request(&format!("$JS.API.STREAM.DELETE.{name}"), "");
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    producer.publish_text("after").await.unwrap();
+    assert_eq!(texts(&drain(&connection, "jobs").await), ["after"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_durable_consumer_that_vanished_is_made_again_and_nothing_is_lost() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let mut events = connection.events();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    let (mut line, name) = stream_of(&nats, "jobs");
+    line.request(&format!("$JS.API.CONSUMER.DELETE.{name}.c0"), "");
+    producer.publish_text("0").await.unwrap();
+    let delivery = tokio::time::timeout(SOON, collect_one(&mut consumer)).await;
+    let delivery = delivery.expect("consumption goes on");
+    assert_eq!(delivery.body(), "0");
+    delivery.ack().confirmed().await.unwrap();
+    let (queue, reason) = repaired(&mut events).await;
+    assert_eq!(queue, "jobs");
+    assert!(reason.contains("consumer was gone"), "{reason}");
+    // A single get finds out as well.
+    consumer.cancel().await.unwrap();
+    producer.publish_text("1").await.unwrap();
+    line.request(&format!("$JS.API.CONSUMER.DELETE.{name}.c0"), "");
+    let delivery = connection.get("jobs").await.unwrap().unwrap();
+    assert_eq!(delivery.body(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn consumption_goes_on_after_a_server_was_silent() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    nats.pause().unwrap();
+    let other = producer.clone();
+    let publish = tokio::spawn(async move { other.publish_text("0").await.map(drop) });
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    nats.resume().unwrap();
+    let delivery = tokio::time::timeout(2 * SOON, collect_one(&mut consumer)).await;
+    assert_eq!(delivery.expect("consumption goes on").body(), "0");
+    publish.await.unwrap().unwrap();
+}
+
+/// Whoever listens at the port of a server that is gone hears nobody: the client of the lost session doesn't come back.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn no_byte_of_an_old_session_reaches_a_restarted_server() {
+    let mut nats = Nats::start().unwrap();
+    let connection = Connection::builder(kombu::registry())
+        .url(nats.url())
+        .retry(RetryPolicy::default().max_attempts(1))
+        .await
+        .unwrap();
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    for text in ["0", "1"] {
+        producer.publish_text(text).await.unwrap();
+    }
+    let mut held = collect(&mut consumer, 2).await;
+    let mut events = connection.events();
+    nats.kill().unwrap();
+    let listener = tokio::net::TcpListener::bind(nats.address()).await.unwrap();
+    while !matches!(events.next().await.unwrap(), Event::GivenUp { .. }) {}
+    let settled = held.remove(0).ack().confirmed().await;
+    assert_eq!(settled.unwrap_err().kind(), ErrorKind::SettleLost);
+    drop(held);
+    assert!(producer.publish_text("2").await.is_err());
+    let called = tokio::time::timeout(Duration::from_secs(2), listener.accept()).await;
+    assert!(called.is_err(), "somebody called: {called:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn what_the_server_would_not_take_is_refused_before_it_is_sent() {
+    let nats = Nats::builder().config("max_payload: 64KB").start().unwrap();
+    let connection = connect(&nats.url()).await;
+    let mut events = connection.events();
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    let limit = connection.capabilities().max_message_size();
+    assert_eq!(limit, 48 << 10);
+    let error = producer.publish_bytes(vec![0; limit + 1]).await;
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::TooLarge);
+    // With its headers it is more than the server takes.
+    let headers = "h".repeat(20 << 10);
+    let error = producer.publish_bytes(vec![0; limit]).header("h", headers);
+    assert_eq!(error.await.unwrap_err().kind(), ErrorKind::TooLarge);
+    producer.publish_bytes(vec![0; limit]).await.unwrap();
+    assert_eq!(drain(&connection, "jobs").await.len(), 1);
+    connection.close().await.unwrap();
+    while let Some(event) = events.next().await {
+        assert!(!matches!(event, Event::Lost { .. }), "{event:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
