@@ -19,7 +19,7 @@ use crate::known::NatsQueue;
 use crate::line;
 use crate::members;
 use crate::push::{self, Parcel};
-use crate::session::Shared;
+use crate::session::{Shared, to_the_end};
 use crate::tally;
 
 /// How soon what was published is counted.
@@ -152,7 +152,7 @@ pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> 
         // In its turn.
         return match line::begin(&mut pushing) {
             Some(answer) => Box::pin(async move { answer }),
-            None => pushing,
+            None => Box::pin(to_the_end(pushing)),
         };
     }
     let sent = push::send(&shared, &parcel);
@@ -170,7 +170,8 @@ pub(crate) async fn trim(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> 
     if refuses(queue.declaration()) {
         return Ok(());
     }
-    match trim_to_limit(shared, queue).await {
+    let (shared, queue) = (shared.clone(), queue.clone());
+    match to_the_end(async move { trim_to_limit(&shared, &queue).await }).await {
         // Nothing is left of the queue.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         trimmed => trimmed,

@@ -393,7 +393,11 @@ pub(crate) fn take_ring(shared: &Shared, text: &[u8]) -> Option<(Arc<str>, u64)>
 }
 
 /// Looks after what another session left.
-pub(crate) async fn look_after_left(shared: &Shared, stream: Arc<str>, expires: u64) -> Result<()> {
+pub(crate) async fn look_after_left(
+    shared: &Arc<Shared>,
+    stream: Arc<str>,
+    expires: u64,
+) -> Result<()> {
     let mut queue = shared.known.lock().queue_of(&stream);
     if queue.is_none() {
         shared.catch_up().await?;

@@ -110,6 +110,18 @@ pub(crate) struct Shared {
     has_ended: AtomicBool,
 }
 
+/// Goes on though nobody waits, or asks, for it any more: others wait for what it holds.
+pub(crate) async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work).await.unwrap_or_else(|_| {
+        Err(Error::new(
+            ErrorKind::ConnectionLost,
+            "the runtime of the session is gone",
+        ))
+    })
+}
+
 impl Shared {
     pub(crate) fn new(line: Line, place: Place) -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
         let (jobs, receiver) = mpsc::unbounded_channel();
@@ -199,8 +211,12 @@ impl Shared {
     }
 
     /// Reads the declarations that are new.
-    pub(crate) async fn catch_up(&self) -> Result<Table> {
-        known::catch_up(&self.line, &self.known, &self.reading).await
+    pub(crate) async fn catch_up(self: &Arc<Self>) -> Result<Table> {
+        let shared = self.clone();
+        to_the_end(
+            async move { known::catch_up(&shared.line, &shared.known, &shared.reading).await },
+        )
+        .await
     }
 
     pub(crate) async fn is_current(&self, version: u64) -> Result<bool> {
@@ -289,7 +305,7 @@ impl Shared {
     }
 
     /// Makes the stream of a queue, and its consumers, unless they are there.
-    pub(crate) async fn make(&self, queue: &NatsQueue) -> Result<()> {
+    pub(crate) async fn make(self: &Arc<Self>, queue: &NatsQueue) -> Result<()> {
         let refused_above = limits::refused_above(queue.declaration());
         loop {
             let made = api::create_queue(&self.line, &self.place, queue, refused_above).await?;
@@ -304,7 +320,7 @@ impl Shared {
     }
 
     /// Deletes streams that others left at the subject of a queue: only that of its record belongs there.
-    async fn clear_away(&self, queue: &NatsQueue) -> Result<()> {
+    async fn clear_away(self: &Arc<Self>, queue: &NatsQueue) -> Result<()> {
         let subject = self.line.layout.subject(queue.name(), "*");
         let streams = api::streams_at(&self.line, &subject).await?;
         // The record as it is after the streams were found.
@@ -321,7 +337,7 @@ impl Shared {
     }
 
     /// Looks after a queue whose stream doesn't answer; false if it isn't there any more.
-    pub(crate) async fn repair(&self, queue: &NatsQueue) -> Result<bool> {
+    pub(crate) async fn repair(self: &Arc<Self>, queue: &NatsQueue) -> Result<bool> {
         loop {
             match self.try_to_repair(queue).await {
                 // There is no leader, for one.
@@ -333,7 +349,7 @@ impl Shared {
         }
     }
 
-    async fn try_to_repair(&self, queue: &NatsQueue) -> Result<bool> {
+    async fn try_to_repair(self: &Arc<Self>, queue: &NatsQueue) -> Result<bool> {
         self.catch_up().await?;
         if !self.known.lock().has(queue) {
             return Ok(false);
@@ -408,7 +424,7 @@ impl Shared {
     }
 
     /// What the consumer of each level says of itself, the lowest first.
-    pub(crate) async fn looks(&self, queue: &NatsQueue) -> Result<Vec<ConsumerInfo>> {
+    pub(crate) async fn looks(self: &Arc<Self>, queue: &NatsQueue) -> Result<Vec<ConsumerInfo>> {
         loop {
             let asking = (0..queue.levels())
                 .map(|level| api::consumer_info(&self.line, queue.stream(), level));

@@ -14,7 +14,7 @@ use crate::members::{self, Member};
 use crate::message;
 use crate::push;
 use crate::reader::NatsReader;
-use crate::session::{Job, Shared};
+use crate::session::{Job, Shared, to_the_end};
 use crate::sweep;
 
 /// One session with a NATS server.
@@ -141,8 +141,12 @@ impl QueueStore for NatsStore {
     }
 
     async fn apply(&self, base: u64, changes: &[Change]) -> Result<Applied> {
-        sweep::look_before_deleting(&self.shared, changes).await?;
-        self.shared.apply(base, changes).await
+        let (shared, changes) = (self.shared.clone(), changes.to_vec());
+        to_the_end(async move {
+            sweep::look_before_deleting(&shared, &changes).await?;
+            shared.apply(base, &changes).await
+        })
+        .await
     }
 
     fn queue(&self, name: &Name) -> Option<NatsQueue> {
@@ -254,7 +258,8 @@ impl QueueStore for NatsStore {
     fn take_dead(&self) -> Op<Result<Vec<Dead<Holder>>>> {
         let shared = self.shared.clone();
         Op::start(async move {
-            sweep::look_at_due(&shared).await?;
+            let looking = shared.clone();
+            to_the_end(async move { sweep::look_at_due(&looking).await }).await?;
             Ok(shared.take_dead().into_iter().map(dead).collect())
         })
     }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use kombu_core::virt::{Change, Death};
 use kombu_core::{Name, Result};
+use serde_json::{Value, json};
 
-use crate::api::{self, nanoseconds};
+use crate::api::{self, ACK_WAIT, nanoseconds};
 use crate::known::NatsQueue;
 use crate::limits;
 use crate::members;
@@ -185,8 +186,17 @@ async fn look_at_head(
 }
 
 /// Removes what was acknowledged and is there all the same: a server that is killed forgets that it had removed it, and would
-/// count it for ever.
+/// count it for ever. Once more when those acknowledgements that it had forgotten as well have come again.
 pub(crate) async fn clear_forgotten(shared: Arc<Shared>) -> Result<()> {
+    clear(&shared).await?;
+    for _ in 0..2 {
+        tokio::time::sleep(ACK_WAIT + Duration::from_secs(2)).await;
+        clear(&shared).await?;
+    }
+    Ok(())
+}
+
+async fn clear(shared: &Arc<Shared>) -> Result<()> {
     let queues: Vec<NatsQueue> = {
         let known = shared.known.lock();
         known
@@ -195,26 +205,30 @@ pub(crate) async fn clear_forgotten(shared: Arc<Shared>) -> Result<()> {
             .cloned()
             .collect()
     };
+    let later = shared.line.layout.later();
+    clear_level(shared, &later, 0, &shared.line.layout.later_subject("*")).await?;
     for queue in queues {
-        // With several levels, there is no position below which all is done.
-        if queue.levels() > 1 {
-            continue;
+        for level in 0..queue.levels() {
+            clear_level(shared, queue.stream(), level, queue.subject(level)).await?;
         }
-        let Ok(look) = api::consumer_info(&shared.line, queue.stream(), 0).await? else {
-            continue;
-        };
-        let Ok(stream) = api::stream_info(&shared.line, queue.stream(), None).await? else {
-            continue;
-        };
-        let floor = look.ack_floor.stream_seq;
-        if stream.state.first_seq > 0 && stream.state.first_seq <= floor {
-            let purge = serde_json::json!({ "seq": floor + 1 });
-            let subject = format!("STREAM.PURGE.{}", queue.stream());
-            let purging = shared
-                .line
-                .api::<serde_json::Value>(&subject, &purge, "a purge");
-            drop(purging.await?);
-        }
+    }
+    Ok(())
+}
+
+async fn clear_level(shared: &Shared, stream: &str, level: u8, subject: &str) -> Result<()> {
+    let line = &shared.line;
+    let Ok(look) = api::consumer_info(line, stream, level).await? else {
+        return Ok(());
+    };
+    let floor = look.ack_floor.stream_seq;
+    if floor == 0 {
+        return Ok(());
+    }
+    let first = api::next_message(line, stream, subject, 1).await?;
+    if first.is_ok_and(|first| first.position <= floor) {
+        let purge = json!({ "filter": subject, "seq": floor + 1 });
+        let purging = line.api::<Value>(&format!("STREAM.PURGE.{stream}"), &purge, "a purge");
+        drop(purging.await?);
     }
     Ok(())
 }

@@ -4,9 +4,13 @@
 
 use std::time::Duration;
 
-use kombu::{Binding, Connection, ErrorKind, Event, Events, Exchange, Queue, RetryPolicy};
+use kombu::{
+    Binding, Connection, DeclareMode, ErrorKind, Event, Events, Exchange, Overflow, Queue,
+    RetryPolicy,
+};
 use kombu_testkit::brokers::{Data, Nats};
 use kombu_testkit::expect::{collect, collect_one, drain, texts};
+use kombu_testkit::proxy::{Direction, Proxy};
 use kombu_tests::NatsLine;
 use url::Url;
 
@@ -15,6 +19,11 @@ const SOON: Duration = Duration::from_secs(5);
 
 async fn connect(url: &str) -> Connection {
     kombu::connect(url).await.unwrap()
+}
+
+/// How often something is tried: as the environment says, or as often as here.
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect(name))
 }
 
 /// What is said to have been put right.
@@ -243,22 +252,134 @@ async fn two_publishes_with_one_message_id_are_both_stored() {
     assert_eq!(texts(&drain(&connection, "jobs").await), ["same", "same"]);
 }
 
+/// The other connection hears of everything 2 ms late.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
-async fn ten_thousand_binds_and_unbinds_on_one_connection_count_for_the_next_publish_on_another() {
+async fn a_bind_or_unbind_on_one_connection_counts_for_the_next_publish_on_another() {
     let nats = Nats::start().unwrap();
-    let (connection, other) = (connect(&nats.url()).await, connect(&nats.url()).await);
+    let proxy = Proxy::start(nats.address()).await.unwrap();
+    proxy.delay(Direction::ToClient, Duration::from_millis(2));
+    let connection = connect(&nats.url()).await;
+    let other = connect(&format!("nats://{}", proxy.address())).await;
     let news = Exchange::fanout("news");
     let jobs = Queue::new("jobs");
     connection.declare_exchange(&news).await.unwrap();
     connection.declare_queue(&jobs).await.unwrap();
     let producer = other.producer(&news).await.unwrap();
     let binding = || Binding::new(news.clone(), "");
-    for _ in 0..10_000 {
+    let tries = number("KOMBU_TEST_NATS_BINDS", 300);
+    for _ in 0..tries {
         connection.bind_queue("jobs", &binding()).await.unwrap();
         assert!(producer.publish_text("bound").await.unwrap().routed);
         connection.unbind_queue("jobs", &binding()).await.unwrap();
         assert!(!producer.publish_text("unbound").await.unwrap().routed);
     }
-    assert_eq!(connection.purge("jobs").await.unwrap(), 10_000);
+    assert_eq!(connection.purge("jobs").await.unwrap(), tries);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_publish_that_is_repeated_after_a_lost_answer_is_stored_once() {
+    let nats = Nats::start().unwrap();
+    let proxy = Proxy::start(nats.address()).await.unwrap();
+    let connection = Connection::builder(kombu::registry())
+        .url(format!("nats://{}", proxy.address()))
+        .retry(RetryPolicy::default().longest_pause(Duration::from_millis(20)))
+        .await
+        .unwrap();
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let news = Exchange::fanout("news");
+    let queues = ["one", "other"].map(|name| Queue::new(name).bind(&news, ""));
+    for queue in &queues {
+        connection.declare_queue(queue).await.unwrap();
+    }
+    let direct = connection.producer(Exchange::default());
+    let direct = direct.routing_key("jobs").await.unwrap();
+    let fanout = connection.producer(&news).await.unwrap();
+    let answers = number("KOMBU_TEST_NATS_LOST_ANSWERS", 60);
+    for answer in 0..answers {
+        let text = format!("lost-{answer:06}");
+        // The server has it when its answer is lost.
+        proxy.lose_reply_to(&text);
+        let producer = if answer % 3 == 0 { &fanout } else { &direct };
+        let published = producer.publish_text(text).await.unwrap();
+        assert!(published.resent, "{answer}");
+    }
+    assert_eq!(proxy.counts().cuts, answers);
+    let to_jobs = (0..answers).filter(|answer| answer % 3 != 0).count() as u64;
+    for (queue, expected) in [
+        ("jobs", to_jobs),
+        ("one", answers - to_jobs),
+        ("other", answers - to_jobs),
+    ] {
+        assert_eq!(connection.purge(queue).await.unwrap(), expected, "{queue}");
+    }
+}
+
+/// Though it had not yet written down everything that it had removed.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_killed_server_leaves_nothing_that_counts_and_is_never_delivered() {
+    let mut nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    let limited = Queue::new("limited")
+        .max_length(1000)
+        .overflow(Overflow::RejectPublish);
+    let levels = Queue::new("levels").max_priority(2);
+    for queue in [&limited, &levels] {
+        connection.declare_queue(queue).await.unwrap();
+    }
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    for name in ["limited", "levels"] {
+        let mut receipts = Vec::new();
+        for number in 0..1000_u32 {
+            let publish = producer.publish_text(number.to_string()).routing_key(name);
+            let publish = publish.priority((number % 3) as u8);
+            receipts.push(publish.send().await.unwrap());
+        }
+        for receipt in receipts {
+            receipt.await.unwrap();
+        }
+        let mut consumer = connection
+            .consumer(&Queue::new(name))
+            .declare(DeclareMode::Never)
+            .prefetch(900)
+            .await
+            .unwrap();
+        let mut held = collect(&mut consumer, 900).await;
+        let last = held.pop().unwrap();
+        for delivery in held {
+            delivery.ack().await.unwrap();
+        }
+        last.ack().confirmed().await.unwrap();
+        consumer.cancel().await.unwrap();
+    }
+    nats.kill().unwrap();
+    nats.restart(Data::Keep).unwrap();
+    // Acknowledgements of the last second may be forgotten, and their messages come again.
+    let empty = async {
+        for name in ["limited", "levels"] {
+            let (mut line, stream) = stream_of(&nats, name);
+            loop {
+                while let Some(delivery) = connection.get(name).await.unwrap() {
+                    delivery.ack().confirmed().await.unwrap();
+                }
+                let info = line.request(&format!("$JS.API.STREAM.INFO.{stream}"), "");
+                if info["state"]["messages"] == 0 {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            let info = connection.queue_info(name).await.unwrap();
+            assert_eq!((info.ready, info.unsettled), (0, Some(0)), "{name}");
+        }
+    };
+    let patience = Duration::from_secs(100);
+    tokio::time::timeout(patience, empty)
+        .await
+        .expect("nothing stays");
+    for number in 0..1000 {
+        let publish = producer.publish_text(number.to_string());
+        publish.routing_key("limited").await.unwrap();
+    }
 }
