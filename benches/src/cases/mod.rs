@@ -3,6 +3,7 @@
 mod amqp;
 mod codec;
 mod memory;
+mod nats;
 mod redis;
 mod routing;
 
@@ -55,6 +56,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(codec::cases());
     cases.extend(amqp::cases());
     cases.extend(redis::cases());
+    cases.extend(nats::cases());
     cases
 }
 

@@ -151,6 +151,26 @@ impl Nats {
         Self::builder().start()
     }
 
+    /// Starts three that form a cluster, named `n0` to `n2`. Those that are asked at once may have no leader yet.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`NatsBuilder::start`].
+    pub fn start_cluster() -> io::Result<[Self; 3]> {
+        on_free_ports(|ports: [u16; 3]| {
+            let routes = ports.map(|port| format!("\"nats://127.0.0.1:{port}\""));
+            let routes = routes.join(", ");
+            let start = |number: usize| {
+                let port = ports[number];
+                let cluster = format!(
+                    "server_name: n{number}\ncluster {{ name: kombu, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}"
+                );
+                Self::builder().config(&cluster).start()
+            };
+            Ok([start(0)?, start(1)?, start(2)?])
+        })
+    }
+
     /// Where it takes connections, with what it asks for.
     pub fn url(&self) -> String {
         let port = self.port;
