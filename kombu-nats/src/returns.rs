@@ -168,19 +168,16 @@ impl Returns {
         of.map(|back| back.position).collect()
     }
 
-    /// When the time of the first of them is over, by the server's clock.
-    pub(crate) fn first_expiry(&self, stream: &str) -> Option<u64> {
+    /// The position of the first of them, and when its time is over, by the server's clock.
+    pub(crate) fn first(&self, stream: &str) -> Option<(u64, Option<u64>)> {
         let back = self.back.lock();
         let of = back.iter().filter(|back| *back.stream == *stream);
-        of.filter_map(|back| back.expires).min()
+        of.map(|back| (back.position, back.expires)).min()
     }
 
-    /// Those whose time is over have been looked at.
-    pub(crate) fn forget_expiry(&self, stream: &str, until: u64) {
-        let mut back = self.back.lock();
-        for back in back.iter_mut().filter(|back| *back.stream == *stream) {
-            back.expires = back.expires.filter(|expires| *expires > until);
-        }
+    /// None of them is there any more.
+    pub(crate) fn forget(&self, stream: &str) {
+        self.back.lock().retain(|back| *back.stream != *stream);
     }
 
     /// How many messages of a stream this session has made invisible.

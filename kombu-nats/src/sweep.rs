@@ -121,30 +121,35 @@ async fn look_at_head(
     queue: &NatsQueue,
     level: u8,
 ) -> Result<Option<Option<Duration>>> {
-    // Messages that were given back are in front of those that were never handed out.
-    if let Some(back) = shared.returns.first_expiry(queue.stream()) {
-        let now = shared.clock.now();
-        if back > now {
-            return Ok(Some(Some(Duration::from_nanos(back - now))));
-        }
-        shared.returns.forget_expiry(queue.stream(), back);
-        let pulled = now;
-        return Ok(match shared.take_from(queue, level).await? {
-            None => Some(None),
-            Some(fetched) => match shared.bury_if_expired(queue, fetched, pulled) {
-                None => Some(None),
-                Some(fetched) => {
-                    shared.give_back_fetched(queue, &fetched);
-                    shared.flush_returns();
-                    Some(None)
-                }
-            },
-        });
-    }
     let look = match api::consumer_info(&shared.line, queue.stream(), level).await? {
         Ok(look) => look,
         Err(_) => return Ok(None),
     };
+    if look.num_ack_pending == 0 && queue.levels() == 1 {
+        // Others have had what was given back here.
+        shared.returns.forget(queue.stream());
+    }
+    // Messages that were given back are in front of those that were never handed out.
+    if let Some((position, expires)) = shared.returns.first(queue.stream()) {
+        let now = shared.clock.now();
+        let Some(expires) = expires else {
+            shared.agenda.look_when_asked(queue.name());
+            return Ok(Some(Some(BEHIND)));
+        };
+        if expires > now {
+            return Ok(Some(Some(Duration::from_nanos(expires - now))));
+        }
+        let taken = shared.take_from(queue, level).await?;
+        // If it was another one, somebody else has had it.
+        shared.returns.see(queue.stream(), position);
+        if let Some(fetched) = taken
+            && let Some(fetched) = shared.bury_if_expired(queue, fetched, now)
+        {
+            shared.give_back_fetched(queue, &fetched);
+            shared.flush_returns();
+        }
+        return Ok(Some(None));
+    }
     // Not told by the consumer, which learns of a message a moment after it was confirmed.
     let next = look.delivered.stream_seq + 1;
     let subject = queue.subject(level);

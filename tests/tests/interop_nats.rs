@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use kombu::{
-    Connection, DeliveryMode, Exchange, FieldTable, FieldValue, Producer, Queue, Timestamp,
-};
+use kombu::{Connection, DeliveryMode, Exchange, FieldValue, Producer, Queue, Timestamp};
 use kombu_testkit::brokers::Nats;
 use kombu_testkit::expect::{collect_one, drain, texts};
 use kombu_tests::Peer;
@@ -120,7 +118,10 @@ async fn what_python_publishes_twice_is_stored_once_and_expires_when_it_says() {
     let subject = "kombu.q.a=20b.0";
     let first = publish(&mut peer, subject, "0", id.clone()).await;
     let again = publish(&mut peer, subject, "0", id).await;
-    assert_eq!((&first["duplicate"], &again["duplicate"]), (&json!(false), &json!(true)));
+    assert_eq!(
+        (&first["duplicate"], &again["duplicate"]),
+        (&json!(false), &json!(true))
+    );
     let soon = json!({ "Kombu-Expiration": "50" });
     publish(&mut peer, subject, "1", soon).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -144,14 +145,15 @@ async fn python_reads_what_we_publish_with_its_properties() {
     assert_eq!(taken["headers"]["Content-Type"], "text/plain");
     assert_eq!(taken["headers"].get("Kombu-Key"), None);
     assert_eq!(taken["deliveries"], 1);
-    let mut headers = FieldTable::default();
-    headers.insert("tenant", FieldValue::from("seven"));
-    headers.insert("count", FieldValue::I64(7));
-    let producer = connection.producer(&Exchange::topic("media")).await.unwrap();
+    let producer = connection
+        .producer(&Exchange::topic("media"))
+        .await
+        .unwrap();
     producer
         .publish(&json!({ "a": 1 }))
         .routing_key("video.new")
-        .headers(headers)
+        .header("tenant", "seven")
+        .header("count", 7_i64)
         .priority(3)
         .message_id("m")
         .correlation_id("c")
@@ -204,7 +206,10 @@ async fn what_python_gives_back_is_ours_and_the_other_way_round() {
     assert!(delivery.redelivered());
     delivery.retry().confirmed().await.unwrap();
     let taken = take(&mut peer, "ack", "kombu.q.jobs.1", "c1").await;
-    assert_eq!((&taken["body"], &taken["deliveries"]), (&json!("0"), &json!(3)));
+    assert_eq!(
+        (&taken["body"], &taken["deliveries"]),
+        (&json!("0"), &json!(3))
+    );
     assert!(connection.get("jobs").await.unwrap().is_none());
     peer.end().await;
 }

@@ -86,7 +86,11 @@ async fn what_was_confirmed_survives_the_leader() {
     let mut kept = BTreeSet::new();
     while kept.len() < confirmed[1].len() {
         // Nobody else has any.
-        let delivery = connection.get("kept").await.unwrap().expect("all are there");
+        let delivery = connection
+            .get("kept")
+            .await
+            .unwrap()
+            .expect("all are there");
         kept.insert(delivery.decode::<u32>().unwrap());
         delivery.ack().await.unwrap();
     }
