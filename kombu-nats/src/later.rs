@@ -35,7 +35,7 @@ const DEATHS: [Death; 4] = [
 
 /// Leaves a dead message to whoever can move it.
 pub(crate) async fn leave_dead(shared: &Arc<Shared>, parcel: &Parcel, death: Death) -> Result<()> {
-    let mut headers = parcel.headers.clone();
+    let mut headers = parcel.headers(shared)?;
     let now = shared.clock.now() / 1_000_000;
     headers.insert(message::DUE, message::digits(now));
     headers.insert(message::TO, parcel.subject.as_str());
@@ -181,11 +181,6 @@ async fn send(
     if let Some(left) = queue.time_to_live(message::expiration(Some(&headers))) {
         shared.agenda.look_in(queue.name(), left);
     }
-    let parcel = Parcel {
-        queue,
-        subject,
-        headers,
-        body,
-    };
+    let parcel = Parcel::new(queue, subject, headers, body);
     push::all(shared, vec![parcel]).await.map(drop)
 }

@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -30,7 +31,7 @@ pub(crate) type Loss = watch::Sender<Option<(ErrorKind, String)>>;
 
 /// One session's line.
 pub(crate) struct Line {
-    client: Client,
+    client: Arc<Client>,
     pub(crate) layout: Layout,
     /// The session's number.
     pub(crate) session: u64,
@@ -89,7 +90,7 @@ impl Line {
         lost: Loss,
     ) -> Self {
         Line {
-            client,
+            client: Arc::new(client),
             layout,
             session,
             api,
@@ -123,8 +124,23 @@ impl Line {
             let loss = self.loss();
             return Box::pin(async move { Err(loss) });
         }
+        let mut asking: Answer<Option<Message>> =
+            Box::pin(self.asking(subject, headers, payload, what));
+        match begin(&mut asking) {
+            Some(answer) => Box::pin(async move { answer }),
+            None => asking,
+        }
+    }
+
+    fn asking(
+        &self,
+        subject: Subject,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+        what: &'static str,
+    ) -> impl Future<Output = Result<Option<Message>>> + Send + use<> {
         let (client, lost) = (self.client.clone(), self.lost.clone());
-        let mut asking: Answer<Option<Message>> = Box::pin(async move {
+        async move {
             let mut request = Request::new().payload(payload).timeout(Some(PATIENCE));
             if let Some(headers) = headers {
                 request = request.headers(headers);
@@ -141,10 +157,6 @@ impl Line {
                     Err(error)
                 }
             }
-        });
-        match begin(&mut asking) {
-            Some(answer) => Box::pin(async move { answer }),
-            None => asking,
         }
     }
 
@@ -155,8 +167,12 @@ impl Line {
         headers: Option<HeaderMap>,
         payload: Bytes,
     ) -> Answer<Stored> {
-        let asking = self.ask(subject, headers, payload, "a message");
-        Box::pin(async move {
+        if self.is_over() {
+            let loss = self.loss();
+            return Box::pin(async move { Err(loss) });
+        }
+        let asking = self.asking(subject, headers, payload, "a message");
+        let mut storing: Answer<Stored> = Box::pin(async move {
             let Some(message) = asking.await? else {
                 return Ok(Stored::Nowhere);
             };
@@ -166,7 +182,11 @@ impl Line {
                 Some(refused) => Stored::Refused(refused),
                 None => Stored::At(text.seq),
             })
-        })
+        });
+        match begin(&mut storing) {
+            Some(answer) => Box::pin(async move { answer }),
+            None => storing,
+        }
     }
 
     /// Asks JetStream's interface.

@@ -180,6 +180,15 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver
                         Ok(())
                     }));
                 }
+                Some(Job::Empty { inlet, _on_its_way }) => {
+                    let shared = shared.clone();
+                    work.push(Box::pin(async move {
+                        inlet.empty(&shared).await;
+                        shared.flush_returns();
+                        drop(_on_its_way);
+                        Ok(())
+                    }));
+                }
                 Some(Job::Return(queue, returns)) => {
                     let shared = shared.clone();
                     work.push(Box::pin(
@@ -225,6 +234,9 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver
             _ = signs.tick() => {
                 for hold in shared.holds() {
                     hold.progress(line);
+                }
+                for inlet in shared.inlets() {
+                    inlet.progress(&shared);
                 }
             }
             _ = looks.tick() => {

@@ -21,8 +21,41 @@ use crate::session::Shared;
 pub(crate) struct Parcel {
     pub(crate) queue: NatsQueue,
     pub(crate) subject: Subject,
-    pub(crate) headers: HeaderMap,
+    headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// What the headers are made of once more, if they have been sent.
+    envelope: Option<Envelope>,
+    is_delayed: bool,
+}
+
+impl Parcel {
+    /// A parcel of these headers.
+    pub(crate) fn new(queue: NatsQueue, subject: Subject, headers: HeaderMap, body: Bytes) -> Self {
+        Parcel {
+            queue,
+            subject,
+            headers,
+            body,
+            envelope: None,
+            is_delayed: false,
+        }
+    }
+
+    /// The same under another id.
+    pub(crate) fn with_id(mut self, id: &str, envelope: &Envelope) -> Self {
+        message::set_other_id(&mut self.headers, id, envelope);
+        self.envelope = None;
+        self
+    }
+
+    pub(crate) fn headers(&self, shared: &Arc<Shared>) -> Result<HeaderMap> {
+        match &self.envelope {
+            Some(envelope) if self.headers.is_empty() => {
+                Ok(parcel(shared, &self.queue, envelope)?.headers)
+            }
+            _ => Ok(self.headers.clone()),
+        }
+    }
 }
 
 /// Sends a message to all of its queues; those that have it already by this publish take it once.
@@ -49,6 +82,7 @@ pub(crate) fn parcel(
     let mut headers = message::headers(envelope, queue.name())?;
     message::set_id(&mut headers, envelope);
     let mut subject = queue.subject(queue.level(envelope.priority())).clone();
+    let is_delayed = envelope.delay().is_some();
     if let Some(delay) = envelope.delay() {
         let delay = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         let due = (shared.clock.now() / 1_000_000).saturating_add(delay);
@@ -66,6 +100,8 @@ pub(crate) fn parcel(
         subject,
         headers,
         body: envelope.body().clone(),
+        envelope: Some(envelope.clone()),
+        is_delayed,
     })
 }
 
@@ -93,25 +129,35 @@ pub(crate) fn all(shared: &Arc<Shared>, mut parcels: Vec<Parcel>) -> line::Answe
     })
 }
 
-fn one(shared: &Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> {
+fn one(shared: &Arc<Shared>, mut parcel: Parcel) -> line::Answer<Answer> {
     let shared = shared.clone();
-    if limits::is_limited(parcel.queue.declaration()) && !is_delayed(&parcel) {
+    if limits::is_limited(parcel.queue.declaration()) && !parcel.is_delayed {
         return limits::push(shared, parcel);
     }
-    let first = send(&shared, &parcel);
+    let first = match parcel.envelope {
+        // Cloning them is what a publish costs most.
+        Some(_) => {
+            let headers = std::mem::take(&mut parcel.headers);
+            let subject = parcel.subject.clone();
+            shared
+                .line
+                .store(subject, Some(headers), parcel.body.clone())
+        }
+        None => send(&shared, &parcel),
+    };
     Box::pin(async move { settle(&shared, &parcel, first).await })
 }
 
-fn is_delayed(parcel: &Parcel) -> bool {
-    parcel.headers.get(message::DUE).is_some()
-}
-
-pub(crate) fn send(shared: &Shared, parcel: &Parcel) -> line::Answer<Stored> {
-    shared.line.store(
-        parcel.subject.clone(),
-        Some(parcel.headers.clone()),
-        parcel.body.clone(),
-    )
+pub(crate) fn send(shared: &Arc<Shared>, parcel: &Parcel) -> line::Answer<Stored> {
+    match parcel.headers(shared) {
+        Ok(headers) => {
+            let subject = parcel.subject.clone();
+            shared
+                .line
+                .store(subject, Some(headers), parcel.body.clone())
+        }
+        Err(error) => Box::pin(async move { Err(error) }),
+    }
 }
 
 /// Takes the answer to a parcel, which goes again if its stream had to be made again.

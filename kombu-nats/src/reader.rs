@@ -1,13 +1,14 @@
 //! Takes messages from a queue for a consumer.
 //!
-//! A pull takes what is there and is over at once. Where nothing is there, the reader listens at the subjects of the queue
-//! for the next message, which it doesn't take from there: so nothing is ever on its way to somebody who has left.
+//! A pull takes what is there and is over at once, or, while messages come one by one, a moment later. Where nothing is there,
+//! the reader listens at the subjects of the queue for the next message, which it doesn't take from there: so nothing is ever
+//! on its way to somebody who has left.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_nats::{Message, Subject, Subscriber};
@@ -20,8 +21,9 @@ use tokio::sync::{OwnedRwLockReadGuard, oneshot};
 use tokio::time::{Instant, Sleep};
 
 use crate::api;
+use crate::bell::Bell;
 use crate::error;
-use crate::hold::{Fetched, Holder};
+use crate::hold::{Fetched, Holder, PROGRESS};
 use crate::known::NatsQueue;
 use crate::members;
 use crate::message;
@@ -29,6 +31,10 @@ use crate::session::{Job, PAUSE, SILENCE, Shared};
 
 /// The most messages that are taken at once.
 const MAX_BATCH: usize = 256;
+/// Where so many are wanted, half of them are, and the other half while those are handed out.
+const HALF: usize = MAX_BATCH / 2;
+/// How long a pull waits for more while messages come one by one.
+const LINGER: Duration = Duration::from_millis(20);
 /// How often an idle queue is looked at without a bell: what comes back by itself rings none.
 const IDLE: Duration = Duration::from_secs(1);
 /// How soon it is looked at again when the bell rang and nothing was there yet.
@@ -38,26 +44,81 @@ const AT_ONCE: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct Inlet {
     queue: NatsQueue,
+    bell: Arc<Bell>,
     state: Mutex<InletState>,
 }
 
 #[derive(Debug)]
 struct InletState {
     arrivals: Option<Subscriber>,
+    /// What came while the reader wasn't asked.
+    came: VecDeque<Message>,
     /// How many messages may come.
     left: usize,
 }
 
+impl InletState {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Message>> {
+        if let Some(message) = self.came.pop_front() {
+            return Poll::Ready(Some(message));
+        }
+        match &mut self.arrivals {
+            Some(arrivals) => Pin::new(arrivals).poll_next(context),
+            None => Poll::Pending,
+        }
+    }
+}
+
 impl Inlet {
+    fn open(
+        shared: &Shared,
+        queue: &NatsQueue,
+        bell: &Arc<Bell>,
+        inbox: &Subject,
+    ) -> Result<Arc<Self>> {
+        let inlet = Arc::new(Inlet {
+            queue: queue.clone(),
+            bell: bell.clone(),
+            state: Mutex::new(InletState {
+                arrivals: Some(shared.line.listen(inbox.clone())?),
+                came: VecDeque::new(),
+                left: 0,
+            }),
+        });
+        shared.add_inlet(&inlet);
+        Ok(inlet)
+    }
+
+    /// Tells the server that what has come, and hasn't been looked at yet, is held all the same.
+    pub(crate) fn progress(&self, shared: &Shared) {
+        let mut state = self.state.lock();
+        let mut context = Context::from_waker(Waker::noop());
+        while let Some(arrivals) = &mut state.arrivals
+            && let Poll::Ready(Some(message)) = Pin::new(arrivals).poll_next(&mut context)
+        {
+            state.came.push_back(message);
+        }
+        for message in state.came.iter().filter(|message| message.status.is_none()) {
+            if let Some(ack) = &message.reply {
+                shared.line.tell(ack.clone(), PROGRESS);
+            }
+        }
+        drop(state);
+        // It isn't woken by arrivals any more.
+        self.bell.task.wake();
+    }
+
     /// Takes what is still on its way, and gives it back. Nothing comes here afterwards.
     pub(crate) async fn empty(&self, shared: &Shared) {
-        let (arrivals, mut left) = {
+        let (arrivals, came, mut left) = {
             let mut state = self.state.lock();
-            (state.arrivals.take(), state.left)
+            let came = std::mem::take(&mut state.came);
+            (state.arrivals.take(), came, state.left)
         };
-        let Some(mut arrivals) = arrivals else {
+        let Some(arrivals) = arrivals else {
             return;
         };
+        let mut arrivals = futures_util::stream::iter(came).chain(arrivals);
         let rest = async {
             while left > 0
                 && let Some(message) = arrivals.next().await
@@ -90,10 +151,12 @@ pub(crate) struct NatsReader {
     inbox: Subject,
     inlet: Arc<Inlet>,
     has_left: bool,
-    bell: Arc<crate::bell::Bell>,
+    bell: Arc<Bell>,
     doorbell: Option<Subscriber>,
     asked: Option<Pull>,
     here: VecDeque<Fetched>,
+    /// Something came just now, and more may follow.
+    is_hot: bool,
     /// The level that is pulled from next.
     level: u8,
     sweep: Sweep,
@@ -140,15 +203,8 @@ impl NatsReader {
         room: Room,
     ) -> Result<Self> {
         let inbox = shared.line.inbox();
-        let inlet = Arc::new(Inlet {
-            queue: queue.clone(),
-            state: Mutex::new(InletState {
-                arrivals: Some(shared.line.listen(inbox.clone())?),
-                left: 0,
-            }),
-        });
-        shared.add_inlet(&inlet);
-        let bell = Arc::default();
+        let bell: Arc<Bell> = Arc::default();
+        let inlet = Inlet::open(&shared, &queue, &bell, &inbox)?;
         shared.bells.add(queue.name(), &bell);
         shared.add_room(&queue, number, room.clone());
         Ok(NatsReader {
@@ -165,6 +221,7 @@ impl NatsReader {
             doorbell: None,
             asked: None,
             here: VecDeque::new(),
+            is_hot: false,
             sweep: Sweep::Due,
             patience: IDLE,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
@@ -179,12 +236,22 @@ impl NatsReader {
     }
 
     fn ask(&mut self, max: usize) {
-        let count = max.min(MAX_BATCH);
+        // What it keeps for itself is missing elsewhere meanwhile.
+        let lingers = self.is_hot && max >= 4 && self.queue.levels() == 1;
+        let count = match max {
+            _ if lingers => (max / 4).min(HALF),
+            MAX_BATCH.. => HALF,
+            _ => max,
+        };
         let consumer = api::consumer(self.level);
         let line = &self.shared.line;
         let subject = line.pull_subject(self.queue.stream(), &consumer);
         self.inlet.state.lock().left = count;
-        line.tell_with_reply(subject, self.inbox.clone(), api::pull(count));
+        let pull = match lingers {
+            true => api::lingering_pull(count, LINGER),
+            false => api::pull(count),
+        };
+        line.tell_with_reply(subject, self.inbox.clone(), pull);
         self.asked = Some(Pull {
             count,
             came: 0,
@@ -213,10 +280,7 @@ impl NatsReader {
     fn poll_arrivals(&mut self, context: &mut Context<'_>) -> Result<bool> {
         let message = {
             let mut state = self.inlet.state.lock();
-            let Some(arrivals) = &mut state.arrivals else {
-                return Ok(false);
-            };
-            match Pin::new(arrivals).poll_next(context) {
+            match state.poll_next(context) {
                 Poll::Ready(Some(message)) => {
                     state.left = match message.status {
                         None => state.left.saturating_sub(1),
@@ -233,8 +297,13 @@ impl NatsReader {
         };
         if let Some(status) = message.status {
             let is_over = matches!(status.as_u16(), 404 | 408);
+            let found_some = pull.came > 0;
             self.asked = None;
             match is_over {
+                true if found_some && self.queue.levels() == 1 => {
+                    self.is_hot = true;
+                    self.sweep = Sweep::Due;
+                }
                 true => self.go_down(),
                 // The consumer is gone, or the server can't now.
                 false => self.check(true),
@@ -244,6 +313,8 @@ impl NatsReader {
         pull.came += 1;
         let at = pull.at;
         if pull.came == pull.count {
+            // There is as much as we can take.
+            self.is_hot = false;
             self.asked = None;
             self.sweep = Sweep::Due;
         }
@@ -270,6 +341,7 @@ impl NatsReader {
 
     /// A level had no more.
     fn go_down(&mut self) {
+        self.is_hot = false;
         if self.level > 0 {
             self.level -= 1;
             self.sweep = Sweep::Begun;
@@ -302,6 +374,7 @@ impl NatsReader {
         if has_rung {
             // It is stored a moment after the bell rings.
             self.patience = AT_ONCE;
+            self.is_hot = true;
         }
         has_rung
     }
@@ -327,6 +400,22 @@ impl NatsReader {
             self.level = self.queue.levels() - 1;
             self.sweep = Sweep::Due;
         }
+    }
+
+    /// There is no room for what a pull brings, and nobody may ask again: it goes back.
+    fn turn_away(&mut self) -> Result<()> {
+        self.inbox = self.shared.line.inbox();
+        let next = Inlet::open(&self.shared, &self.queue, &self.bell, &self.inbox)?;
+        let job = Job::Empty {
+            inlet: std::mem::replace(&mut self.inlet, next),
+            _on_its_way: self.shared.leaving.clone().try_read_owned().ok(),
+        };
+        // Without its task, the session is over.
+        drop(self.shared.jobs.send(job));
+        self.asked = None;
+        self.is_hot = false;
+        self.sweep = Sweep::Due;
+        Ok(())
     }
 
     fn leaving(&mut self) -> Box<Leaving> {
@@ -378,10 +467,24 @@ impl Reader for NatsReader {
                 continue;
             }
             if !self.here.is_empty() && (self.asked.is_none() || max < self.here.len() || max > 0) {
+                let handed = self.here.len().min(max);
                 self.hand_over(max, batch);
+                let is_next_due = self.asked.is_none() && self.sweep == Sweep::Due && !self.is_hot;
+                if handed == HALF
+                    && max > HALF
+                    && is_next_due
+                    && self.is_active
+                    && !self.shared.returns.is_busy(&self.queue)
+                {
+                    // On its way while these are looked at.
+                    self.ask(max - handed);
+                }
                 if max > 0 {
                     return Poll::Ready(Ok(()));
                 }
+            }
+            if self.asked.is_some() && max == 0 {
+                self.turn_away()?;
             }
             if self.asked.is_some() {
                 if self.timer.as_mut().poll(context).is_ready() {

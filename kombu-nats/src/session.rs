@@ -12,7 +12,7 @@ use kombu_core::driver::{Notice, Notices, QueueInfo};
 use kombu_core::virt::{Applied, Change, Death, Room, Table};
 use kombu_core::{Error, ErrorKind, Name, Result};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, RwLock, broadcast, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedRwLockReadGuard, RwLock, broadcast, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::api::{self, ConsumerInfo};
@@ -69,6 +69,11 @@ pub(crate) enum Job {
     Leave {
         leaving: Box<crate::reader::Leaving>,
         reply: Option<oneshot::Sender<Result<()>>>,
+    },
+    /// What a pull still brings goes back.
+    Empty {
+        inlet: Arc<Inlet>,
+        _on_its_way: Option<OwnedRwLockReadGuard<()>>,
     },
     /// Messages go back.
     Return(NatsQueue, Vec<Return>),
@@ -191,6 +196,11 @@ impl Shared {
         let mut inlets = self.inlets.lock();
         inlets.retain(|inlet| inlet.strong_count() > 0);
         inlets.push(Arc::downgrade(inlet));
+    }
+
+    pub(crate) fn inlets(&self) -> Vec<Arc<Inlet>> {
+        let inlets = self.inlets.lock();
+        inlets.iter().filter_map(Weak::upgrade).collect()
     }
 
     pub(crate) fn add_room(&self, queue: &NatsQueue, number: u64, room: Room) {

@@ -99,9 +99,8 @@ impl NatsStore {
             }
             let mut parcels = Vec::with_capacity(targets.len());
             for queue in &targets {
-                let mut parcel = push::parcel(&shared, queue, &envelope)?;
-                message::set_other_id(&mut parcel.headers, &held.letter_id(), &envelope);
-                parcels.push(parcel);
+                let parcel = push::parcel(&shared, queue, &envelope)?;
+                parcels.push(parcel.with_id(&held.letter_id(), &envelope));
             }
             let answer = push::all(&shared, parcels).await?;
             if answer == Answer::Stale {
