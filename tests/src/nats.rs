@@ -12,6 +12,7 @@ use url::Url;
 #[derive(Clone, Debug)]
 pub struct NatsHarness {
     url: Url,
+    is_in_memory: bool,
 }
 
 impl NatsHarness {
@@ -26,6 +27,15 @@ impl NatsHarness {
         };
         NatsHarness {
             url: Url::parse(&url).expect("KOMBU_TEST_NATS_URL is a URL"),
+            is_in_memory: false,
+        }
+    }
+
+    /// The same with durable queues in the server's memory.
+    pub fn in_memory() -> Self {
+        NatsHarness {
+            is_in_memory: true,
+            ..Self::new()
         }
     }
 }
@@ -54,6 +64,9 @@ impl Harness for NatsHarness {
         );
         let mut url = self.url.clone();
         url.query_pairs_mut().append_pair("prefix", &prefix);
+        if self.is_in_memory {
+            url.query_pairs_mut().append_pair("storage", "memory");
+        }
         Broker::new(self.registry(), url)
             .with_lag(Duration::from_millis(400))
             .with_freedoms(table::freedoms("nats"))

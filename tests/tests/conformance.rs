@@ -19,5 +19,10 @@ conformance!(
     kombu_tests::NatsHarness::new(),
     ignore_unless = kombu_test_nats
 );
+conformance!(
+    nats_in_memory,
+    kombu_tests::NatsHarness::in_memory(),
+    ignore_unless = kombu_test_nats
+);
 conformance!(memory, MemoryHarness::new());
 conformance!(awkward, AwkwardHarness::new());

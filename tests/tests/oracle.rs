@@ -38,6 +38,12 @@ async fn memory_answers_as_nats_does() {
     assert_alike(&NatsHarness::new()).await;
 }
 
+#[tokio::test]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn memory_answers_as_nats_with_queues_in_its_memory_does() {
+    assert_alike(&NatsHarness::in_memory()).await;
+}
+
 async fn assert_alike(harness: &impl Harness) {
     let first = number("KOMBU_TEST_ORACLE_SEED", 0);
     let sequences = number("KOMBU_TEST_ORACLE_SEQUENCES", 200);
