@@ -1,0 +1,54 @@
+//! What is promised, with the fault that would break it: each scenario is told once, and runs on memory, where faults are injected,
+//! and on private brokers, which are broken for real.
+//!
+//! `scripts/test --faults` sets `KOMBU_TEST_FAULTS=long`: then everything happens as often as `docs/reliability.md` says, and less
+//! often otherwise. `KOMBU_TEST_FAULTS_TABLE` names a file that each scenario adds its rows to, as lines of JSON; with
+//! `KOMBU_TEST_FAULTS_HISTORIES`, a folder, each leaves its whole history there, as lines of JSON too. The seed of a run is printed,
+//! and `KOMBU_TEST_SEED` takes it again; how tasks take turns is the machine's choice all the same.
+//!
+//! Scenarios run one at a time: they count what the process has, and measure how long things take.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod confirmed;
+mod stand;
+mod traffic;
+
+/// Makes a test for each transport of a scenario, `async fn(&mut Breakable)`.
+macro_rules! on_every_broker {
+    ($name:ident, $scenario:expr) => {
+        mod $name {
+            #[test]
+            fn memory() {
+                crate::stand::on_memory($scenario);
+            }
+
+            #[test]
+            #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+            fn amqp() {
+                crate::stand::on_rabbitmq($scenario);
+            }
+
+            #[test]
+            #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+            fn redis() {
+                crate::stand::on_redis($scenario);
+            }
+        }
+    };
+}
+
+on_every_broker!(
+    what_was_confirmed_survives_a_broker_that_is_killed,
+    crate::confirmed::in_a_durable_queue
+);
+on_every_broker!(
+    nothing_is_lost_and_nobody_stalls_whatever_happens,
+    crate::traffic::under_mixed_faults
+);
+
+#[test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+fn what_was_confirmed_survives_in_a_quorum_queue() {
+    stand::on_rabbitmq(confirmed::in_a_quorum_queue);
+}
