@@ -9,6 +9,7 @@ mod meeting;
 mod memory;
 mod peer;
 mod redis;
+mod worker;
 
 pub use amqp::{AmqpHarness, ask};
 pub use captured::Captured;
@@ -17,3 +18,4 @@ pub use meeting::{COMPRESSIONS, Meeting, SERIALIZERS, integer, next, value};
 pub use memory::MemoryHarness;
 pub use peer::Peer;
 pub use redis::{RawRedis, RedisAdmin, RedisHarness, redis_command};
+pub use worker::{Work, work};

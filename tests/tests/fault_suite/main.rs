@@ -11,8 +11,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod confirmed;
+mod deadlines;
+mod deploys;
+mod reconnects;
 mod stand;
 mod traffic;
+mod wiped;
+mod workers;
 
 /// Makes a test for each transport of a scenario, `async fn(&mut Breakable)`.
 macro_rules! on_every_broker {
@@ -45,6 +50,26 @@ on_every_broker!(
 on_every_broker!(
     nothing_is_lost_and_nobody_stalls_whatever_happens,
     crate::traffic::under_mixed_faults
+);
+on_every_broker!(
+    what_a_program_held_that_was_killed_comes_back_to_its_queue,
+    crate::workers::are_killed
+);
+on_every_broker!(
+    every_call_ends_by_its_deadline,
+    crate::deadlines::hold_whatever_happens
+);
+on_every_broker!(
+    a_broker_that_was_wiped_has_everything_again,
+    crate::wiped::is_declared_again
+);
+on_every_broker!(
+    deploys_lose_nothing_and_kill_no_message,
+    crate::deploys::under_load
+);
+on_every_broker!(
+    reconnects_leave_nothing_behind,
+    crate::reconnects::leave_nothing
 );
 
 #[test]
