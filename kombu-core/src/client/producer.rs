@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::declare::{DeclareMode, DeliveryMode, Exchange, ExchangeKind};
 use crate::driver::BoxFuture;
-use crate::engine::{Begin, Restore, Session, by, deadline};
+use crate::engine::{Begin, Restore, Session, Shared, by, deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::PublishId;
 use crate::name::Name;
@@ -190,7 +190,8 @@ impl OpenProducer {
                 let publisher = session.driver.open_publisher().await?;
                 Ok((session, publisher))
             })
-            .await?;
+            .await
+            .map_err(|error| held_back(error, &inner.engine))?;
         let inner = Arc::new(Inner {
             outbox: Outbox::new(publisher),
             codec,
@@ -237,6 +238,20 @@ impl fmt::Debug for OpenProducer {
 /// Publishing to nobody is a mistake where the key names the receiver, and normal where receivers choose.
 pub(super) fn is_mandatory_by_default(exchange: &Exchange) -> bool {
     exchange.is_default() || *exchange.kind() == ExchangeKind::Direct
+}
+
+/// Whoever opens a producer on a line that the broker doesn't read waits for the same thing as one who publishes.
+fn held_back(error: Error, engine: &Shared) -> Error {
+    match engine.blocked() {
+        Some(reason) if error.kind() == ErrorKind::Timeout => {
+            let limit = engine.deadlines.declare;
+            Error::new(
+                ErrorKind::Backpressure,
+                format!("no answer within {limit:?}: the broker takes no publishes: {reason}"),
+            )
+        }
+        _ => error,
+    }
 }
 
 impl IntoFuture for OpenProducer {

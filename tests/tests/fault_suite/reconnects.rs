@@ -15,7 +15,8 @@ use crate::stand::{self, Counts, count};
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const WARM_UP: u64 = 20;
+/// Buffers and the allocator's arenas grow at first.
+const WARM_UP: u64 = 100;
 /// What a thousand of them may take.
 const GROWTH: u64 = 5 * 1024 * 1024;
 
@@ -52,6 +53,13 @@ pub(crate) async fn leave_nothing(broker: &mut Breakable) {
     for number in 0..WARM_UP + reconnects {
         if number == WARM_UP {
             before = Some((Counts::steady(broker).await, heap(), resident()));
+        }
+        if number % 100 == 0 {
+            println!(
+                "{number}: {} on the heap, {} of the process",
+                heap(),
+                resident()
+            );
         }
         let sent = producer.publish(&number).send().await.unwrap();
         broker.inflict(Fault::Cut).await.unwrap();
