@@ -18,4 +18,4 @@ pub use meeting::{COMPRESSIONS, Meeting, SERIALIZERS, integer, next, value};
 pub use memory::MemoryHarness;
 pub use peer::Peer;
 pub use redis::{RawRedis, RedisAdmin, RedisHarness, redis_command};
-pub use worker::{Work, work};
+pub use worker::{Work, publish, work, worker_event};

@@ -1,8 +1,9 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use kombu::{Connection, Queue};
+use kombu::{Connection, Exchange, Queue};
 use kombu_testkit::history::{Answer, Event, Outcome};
+use serde_json::Value;
 use tokio::task::JoinSet;
 
 /// A program that consumes: what it does with what it gets.
@@ -12,6 +13,15 @@ pub enum Work {
     Hold,
     /// It acks everything, after some milliseconds.
     Ack,
+}
+
+/// What the program `worker` said in one line.
+///
+/// # Panics
+///
+/// If it isn't an event.
+pub fn worker_event(line: Value) -> Event {
+    serde_json::from_value(line).expect("an event")
 }
 
 const GRACE: Duration = Duration::from_secs(10);
@@ -86,4 +96,39 @@ pub async fn work(
         let report = draining.await.expect("it drains");
         report.expect("there is a report");
     }
+}
+
+/// Publishes `messages` numbers to a queue: odd ones come after a delay, and the others have half an hour to live.
+///
+/// # Panics
+///
+/// If the queue can't be published to.
+pub async fn publish(
+    connection: Connection,
+    queue: &Queue,
+    (number, messages): (u32, u64),
+    delay: Duration,
+    tell: impl Fn(Event),
+) {
+    const LIFE: Duration = Duration::from_secs(1800);
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key(queue.name().clone()).await;
+    let producer = producer.expect("it opens");
+    let mut rng = Rng::new();
+    let first = u64::from(number) * 1_000_000;
+    for message in first..first + messages {
+        tell(Event::Publishing {
+            producer: number,
+            message,
+        });
+        let publish = producer.publish(&message);
+        // RabbitMQ can't do both at once.
+        let answer = match message % 2 {
+            0 => publish.expiration(LIFE).await,
+            _ => publish.delay(delay).await,
+        };
+        tell(Event::of_answer(message, &answer));
+        tokio::time::sleep(Duration::from_millis(rng.u64(..20))).await;
+    }
+    connection.close().await.expect("it closes");
 }

@@ -45,6 +45,13 @@ pub trait Victim: Send + Sync + 'static {
     /// If the server refuses.
     fn relieve(&mut self, alarm: Fault) -> io::Result<()>;
 
+    /// Makes a user who may do everything, or gives the one of this name another password.
+    ///
+    /// # Errors
+    ///
+    /// If the server refuses.
+    fn set_user(&mut self, name: &str, password: &str) -> io::Result<()>;
+
     /// How many connections it has, and what there is of each session.
     ///
     /// # Errors
@@ -120,6 +127,15 @@ impl Victim for RabbitMq {
         .map(drop)
     }
 
+    fn set_user(&mut self, name: &str, password: &str) -> io::Result<()> {
+        // It is there from the second time on.
+        if self.ctl(["change_password", name, password]).is_err() {
+            self.ctl(["add_user", name, password])?;
+            self.ctl(["set_permissions", name, ".*", ".*", ".*"])?;
+        }
+        Ok(())
+    }
+
     fn counts(&self) -> io::Result<Vec<(&'static str, u64)>> {
         let counts = "{length(rabbit_networking:connections()), length(rabbit_channel:list())}.";
         let answer = self.ctl(["eval", counts])?;
@@ -183,6 +199,14 @@ impl Victim for Redis {
             Fault::MemoryAlarm => self.ask(["CONFIG", "SET", "maxmemory", "0"]).map(drop),
             _ => Err(unknown(alarm)),
         }
+    }
+
+    fn set_user(&mut self, name: &str, password: &str) -> io::Result<()> {
+        let password = format!(">{password}");
+        let user = [
+            "ACL", "SETUSER", name, "reset", "on", &password, "~*", "&*", "+@all",
+        ];
+        self.ask(user).map(drop)
     }
 
     fn counts(&self) -> io::Result<Vec<(&'static str, u64)>> {

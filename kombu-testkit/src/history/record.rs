@@ -113,6 +113,24 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// That a publish was answered, or failed.
+    pub fn of_answer(message: u64, answer: &Result<Published, Error>) -> Self {
+        match answer {
+            Ok(published) => Event::Published {
+                message,
+                routed: published.routed,
+                resent: published.resent,
+            },
+            Err(error) => Event::PublishFailed {
+                message,
+                error: error.to_string(),
+                may_have_been_stored: error.may_have_been_stored(),
+            },
+        }
+    }
+}
+
 /// What was to become of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -213,18 +231,7 @@ impl Recorder {
 
     /// Takes down what a publish was answered.
     pub fn answered(&self, message: u64, answer: &Result<Published, Error>) {
-        self.record(match answer {
-            Ok(published) => Event::Published {
-                message,
-                routed: published.routed,
-                resent: published.resent,
-            },
-            Err(error) => Event::PublishFailed {
-                message,
-                error: error.to_string(),
-                may_have_been_stored: error.may_have_been_stored(),
-            },
-        });
+        self.record(Event::of_answer(message, answer));
     }
 
     /// Takes down a delivery.

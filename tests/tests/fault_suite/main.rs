@@ -10,9 +10,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod clocks;
 mod confirmed;
+mod credentials;
 mod deadlines;
 mod deploys;
+mod promoted;
 mod reconnects;
 mod stand;
 mod traffic;
@@ -28,20 +31,37 @@ macro_rules! on_every_broker {
                 crate::stand::on_memory($scenario);
             }
 
-            #[test]
-            #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
-            fn amqp() {
-                crate::stand::on_rabbitmq($scenario);
-            }
-
-            #[test]
-            #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
-            fn redis() {
-                crate::stand::on_redis($scenario);
-            }
+            crate::each_server!($scenario);
         }
     };
 }
+
+/// The same for what takes a server.
+macro_rules! on_every_server {
+    ($name:ident, $scenario:expr) => {
+        mod $name {
+            crate::each_server!($scenario);
+        }
+    };
+}
+
+macro_rules! each_server {
+    ($scenario:expr) => {
+        #[test]
+        #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+        fn amqp() {
+            crate::stand::on_rabbitmq($scenario);
+        }
+
+        #[test]
+        #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+        fn redis() {
+            crate::stand::on_redis($scenario);
+        }
+    };
+}
+
+use each_server;
 
 on_every_broker!(
     what_was_confirmed_survives_a_broker_that_is_killed,
@@ -70,6 +90,14 @@ on_every_broker!(
 on_every_broker!(
     reconnects_leave_nothing_behind,
     crate::reconnects::leave_nothing
+);
+on_every_server!(
+    passwords_are_revoked_and_replaced_and_told_to_nobody,
+    crate::credentials::are_revoked_and_replaced
+);
+on_every_server!(
+    delays_and_lives_are_right_where_clocks_are_wrong,
+    crate::clocks::are_wrong
 );
 
 #[test]

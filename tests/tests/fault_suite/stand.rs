@@ -40,16 +40,21 @@ pub(crate) fn on_redis(scenario: impl AsyncFnOnce(&mut Breakable)) {
 }
 
 fn on_real<V: Victim>(start: impl FnOnce() -> V, scenario: impl AsyncFnOnce(&mut Breakable)) {
+    alone(async {
+        let broker = Breakable::real(kombu::registry(), start());
+        scenario(&mut broker.await.unwrap()).await;
+    });
+}
+
+/// Runs a scenario while no other one does.
+pub(crate) fn alone<T>(scenario: impl Future<Output = T>) -> T {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(async {
-        let broker = Breakable::real(kombu::registry(), start());
-        scenario(&mut broker.await.unwrap()).await;
-    });
+    runtime.block_on(scenario)
 }
 
 pub(crate) fn is_long() -> bool {

@@ -7,7 +7,7 @@ use kombu::{Exchange, Queue};
 use kombu_testkit::expect::{drain, info};
 use kombu_testkit::faults::{Breakable, Row};
 use kombu_testkit::history::{Answer, Event, Outcome, Recorder};
-use kombu_tests::{Peer, Work, work};
+use kombu_tests::{Peer, Work, work, worker_event};
 use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -80,12 +80,11 @@ impl Worker {
             let url = broker.url();
             let arguments = [&url, &queue, &number, &prefetch, what];
             let mut peer = Peer::run(Command::new(PROGRAM).args(arguments));
-            let event = |line| serde_json::from_value(line).unwrap();
             tokio::spawn(async move {
                 let mut ended = ended;
                 let end = loop {
                     tokio::select! {
-                        line = peer.line() => tell(event(line)),
+                        line = peer.line() => tell(worker_event(line)),
                         end = &mut ended => break end.unwrap(),
                     }
                 };
@@ -93,7 +92,7 @@ impl Worker {
                     End::Drain => peer.rest().await,
                     End::Kill => peer.kill().await,
                 };
-                rest.into_iter().map(event).for_each(tell);
+                rest.into_iter().map(worker_event).for_each(tell);
             })
         };
         Worker { running, end }
