@@ -118,7 +118,8 @@ pub async fn publish(
     let first = u64::from(number) * 1_000_000;
     for message in first..first + messages {
         tell(Event::Publishing {
-            producer: number,
+            // Delayed ones are overtaken.
+            producer: 2 * number + (message % 2) as u32,
             message,
         });
         let publish = producer.publish(&message);
