@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::Fault;
 use crate::history::{Event, Flaw, History};
 
+/// How much of what is broken a row tells.
+const TOLD: usize = 20;
+
 /// What a fault did to a program: one line of the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
@@ -24,7 +27,7 @@ pub struct Row {
     pub worst_stall: u64,
     /// How long that may be, in ms.
     pub allowed: u64,
-    /// What must not be, in words; nothing else passes.
+    /// What must not be, in words, the first twenty. If there is anything, the row is broken.
     pub broken: Vec<String>,
 }
 
@@ -50,7 +53,7 @@ impl Row {
             duplicated: summary.again,
             worst_stall: worst.as_millis() as u64,
             allowed: allowed.as_millis() as u64,
-            broken: flaws.iter().map(ToString::to_string).collect(),
+            broken: flaws.iter().take(TOLD).map(ToString::to_string).collect(),
         }
     }
 
@@ -96,7 +99,9 @@ impl Row {
             let fault = fault_at(at.copied().unwrap_or(u64::MAX));
             if let Some(row) = fault.and_then(|fault| rows.get_mut(&fault)) {
                 row.lost += u64::from(is_loss(&flaw));
-                row.broken.push(flaw.to_string());
+                if row.broken.len() < TOLD {
+                    row.broken.push(flaw.to_string());
+                }
             }
         }
         for (message, again) in history.handled_again() {

@@ -2,7 +2,7 @@ use std::io;
 use std::time::Duration;
 
 use super::Fault;
-use crate::brokers::{RabbitMq, Redis, Server};
+use crate::brokers::{Data, Nats, RabbitMq, Redis, Server};
 
 /// Seconds after which Redis takes a silent client for dead, and RabbitMQ half of those.
 const SIGN_OF_LIFE: u64 = 2;
@@ -221,5 +221,60 @@ impl Victim for Redis {
             ("connections at the server", connections),
             ("sessions at the server", sessions),
         ])
+    }
+}
+
+impl Victim for Nats {
+    fn name(&self) -> &str {
+        "nats"
+    }
+
+    fn address(&self) -> String {
+        Nats::address(self)
+    }
+
+    fn url(&self, address: &str) -> String {
+        Nats::url(self).replace(&Nats::address(self), address)
+    }
+
+    fn server(&mut self) -> &mut Server {
+        self
+    }
+
+    fn gives_back_within(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+
+    fn answers_settles(&self) -> bool {
+        // It does, and forgets those of the last second when it is killed.
+        false
+    }
+
+    fn can(&self, fault: Fault) -> bool {
+        // Its streams are gone, and its clients' connections too.
+        fault == Fault::Wipe
+    }
+
+    fn inflict(&mut self, fault: Fault) -> io::Result<()> {
+        match fault {
+            Fault::Wipe => self.restart(Data::Erase),
+            _ => Err(unknown(fault)),
+        }
+    }
+
+    fn relieve(&mut self, alarm: Fault) -> io::Result<()> {
+        Err(unknown(alarm))
+    }
+
+    fn set_user(&mut self, _: &str, _: &str) -> io::Result<()> {
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "its users stand in its configuration",
+        ))
+    }
+
+    fn counts(&self) -> io::Result<Vec<(&'static str, u64)>> {
+        // It tells at a port of its own, which isn't open.
+        Ok(Vec::new())
     }
 }

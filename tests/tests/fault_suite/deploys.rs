@@ -20,6 +20,20 @@ const PREFETCH: u32 = 16;
 const FIRST_MARK: u64 = 1 << 40;
 
 pub(crate) async fn under_load(broker: &mut Breakable) {
+    let mut queue = Queue::new("jobs").dead_letter_exchange("failed");
+    if broker.name() != "amqp" {
+        // RabbitMQ has such a limit for quorum queues only, and counts there what comes back with its consumer.
+        queue = queue.max_deliveries(20);
+    }
+    run(broker, queue, "deploy").await;
+}
+
+pub(crate) async fn of_a_quorum_queue(broker: &mut Breakable) {
+    let queue = Queue::new("jobs").dead_letter_exchange("failed").quorum();
+    run(broker, queue, "deploy, quorum queue").await;
+}
+
+async fn run(broker: &mut Breakable, queue: Queue, name: &str) {
     let deploys = count(3, 50);
     let mut rng = stand::rng();
     let recorder = Recorder::new();
@@ -27,11 +41,6 @@ pub(crate) async fn under_load(broker: &mut Breakable) {
     let failed = Exchange::fanout("failed");
     let dead = Queue::new("dead").bind(&failed, "");
     connection.declare_queue(&dead).await.unwrap();
-    let mut queue = Queue::new("jobs").dead_letter_exchange("failed");
-    if broker.name() != "amqp" {
-        // RabbitMQ has such a limit for quorum queues only, and counts there what comes back with its consumer.
-        queue = queue.max_deliveries(20);
-    }
     connection.declare_queue(&queue).await.unwrap();
     let producer = connection.producer(Exchange::default());
     let producer = producer.routing_key("jobs").await.unwrap();
@@ -95,6 +104,6 @@ pub(crate) async fn under_load(broker: &mut Breakable) {
     connection.close().await.unwrap();
     let history = recorder.history();
     println!("{:?}", history.summary());
-    let row = Row::of(broker.name(), "deploy", deploys, &history, PATIENCE, within);
+    let row = Row::of(broker.name(), name, deploys, &history, PATIENCE, within);
     stand::report(vec![row], &history);
 }

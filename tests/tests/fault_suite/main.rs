@@ -105,3 +105,9 @@ on_every_server!(
 fn what_was_confirmed_survives_in_a_quorum_queue() {
     stand::on_rabbitmq(confirmed::in_a_quorum_queue);
 }
+
+#[test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+fn deploys_lose_nothing_of_a_quorum_queue() {
+    stand::on_rabbitmq(deploys::of_a_quorum_queue);
+}
