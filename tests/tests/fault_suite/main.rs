@@ -16,6 +16,7 @@ mod credentials;
 mod deadlines;
 mod deploys;
 mod promoted;
+mod readme;
 mod reconnects;
 mod stand;
 mod traffic;
@@ -90,6 +91,10 @@ on_every_broker!(
 on_every_broker!(
     reconnects_leave_nothing_behind,
     crate::reconnects::leave_nothing
+);
+on_every_broker!(
+    the_program_of_the_readme_survives_kills,
+    crate::readme::survives_kills
 );
 on_every_server!(
     passwords_are_revoked_and_replaced_and_told_to_nobody,

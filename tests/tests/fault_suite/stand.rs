@@ -150,6 +150,24 @@ impl Counts {
     }
 }
 
+/// What a consumer has to know of its broker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Habits {
+    /// Whether it answers settles.
+    pub(crate) answers: bool,
+    /// How long a consumer waits for what may still come, when nothing is published any more.
+    pub(crate) patience: Duration,
+}
+
+impl Habits {
+    pub(crate) fn of(broker: &Breakable) -> Self {
+        Habits {
+            answers: broker.answers_settles(),
+            patience: Breakable::RECOVERY + broker.gives_back_within(),
+        }
+    }
+}
+
 /// What a scenario inflicts, written down by the name that the table has for it.
 pub(crate) async fn inflict(broker: &mut Breakable, recorder: &Recorder, fault: Fault) {
     recorder.fault(fault.to_string());

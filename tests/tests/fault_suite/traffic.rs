@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use crate::stand::{self, Counts, count, inflict, patient};
+use crate::stand::{self, Counts, Habits, count, inflict, patient};
 
 /// A message that never comes is given up, and the checker says so.
 const NEVER: Duration = Duration::from_secs(60);
@@ -44,7 +44,7 @@ impl Sentinels {
             u32::MAX,
             consumer,
             recorder.clone(),
-            broker.answers_settles(),
+            Habits::of(broker),
             stopped,
             Some(some),
         ));
@@ -85,18 +85,14 @@ pub(crate) async fn consume(
     number: u32,
     mut consumer: Consumer,
     recorder: Recorder,
-    is_answered: bool,
+    habits: Habits,
     mut stopped: watch::Receiver<bool>,
     latest: Option<watch::Sender<u64>>,
 ) {
     let mut settling = JoinSet::new();
     loop {
         let was_stopped = *stopped.borrow_and_update();
-        let patience = if was_stopped {
-            Breakable::RECOVERY
-        } else {
-            NEVER
-        };
+        let patience = if was_stopped { habits.patience } else { NEVER };
         let delivery = tokio::select! {
             biased;
             delivery = consumer.receive(patience) => delivery.unwrap(),
@@ -122,7 +118,7 @@ pub(crate) async fn consume(
             let answer = delivery.ack().confirmed().await;
             let answer = match was_lost {
                 true => Answer::of_confirmed(&answer),
-                false => Answer::of_sent(&answer, is_answered),
+                false => Answer::of_sent(&answer, habits.answers),
             };
             recorder.settled(number, message, Outcome::Ack, answer);
         });
@@ -224,8 +220,8 @@ pub(crate) async fn under_mixed_faults(broker: &mut Breakable) {
     let before = Counts::steady(broker).await;
 
     let (stop, stopped) = watch::channel(false);
-    let answered = broker.answers_settles();
-    let consumed = consume(0, consumer, recorder.clone(), answered, stopped, None);
+    let habits = Habits::of(broker);
+    let consumed = consume(0, consumer, recorder.clone(), habits, stopped, None);
     let consumed = tokio::spawn(consumed);
     let pause = Duration::from_millis(10);
     let published = Publishing::start(1, producer, &recorder, rng.fork(), pause);

@@ -8,7 +8,7 @@ use kombu_testkit::history::Recorder;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::stand::{self, count, inflict, patient};
+use crate::stand::{self, Habits, count, inflict, patient};
 use crate::traffic::consume;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,15 +25,8 @@ pub(crate) async fn is_declared_again(broker: &mut Breakable) {
     let producer = producer.await.unwrap();
     let (stop, stopped) = watch::channel(false);
     let (latest, mut received) = watch::channel(0);
-    let answered = broker.answers_settles();
-    let consuming = consume(
-        0,
-        consumer,
-        recorder.clone(),
-        answered,
-        stopped,
-        Some(latest),
-    );
+    let habits = Habits::of(broker);
+    let consuming = consume(0, consumer, recorder.clone(), habits, stopped, Some(latest));
     let consuming = tokio::spawn(consuming);
     for wipe in 0..wipes {
         let fault = [Fault::Wipe, Fault::Erase][wipe as usize % 2];
