@@ -1,6 +1,8 @@
 //! Brokers that can be broken, in the same words for each: a scenario is told once, and runs on all of them.
 //!
 //! ```
+//! use std::future::IntoFuture;
+//!
 //! use kombu::{Exchange, Queue};
 //! use kombu_testkit::faults::{Breakable, Fault};
 //!
@@ -16,9 +18,10 @@
 //! let producer = connection.producer(Exchange::default()).routing_key("jobs").await?;
 //!
 //! broker.inflict(Fault::Kill).await?;
-//! let receipt = producer.publish(&7).send().await?;
-//! broker.heal().await?; // it is started again, with its data
-//! receipt.await?;
+//! // It is started again, with its data, while the publish waits.
+//! let (published, healed) = tokio::join!(producer.publish(&7).into_future(), broker.heal());
+//! healed?;
+//! published?;
 //! let delivery = consumer.try_next().await?.expect("it goes on by itself");
 //! delivery.ack().await?;
 //! # connection.close().await?;
