@@ -54,7 +54,10 @@ for step = 0, 3 do
     end
   end
 end
-if not once then call('HSET', wants, holder, ARGV[6]) end
+if not once and call('HGET', wants, holder) ~= ARGV[6] then
+  common().write_in_any_case()
+  call('HSET', wants, holder, ARGV[6])
+end
 if got > 0 then
   if seq ~= seq0 then call('HSET', meta, 'seq', string.format('%d', seq)) end
   for i = 1, #taken, CHUNK do call('HSET', held, unpack(taken, i, math.min(i + CHUNK - 1, #taken))) end
