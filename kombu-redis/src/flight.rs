@@ -198,13 +198,12 @@ impl Part {
                     .arg(take.holder.0.number)
                     .arg(take.holder.0.queue.as_str())
                     .arg(take.count);
-                match &take.watch {
-                    Some((window, _)) => command.arg(*window),
-                    None => command.arg("once"),
-                };
+                if take.watch.is_none() {
+                    command.arg("once");
+                }
                 pipeline.add_command(command);
                 if take.arms()
-                    && let Some((_, keys)) = &take.watch
+                    && let Some(keys) = &take.watch
                 {
                     // Tells the server that the next command's keys are the ones to watch.
                     pipeline.cmd("CLIENT").arg("CACHING").arg("YES");

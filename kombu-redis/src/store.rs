@@ -17,7 +17,7 @@ use crate::hear::{self, Ear};
 use crate::known::{Known, RedisQueue};
 use crate::line::Line;
 use crate::pulse::Pulse;
-use crate::reader::{RedisReader, window};
+use crate::reader::RedisReader;
 use crate::records::Changes;
 use crate::script::Script;
 use crate::texts::Texts;
@@ -456,14 +456,8 @@ impl QueueStore for RedisStore {
     async fn open_reader(&self, queue: &RedisQueue, options: ReaderOptions) -> Result<RedisReader> {
         let Shared { line, bells, .. } = &*self.shared;
         let name = queue.name();
-        let holder = Holder::new(self.readers.fetch_add(1, Ordering::Relaxed), name.clone());
-        let mut command = line.call(Script::Subscribe);
-        command
-            .arg(holder.0.number)
-            .arg(name.as_str())
-            .arg(u8::from(options.exclusive))
-            .arg(window(&options.room))
-            .arg(u8::from(!queue.is_declared));
+        let number = self.readers.fetch_add(1, Ordering::Relaxed);
+        let holder = Holder::new(number, name.clone());
         // Made before the server is asked: if nobody waits for the answer, its drop ends the consumer.
         let keys = bell::keys(&line.prefix, name);
         let is_told = self.shared.is_told;
@@ -475,6 +469,13 @@ impl QueueStore for RedisStore {
             is_told,
             options.room,
         );
+        let mut command = line.call(Script::Subscribe);
+        command
+            .arg(number)
+            .arg(name.as_str())
+            .arg(u8::from(options.exclusive))
+            .arg(reader.wants())
+            .arg(u8::from(!queue.is_declared));
         match line.ask(command).await? {
             Value::Int(_) => Ok(reader),
             Value::ServerError(problem) if problem.code() == "NOQUEUE" => {

@@ -166,15 +166,15 @@ pub(crate) enum End {
 pub(crate) struct Take {
     pub(crate) holder: Holder,
     pub(crate) count: usize,
-    /// For a consumer: how many messages it may have in all, and the keys to be told of when they change, if the server tells.
-    pub(crate) watch: Option<(usize, Arc<[Vec<u8>]>)>,
+    /// For a consumer: the keys to be told of when they change, if the server tells.
+    pub(crate) watch: Option<Arc<[Vec<u8>]>>,
     pub(crate) reply: Reply<Taken>,
 }
 
 impl Take {
     /// Whether the server is to tell of changes.
     pub(crate) fn arms(&self) -> bool {
-        matches!(&self.watch, Some((_, keys)) if !keys.is_empty())
+        matches!(&self.watch, Some(keys) if !keys.is_empty())
     }
 }
 

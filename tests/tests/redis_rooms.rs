@@ -63,3 +63,122 @@ async fn a_full_window_outlives_a_full_redis() {
     publish(&connection, "jobs", 4..5).await;
     assert_eq!(receive(&mut consumer).await.decode::<u64>().unwrap(), 4);
 }
+
+/// Both have to answer the same.
+async fn on_memory_and_on_redis<F: Future<Output = ()>>(scene: impl Fn(Connection) -> F) {
+    scene(connect("memory://").await).await;
+    let redis = Redis::start().unwrap();
+    scene(connect(redis.url()).await).await;
+}
+
+/// A queue for what dies in `of`, and its consumer.
+async fn graveyard(connection: &Connection, of: &str) -> Consumer {
+    let dead = Queue::new("dead").bind(Exchange::direct("broken"), of);
+    connection.consumer(&dead).await.unwrap()
+}
+
+fn short_lived(queue: &str) -> Queue {
+    let queue = Queue::new(queue).message_ttl(Duration::from_millis(200));
+    queue.dead_letter_exchange("broken")
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn of_single_active_consumers_only_the_active_one_has_room() {
+    on_memory_and_on_redis(|connection| async move {
+        let jobs = Queue::new("jobs").single_active_consumer(true);
+        let jobs = jobs.max_length(5);
+        let mut active = connection.consumer(&jobs).prefetch(1).await.unwrap();
+        publish(&connection, "jobs", 0..1).await;
+        let held = receive(&mut active).await;
+        let mut waiting = connection.consumer(&jobs).prefetch(64).await.unwrap();
+        publish(&connection, "jobs", 1..41).await;
+        assert_eq!(info(&connection, "jobs").await.ready, 5);
+        // Now it is the active one.
+        active.cancel().await.unwrap();
+        assert_eq!(receive(&mut waiting).await.decode::<u64>().unwrap(), 36);
+        publish(&connection, "jobs", 41..81).await;
+        assert!(info(&connection, "jobs").await.ready > 5);
+        held.ack().confirmed().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn what_waits_for_a_single_active_consumer_without_room_expires_in_time() {
+    on_memory_and_on_redis(|connection| async move {
+        let mut dead = graveyard(&connection, "jobs").await;
+        let jobs = short_lived("jobs").single_active_consumer(true);
+        let mut active = connection.consumer(&jobs).prefetch(1).await.unwrap();
+        publish(&connection, "jobs", 0..1).await;
+        let _held = receive(&mut active).await;
+        let _waiting = connection.consumer(&jobs).prefetch(64).await.unwrap();
+        publish(&connection, "jobs", 1..2).await;
+        assert_eq!(receive(&mut dead).await.decode::<u64>().unwrap(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn the_queues_of_a_consumer_have_one_room() {
+    on_memory_and_on_redis(|connection| async move {
+        let (one, two) = (Queue::new("one"), Queue::new("two").max_length(3));
+        let consumer = connection.consumer([&one, &two]);
+        let mut consumer = consumer.prefetch(10).await.unwrap();
+        publish(&connection, "one", 0..10).await;
+        let mut held = Vec::new();
+        for _ in 0..10 {
+            held.push(receive(&mut consumer).await);
+        }
+        publish(&connection, "two", 0..30).await;
+        assert_eq!(info(&connection, "two").await.ready, 3);
+        // What is settled at one is room for the other.
+        for delivery in held.drain(..4) {
+            delivery.ack().confirmed().await.unwrap();
+        }
+        publish(&connection, "two", 30..60).await;
+        assert_eq!(info(&connection, "two").await.ready, 7);
+    })
+    .await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn what_waits_while_another_queue_has_all_the_room_expires_in_time() {
+    on_memory_and_on_redis(|connection| async move {
+        let mut dead = graveyard(&connection, "two").await;
+        let consumer = connection.consumer([&Queue::new("one"), &short_lived("two")]);
+        let mut consumer = consumer.prefetch(1).await.unwrap();
+        publish(&connection, "one", 0..1).await;
+        let _held = receive(&mut consumer).await;
+        publish(&connection, "two", 1..2).await;
+        assert_eq!(receive(&mut dead).await.decode::<u64>().unwrap(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_paused_consumer_has_no_room() {
+    on_memory_and_on_redis(|connection| async move {
+        let jobs = Queue::new("jobs").max_length(3);
+        let mut consumer = connection.consumer(&jobs).prefetch(64).await.unwrap();
+        publish(&connection, "jobs", 0..1).await;
+        receive(&mut consumer)
+            .await
+            .ack()
+            .confirmed()
+            .await
+            .unwrap();
+        consumer.pause();
+        publish(&connection, "jobs", 0..30).await;
+        assert_eq!(info(&connection, "jobs").await.ready, 3);
+        consumer.resume();
+        assert_eq!(receive(&mut consumer).await.decode::<u64>().unwrap(), 27);
+        publish(&connection, "jobs", 30..60).await;
+        assert!(info(&connection, "jobs").await.ready > 3);
+    })
+    .await;
+}

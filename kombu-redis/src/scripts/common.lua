@@ -68,11 +68,26 @@ local function schedule(what, q, at)
   call('ZADD', R .. 'due', 'LT', at, what .. q)
 end
 
+-- How many more messages a consumer has room for, over all of its queues. `wants` is what it told.
+local function room(holder, wants)
+  local limit, window = wants:match('^(%d+) (%d+)$')
+  local session = holder:match('^%d+')
+  local n = tonumber(limit)
+  if n == 0 then return 0 end
+  for _, one in ipairs(call('SMEMBERS', R .. 'window.' .. session .. '.' .. window)) do
+    n = n - call('HLEN', R .. 'unacked.' .. session .. '.' .. one)
+  end
+  return math.max(0, n)
+end
+
 -- How many messages consumers have room for: those that come have their takers already.
 local function wanted(q)
   local n, all = 0, call('HGETALL', R .. 'wants.' .. q)
+  if #all == 0 then return 0 end
+  local is_single = call('HEXISTS', R .. 'q.' .. q, 'sac') == 1
+  local active = is_single and call('ZRANGE', R .. 'consumers.' .. q, 0, 0)[1]
   for i = 1, #all, 2 do
-    n = n + math.max(0, all[i + 1] - call('HLEN', R .. 'unacked.' .. all[i] .. '.' .. q))
+    if not is_single or all[i] == active then n = n + room(all[i], all[i + 1]) end
   end
   return n
 end
@@ -326,6 +341,8 @@ local function reap(session, budget)
         end
       end
       leave(q, holder)
+    elseif what == 'w' then
+      call('DEL', R .. 'window.' .. session .. '.' .. rest)
     elseif what == 'd' then
       local dying = R .. 'dying.' .. session
       local ids = call('HKEYS', dying)

@@ -1,5 +1,4 @@
--- Takes messages. ARGV: prefix, session, number of the holder, queue, how many at most, and for a consumer how many it
--- may have in all; else `once`.
+-- Takes messages. ARGV: prefix, session, number of the holder, queue, how many at most, and `once` unless it is a consumer.
 -- Answers how many messages died, then id and text of each that was taken.
 local session, n, q, want = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 if not is_alive(session) then return redis.error_reply('SESSION .') end
@@ -16,10 +15,9 @@ elseif not call('ZSCORE', R .. 'consumers.' .. q, holder) then
 elseif f[3] and call('ZRANGE', R .. 'consumers.' .. q, 0, 0)[1] ~= holder then
   return {0}
 end
-local held, wants = R .. 'unacked.' .. holder .. '.' .. q, R .. 'wants.' .. q
-local before = call('HLEN', held)
+local held = R .. 'unacked.' .. holder .. '.' .. q
 -- What came since the last look, and there was room for, is its own, whatever its time.
-local promised = tonumber(call('HGET', wants, holder) or '0') - before
+local promised = once and 0
 local lim = f[4] and common().limits(q)
 local seq0 = tonumber(f[2])
 local seq, taken, got, seen, bytes = seq0, {}, 0, {}, 0
@@ -38,7 +36,11 @@ for step = 0, 3 do
       local id, _, expires = nil, nil, 0
       if m:byte(3) == 95 then id, _, expires = marked(m) end
       if lim and lim.b >= 0 then bytes = bytes + common().size(m) end
-      if id and expires > 0 and expires <= now() and got >= promised then
+      local is_over = id and expires > 0 and expires <= now()
+      if is_over and not promised then
+        promised = common().room(holder, call('HGET', R .. 'wants.' .. q, holder))
+      end
+      if is_over and got >= promised then
         common().bury(q, 'expired', m, expires)
       else
         -- A copy that Python made of it may be there, too.
@@ -53,10 +55,6 @@ for step = 0, 3 do
       end
     end
   end
-end
-if not once and call('HGET', wants, holder) ~= ARGV[6] then
-  common().write_in_any_case()
-  call('HSET', wants, holder, ARGV[6])
 end
 if got > 0 then
   if seq ~= seq0 then call('HSET', meta, 'seq', string.format('%d', seq)) end
