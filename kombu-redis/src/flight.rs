@@ -124,7 +124,14 @@ impl Flight {
         let mut landed = Landed::default();
         let mut answers = answers.into_iter();
         for part in self.parts {
-            let answer = answers.next().unwrap_or(Value::Nil);
+            let mut answer = answers.next().unwrap_or(Value::Nil);
+            if let Part::Ask(ask) = &part
+                && ask.watch.is_some()
+            {
+                landed.look_at_watch(&answer);
+                drop(answers.next());
+                answer = answers.next().unwrap_or(Value::Nil);
+            }
             if let Part::Pushes(_) = &part {
                 match &answer {
                     Value::Array(_) => calls.done += 1,
@@ -152,12 +159,7 @@ impl Flight {
                 Part::Take(take) => {
                     let mut is_lone = true;
                     if take.arms() {
-                        if let Some(Value::ServerError(problem)) = answers.next() {
-                            // Nobody would be told of what comes. The next session looks by itself.
-                            landed
-                                .over
-                                .get_or_insert_with(|| error::unwatched(&problem));
-                        }
+                        landed.look_at_watch(&answers.next().unwrap_or(Value::Nil));
                         // Of the keys, only that of the consumers is to be there.
                         is_lone = matches!(answers.next(), Some(Value::Int(1)));
                     }
@@ -171,6 +173,23 @@ impl Flight {
         }
         landed
     }
+}
+
+impl Landed {
+    /// `answer` is that to `CLIENT CACHING`.
+    fn look_at_watch(&mut self, answer: &Value) {
+        if let Value::ServerError(problem) = answer {
+            // Nobody would be told of what comes. The next session looks by itself.
+            self.over.get_or_insert_with(|| error::unwatched(problem));
+        }
+    }
+}
+
+/// Tells the server which keys to watch.
+fn watch(keys: &[Vec<u8>], pipeline: &mut Pipeline) {
+    // Those of the next command.
+    pipeline.cmd("CLIENT").arg("CACHING").arg("YES");
+    pipeline.cmd("EXISTS").arg(keys);
 }
 
 impl Part {
@@ -205,12 +224,13 @@ impl Part {
                 if take.arms()
                     && let Some(keys) = &take.watch
                 {
-                    // Tells the server that the next command's keys are the ones to watch.
-                    pipeline.cmd("CLIENT").arg("CACHING").arg("YES");
-                    pipeline.cmd("EXISTS").arg(&keys[..]);
+                    watch(keys, pipeline);
                 }
             }
             Part::Ask(ask) => {
+                if let Some(key) = &ask.watch {
+                    watch(std::slice::from_ref(key), pipeline);
+                }
                 pipeline.add_command(ask.command.clone());
             }
         }

@@ -103,8 +103,21 @@ impl Line {
         self: &Arc<Self>,
         command: Cmd,
     ) -> impl Future<Output = Result<Value>> + Send + 'static {
+        self.ask_and_watch(command, None)
+    }
+
+    /// The same; from before the command on, the server tells of a key when it changes.
+    pub(crate) fn ask_and_watch(
+        self: &Arc<Self>,
+        command: Cmd,
+        watch: Option<Vec<u8>>,
+    ) -> impl Future<Output = Result<Value>> + Send + 'static {
         let (reply, answer) = oneshot::channel();
-        self.send(Work::Ask(Ask { command, reply }));
+        self.send(Work::Ask(Ask {
+            command,
+            watch,
+            reply,
+        }));
         let line = self.clone();
         async move { line.answer(answer).await }
     }

@@ -10,6 +10,7 @@ use redis::Value;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use crate::bell::{self, Bell};
 use crate::error;
 use crate::flight::number;
 use crate::script::Script;
@@ -64,6 +65,11 @@ impl Pulse {
 
 /// Runs until the session is over, or nobody has it any more.
 pub(crate) async fn beat(shared: Weak<Shared>) {
+    let sooner = Arc::new(Bell::new());
+    if let Some(strong) = shared.upgrade() {
+        let key = bell::sooner_key(&strong.line.prefix);
+        strong.bells.add(&[key], &sooner);
+    }
     loop {
         let Some(strong) = shared.upgrade() else {
             return;
@@ -72,7 +78,12 @@ pub(crate) async fn beat(shared: Weak<Shared>) {
             return;
         }
         let begin = Instant::now();
-        if let Err(problem) = tick(&strong).await {
+        let watch = strong
+            .is_told
+            .then(|| bell::sooner_key(&strong.line.prefix));
+        // The look comes behind what it rang for.
+        sooner.take();
+        if let Err(problem) = tick(&strong, watch).await {
             tracing::debug!(error = %problem, "a session with Redis couldn't do what is due");
         }
         let pulse = strong.pulse.clone();
@@ -81,16 +92,17 @@ pub(crate) async fn beat(shared: Weak<Shared>) {
         let latest = begin + pulse.lease / 3;
         tokio::select! {
             () = pulse.until_due(latest) => {}
+            () = sooner.rung() => {}
             () = over => return,
         }
     }
 }
 
-async fn tick(shared: &Arc<Shared>) -> Result<()> {
+async fn tick(shared: &Arc<Shared>, watch: Option<Vec<u8>>) -> Result<()> {
     let lease = shared.pulse.lease.as_millis() as u64;
     let mut command = shared.line.call(Script::Tick);
     command.arg(lease).arg(GIVEN_BACK);
-    let answer = shared.line.ask(command).await?;
+    let answer = shared.line.ask_and_watch(command, watch).await?;
     match &answer {
         Value::Array(parts) if parts.len() == 3 => {
             let wait = number(&parts[0]).unwrap_or(lease);

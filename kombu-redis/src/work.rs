@@ -181,5 +181,7 @@ impl Take {
 /// Anything else; the answer is the server's.
 pub(crate) struct Ask {
     pub(crate) command: Cmd,
+    /// A key that the server is to tell of when it changes, from before the command on.
+    pub(crate) watch: Option<Vec<u8>>,
     pub(crate) reply: Reply<Value>,
 }

@@ -62,9 +62,19 @@ local function adopt(q)
   end
 end
 
+-- Sessions wait for what is due first; that it is sooner now they are told by a key that they watch. What is due they do
+-- at the same time, and learn of what comes next by themselves.
+local is_catching_up = false
+local function tell_if_sooner(at)
+  if is_catching_up then return end
+  local first = call('ZRANGE', R .. 'due', 0, 0, 'WITHSCORES')[2]
+  if not first or tonumber(at) < tonumber(first) then call('SET', R .. 'sooner', string.format('%d', at)) end
+end
+
 -- Something has to be done about a queue at a time: d: a delayed message comes, t: the head expires, x: it is unused
 -- for too long.
 local function schedule(what, q, at)
+  tell_if_sooner(at)
   call('ZADD', R .. 'due', 'LT', at, what .. q)
 end
 
@@ -284,11 +294,15 @@ end
 -- A queue is used now.
 local function touch(q)
   local expires = call('HGET', R .. 'q.' .. q, 'exp')
-  if expires then call('ZADD', R .. 'due', now() + expires, 'x' .. q) end
+  if not expires then return end
+  local at = now() + expires
+  tell_if_sooner(at)
+  call('ZADD', R .. 'due', at, 'x' .. q)
 end
 
 -- Does what is due.
 local function catch_up()
+  is_catching_up = true
   for _ = 1, 1000 do
     local first = call('ZRANGE', R .. 'due', 0, 0, 'WITHSCORES')
     if not first[1] or tonumber(first[2]) > now() then return end
