@@ -11,6 +11,7 @@ use redis::{Cmd, Pipeline, Value};
 use crate::error;
 use crate::line::Line;
 use crate::script::{self, Script};
+use crate::store::GIVEN_BACK;
 use crate::work::{Ask, End, Finishing, Holder, Push, Take, Taken, Target, Work};
 
 /// How many messages, and bytes, go in one flight.
@@ -40,6 +41,7 @@ enum Part {
     Finishes(Vec<Finishing>),
     Take(Take),
     Ask(Ask),
+    End,
 }
 
 /// What a flight brought.
@@ -101,6 +103,12 @@ impl Flight {
                         parts.push(Part::Finishes(std::mem::take(&mut forgets)));
                     }
                     parts.push(Part::Ask(ask));
+                }
+                Work::End => {
+                    if !forgets.is_empty() {
+                        parts.push(Part::Finishes(std::mem::take(&mut forgets)));
+                    }
+                    parts.push(Part::End);
                 }
             }
         }
@@ -167,6 +175,13 @@ impl Flight {
                     // Whoever asked looks at errors too.
                     drop(ask.reply.send(Ok(answer)));
                 }
+                Part::End => {
+                    if let Value::Array(parts) = &answer
+                        && let Some(Value::Int(0)) = parts.first()
+                    {
+                        landed.again.push(Work::End);
+                    }
+                }
             }
         }
         landed
@@ -214,6 +229,11 @@ impl Part {
             Part::Ask(ask) => {
                 pipeline.add_command(ask.command.clone());
             }
+            Part::End => {
+                let mut command = Script::End.call(prefix);
+                command.arg(session).arg(GIVEN_BACK);
+                pipeline.add_command(command);
+            }
         }
     }
 
@@ -223,6 +243,7 @@ impl Part {
             Part::Finishes(finishes) => again.extend(finishes.into_iter().map(Work::Finish)),
             Part::Take(take) => again.push(Work::Take(take)),
             Part::Ask(ask) => again.push(Work::Ask(ask)),
+            Part::End => again.push(Work::End),
         }
     }
 }

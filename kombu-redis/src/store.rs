@@ -703,9 +703,7 @@ impl Drop for RedisStore {
             return;
         }
         // In the order of what was asked for before; nobody waits for it.
-        let mut command = self.shared.line.call(Script::End);
-        command.arg(i64::MAX);
-        drop(self.shared.line.ask(command));
+        self.shared.line.send(Work::End);
         self.shared.line.end_when_idle();
     }
 }

@@ -59,6 +59,8 @@ pub(crate) enum Work {
     Finish(Finishing),
     Take(Take),
     Ask(Ask),
+    /// The session's end, in as many calls as it takes.
+    End,
 }
 
 /// A message for queues.

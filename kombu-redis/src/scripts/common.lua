@@ -169,26 +169,73 @@ local function put_later(q, what, step, ttl, bytes, m, at)
   schedule('d', q, at)
 end
 
--- Puts a message back to where it was, unless its time is over.
-local function back(q, id, m)
-  local _, _, expires = marked(m)
-  if expires > 0 and expires <= now() then
-    bury(q, 'expired', m, expires)
-    return
-  end
-  local list, me, skip = P .. q .. STEP[tonumber(id:sub(-1))], tonumber(id), 0
+-- Puts messages, each of them an id and a text, back to where they were in a list. In front of the list, from the right,
+-- lie those that went back before, the lowest position first. Answers how many of them had to be moved, and their bytes.
+local function merge(list, messages)
+  table.sort(messages, function(one, other) return one.at < other.at end)
+  local last, front, bytes, block = messages[#messages].at, {}, 0, 1
+  -- A few are looked at first: most often there are none, and they may be large.
   while true do
-    local other = call('LINDEX', list, -1 - skip)
-    local o = other and marked(other)
-    if o and o ~= '0' and tonumber(o) < me then skip = skip + 1 else break end
+    local some = call('LRANGE', list, -#front - block, -#front - 1)
+    local goes_on = #some == block
+    for i = #some, 1, -1 do
+      local id = marked(some[i])
+      local at = id and tonumber(id) or 0
+      if at == 0 or at >= last then
+        goes_on = false
+        break
+      end
+      front[#front + 1] = {at = at, m = some[i]}
+      bytes = bytes + #some[i]
+    end
+    if not goes_on then break end
+    block = math.min(2 * block, 256)
   end
-  local front = skip > 0 and call('RPOP', list, skip) or {}
-  call('RPUSH', list, m)
-  for i = #front, 1, -1 do call('RPUSH', list, front[i]) end
-  if expires > 0 then schedule('t', q, expires) end
+  if #front > 0 then call('LTRIM', list, 0, -#front - 1) end
+  local i, j, chunk = #front, #messages, {}
+  while i > 0 or j > 0 do
+    if j == 0 or (i > 0 and front[i].at > messages[j].at) then
+      chunk[#chunk + 1] = front[i].m
+      i = i - 1
+    else
+      chunk[#chunk + 1] = messages[j].m
+      j = j - 1
+    end
+    if #chunk == CHUNK or (i == 0 and j == 0) then
+      call('RPUSH', list, unpack(chunk))
+      chunk = {}
+    end
+  end
+  return #front, bytes
+end
+
+-- Puts messages of a queue, each of them an id and a text, back to where they were, unless their time is over. Answers how
+-- many others had to be moved, and their bytes.
+local function back(q, messages)
+  local lists, first, moved, bytes, size_of_all = {}, nil, 0, 0, 0
+  for _, one in ipairs(messages) do
+    local _, _, expires = marked(one.m)
+    if expires > 0 and expires <= now() then
+      bury(q, 'expired', one.m, expires)
+    else
+      one.at = tonumber(one.id)
+      local step = tonumber(one.id:sub(-1))
+      lists[step] = lists[step] or {}
+      table.insert(lists[step], one)
+      size_of_all = size_of_all + size(one.m)
+      if expires > 0 then first = math.min(first or expires, expires) end
+    end
+  end
+  if not next(lists) then return 0, 0 end
+  for step, those in pairs(lists) do
+    local n, b = merge(P .. q .. STEP[step], those)
+    moved, bytes = moved + n, bytes + b
+  end
+  if first then schedule('t', q, first) end
   local lim = limits(q)
-  counted(q, lim, size(m))
+  counted(q, lim, size_of_all)
   drop_heads(q, lim)
+  return moved, bytes
 end
 
 -- The text of a message that was handed out, for when it goes back.
@@ -251,16 +298,18 @@ local function arrive(q)
       schedule('d', q, now() + LATER)
       return
     end
+    local returned = {}
     for i = 1, #due, 2 do
       local _, e, what, step, ttl, bytes = due[i]:find('^%d+ (%a) (%d) (%-?%d+) (%d+) ')
       local m = due[i]:sub(e + 1)
       if what == 'n' then
         put(q, lim, tonumber(step), m, tonumber(ttl), tonumber(bytes), tonumber(due[i + 1]))
       else
-        back(q, (marked(m)), m)
+        returned[#returned + 1] = {id = marked(m), m = m}
       end
       call('ZREM', later, due[i])
     end
+    back(q, returned)
   end
   local first = call('ZRANGE', later, 0, 0, 'WITHSCORES')
   if first[1] then schedule('d', q, first[2]) end
@@ -299,42 +348,57 @@ local function leave(q, holder)
   end
 end
 
--- Ends a session: what it held goes back. True when all of it is done, or can't be done now.
+-- Ends a session: what it held goes back, in as many calls as it takes. True when all of it is done, or can't be done now.
 local function reap(session, budget)
   write_in_any_case()
   call('ZADD', R .. 'sessions', 0, session)
   call('HDEL', R .. 'pushed', session)
   local stays = false
   local entries = R .. 'session.' .. session
+  -- The last ones: so each goes in front of its successors.
+  local function last_of(held)
+    local ids, some = {}, {}
+    for i, id in ipairs(call('HKEYS', held)) do ids[i] = tonumber(id) end
+    table.sort(ids)
+    for i = #ids, 1, -1 do
+      if budget <= 0 then break end
+      budget = budget - 1
+      local id = string.format('%d', ids[i])
+      some[#some + 1] = {id = id, m = call('HGET', held, id)}
+    end
+    return some
+  end
+  local function forget(held, some)
+    for _, one in ipairs(some) do call('HDEL', held, one.id) end
+    return call('EXISTS', held) == 0
+  end
   for _, entry in ipairs(call('SMEMBERS', entries)) do
+    if budget <= 0 then return false end
+    budget = budget - 1
     local what, rest = entry:sub(1, 1), entry:sub(2)
     if what == 'h' then
       local n, q = rest:match('^(%d+) (.*)$')
       local holder = session .. '.' .. n
       local held = R .. 'unacked.' .. holder .. '.' .. q
-      local ids = call('HKEYS', held)
-      table.sort(ids, function(a, b) return tonumber(a) > tonumber(b) end)
       local is_there = call('EXISTS', R .. 'q.' .. q) == 1
-      if is_there and #ids > 0 and is_taken(q) then
+      if is_there and call('EXISTS', held) == 1 and is_taken(q) then
         entry, stays = nil, true
+      elseif is_there then
+        local some = last_of(held)
+        local messages = {}
+        for i, one in ipairs(some) do messages[i] = {id = one.id, m = remark(one.m, one.id, false)} end
+        budget = budget - back(q, messages)
+        if not forget(held, some) then return false end
       else
-        for _, id in ipairs(ids) do
-          if budget <= 0 then return false end
-          budget = budget - 1
-          if is_there then back(q, id, remark(call('HGET', held, id), id, false)) end
-          call('HDEL', held, id)
-        end
+        call('DEL', held)
       end
       leave(q, holder)
     elseif what == 'd' then
       local dying = R .. 'dying.' .. session
-      local ids = call('HKEYS', dying)
-      table.sort(ids, function(a, b) return tonumber(a) > tonumber(b) end)
-      for _, id in ipairs(ids) do
-        call('LPUSH', R .. 'dead', call('HGET', dying, id))
-        call('HDEL', dying, id)
-        died = died + 1
-      end
+      local some = last_of(dying)
+      for _, one in ipairs(some) do call('LPUSH', R .. 'dead', one.m) end
+      died = died + #some
+      if not forget(dying, some) then return false end
     else
       call('SADD', R .. 'doomed', 'o' .. rest)
     end

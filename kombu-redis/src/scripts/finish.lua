@@ -47,10 +47,18 @@ local function move(held, q, holder)
   return answer
 end
 
+-- What goes back to one queue goes together.
+local returned, to = {}, nil
+local function give_back()
+  if to then common().back(to, returned) end
+  returned, to = {}, nil
+end
+
 while a <= #ARGV do
   local what, holder, q, gone = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
   local held, answer = key(holder, q), 1
   a = a + 4
+  if what ~= 'R' or q ~= to then give_back() end
   if what == 'F' then
     local count, removed = tonumber(ARGV[a]), 0
     for i = a + 1, a + count, CHUNK do
@@ -67,7 +75,12 @@ while a <= #ARGV do
     else
       call('HDEL', held, id)
       m = common().remark(m, id, failed)
-      if delay < 0 then common().back(q, id, m) else common().put_later(q, 'b', 0, -1, 0, m, now() + delay) end
+      if delay < 0 then
+        to = q
+        returned[#returned + 1] = {id = id, m = m}
+      else
+        common().put_later(q, 'b', 0, -1, 0, m, now() + delay)
+      end
     end
   elseif what == 'L' then
     local id, reason = ARGV[a], ARGV[a + 1]
@@ -94,5 +107,6 @@ while a <= #ARGV do
     call('SREM', R .. 'holders.' .. q, session .. '.' .. holder)
   end
 end
+give_back()
 answers[#answers + 1] = died
 return answers

@@ -1,0 +1,116 @@
+//! What goes back to a Redis, and what a session leaves there: all of it, in its order, and in pieces that let others have
+//! their turn.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(not(kombu_test_redis), allow(dead_code, unused_imports))]
+
+use std::time::Duration;
+
+use kombu::{Connection, Consumer, Delivery, ErrorKind, Exchange, Producer, Queue, RetryPolicy};
+use kombu_testkit::brokers::Redis;
+use kombu_testkit::expect::{collect_one, drain, info};
+use kombu_tests::RedisAdmin;
+use tokio::time::timeout;
+
+/// Longer than anything here takes, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn connect(url: impl Into<String>) -> Connection {
+    let retry = RetryPolicy::default().longest_pause(Duration::from_millis(100));
+    let builder = Connection::builder(kombu::registry());
+    builder.url(url).retry(retry).await.unwrap()
+}
+
+async fn producer_to(connection: &Connection, queue: &str) -> Producer {
+    let producer = connection.producer(Exchange::default());
+    producer.routing_key(queue).await.unwrap()
+}
+
+async fn receive(consumer: &mut Consumer) -> Delivery {
+    timeout(PATIENCE, collect_one(consumer))
+        .await
+        .expect("a delivery")
+}
+
+async fn until(mut is_so: impl FnMut() -> bool) {
+    let so = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, so).await.expect("it comes to that");
+}
+
+/// Has a consumer hold the numbers below `count`.
+async fn hold(connection: &Connection, queue: &Queue, count: u64) -> (Consumer, Vec<Delivery>) {
+    let window = u32::try_from(count).unwrap();
+    let mut consumer = connection.consumer(queue).prefetch(window).await.unwrap();
+    let producer = producer_to(connection, queue.name()).await;
+    for number in 0..count {
+        producer.publish(&number).await.unwrap();
+    }
+    let mut held = Vec::new();
+    for _ in 0..count {
+        held.push(receive(&mut consumer).await);
+    }
+    (consumer, held)
+}
+
+async fn numbers(connection: &Connection, queue: &str) -> Vec<u64> {
+    let drained = drain(connection, queue).await;
+    drained.iter().map(|got| got.decode().unwrap()).collect()
+}
+
+/// How often commands were called that begin like this.
+fn calls(admin: &RedisAdmin, commands: &[&str]) -> u64 {
+    let stats = admin.text(["INFO", "commandstats"]);
+    let lines = stats.lines().filter_map(|line| {
+        let (command, counts) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let is_meant = commands.contains(&command);
+        is_meant.then(|| counts.split(',').next().unwrap().parse::<u64>().unwrap())
+    });
+    lines.sum()
+}
+
+/// Those that move messages.
+const MOVES: [&str; 7] = [
+    "lindex", "lrange", "linsert", "rpop", "rpush", "lpush", "ltrim",
+];
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_window_that_is_released_first_to_last_costs_no_more_than_it_holds() {
+    const COUNT: u64 = 300;
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let connection = connect(redis.url()).await;
+    let (consumer, held) = hold(&connection, &Queue::new("jobs"), COUNT).await;
+    consumer.pause();
+    admin.ask(["CONFIG", "RESETSTAT"]);
+    let mut last = None;
+    for delivery in held {
+        last = Some(delivery.release());
+    }
+    last.unwrap().confirmed().await.unwrap();
+    let moves = calls(&admin, &MOVES);
+    assert!(moves < 4 * COUNT, "{moves} commands for {COUNT} messages");
+    drop(consumer);
+    assert!(numbers(&connection, "jobs").await.into_iter().eq(0..COUNT));
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_connection_that_is_dropped_gives_back_what_it_held_in_pieces() {
+    const COUNT: u64 = 1200;
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let other = connect(format!("{}?lease=600", redis.url())).await;
+    let connection = connect(format!("{}?lease=600", redis.url())).await;
+    let (consumer, held) = hold(&connection, &Queue::new("jobs"), COUNT).await;
+    admin.ask(["CONFIG", "RESETSTAT"]);
+    drop((connection, consumer, held));
+    until(|| admin.ask(["ZCARD", "_kombu.rs.sessions"]) == ":1").await;
+    assert_eq!(admin.ask(["LLEN", "jobs"]), format!(":{COUNT}"));
+    assert!(calls(&admin, &["evalsha"]) >= 3);
+    assert!(numbers(&other, "jobs").await.into_iter().eq(0..COUNT));
+}
