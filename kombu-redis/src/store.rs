@@ -605,7 +605,7 @@ impl QueueStore for RedisStore {
                 let id = number(&pair[0])?;
                 let dead = dead(&holder, id, &pair[1]);
                 if dead.is_none() {
-                    // Not ours to understand: another version may.
+                    // Not ours to understand: another version may, so it is left to others.
                     tracing::warn!("a dead message in Redis can't be read");
                     give_back(&line, &holder, id);
                 }

@@ -114,3 +114,32 @@ async fn a_connection_that_is_dropped_gives_back_what_it_held_in_pieces() {
     assert!(calls(&admin, &["evalsha"]) >= 3);
     assert!(numbers(&other, "jobs").await.into_iter().eq(0..COUNT));
 }
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn dead_messages_that_only_another_version_can_read_are_left_to_it() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let connection = connect(redis.url()).await;
+    let jobs = Queue::new("jobs").dead_letter_exchange("broken");
+    connection.declare_queue(&jobs).await.unwrap();
+    // A reason that this one doesn't know, and no words at all.
+    let record = |number: u64| format!("toolarge 1763000000000 - 12 {{\"name\":\"q\"}}{number}");
+    for number in 0..10 {
+        admin.ask(["RPUSH", "_kombu.rs.dead", &record(number)]);
+    }
+    admin.ask(["RPUSH", "_kombu.rs.dead", "something"]);
+    for connection in [&connection, &connect(redis.url()).await] {
+        // Whoever looks at a queue takes the dead first.
+        info(connection, "jobs").await;
+        until(|| admin.ask(["LLEN", "_kombu.rs.dead"]) == ":11").await;
+        assert_eq!(connection.health().sessions, 1);
+    }
+    let those = "local n = 0 for _, m in ipairs(redis.call('LRANGE', '_kombu.rs.dead', 0, -1)) do \
+                 if m == 'something' or m:find('^toolarge 1763000000000 ,%d+,%d+, 12 {\"name\":\"q\"}%d$') then n = n + 1 end \
+                 end return n";
+    assert_eq!(admin.ask(["EVAL", those, "0"]), ":11");
+    // The empty name isn't a queue's.
+    let keys = "local n = 0 for i = 0, 9 do n = n + redis.call('EXISTS', '\u{6}\u{16}' .. i) end return n";
+    assert_eq!(admin.ask(["EVAL", keys, "0"]), ":0");
+}

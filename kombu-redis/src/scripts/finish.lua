@@ -1,6 +1,6 @@
 -- Ends the hold on messages. ARGV: prefix, session, then steps:
 --   F holder queue gone count id...                  forgets them
---   R holder queue gone id failed delay              back, at once or after a delay in ms
+--   R holder queue gone id failed delay              back, at once or after a delay in ms; of the dead: left to other sessions
 --   L holder queue gone id reason                    dead, and left to other sessions
 --   M holder queue gone id version count exchange... ttl bytes count (queue list)... text    moved to other queues
 -- The holder of the dead is `d`. A reader that is gone has gone=1.
@@ -47,6 +47,16 @@ local function move(held, q, holder)
   return answer
 end
 
+-- Leaves a dead message to other sessions; false if that can't be said of it.
+local function leave_to_others(record)
+  local reason, at, left, rest = record:match('^(%S+) (%S+) (%S+) (.*)$')
+  if not reason then return false end
+  -- Those that left it may do so again when they are too many.
+  if left == '-' or #left > 4000 then left = ',' end
+  call('RPUSH', R .. 'dead', reason .. ' ' .. at .. ' ' .. left .. session .. ', ' .. rest)
+  return true
+end
+
 -- What goes back to one queue goes together.
 local returned, to = {}, nil
 local function give_back()
@@ -71,7 +81,9 @@ while a <= #ARGV do
     a = a + 3
     local m = call('HGET', held, id)
     if not m then answer = missing(held)
-    elseif delay < 0 and holder ~= 'd' and common().is_taken(q) then answer = 4
+    elseif holder == 'd' then
+      if leave_to_others(m) then call('HDEL', held, id) else answer = 0 end
+    elseif delay < 0 and common().is_taken(q) then answer = 4
     else
       call('HDEL', held, id)
       m = common().remark(m, id, failed)
@@ -86,14 +98,14 @@ while a <= #ARGV do
     local id, reason = ARGV[a], ARGV[a + 1]
     a = a + 2
     local m = call('HGET', held, id)
-    if not m then answer = missing(held) else
+    if not m then answer = missing(held)
+    elseif holder == 'd' then
+      if leave_to_others(m) then call('HDEL', held, id) else answer = 0 end
+    else
       call('HDEL', held, id)
-      if holder == 'd' then
-        local reason_, at, left, rest = m:match('^(%a+) (%d+) (%S+) (.*)$')
-        left = (left == '-' and ',' or left) .. session .. ','
-        call('RPUSH', R .. 'dead', reason_ .. ' ' .. at .. ' ' .. left .. ' ' .. rest)
-      else
-        local decl = call('HGET', R .. 'q.' .. q, 'decl') or ''
+      -- Without its queue's declaration nobody could say where it goes: the queue was deleted.
+      local decl = call('HGET', R .. 'q.' .. q, 'decl') or ''
+      if decl ~= '' then
         local head = reason .. ' ' .. string.format('%d', now()) .. ' ,' .. session .. ', '
         call('RPUSH', R .. 'dead', head .. #decl .. ' ' .. decl .. m)
       end

@@ -6,8 +6,9 @@ local dead, taken = R .. 'dead', {}
 for _ = 1, call('LLEN', dead) do
   if #taken >= 2 * want then break end
   local m = call('LPOP', dead)
-  local left = m:match('^%a+ %d+ (%S+) ')
-  if left:find(',' .. session .. ',', 1, true) then
+  -- What can't be read at all is nobody's, and stays.
+  local left = m:match('^%S+ %S+ (%S+) ')
+  if not left or left:find(',' .. session .. ',', 1, true) then
     call('RPUSH', dead, m)
   else
     taken[#taken + 1] = string.format('%d', call('HINCRBY', R .. 'meta', 'died', 1))
