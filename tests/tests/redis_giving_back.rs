@@ -143,3 +143,30 @@ async fn dead_messages_that_only_another_version_can_read_are_left_to_it() {
     let keys = "local n = 0 for i = 0, 9 do n = n + redis.call('EXISTS', '\u{6}\u{16}' .. i) end return n";
     assert_eq!(admin.ask(["EVAL", keys, "0"]), ":0");
 }
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_session_that_others_began_to_end_has_ended() {
+    const COUNT: u64 = 50;
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let connection = connect(format!("{}?lease=3", redis.url())).await;
+    let (mut one, first) = hold(&connection, &Queue::new("one"), 1).await;
+    let (mut two, held) = hold(&connection, &Queue::new("two"), COUNT).await;
+    // Another session ends a part of it, as its tick does, while this one is only slow.
+    let end = kombu::redis::digests().find(|(name, _)| *name == "end.lua");
+    let (_, end) = end.unwrap();
+    let session = "return redis.call('ZRANGE', '_kombu.rs.sessions', 0, 0)[1]";
+    let session = admin.text(["EVAL", session, "0"]);
+    admin.ask(["EVALSHA", end, "0", "", &session, "20"]);
+    for delivery in first.into_iter().chain(held) {
+        let lost = delivery.ack().confirmed().await.unwrap_err();
+        assert_eq!(lost.kind(), ErrorKind::SettleLost, "{lost}");
+    }
+    // Its consumers go on with the next one, which has everything again.
+    assert_eq!(receive(&mut one).await.decode::<u64>().unwrap(), 0);
+    for expected in 0..COUNT {
+        assert_eq!(receive(&mut two).await.decode::<u64>().unwrap(), expected);
+    }
+    assert_eq!(connection.health().sessions, 2);
+}

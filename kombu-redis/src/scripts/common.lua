@@ -352,6 +352,7 @@ end
 local function reap(session, budget)
   write_in_any_case()
   call('ZADD', R .. 'sessions', 0, session)
+  -- From now on it isn't alive.
   call('HDEL', R .. 'pushed', session)
   local stays = false
   local entries = R .. 'session.' .. session

@@ -15,9 +15,10 @@ local function key(holder, q)
   return R .. 'unacked.' .. session .. '.' .. holder .. '.' .. q
 end
 
--- What isn't held any more, although the session is alive, went with its queue.
-local function missing(held)
-  return call('EXISTS', held) == 1 and 0 or 1
+-- What isn't held any more, although the session is alive, went with its queue, if the holder did too.
+local function missing(holder, q)
+  if holder == 'd' then return 0 end
+  return call('SISMEMBER', R .. 'holders.' .. q, session .. '.' .. holder) == 1 and 0 or 1
 end
 
 local function move(held, q, holder)
@@ -33,7 +34,7 @@ local function move(held, q, holder)
     if common().holds_rows(ARGV[i]) and not is_unchanged(ARGV[i]) then return 2 end
   end
   local m = call('HGET', held, id)
-  if not m then return missing(held) end
+  if not m then return missing(holder, q) end
   local at
   if holder == 'd' then at = tonumber(m:match('^%a+ (%d+) ')) end
   for t = targets, targets + 2 * nt - 1, 2 do
@@ -74,13 +75,13 @@ while a <= #ARGV do
     for i = a + 1, a + count, CHUNK do
       removed = removed + call('HDEL', held, unpack(ARGV, i, math.min(i + CHUNK - 1, a + count)))
     end
-    if removed < count then answer = missing(held) end
+    if removed < count then answer = missing(holder, q) end
     a = a + 1 + count
   elseif what == 'R' then
     local id, failed, delay = ARGV[a], ARGV[a + 1] == '1', tonumber(ARGV[a + 2])
     a = a + 3
     local m = call('HGET', held, id)
-    if not m then answer = missing(held)
+    if not m then answer = missing(holder, q)
     elseif holder == 'd' then
       if leave_to_others(m) then call('HDEL', held, id) else answer = 0 end
     elseif delay < 0 and common().is_taken(q) then answer = 4
@@ -98,7 +99,7 @@ while a <= #ARGV do
     local id, reason = ARGV[a], ARGV[a + 1]
     a = a + 2
     local m = call('HGET', held, id)
-    if not m then answer = missing(held)
+    if not m then answer = missing(holder, q)
     elseif holder == 'd' then
       if leave_to_others(m) then call('HDEL', held, id) else answer = 0 end
     else

@@ -27,8 +27,9 @@ local function is_unchanged(exchange)
   return n == call('SCARD', loaded) and (n == 0 or call('SINTERCARD', 2, rows, loaded) == n)
 end
 
+-- Not when it is being ended, which may take many calls.
 local function is_alive(session)
-  return call('ZSCORE', R .. 'sessions', session)
+  return call('HEXISTS', R .. 'pushed', session) == 1 and call('ZSCORE', R .. 'sessions', session)
 end
 
 -- id, failures, expires, bytes, the text after the marker, and its kind; nil without one that we can have written.
