@@ -540,17 +540,22 @@ fn answer_take(
         other => Err(error::unexpected("a take", &other)),
     };
     // If whoever asked is gone, they go back.
-    drop(take.reply.send(taken.map(|messages| Taken {
+    drop(take.reply.send(taken.map(|(messages, has_more)| Taken {
         messages,
+        has_more,
         may_have_missed,
         line: line.clone(),
         holder: take.holder,
     })));
 }
 
-fn taken(values: Vec<Value>, landed: &mut Landed) -> kombu_core::Result<VecDeque<(u64, Vec<u8>)>> {
+/// Messages by their numbers, and whether there may be more.
+type Found = (VecDeque<(u64, Vec<u8>)>, bool);
+
+fn taken(values: Vec<Value>, landed: &mut Landed) -> kombu_core::Result<Found> {
     let mut values = values.into_iter();
     landed.deaths |= !matches!(values.next(), Some(Value::Int(0)));
+    let has_more = matches!(values.next(), Some(Value::Int(1)));
     let mut taken = VecDeque::with_capacity(values.len() / 2);
     while let (Some(id), Some(text)) = (values.next(), values.next()) {
         let (Some(id), Value::BulkString(text)) = (number(&id), text) else {
@@ -561,7 +566,7 @@ fn taken(values: Vec<Value>, landed: &mut Landed) -> kombu_core::Result<VecDeque
         };
         taken.push_back((id, text));
     }
-    Ok(taken)
+    Ok((taken, has_more))
 }
 
 /// A number that the server wrote as text.

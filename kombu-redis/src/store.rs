@@ -502,14 +502,20 @@ impl QueueStore for RedisStore {
         let number = self.readers.fetch_add(1, Ordering::Relaxed);
         let holder = Holder::new(number, queue.name().clone());
         holder.leave();
-        let (reply, answer) = oneshot::channel();
-        line.send(Work::Take(Take {
-            holder: holder.clone(),
-            count: 1,
-            watch: None,
-            reply,
-        }));
-        let mut taken = line.answer(answer).await?;
+        let mut taken = loop {
+            let (reply, answer) = oneshot::channel();
+            line.send(Work::Take(Take {
+                holder: holder.clone(),
+                count: 1,
+                watch: None,
+                reply,
+            }));
+            let taken = line.answer(answer).await?;
+            // Otherwise those that it looked at had expired.
+            if !taken.messages.is_empty() || !taken.has_more {
+                break taken;
+            }
+        };
         Ok(taken.messages.pop_front().map(|(id, text)| {
             let message = element::decode(&Bytes::from(text));
             let delivery = RawDelivery {

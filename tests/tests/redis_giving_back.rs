@@ -170,3 +170,74 @@ async fn a_session_that_others_began_to_end_has_ended() {
     }
     assert_eq!(connection.health().sessions, 2);
 }
+
+/// The digest of a script.
+fn script(file: &str) -> &'static str {
+    let mut digests = kombu::redis::digests();
+    digests.find(|(name, _)| *name == file).unwrap().1
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn large_messages_come_and_go_back_a_few_at_a_time() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let connection = connect(redis.url()).await;
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let jobs = producer_to(&connection, "jobs").await;
+    let body = |number: u8| vec![number; 400_000];
+    for number in 0..10 {
+        jobs.publish_bytes(body(number)).await.unwrap();
+    }
+    // A session of another program: two of them are a megabyte, as they are stored.
+    let session = admin.text(["EVALSHA", script("connect.lua"), "0", "", "600000"]);
+    let taker = ["0", "", &session, "0", "jobs"];
+    let ask = |file, rest: &[&str]| {
+        let command = ["EVALSHA", script(file)].into_iter();
+        admin.ask(command.chain(taker).chain(rest.iter().copied()))
+    };
+    ask("subscribe.lua", &["0", "64", ""]);
+    for held in [1, 2, 3] {
+        // How many died, whether there are more, and one message.
+        assert_eq!(ask("take.lua", &["64", "64"]), "*4");
+        assert_eq!(admin.ask(["LLEN", "jobs"]), format!(":{}", 10 - held));
+    }
+    let end = ["EVALSHA", script("end.lua"), "0", "", &session, "500"];
+    admin.ask(end);
+    assert_eq!(admin.ask(["LLEN", "jobs"]), ":9");
+    admin.ask(end);
+    assert_eq!(admin.ask(["LLEN", "jobs"]), ":10");
+
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let mut held = Vec::new();
+    for number in 0..10 {
+        let delivery = receive(&mut consumer).await;
+        assert!(delivery.body() == &body(number)[..], "{number}");
+        held.push(delivery);
+    }
+    for delivery in held {
+        delivery.release().confirmed().await.unwrap();
+    }
+    for number in 0..10 {
+        let delivery = receive(&mut consumer).await;
+        assert!(delivery.body() == &body(number)[..], "{number}");
+        delivery.ack().confirmed().await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_get_looks_behind_whatever_has_expired() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let connection = connect(format!("{}?lease=600", redis.url())).await;
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    // Long over, and more than one call looks at.
+    let fill = "for i = 1, 2500 do redis.call('LPUSH', 'jobs', '{\"_kq\":\"0:0:1000:0\",\"body\": 1}') end return 1";
+    admin.ask(["EVAL", fill, "0"]);
+    producer_to(&connection, "jobs").await.publish(&7).await.unwrap();
+    let got = connection.get("jobs").await.unwrap().expect("a message");
+    assert_eq!(got.decode::<u64>().unwrap(), 7);
+    got.ack().confirmed().await.unwrap();
+    assert!(connection.get("jobs").await.unwrap().is_none());
+}

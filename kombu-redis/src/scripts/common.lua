@@ -354,7 +354,7 @@ local function reap(session, budget)
   call('ZADD', R .. 'sessions', 0, session)
   -- From now on it isn't alive.
   call('HDEL', R .. 'pushed', session)
-  local stays = false
+  local stays, bytes = false, BYTES
   local entries = R .. 'session.' .. session
   -- The last ones: so each goes in front of its successors.
   local function last_of(held)
@@ -362,10 +362,11 @@ local function reap(session, budget)
     for i, id in ipairs(call('HKEYS', held)) do ids[i] = tonumber(id) end
     table.sort(ids)
     for i = #ids, 1, -1 do
-      if budget <= 0 then break end
-      budget = budget - 1
+      if budget <= 0 or bytes <= 0 then break end
       local id = string.format('%d', ids[i])
-      some[#some + 1] = {id = id, m = call('HGET', held, id)}
+      local m = call('HGET', held, id)
+      budget, bytes = budget - 1, bytes - #m
+      some[#some + 1] = {id = id, m = m}
     end
     return some
   end
@@ -374,7 +375,7 @@ local function reap(session, budget)
     return call('EXISTS', held) == 0
   end
   for _, entry in ipairs(call('SMEMBERS', entries)) do
-    if budget <= 0 then return false end
+    if budget <= 0 or bytes <= 0 then return false end
     budget = budget - 1
     local what, rest = entry:sub(1, 1), entry:sub(2)
     if what == 'h' then
@@ -388,7 +389,8 @@ local function reap(session, budget)
         local some = last_of(held)
         local messages = {}
         for i, one in ipairs(some) do messages[i] = {id = one.id, m = remark(one.m, one.id, false)} end
-        budget = budget - back(q, messages)
+        local moved, weight = back(q, messages)
+        budget, bytes = budget - moved, bytes - weight
         if not forget(held, some) then return false end
       else
         call('DEL', held)

@@ -9,6 +9,9 @@ local call, P = redis.call, ARGV[1]
 local R = P .. '_kombu.rs.'
 local STEP = {[0] = '', '\6\0223', '\6\0226', '\6\0229'}
 local CHUNK = 4000
+-- What one call does at most of what may be much: the server does nothing else meanwhile. So many steps, and so many bytes,
+-- if one message isn't more.
+local STEPS, BYTES = 1000, 1048576
 
 local died, time = 0, nil
 
