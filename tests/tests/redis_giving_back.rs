@@ -140,7 +140,8 @@ async fn dead_messages_that_only_another_version_can_read_are_left_to_it() {
                  end return n";
     assert_eq!(admin.ask(["EVAL", those, "0"]), ":11");
     // The empty name isn't a queue's.
-    let keys = "local n = 0 for i = 0, 9 do n = n + redis.call('EXISTS', '\u{6}\u{16}' .. i) end return n";
+    let keys =
+        "local n = 0 for i = 0, 9 do n = n + redis.call('EXISTS', '\u{6}\u{16}' .. i) end return n";
     assert_eq!(admin.ask(["EVAL", keys, "0"]), ":0");
 }
 
@@ -235,9 +236,60 @@ async fn a_get_looks_behind_whatever_has_expired() {
     // Long over, and more than one call looks at.
     let fill = "for i = 1, 2500 do redis.call('LPUSH', 'jobs', '{\"_kq\":\"0:0:1000:0\",\"body\": 1}') end return 1";
     admin.ask(["EVAL", fill, "0"]);
-    producer_to(&connection, "jobs").await.publish(&7).await.unwrap();
+    producer_to(&connection, "jobs")
+        .await
+        .publish(&7)
+        .await
+        .unwrap();
     let got = connection.get("jobs").await.unwrap().expect("a message");
     assert_eq!(got.decode::<u64>().unwrap(), 7);
     got.ack().confirmed().await.unwrap();
     assert!(connection.get("jobs").await.unwrap().is_none());
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn sessions_that_ended_leave_no_keys() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let keys = || {
+        let all =
+            "local all = redis.call('KEYS', '*') table.sort(all) return table.concat(all, ' ')";
+        admin.text(["EVAL", all, "0"])
+    };
+    let jobs = Queue::new("jobs");
+    connect(redis.url())
+        .await
+        .declare_queue(&jobs)
+        .await
+        .unwrap();
+    until(|| admin.ask(["ZCARD", "_kombu.rs.sessions"]) == ":0").await;
+    let before = keys();
+    for ends in ["closed", "dropped", "killed"] {
+        let connection = connect(redis.url()).await;
+        let (consumer, held) = hold(&connection, &jobs, 3).await;
+        let got = {
+            producer_to(&connection, "jobs")
+                .await
+                .publish(&3)
+                .await
+                .unwrap();
+            connection.get("jobs").await.unwrap()
+        };
+        match ends {
+            "closed" => connection.close().await.unwrap(),
+            "dropped" => drop((connection, consumer, held, got)),
+            _ => {
+                let session = "return redis.call('ZRANGE', '_kombu.rs.sessions', 0, 0)[1]";
+                let session = admin.text(["EVAL", session, "0"]);
+                let end = script("end.lua");
+                admin.ask(["EVALSHA", end, "0", "", &session, "500"]);
+                connection.close().await.unwrap();
+            }
+        }
+        until(|| admin.ask(["ZCARD", "_kombu.rs.sessions"]) == ":0").await;
+        assert_eq!(admin.ask(["LLEN", "jobs"]), ":4", "{ends}");
+        admin.ask(["DEL", "jobs"]);
+        assert_eq!(keys(), before, "{ends}");
+    }
 }

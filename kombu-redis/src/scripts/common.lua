@@ -396,6 +396,7 @@ local function reap(session, budget)
         call('DEL', held)
       end
       leave(q, holder)
+      if entry then call('SREM', R .. 'holders.' .. q, holder) end
     elseif what == 'd' then
       local dying = R .. 'dying.' .. session
       local some = last_of(dying)
