@@ -84,7 +84,7 @@ async fn a_window_that_is_released_first_to_last_costs_no_more_than_it_holds() {
     let redis = Redis::start().unwrap();
     let admin = RedisAdmin::of(&redis);
     let connection = connect(redis.url()).await;
-    let (consumer, held) = hold(&connection, &Queue::new("jobs"), COUNT).await;
+    let (mut consumer, held) = hold(&connection, &Queue::new("jobs"), COUNT).await;
     consumer.pause();
     admin.ask(["CONFIG", "RESETSTAT"]);
     let mut last = None;
