@@ -261,42 +261,59 @@ local function remark(m, id, failed)
   return mark(kind, id, (failures or 0) + (failed and 1 or 0), expires or 0, bytes or 0, rest)
 end
 
+-- What this call may still do of what is due. Whatever is left is due at once.
+local steps, room = STEPS, BYTES
+local function spend(bytes) steps, room = steps - 1, room - bytes end
+local function is_spent() return steps <= 0 or room <= 0 end
+
 -- Removes what has expired at the head of a queue, and looks when the next one does. What consumers have room for is
--- theirs, for as long as a consumer may be busy.
+-- theirs, for as long as a consumer may be busy. False if there may be more of it.
 local function expire(q)
   if is_taken(q) then
     schedule('t', q, now() + LATER)
-    return
+    return true
   end
   local grace = wanted(q) > 0 and 30000 or 0
+  local lim = limits(q)
   for step = 0, 3 do
     local list = P .. q .. STEP[step]
     while true do
+      if is_spent() then
+        schedule('t', q, now())
+        return false
+      end
       local m = call('LINDEX', list, -1)
       if not m then break end
       local id, _, expires = marked(m)
-      if not id or expires == 0 then return end
+      if not id or expires == 0 then return true end
       if expires + grace > now() then
         schedule('t', q, expires + grace)
-        return
+        return true
       end
       call('RPOP', list)
-      counted(q, limits(q), -size(m))
+      counted(q, lim, -size(m))
       bury(q, 'expired', m, expires)
+      spend(#m)
     end
   end
+  return true
 end
 
--- Puts the delayed messages into their queue whose time has come.
+-- Puts the delayed messages into their queue whose time has come. False if there may be more of them.
 local function arrive(q)
   local later = R .. 'later.' .. q
   local lim = limits(q)
+  local block = 1
   while true do
-    local due = call('ZRANGEBYSCORE', later, '-inf', now(), 'WITHSCORES', 'LIMIT', 0, 100)
+    local due = call('ZRANGEBYSCORE', later, '-inf', now(), 'WITHSCORES', 'LIMIT', 0, block)
     if #due == 0 then break end
     if is_taken(q) then
       schedule('d', q, now() + LATER)
-      return
+      return true
+    end
+    if is_spent() then
+      schedule('d', q, now())
+      return false
     end
     local returned = {}
     for i = 1, #due, 2 do
@@ -308,11 +325,15 @@ local function arrive(q)
         returned[#returned + 1] = {id = marked(m), m = m}
       end
       call('ZREM', later, due[i])
+      spend(#m)
     end
     back(q, returned)
+    -- Few at first: they may be large.
+    block = math.min(2 * block, 100)
   end
   local first = call('ZRANGE', later, 0, 0, 'WITHSCORES')
   if first[1] then schedule('d', q, first[2]) end
+  return true
 end
 
 -- A queue is used now.
@@ -321,9 +342,10 @@ local function touch(q)
   if expires then call('ZADD', R .. 'due', now() + expires, 'x' .. q) end
 end
 
--- Does what is due.
+-- Does what is due, for as long as one call may.
 local function catch_up()
-  for _ = 1, 1000 do
+  while not is_spent() do
+    spend(0)
     local first = call('ZRANGE', R .. 'due', 0, 0, 'WITHSCORES')
     if not first[1] or tonumber(first[2]) > now() then return end
     local what, q = first[1]:sub(1, 1), first[1]:sub(2)
