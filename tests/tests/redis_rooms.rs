@@ -182,3 +182,30 @@ async fn a_paused_consumer_has_no_room() {
     })
     .await;
 }
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_consumer_that_has_ended_has_no_room_for_what_it_held() {
+    let redis = Redis::start().unwrap();
+    let connection = connect(redis.url()).await;
+    let other = connect(redis.url()).await;
+    let queues = [Queue::new("one"), Queue::new("two")].map(|queue| queue.max_length(5));
+    let mut consumers = Vec::new();
+    // One window each, and one over both.
+    for some in [&queues[..], &queues[..1], &queues[1..]] {
+        consumers.push(other.consumer(some).prefetch(64).await.unwrap());
+    }
+    publish(&connection, "one", 0..30).await;
+    publish(&connection, "two", 0..30).await;
+    let mut held = Vec::new();
+    while held.len() < 60 {
+        for consumer in &mut consumers {
+            let some = consumer.receive(Duration::from_millis(10)).await.unwrap();
+            held.extend(some);
+        }
+    }
+    other.close().await.unwrap();
+    for queue in ["one", "two"] {
+        assert_eq!(info(&connection, queue).await.ready, 5, "{queue}");
+    }
+}
