@@ -311,12 +311,20 @@ async fn open(
     let address = Address::of(target, options)?;
     let kinds = target.exchange_kinds().clone();
     let (ear, heard) = hear::ear(options.fanout, kinds.clone());
-    let (shared, ended) = begin(address, options, tls, ear).await?;
+    let Begun {
+        shared,
+        ended,
+        snapshots,
+    } = begin(address, options, tls, ear).await?;
     if let Some(heard) = heard {
         tokio::spawn(hear::store(Arc::downgrade(&shared), heard));
     }
     // From here on, whoever gives up ends the session.
-    let store = RedisStore::new(shared, capabilities);
+    let store = RedisStore::new(shared.clone(), capabilities);
+    if let Some(snapshots) = snapshots {
+        say_what_is_stored(&shared, snapshots).await;
+    }
+    drop(shared);
     store.clean_up(&ended).await;
     VirtualConnection::open_with(store, kinds).await
 }
@@ -470,13 +478,32 @@ impl Pushed {
     }
 }
 
-/// Begins a session. Answers what the server said to the end of each session that was left here.
+/// A session.
+struct Begun {
+    shared: Arc<Shared>,
+    /// What the server said to the end of each session that was left here.
+    ended: Vec<Value>,
+    /// Those of a server that writes no append-only file.
+    snapshots: Option<Snapshots>,
+}
+
+/// Whether a server makes snapshots.
+enum Snapshots {
+    /// Its user may ask.
+    Asked,
+    Unknown,
+}
+
+/// Whether the user may ask when snapshots are made.
+const MAY_ASK: &str = "return redis.acl_check_cmd('CONFIG', 'GET', 'save')";
+
+/// Begins a session.
 async fn begin(
     address: Address,
     options: &RedisOptions,
     tls: Option<Tls>,
     ear: Option<Arc<Ear>>,
-) -> Result<(Arc<Shared>, Vec<Value>)> {
+) -> Result<Begun> {
     let place = address.place.to_string();
     let at = |error: Error| error.with_context(&format!("`{place}`"));
     let pushed = Arc::new(Pushed {
@@ -515,6 +542,8 @@ async fn begin(
     // For nothing, to see whether it is allowed.
     greeting.cmd("CLIENT").arg("CACHING").arg("YES");
     greeting.cmd("INFO").arg("memory").arg("persistence");
+    // Refusals are written down there: who may not ask, doesn't.
+    greeting.cmd("EVAL").arg(MAY_ASK).arg(0);
     let here = address.session_place();
     let left = left::at(&here);
     for session in &left {
@@ -562,12 +591,11 @@ async fn begin(
         );
     }
     let state = others.first().and_then(text).unwrap_or_default();
-    if field(state, "aof_enabled") == Some("0") {
-        tracing::info!(
-            %place,
-            "this Redis writes no append-only file: if it is killed, what it confirmed since its last snapshot is gone"
-        );
-    }
+    let snapshots = match (field(state, "aof_enabled"), others.get(1)) {
+        (Some("0"), Some(Value::Int(1))) => Some(Snapshots::Asked),
+        (Some("0"), _) => Some(Snapshots::Unknown),
+        _ => None,
+    };
     if let Some(policy) = evicting(state) {
         tracing::warn!(
             %place,
@@ -602,8 +630,38 @@ async fn begin(
     if !is_told {
         tokio::spawn(look::now_and_then(Arc::downgrade(&shared)));
     }
-    let ended = others.iter().skip(1).take(left.len());
-    Ok((shared, ended.cloned().collect()))
+    let ended = others.iter().skip(2).take(left.len());
+    Ok(Begun {
+        shared,
+        ended: ended.cloned().collect(),
+        snapshots,
+    })
+}
+
+/// For a server that writes no append-only file.
+async fn say_what_is_stored(shared: &Shared, snapshots: Snapshots) {
+    let place = &shared.address.place;
+    if let Snapshots::Asked = snapshots {
+        let mut question = redis::cmd("CONFIG");
+        question.arg("GET").arg("save");
+        // Without an answer, the session is over, or one doesn't know.
+        let answer = shared.line.ask(question).await.unwrap_or(Value::Nil);
+        if let Value::Map(settings) = &answer
+            && let [(_, when)] = &settings[..]
+            && text(when) == Some("")
+        {
+            tracing::warn!(
+                %place,
+                "this Redis stores nothing: when it ends, its queues are gone with all that is in them, durable ones too; \
+                 set its `appendonly` to `yes`, or its `save`"
+            );
+            return;
+        }
+    }
+    tracing::info!(
+        %place,
+        "this Redis writes no append-only file: if it is killed, what it confirmed since its last snapshot is gone"
+    );
 }
 
 /// The policy of a server that makes room by throwing away keys without an expiry, which queues are.
