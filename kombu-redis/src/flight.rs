@@ -15,7 +15,7 @@ use crate::store::GIVEN_BACK;
 use crate::work::{Ask, End, Finishing, Holder, Push, Take, Taken, Target, Work};
 
 /// How many messages, and bytes, go in one flight.
-const MAX_WORK: usize = 512;
+pub(crate) const MAX_WORK: usize = 512;
 const MAX_BYTES: usize = 4 << 20;
 
 /// Arguments in front of the texts of a call that stores messages, in most calls.

@@ -1,8 +1,16 @@
 //! `redis://`: queues on a Redis server, shared with Python's kombu and Celery.
 //!
 //! - `redis://user:password@host:port/db`; what is missing is none, none, `localhost`, 6379 and 0.
-//! - `redis+unix:///path/of/the.socket?db=0`, which may be written `redis+socket://` as kombu writes it.
-//! - `?prefix=TEXT` before every key, `?lease=SECONDS`, `?max_message_size=BYTES`.
+//! - `redis+unix:///path/of/the.socket?db=0`, which may be written `redis+socket://` as kombu writes it; with a user,
+//!   `redis+unix://user:password@localhost/path/of/the.socket`.
+//! - `redis+sentinel://user:password@host1:26379,host2:26379/master?db=0`: each connect asks the Sentinels in turn where the
+//!   master of this name is. The user is the master's; `?sentinel_username=TEXT` and `?sentinel_password=TEXT` are for the
+//!   Sentinels. Redis replicates after it has answered, so what a master confirmed just before a failover may be lost.
+//! - `?prefix=TEXT` before every key, `?lease=SECONDS`, `?fanout=kombu` to store what Python publishes to fanout exchanges,
+//!   `?max_message_size=BYTES`.
+//! - `rediss://` and `rediss+sentinel://` encrypt, with the feature `tls`. The server's certificate is always checked, against
+//!   the authorities that the system trusts, `?ca_file=PATH` instead, or `?extra_ca_file=PATH` beside them, and against the
+//!   host, or `?server_name=NAME`. `?cert_file=PATH` and `?key_file=PATH` are our own certificate.
 //!
 //! All of them are described at [`RedisOptions`].
 //!

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use crate::dial::Wire;
 use crate::error;
-use crate::flight::{Flight, PushCalls};
+use crate::flight::{Flight, MAX_WORK, PushCalls};
 use crate::left;
 use crate::script::{self, Script};
 use crate::work::{Ask, Work};
@@ -49,8 +49,10 @@ pub(crate) struct Line {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Work>,
-    /// How many are about to ask for several things, which go together: the last one to do so says that there is work.
+    /// How many are about to publish several messages, which go together: the last one to do so says that there is work.
     gathering: usize,
+    /// Something waits that isn't of those.
+    hurries: bool,
     is_over: bool,
     /// Over when nothing waits any more.
     ends: bool,
@@ -84,15 +86,17 @@ impl Line {
             drop(work);
             return;
         }
+        let is_gathered = state.gathering > 0 && matches!(work, Work::Push(_));
         state.waiting.push_back(work);
-        let tells = state.waiting.len() == 1 && state.gathering == 0;
+        state.hurries |= !is_gathered;
+        let tells = !is_gathered && (state.waiting.len() == 1 || state.gathering > 0);
         drop(state);
         if tells {
             self.work.notify_one();
         }
     }
 
-    /// What is asked for goes together until this is dropped, at the latest.
+    /// What is published until this is dropped waits for that, unless something else is to be done.
     pub(crate) fn gather(&self) -> Gathering<'_> {
         self.state.lock().gathering += 1;
         Gathering(self)
@@ -247,6 +251,10 @@ impl Line {
         if state.waiting.is_empty() {
             return None;
         }
+        if state.gathering > 0 && !state.hurries && state.waiting.len() < MAX_WORK {
+            return None;
+        }
+        state.hurries = false;
         let mut waiting = std::mem::take(&mut state.waiting);
         drop(state);
         let flight = Flight::load(&mut waiting, &self.prefix, session, calls);
@@ -275,6 +283,7 @@ impl Line {
             drop(state);
             return;
         }
+        state.hurries = true;
         work.append(&mut state.waiting);
         state.waiting = work;
     }
