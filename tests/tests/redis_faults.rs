@@ -350,6 +350,44 @@ async fn what_a_lost_session_held_comes_back_with_the_next_one() {
     assert_eq!(admin.ask(["ZCARD", "_kombu.rs.sessions"]), ":0");
 }
 
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_connection_that_is_closed_takes_its_queues_with_it() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    // Nobody else is there to do so.
+    let connection = connect(redis.url()).await;
+    let mine = Queue::new("mine").exclusive(true);
+    let mine = mine.bind(Exchange::direct("media"), "video");
+    for number in 0..150 {
+        let another = Queue::new(format!("mine {number}")).exclusive(true);
+        connection.declare_queue(&another).await.unwrap();
+    }
+    let mut consumer = connection.consumer(&mine).prefetch(1).await.unwrap();
+    let to_it = producer_to(&connection, "mine").await;
+    for number in 0..2 {
+        to_it.publish(&number).await.unwrap();
+    }
+    let held = receive(&mut consumer).await;
+    let temporary = Queue::new("temporary").auto_delete(true);
+    let other = connection.consumer(&temporary).await.unwrap();
+    connection.close().await.unwrap();
+    for (command, key) in [
+        ("HLEN", "_kombu.rs.queues"),
+        ("SCARD", "_kombu.rs.doomed"),
+        ("SCARD", "_kombu.binding.media"),
+        ("EXISTS", "_kombu.rs.q.mine"),
+        ("EXISTS", "mine"),
+    ] {
+        assert_eq!(admin.ask([command, key]), ":0", "{key}");
+    }
+    drop((consumer, held, other));
+    // The names are anybody's.
+    let connection = connect(redis.url()).await;
+    connection.declare_queue(&mine).await.unwrap();
+    assert_empty(&connection, "mine").await;
+}
+
 /// A flight that comes to the server in pieces has other clients' commands in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
