@@ -606,10 +606,10 @@ async fn begin(
     Ok((shared, ended.cloned().collect()))
 }
 
-/// The policy of a server that makes room by throwing away keys without an expiry, which queues are.
+/// The policy of a server that makes room by throwing away keys. Lists of answers have an expiry, and other queues none.
 fn evicting(state: &str) -> Option<&str> {
     let policy = field(state, "maxmemory_policy")?;
-    policy.starts_with("allkeys-").then_some(policy)
+    (policy != "noeviction").then_some(policy)
 }
 
 /// A field of what `INFO` answers.

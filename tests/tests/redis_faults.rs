@@ -388,6 +388,34 @@ async fn a_connection_that_is_closed_takes_its_queues_with_it() {
     assert_empty(&connection, "mine").await;
 }
 
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn where_an_answer_was_left_for_a_day_a_queue_stays() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let connection = connect(redis.url()).await;
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    let time = |queue: &str| admin.ask(["PTTL", queue]);
+    for queue in ["declared", "consumed", "gotten", "published"] {
+        for number in 0..2 {
+            let answer = producer.publish(&number).routing_key(queue);
+            let answer = answer.correlation_id("7").allow_unroutable();
+            answer.await.unwrap();
+        }
+        assert!(time(queue).len() > ":-1".len(), "{queue}");
+    }
+    let declared = Queue::new("declared");
+    connection.declare_queue(&declared).await.unwrap();
+    let consumed = Queue::new("consumed").no_declare();
+    let mut consumer = connection.consumer(&consumed).prefetch(1).await.unwrap();
+    let _held = receive(&mut consumer).await;
+    let _gotten = connection.get("gotten").await.unwrap().unwrap();
+    producer.publish(&2).routing_key("published").await.unwrap();
+    for queue in ["declared", "consumed", "gotten", "published"] {
+        assert_eq!(time(queue), ":-1", "{queue}");
+    }
+}
+
 /// A flight that comes to the server in pieces has other clients' commands in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]

@@ -15,8 +15,8 @@ const NO_LOG: &str = "append-only";
 async fn what_a_redis_may_lose_and_what_its_user_may_not_is_said() {
     for (line, said) in [
         ("maxmemory-policy noeviction", &[NO_LOG][..]),
-        // None of our keys expires.
-        ("maxmemory-policy volatile-lru", &[NO_LOG]),
+        // Answers that nobody has come for expire.
+        ("maxmemory-policy volatile-lru", &[NO_LOG, EVICTION]),
         ("maxmemory-policy allkeys-lru", &[NO_LOG, EVICTION]),
         ("maxmemory-policy allkeys-random", &[NO_LOG, EVICTION]),
         ("appendonly yes", &[]),

@@ -60,6 +60,8 @@ local function adopt(q)
   if call('EXISTS', R .. 'q.' .. q) == 0 then
     call('HSET', R .. 'q.' .. q, 'decl', '', 'seq', string.format('%d', now() * 60))
   end
+  -- An answer may have been left there for a day.
+  call('PERSIST', P .. q)
 end
 
 -- Something has to be done about a queue at a time: d: a delayed message comes, t: the head expires, x: it is unused
