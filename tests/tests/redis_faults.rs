@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::future::IntoFuture;
 use std::time::Duration;
 
+use kombu::driver::{Target, Transport};
 use kombu::{
     Connection, Consumer, Deadlines, Delivery, Entity, ErrorKind, Event, Events, Exchange,
     Producer, Queue, RetryPolicy,
@@ -413,6 +414,35 @@ async fn where_an_answer_was_left_for_a_day_a_queue_stays() {
     producer.publish(&2).routing_key("published").await.unwrap();
     for queue in ["declared", "consumed", "gotten", "published"] {
         assert_eq!(time(queue), ":-1", "{queue}");
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn whoever_closes_a_session_second_waits_until_it_has_ended() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let target = Target::new(redis.url().parse().unwrap());
+    for gives_up in [false, true] {
+        let session = kombu::redis::Redis.connect(&target).await.unwrap();
+        assert_eq!(admin.ask(["ZCARD", "_kombu.rs.sessions"]), ":1");
+        let mut first = session.close();
+        tokio::select! {
+            biased;
+            _ = &mut first => panic!("it has something to wait for"),
+            () = std::future::ready(()) => {}
+        }
+        let second = timeout(PATIENCE, session.close());
+        if gives_up {
+            drop(first);
+            second.await.unwrap().unwrap();
+        } else {
+            tokio::select! {
+                ended = first => ended.unwrap(),
+                ended = second => ended.unwrap().unwrap(),
+            }
+        }
+        assert_eq!(admin.ask(["ZCARD", "_kombu.rs.sessions"]), ":0");
     }
 }
 
