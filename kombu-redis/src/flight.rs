@@ -200,7 +200,8 @@ impl Part {
                     .arg(take.count);
                 match &take.watch {
                     Some((window, _)) => command.arg(*window),
-                    None => command.arg("once"),
+                    None if take.is_declared => command.arg("once"),
+                    None => command.arg("other"),
                 };
                 pipeline.add_command(command);
                 if take.arms()

@@ -94,6 +94,7 @@ impl RedisReader {
         self.line.send(Work::Take(Take {
             holder: self.holder.clone(),
             count,
+            is_declared: true,
             watch: Some((window(&self.room), self.watched.clone())),
             reply,
         }));

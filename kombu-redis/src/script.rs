@@ -24,7 +24,6 @@ pub(crate) enum Script {
     Purge,
     Other,
     LeaveFor,
-    Adopt,
     Look,
     Hear,
 }
@@ -53,7 +52,7 @@ macro_rules! lean_source {
                 include_str!("scripts/prelude.lua"),
                 "local made\nlocal function common()\n  if made then return made end\n",
                 include_str!("scripts/common.lua"),
-                "made = {back = back, bury = bury, counted = counted, holds_rows = holds_rows, is_taken = is_taken, limits = limits, look_at_head = look_at_head, put = put, ",
+                "made = {adopt = adopt, back = back, bury = bury, counted = counted, forget = forget, holds_rows = holds_rows, is_taken = is_taken, limits = limits, look_at_head = look_at_head, put = put, ",
                 "put_later = put_later, remark = remark, size = size, touch = touch, write_in_any_case = write_in_any_case}\n",
                 "return made\nend\n",
                 include_str!(concat!("scripts/", $file))
@@ -81,7 +80,6 @@ const SOURCES: [(&str, &str); COUNT] = [
     source!("purge.lua"),
     source!("other.lua"),
     source!("leave_for.lua"),
-    source!("adopt.lua"),
     source!("look.lua"),
     source!("hear.lua"),
 ];

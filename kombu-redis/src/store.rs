@@ -534,11 +534,6 @@ impl QueueStore for RedisStore {
 
     async fn take_one(&self, queue: &RedisQueue) -> Result<Option<(RawDelivery, Holder)>> {
         let line = &self.shared.line;
-        if !queue.is_declared {
-            let mut command = Script::Adopt.call(&line.prefix);
-            command.arg(queue.name().as_str());
-            drop(line.ask(command));
-        }
         // Not the same for all: those of a queue that was deleted aren't to be taken for those of the next one.
         let number = self.readers.fetch_add(1, Ordering::Relaxed);
         let holder = Holder::new(number, queue.name().clone());
@@ -547,6 +542,7 @@ impl QueueStore for RedisStore {
         line.send(Work::Take(Take {
             holder: holder.clone(),
             count: 1,
+            is_declared: queue.is_declared,
             watch: None,
             reply,
         }));

@@ -166,6 +166,8 @@ pub(crate) enum End {
 pub(crate) struct Take {
     pub(crate) holder: Holder,
     pub(crate) count: usize,
+    /// Otherwise others made the queue.
+    pub(crate) is_declared: bool,
     /// For a consumer: how many messages it may have in all, and the keys to be told of when they change, if the server tells.
     pub(crate) watch: Option<(usize, Arc<[Vec<u8>]>)>,
     pub(crate) reply: Reply<Taken>,

@@ -419,6 +419,23 @@ async fn where_an_answer_was_left_for_a_day_a_queue_stays() {
 
 #[tokio::test]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_queue_of_pythons_is_consumed_from_when_something_was_delayed_to_it() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let row = "k\u{6}\u{16}\u{6}\u{16}theirs";
+    admin.ask(["SADD", "_kombu.binding.px", row]);
+    let connection = connect(redis.url()).await;
+    let theirs = connection.producer(Exchange::direct("px"));
+    let theirs = theirs.routing_key("k").await.unwrap();
+    let soon = Duration::from_millis(1);
+    assert!(theirs.publish(&1).delay(soon).await.unwrap().routed);
+    let queue = Queue::new("theirs").no_declare();
+    let mut consumer = connection.consumer(&queue).await.unwrap();
+    assert_eq!(receive_number(&mut consumer).await, 1);
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
 async fn whoever_closes_a_session_second_waits_until_it_has_ended() {
     let redis = Redis::start().unwrap();
     let admin = RedisAdmin::of(&redis);

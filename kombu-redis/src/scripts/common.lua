@@ -57,11 +57,23 @@ end
 
 -- Makes a record of a queue that others have, so that it can be consumed from.
 local function adopt(q)
-  if call('EXISTS', R .. 'q.' .. q) == 0 then
-    call('HSET', R .. 'q.' .. q, 'decl', '', 'seq', string.format('%d', now() * 60))
+  -- What is delayed may have been counted there before.
+  if call('HSETNX', R .. 'q.' .. q, 'decl', '') == 1 then
+    call('HSET', R .. 'q.' .. q, 'seq', string.format('%d', now() * 60))
   end
   -- An answer may have been left there for a day.
   call('PERSIST', P .. q)
+end
+
+-- Removes what was noted of a queue that others have when nobody here has anything of it any more: nobody tells when Python
+-- deletes it.
+local function forget(q)
+  local meta = R .. 'q.' .. q
+  local decl = call('HGET', meta, 'decl')
+  if decl and decl ~= '' then return end
+  if call('EXISTS', R .. 'consumers.' .. q, R .. 'holders.' .. q, R .. 'later.' .. q) == 0 then
+    call('DEL', meta, R .. 'wants.' .. q)
+  end
 end
 
 -- Something has to be done about a queue at a time: d: a delayed message comes, t: the head expires, x: it is unused
@@ -265,7 +277,7 @@ local function arrive(q)
     end
   end
   local first = call('ZRANGE', later, 0, 0, 'WITHSCORES')
-  if first[1] then schedule('d', q, first[2]) end
+  if first[1] then schedule('d', q, first[2]) else forget(q) end
 end
 
 -- A queue is used now.
@@ -328,6 +340,10 @@ local function reap(session, budget)
         end
       end
       leave(q, holder)
+      if entry and call('EXISTS', held) == 0 then
+        call('SREM', R .. 'holders.' .. q, holder)
+        forget(q)
+      end
     elseif what == 'd' then
       local dying = R .. 'dying.' .. session
       local ids = call('HKEYS', dying)

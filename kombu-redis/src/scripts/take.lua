@@ -1,9 +1,13 @@
 -- Takes messages. ARGV: prefix, session, number of the holder, queue, how many at most, and for a consumer how many it
--- may have in all; else `once`.
+-- may have in all; else `once`, or `other` if nobody declared the queue.
 -- Answers how many messages died, then id and text of each that was taken.
 local session, n, q, want = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 if not is_alive(session) then return redis.error_reply('SESSION .') end
-local once = ARGV[6] == 'once'
+local once = ARGV[6] == 'once' or ARGV[6] == 'other'
+if ARGV[6] == 'other' then
+  common().write_in_any_case()
+  common().adopt(q)
+end
 local meta, holder = R .. 'q.' .. q, session .. '.' .. n
 local f = call('HMGET', meta, 'decl', 'seq', 'sac', 'lim')
 if not f[1] then return redis.error_reply('NOQUEUE .') end
@@ -73,5 +77,6 @@ if got > 0 then
     end
   end
 end
+if once and got == 0 then common().forget(q) end
 table.insert(taken, 1, died)
 return taken
