@@ -162,12 +162,12 @@ impl Shared {
         })
     }
 
-    /// Stores a message where Python may declare a queue without a trace: at most for a day.
-    async fn leave_for(&self, queue: &Name, text: &[u8]) -> Result<()> {
-        let mut command = Script::LeaveFor.call(&self.line.prefix);
+    /// Stores a message where Python may declare a queue without a trace: at most for a day. False if it has left one.
+    async fn leave_for(&self, queue: &Name, text: &[u8]) -> Result<bool> {
+        let mut command = self.line.call(Script::LeaveFor);
         command.arg(queue.as_str()).arg(text);
         match self.line.ask(command).await? {
-            Value::Int(_) => Ok(()),
+            Value::Int(stored) => Ok(stored == 1),
             other => Err(error::unexpected("a publish", &other)),
         }
     }
@@ -473,17 +473,26 @@ impl QueueStore for RedisStore {
             // Compared as others are; and Python's consumers of a fanout may listen.
             return self.push(&[], version, envelope);
         }
-        let shared = self.shared.clone();
-        let queue = Destination::Queue(key.clone());
-        // An answer: Python's queues for answers leave no trace before their first message.
+        let (shared, name) = (self.shared.clone(), key.clone());
+        // Python's queues for answers leave no trace before their first message.
         let is_answer = !envelope.mandatory() && envelope.correlation_id().is_some();
-        let unroutable = is_answer.then(|| element::encode(envelope));
+        let text = is_answer.then(|| element::encode(envelope));
+        let has_time = envelope.delay().is_some() || envelope.expiration().is_some();
         Op::start(async move {
-            let answer = shared.look_for(version, queue.clone()).await?;
-            if let (Answer::Done, Some(text), Destination::Queue(name)) =
-                (answer, unroutable, queue)
+            // Without a look: there may be as many such queues as there are requests, and none is worth remembering.
+            if let Some(text) = &text
+                && !has_time
+                && shared.leave_for(&name, text).await?
             {
-                shared.leave_for(&name, &text).await?;
+                return Ok(Answer::Done);
+            }
+            let queue = Destination::Queue(name.clone());
+            let answer = shared.look_for(version, queue).await?;
+            if let (Answer::Done, Some(text)) = (answer, &text)
+                && !shared.leave_for(&name, text).await?
+            {
+                // It came meanwhile.
+                return Ok(Answer::Stale);
             }
             Ok(answer)
         })

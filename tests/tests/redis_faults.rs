@@ -463,6 +463,58 @@ async fn whoever_closes_a_session_second_waits_until_it_has_ended() {
     }
 }
 
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn nothing_is_remembered_of_queues_that_are_not_there_any_more() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let connection = connect(redis.url()).await;
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    let answer = |queue: String| {
+        let publish = producer.publish(&1).routing_key(queue);
+        publish.correlation_id("7").allow_unroutable()
+    };
+    let loads = || {
+        // Nothing but the load of all declarations asks for whole hashes here.
+        let statistics = admin.text(["INFO", "commandstats"]);
+        let mut lines = statistics.lines();
+        let count = lines.find_map(|line| line.strip_prefix("cmdstat_hgetall:calls="));
+        let count = count.and_then(|rest| rest.split(',').next());
+        count.map_or(0, |count| count.parse::<u64>().unwrap())
+    };
+    let before = loads();
+    for number in 0..20 {
+        let queue = format!("answers {number}");
+        for _ in 0..2 {
+            answer(queue.clone()).await.unwrap();
+        }
+        assert_eq!(admin.ask(["LLEN", &queue]), ":2");
+    }
+    assert_eq!(loads(), before, "all declarations were loaded again");
+    // One of Python's is known only while somebody here has something of it.
+    let theirs = Queue::new("answers 0").no_declare();
+    let mut consumer = connection.consumer(&theirs).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(receive_number(&mut consumer).await, 1);
+    }
+    assert_eq!(admin.ask(["EXISTS", "_kombu.rs.q.answers 0"]), ":1");
+    consumer.cancel().await.unwrap();
+    let gotten = connection.get("answers 1").await.unwrap().unwrap();
+    gotten.ack().confirmed().await.unwrap();
+    let gotten = connection.get("answers 1").await.unwrap().unwrap();
+    gotten.ack().confirmed().await.unwrap();
+    let soon = Duration::from_millis(1);
+    let delayed = producer.publish(&2).routing_key("answers 2").delay(soon);
+    assert!(delayed.await.unwrap().routed);
+    while admin.ask(["LLEN", "answers 2"]) != ":3" {
+        tokio::task::yield_now().await;
+    }
+    for number in 0..3 {
+        let record = format!("_kombu.rs.q.answers {number}");
+        assert_eq!(admin.ask(["EXISTS", &record]), ":0", "{record}");
+    }
+}
+
 /// A flight that comes to the server in pieces has other clients' commands in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
