@@ -354,7 +354,7 @@ fn applied(answer: Value, changes: &[Change]) -> Result<Option<(u64, u64)>> {
     }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -25,9 +25,9 @@ use crate::hear::{self, Ear};
 use crate::left;
 use crate::line::Line;
 use crate::look;
-use crate::pulse;
+use crate::pulse::{self, Pulse};
 use crate::script::{self, Script};
-use crate::store::{GIVEN_BACK, RedisStore, Shared};
+use crate::store::{GIVEN_BACK, RedisStore, Shared, milliseconds};
 
 /// The Redis transport.
 #[derive(Clone, Copy, Debug, Default)]
@@ -534,7 +534,7 @@ async fn begin(
     }
     let lease = Duration::from_secs(options.lease);
     let mut connect = Script::Connect.call(&address.prefix);
-    connect.arg(options.lease.saturating_mul(1000));
+    connect.arg(milliseconds(Pulse::overdue(lease)));
     greeting.add_command(connect);
     let count = greeting.len();
     let answers = wire

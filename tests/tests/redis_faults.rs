@@ -515,6 +515,36 @@ async fn nothing_is_remembered_of_queues_that_are_not_there_any_more() {
     }
 }
 
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn sessions_that_are_overdue_because_the_server_was_away_live_on() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let url = format!("{}?lease=2", redis.url());
+    let mut sessions = Vec::new();
+    for number in 0..4 {
+        let connection = connect(url.clone()).await;
+        let queue = Queue::new(format!("jobs {number}"));
+        let mut consumer = connection.consumer(&queue).await.unwrap();
+        let to_it = producer_to(&connection, queue.name()).await;
+        to_it.publish(&number).await.unwrap();
+        let held = receive(&mut consumer).await;
+        sessions.push((connection, consumer, held));
+    }
+    // As it is when a server goes on that did nothing for longer than a lease, or whose clock was put forward.
+    let past = "for _, s in ipairs(redis.call('ZRANGE', '_kombu.rs.sessions', 0, -1)) do \
+                  redis.call('ZADD', '_kombu.rs.sessions', 1, s) \
+                end return 1";
+    admin.ask(["EVAL", past, "0"]);
+    while admin.ask(["ZCOUNT", "_kombu.rs.sessions", "-inf", "1"]) != ":0" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for (connection, _consumer, held) in sessions {
+        held.ack().confirmed().await.unwrap();
+        assert_eq!(connection.health().sessions, 1);
+    }
+}
+
 /// A flight that comes to the server in pieces has other clients' commands in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
