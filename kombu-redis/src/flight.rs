@@ -11,6 +11,7 @@ use redis::{Cmd, Pipeline, Value};
 use crate::error;
 use crate::line::Line;
 use crate::script::{self, Script};
+use crate::store::GIVEN_BACK;
 use crate::work::{Ask, End, Finishing, Holder, Push, Take, Taken, Target, Work};
 
 /// How many messages, and bytes, go in one flight.
@@ -40,6 +41,7 @@ enum Part {
     Finishes(Vec<Finishing>),
     Take(Take),
     Ask(Ask),
+    End,
 }
 
 /// What a flight brought.
@@ -101,6 +103,12 @@ impl Flight {
                         parts.push(Part::Finishes(std::mem::take(&mut forgets)));
                     }
                     parts.push(Part::Ask(ask));
+                }
+                Work::End => {
+                    if !forgets.is_empty() {
+                        parts.push(Part::Finishes(std::mem::take(&mut forgets)));
+                    }
+                    parts.push(Part::End);
                 }
             }
         }
@@ -167,6 +175,13 @@ impl Flight {
                     // Whoever asked looks at errors too.
                     drop(ask.reply.send(Ok(answer)));
                 }
+                Part::End => {
+                    if let Value::Array(parts) = &answer
+                        && let Some(Value::Int(0)) = parts.first()
+                    {
+                        landed.again.push(Work::End);
+                    }
+                }
             }
         }
         landed
@@ -215,6 +230,11 @@ impl Part {
             Part::Ask(ask) => {
                 pipeline.add_command(ask.command.clone());
             }
+            Part::End => {
+                let mut command = Script::End.call(prefix);
+                command.arg(session).arg(GIVEN_BACK);
+                pipeline.add_command(command);
+            }
         }
     }
 
@@ -224,6 +244,7 @@ impl Part {
             Part::Finishes(finishes) => again.extend(finishes.into_iter().map(Work::Finish)),
             Part::Take(take) => again.push(Work::Take(take)),
             Part::Ask(ask) => again.push(Work::Ask(ask)),
+            Part::End => again.push(Work::End),
         }
     }
 }
@@ -520,17 +541,22 @@ fn answer_take(
         other => Err(error::unexpected("a take", &other)),
     };
     // If whoever asked is gone, they go back.
-    drop(take.reply.send(taken.map(|messages| Taken {
+    drop(take.reply.send(taken.map(|(messages, has_more)| Taken {
         messages,
+        has_more,
         may_have_missed,
         line: line.clone(),
         holder: take.holder,
     })));
 }
 
-fn taken(values: Vec<Value>, landed: &mut Landed) -> kombu_core::Result<VecDeque<(u64, Vec<u8>)>> {
+/// Messages by their numbers, and whether there may be more.
+type Found = (VecDeque<(u64, Vec<u8>)>, bool);
+
+fn taken(values: Vec<Value>, landed: &mut Landed) -> kombu_core::Result<Found> {
     let mut values = values.into_iter();
     landed.deaths |= !matches!(values.next(), Some(Value::Int(0)));
+    let has_more = matches!(values.next(), Some(Value::Int(1)));
     let mut taken = VecDeque::with_capacity(values.len() / 2);
     while let (Some(id), Some(text)) = (values.next(), values.next()) {
         let (Some(id), Value::BulkString(text)) = (number(&id), text) else {
@@ -541,7 +567,7 @@ fn taken(values: Vec<Value>, landed: &mut Landed) -> kombu_core::Result<VecDeque
         };
         taken.push_back((id, text));
     }
-    Ok(taken)
+    Ok((taken, has_more))
 }
 
 /// A number that the server wrote as text.

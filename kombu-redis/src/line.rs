@@ -232,13 +232,6 @@ impl Line {
     fn next(&self, session: &str, calls: &mut PushCalls) -> Option<Flight> {
         let mut state = self.state.lock();
         if state.waiting.is_empty() {
-            let ends = state.ends;
-            drop(state);
-            if ends {
-                // The last thing that was asked for.
-                self.set_ended();
-                self.end();
-            }
             return None;
         }
         let mut waiting = std::mem::take(&mut state.waiting);
@@ -246,6 +239,17 @@ impl Line {
         let flight = Flight::load(&mut waiting, &self.prefix, session, calls);
         self.put_back(waiting);
         Some(flight)
+    }
+
+    /// Ends it if it was to end when nothing is left to do.
+    fn end_if_idle(&self) {
+        let state = self.state.lock();
+        let is_idle = state.ends && state.waiting.is_empty();
+        drop(state);
+        if is_idle {
+            self.set_ended();
+            self.end();
+        }
     }
 
     /// Puts work in front of what waits.
@@ -318,6 +322,9 @@ async fn serve(line: Arc<Line>, mut wire: Wire) {
             calls.sent = calls.done;
             line.put_back(again);
             continue;
+        }
+        if flights.is_empty() {
+            line.end_if_idle();
         }
         let (flight, answered) = tokio::select! {
             Some(landed) = flights.next() => landed,

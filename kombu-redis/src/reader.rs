@@ -68,6 +68,7 @@ impl RedisReader {
         RedisReader {
             here: Taken {
                 messages: VecDeque::new(),
+                has_more: false,
                 may_have_missed: false,
                 line: line.clone(),
                 holder: holder.clone(),
@@ -124,7 +125,7 @@ impl Reader for RedisReader {
                     Ok(Ok(mut taken)) => {
                         self.last = match count {
                             0 => Look::Queue,
-                            _ if taken.messages.len() == count => Look::Found,
+                            _ if taken.has_more || taken.messages.len() == count => Look::Found,
                             // The next look is one from which on the bell rings.
                             _ if taken.may_have_missed && self.last != Look::Missed => Look::Missed,
                             _ => Look::TooFew,

@@ -547,15 +547,21 @@ impl QueueStore for RedisStore {
         let number = self.readers.fetch_add(1, Ordering::Relaxed);
         let holder = Holder::new(number, queue.name().clone());
         holder.leave();
-        let (reply, answer) = oneshot::channel();
-        line.send(Work::Take(Take {
-            holder: holder.clone(),
-            count: 1,
-            is_declared: queue.is_declared,
-            watch: None,
-            reply,
-        }));
-        let mut taken = line.answer(answer).await?;
+        let mut taken = loop {
+            let (reply, answer) = oneshot::channel();
+            line.send(Work::Take(Take {
+                holder: holder.clone(),
+                count: 1,
+                is_declared: queue.is_declared,
+                watch: None,
+                reply,
+            }));
+            let taken = line.answer(answer).await?;
+            // Otherwise those that it looked at had expired.
+            if !taken.messages.is_empty() || !taken.has_more {
+                break taken;
+            }
+        };
         Ok(taken.messages.pop_front().map(|(id, text)| {
             let message = element::decode(&Bytes::from(text));
             let delivery = RawDelivery {
@@ -637,27 +643,32 @@ impl QueueStore for RedisStore {
     }
 
     fn take_dead(&self) -> Op<Result<Vec<Dead<Holder>>>> {
-        let mut command = self.shared.line.call(Script::TakeDead);
-        command.arg(DEAD);
-        let taking = self.shared.line.ask(command);
+        let mut taking: BoxFuture<'static, Result<Value>> =
+            Box::pin(ask_for_the_dead(&self.shared.line));
         let line = self.shared.line.clone();
         Op::pending(async move {
-            let answer = taking.await?;
-            let Value::Array(values) = &answer else {
-                return Err(error::unexpected("for the dead", &answer));
-            };
-            let holder = Holder::of_the_dead();
-            let dead = values.chunks_exact(2).filter_map(|pair| {
-                let id = number(&pair[0])?;
-                let dead = dead(&holder, id, &pair[1]);
-                if dead.is_none() {
-                    // Not ours to understand: another version may.
-                    tracing::warn!("a dead message in Redis can't be read");
-                    give_back(&line, &holder, id);
+            // How many there were at first, and it hasn't looked at yet: one call looks at some.
+            let mut left = None;
+            loop {
+                let answer = taking.await?;
+                let Value::Array(values) = &answer else {
+                    return Err(error::unexpected("for the dead", &answer));
+                };
+                let counts = values
+                    .first()
+                    .and_then(number)
+                    .zip(values.get(1).and_then(number));
+                let Some((looked, count)) = counts else {
+                    return Err(error::unexpected("for the dead", &answer));
+                };
+                let dead = read_dead(&line, values.get(2..).unwrap_or_default());
+                let still = left.unwrap_or(count).saturating_sub(looked);
+                if !dead.is_empty() || looked == 0 || still == 0 {
+                    return Ok(dead);
                 }
-                dead
-            });
-            Ok(dead.collect())
+                left = Some(still);
+                taking = Box::pin(ask_for_the_dead(&line));
+            }
         })
     }
 
@@ -669,9 +680,14 @@ impl QueueStore for RedisStore {
     async fn info(&self, queue: &RedisQueue) -> Result<QueueInfo> {
         let name = queue.name();
         let line = &self.shared.line;
-        let mut command = line.call(Script::Info);
-        command.arg(name.as_str()).arg(u8::from(!queue.is_declared));
-        let answer = line.ask(command).await?;
+        let answer = loop {
+            let mut command = line.call(Script::Info);
+            command.arg(name.as_str()).arg(u8::from(!queue.is_declared));
+            let answer = line.ask(command).await?;
+            if !is_half_done(&answer) {
+                break answer;
+            }
+        };
         match &answer {
             Value::Array(counts) => {
                 let counts: Option<Vec<u64>> = counts.iter().map(number).collect();
@@ -694,9 +710,14 @@ impl QueueStore for RedisStore {
 
     async fn purge(&self, queue: &RedisQueue) -> Result<u64> {
         let line = &self.shared.line;
-        let mut command = line.call(Script::Purge);
-        command.arg(queue.name().as_str());
-        let answer = line.ask(command).await?;
+        let answer = loop {
+            let mut command = line.call(Script::Purge);
+            command.arg(queue.name().as_str());
+            let answer = line.ask(command).await?;
+            if !is_half_done(&answer) {
+                break answer;
+            }
+        };
         number(&answer).ok_or_else(|| error::unexpected("a purge", &answer))
     }
 
@@ -746,11 +767,36 @@ impl Drop for RedisStore {
             return;
         }
         // In the order of what was asked for before; nobody waits for it.
-        let mut command = self.shared.line.call(Script::End);
-        command.arg(i64::MAX);
-        drop(self.shared.line.ask(command));
+        self.shared.line.send(Work::End);
         self.shared.line.end_when_idle();
     }
+}
+
+fn ask_for_the_dead(line: &Arc<Line>) -> impl Future<Output = Result<Value>> + Send + 'static {
+    let mut command = line.call(Script::TakeDead);
+    command.arg(DEAD);
+    line.ask(command)
+}
+
+/// The dead that were taken, by id and record.
+fn read_dead(line: &Line, values: &[Value]) -> Vec<Dead<Holder>> {
+    let holder = Holder::of_the_dead();
+    let dead = values.chunks_exact(2).filter_map(|pair| {
+        let id = number(&pair[0])?;
+        let dead = dead(&holder, id, &pair[1]);
+        if dead.is_none() {
+            // Not ours to understand: another version may, so it is left to others.
+            tracing::warn!("a dead message in Redis can't be read");
+            give_back(line, &holder, id);
+        }
+        dead
+    });
+    dead.collect()
+}
+
+/// Whether so much was due that it isn't all done, and one has to ask again.
+fn is_half_done(answer: &Value) -> bool {
+    matches!(answer, Value::BulkString(text) if text == b"AGAIN")
 }
 
 /// A dead message as `common.lua` writes it.

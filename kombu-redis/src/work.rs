@@ -18,6 +18,8 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
 /// Messages that the server counts as held, by their numbers, until they are handed over. Those that aren't go back.
 pub(crate) struct Taken {
     pub(crate) messages: VecDeque<(u64, Vec<u8>)>,
+    /// There may be more, which were too much for one answer.
+    pub(crate) has_more: bool,
     /// Others may have come between this look and the moment from which the bell rings.
     pub(crate) may_have_missed: bool,
     pub(crate) line: Arc<Line>,
@@ -59,6 +61,8 @@ pub(crate) enum Work {
     Finish(Finishing),
     Take(Take),
     Ask(Ask),
+    /// The session's end, in as many calls as it takes.
+    End,
 }
 
 /// A message for queues.

@@ -5,7 +5,7 @@ local name = ARGV[3]
 if ARGV[2] == 'exchange' then return call('EXISTS', P .. '_kombu.binding.' .. name) end
 for step = 0, 3 do
   if call('EXISTS', P .. name .. STEP[step]) == 1 then
-    call('PERSIST', P .. name)
+    keep(name)
     return 1
   end
 end
