@@ -415,6 +415,30 @@ async fn where_an_answer_was_left_for_a_day_a_queue_stays() {
     for queue in ["declared", "consumed", "gotten", "published"] {
         assert_eq!(time(queue), ":-1", "{queue}");
     }
+
+    // Others don't know of the queues that this connection found.
+    let other = connect(redis.url()).await;
+    let answers = other.producer(Exchange::default()).await.unwrap();
+    let answer = |queue: &'static str| {
+        let publish = answers.publish(&3).routing_key(queue);
+        publish.correlation_id("7").allow_unroutable()
+    };
+    // One that is consumed from.
+    admin.ask(["DEL", "consumed"]);
+    assert!(!answer("consumed").await.unwrap().routed);
+    assert_eq!(time("consumed"), ":-1");
+    // One that was known, and is used again.
+    admin.ask(["DEL", "published"]);
+    assert!(!answer("published").await.unwrap().routed);
+    assert!(!answer("published").await.unwrap().routed);
+    assert!(time("published").len() > ":-1".len());
+    let _gotten = connection.get("published").await.unwrap().unwrap();
+    assert_eq!(time("published"), ":-1");
+    // One that is declared, and empty.
+    let row = "tasks\u{6}\u{16}\u{6}\u{16}tasks";
+    admin.ask(["SADD", "_kombu.binding.tasks", row]);
+    assert!(answer("tasks").await.unwrap().routed);
+    assert_eq!(time("tasks"), ":-1");
 }
 
 #[tokio::test]
@@ -499,10 +523,10 @@ async fn nothing_is_remembered_of_queues_that_are_not_there_any_more() {
     }
     assert_eq!(admin.ask(["EXISTS", "_kombu.rs.q.answers 0"]), ":1");
     consumer.cancel().await.unwrap();
-    let gotten = connection.get("answers 1").await.unwrap().unwrap();
-    gotten.ack().confirmed().await.unwrap();
-    let gotten = connection.get("answers 1").await.unwrap().unwrap();
-    gotten.ack().confirmed().await.unwrap();
+    for _ in 0..2 {
+        let gotten = connection.get("answers 1").await.unwrap().unwrap();
+        gotten.ack().confirmed().await.unwrap();
+    }
     let soon = Duration::from_millis(1);
     let delayed = producer.publish(&2).routing_key("answers 2").delay(soon);
     assert!(delayed.await.unwrap().routed);
@@ -511,6 +535,21 @@ async fn nothing_is_remembered_of_queues_that_are_not_there_any_more() {
     }
     for number in 0..3 {
         let record = format!("_kombu.rs.q.answers {number}");
+        assert_eq!(admin.ask(["EXISTS", &record]), ":0", "{record}");
+    }
+    // Empty.
+    assert!(connection.get("answers 1").await.unwrap().is_none());
+    assert_eq!(admin.ask(["EXISTS", "_kombu.rs.q.answers 1"]), ":0");
+    // Held by a session that ends.
+    let theirs = Queue::new("answers 3").no_declare();
+    let mut consumer = connection.consumer(&theirs).await.unwrap();
+    let _held = receive(&mut consumer).await;
+    let _gotten = connection.get("answers 4").await.unwrap().unwrap();
+    connection.close().await.unwrap();
+    for number in 3..5 {
+        let queue = format!("answers {number}");
+        assert_eq!(admin.ask(["LLEN", &queue]), ":2");
+        let record = format!("_kombu.rs.q.{queue}");
         assert_eq!(admin.ask(["EXISTS", &record]), ":0", "{record}");
     }
 }
@@ -793,6 +832,38 @@ async fn whatever_lies_in_a_list_is_delivered_and_settled_as_it_is() {
     assert_eq!(receive_number(&mut consumer).await, 1);
     assert_empty(&connection, "jobs").await;
     assert_eq!(connection.health().sessions, 1);
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_key_that_is_somebody_elses_stays_as_it_is() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    admin.ask(["SET", "cache", "something", "EX", "86400"]);
+    let connection = connect(redis.url()).await;
+    let to_it = producer_to(&connection, "cache").await;
+    let queue = Queue::new("cache");
+    for refused in [
+        to_it.publish(&1).await.map(drop),
+        to_it
+            .publish(&1)
+            .correlation_id("7")
+            .allow_unroutable()
+            .await
+            .map(drop),
+        connection.declare_queue(&queue).await.map(drop),
+        connection.get("cache").await.map(drop),
+    ] {
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PreconditionFailed, "{error}");
+    }
+    assert_eq!(admin.ask(["EXISTS", "_kombu.rs.q.cache"]), ":0");
+    let mut consumer = connection.consumer(&queue.no_declare()).await.unwrap();
+    let error = consumer.try_next().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PreconditionFailed, "{error}");
+    connection.close().await.unwrap();
+    assert!(admin.ask(["TTL", "cache"]).len() > ":-1".len());
+    assert_eq!(admin.ask(["EXISTS", "_kombu.rs.q.cache"]), ":0");
 }
 
 #[tokio::test]
