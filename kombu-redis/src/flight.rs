@@ -233,7 +233,10 @@ impl Part {
                     .arg(take.holder.0.queue.as_str())
                     .arg(take.count);
                 if take.watch.is_none() {
-                    command.arg("once");
+                    command.arg(match take.is_declared {
+                        true => "once",
+                        false => "other",
+                    });
                 }
                 pipeline.add_command(command);
                 if take.arms()

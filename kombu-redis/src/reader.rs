@@ -125,6 +125,7 @@ impl RedisReader {
         self.line.send(Work::Take(Take {
             holder: self.holder.clone(),
             count,
+            is_declared: true,
             watch: Some(self.watched.clone()),
             reply,
         }));

@@ -25,9 +25,9 @@ use crate::hear::{self, Ear};
 use crate::left;
 use crate::line::Line;
 use crate::look;
-use crate::pulse;
+use crate::pulse::{self, Pulse};
 use crate::script::{self, Script};
-use crate::store::{GIVEN_BACK, RedisStore, Shared};
+use crate::store::{GIVEN_BACK, RedisStore, Shared, milliseconds};
 
 /// The Redis transport.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,6 +44,8 @@ pub struct RedisOptions {
     /// The number of the database, where the path doesn't say it: in `redis+unix://` and `redis+sentinel://` URLs.
     /// Default: 0.
     pub db: Option<i64>,
+    /// The same in a `redis+socket://` URL as kombu writes it. Default: what `db` says.
+    pub virtual_host: Option<i64>,
     /// What every key and channel begins with: kombu's `global_keyprefix`. Python has to use the same. Default: nothing.
     pub prefix: String,
     /// Seconds after which a client that says nothing is taken for dead, and what it held goes back. Default: 10; at
@@ -121,6 +123,7 @@ impl Default for RedisOptions {
     fn default() -> Self {
         RedisOptions {
             db: None,
+            virtual_host: None,
             prefix: String::new(),
             lease: 10,
             layout: Layout::Kombu,
@@ -158,6 +161,9 @@ impl RedisOptions {
         let problem = self.tls().problem(source).or_else(|| {
             if self.lease == 0 {
                 return Some("`lease` is 0; it has to be at least 1 s".to_owned());
+            }
+            if self.virtual_host.is_some() && !matches!(scheme, "redis+socket" | "redis+unix") {
+                return Some("`virtual_host` is for `redis+socket://` only; write `db`".to_owned());
             }
             match of_sentinels {
                 Some((name, _)) if !scheme.ends_with("+sentinel") => {
@@ -349,7 +355,8 @@ impl Address {
                         "a socket is on this machine; write `redis+unix:///path`, or `redis+unix://user:password@localhost/path`",
                     ));
                 }
-                (Place::Unix(decoded(url.path(), "path")?.into()), None)
+                let path = decoded(url.path(), "path")?;
+                (Place::Unix(path.into()), options.virtual_host)
             }
             "redis+sentinel" | "rediss+sentinel" => {
                 let master = decoded(url.path().trim_start_matches('/'), "name of the master")?;
@@ -383,7 +390,10 @@ impl Address {
             }
         };
         if db.is_some() && options.db.is_some() && db != options.db {
-            return Err(config("the path and `db` name different databases"));
+            return Err(config(match options.virtual_host {
+                Some(_) => "`virtual_host` and `db` name different databases",
+                None => "the path and `db` name different databases",
+            }));
         }
         let name = match url.username() {
             "" => None,
@@ -553,7 +563,7 @@ async fn begin(
     }
     let lease = Duration::from_secs(options.lease);
     let mut connect = Script::Connect.call(&address.prefix);
-    connect.arg(options.lease.saturating_mul(1000));
+    connect.arg(milliseconds(Pulse::overdue(lease)));
     greeting.add_command(connect);
     let count = greeting.len();
     let answers = wire
@@ -664,10 +674,10 @@ async fn say_what_is_stored(shared: &Shared, snapshots: Snapshots) {
     );
 }
 
-/// The policy of a server that makes room by throwing away keys without an expiry, which queues are.
+/// The policy of a server that makes room by throwing away keys. Lists of answers have an expiry, and other queues none.
 fn evicting(state: &str) -> Option<&str> {
     let policy = field(state, "maxmemory_policy")?;
-    policy.starts_with("allkeys-").then_some(policy)
+    (policy != "noeviction").then_some(policy)
 }
 
 /// A field of what `INFO` answers.

@@ -170,6 +170,8 @@ pub(crate) enum End {
 pub(crate) struct Take {
     pub(crate) holder: Holder,
     pub(crate) count: usize,
+    /// Otherwise others made the queue.
+    pub(crate) is_declared: bool,
     /// For a consumer: the keys to be told of when they change, if the server tells.
     pub(crate) watch: Option<Arc<[Vec<u8>]>>,
     pub(crate) reply: Reply<Taken>,

@@ -64,7 +64,10 @@ async fn no_cut_between_a_request_and_its_reply_loses_anything() {
     let mut rng = Rng::with_seed(seed);
     let redis = Redis::start().unwrap();
     let admin = RedisAdmin::of(&redis);
-    let scripts: Vec<_> = kombu::redis::digests().collect();
+    let scripts: Vec<_> = kombu::redis::digests()
+        // Nobody listens to Python here, and Redis tells of changes.
+        .filter(|(name, _)| !matches!(*name, "hear.lua" | "look.lua"))
+        .collect();
     let observer = connect(&format!("{}?lease={LEASE}", redis.url())).await;
     for queue in work_queues().iter().chain([&dead_queue()]) {
         observer.declare_queue(queue).await.unwrap();
@@ -166,7 +169,8 @@ async fn no_cut_between_a_request_and_its_reply_loses_anything() {
     if !flaws.is_empty() {
         history.assert_sound(PATIENCE);
     }
-    if cuts >= 10 * scripts.len() as u64 {
+    // Two turns for each, with those that were met by cuts anywhere.
+    if cuts >= 3 * scripts.len() as u64 {
         for (name, _) in &scripts {
             assert!(made.contains_key(name), "no reply of {name} was lost");
         }

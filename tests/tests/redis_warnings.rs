@@ -20,8 +20,8 @@ async fn what_a_redis_may_lose_and_what_its_user_may_not_is_said() {
         // Redis of tests makes no snapshots unless it is told to.
         ("save \"\"", &[NOTHING]),
         ("maxmemory-policy noeviction", &[NOTHING]),
-        // None of our keys expires.
-        ("maxmemory-policy volatile-lru", &[NOTHING]),
+        // Answers that nobody has come for expire.
+        ("maxmemory-policy volatile-lru", &[NOTHING, EVICTION]),
         ("maxmemory-policy allkeys-lru", &[NOTHING, EVICTION]),
         ("maxmemory-policy allkeys-random", &[NOTHING, EVICTION]),
         ("appendonly yes", &[]),

@@ -55,10 +55,28 @@ local function bury(q, reason, m, at)
   died = died + 1
 end
 
+-- Keeps the list of a queue for longer than the day for which an answer may have been left there. Other keys are somebody's.
+local function keep(q)
+  if call('TYPE', P .. q).ok == 'list' then call('PERSIST', P .. q) end
+end
+
 -- Makes a record of a queue that others have, so that it can be consumed from.
 local function adopt(q)
-  if call('EXISTS', R .. 'q.' .. q) == 0 then
-    call('HSET', R .. 'q.' .. q, 'decl', '', 'seq', string.format('%d', now() * 60))
+  -- What is delayed may have been counted there before.
+  if call('HSETNX', R .. 'q.' .. q, 'decl', '') == 1 then
+    call('HSET', R .. 'q.' .. q, 'seq', string.format('%d', now() * 60))
+  end
+  keep(q)
+end
+
+-- Removes what was noted of a queue that others have when nobody here has anything of it any more: nobody tells when Python
+-- deletes it.
+local function forget(q)
+  local meta = R .. 'q.' .. q
+  local decl = call('HGET', meta, 'decl')
+  if decl and decl ~= '' then return end
+  if call('EXISTS', R .. 'consumers.' .. q, R .. 'holders.' .. q, R .. 'later.' .. q) == 0 then
+    call('DEL', meta, R .. 'wants.' .. q)
   end
 end
 
@@ -357,7 +375,7 @@ local function arrive(q)
     block = math.min(2 * block, 100)
   end
   local first = call('ZRANGE', later, 0, 0, 'WITHSCORES')
-  if first[1] then schedule('d', q, first[2]) end
+  if first[1] then schedule('d', q, first[2]) else forget(q) end
   return true
 end
 
@@ -426,7 +444,7 @@ local function reap(session, budget)
     end
     return some
   end
-  local function forget(held, some)
+  local function drop(held, some)
     for _, one in ipairs(some) do call('HDEL', held, one.id) end
     return call('EXISTS', held) == 0
   end
@@ -447,12 +465,15 @@ local function reap(session, budget)
         for i, one in ipairs(some) do messages[i] = {id = one.id, m = remark(one.m, one.id, false)} end
         local moved, weight = back(q, messages)
         budget, bytes = budget - moved, bytes - weight
-        if not forget(held, some) then return false end
+        if not drop(held, some) then return false end
       else
         call('DEL', held)
       end
       leave(q, holder)
-      if entry then call('SREM', R .. 'holders.' .. q, holder) end
+      if entry then
+        call('SREM', R .. 'holders.' .. q, holder)
+        forget(q)
+      end
     elseif what == 'w' then
       call('DEL', R .. 'window.' .. session .. '.' .. rest)
     elseif what == 'd' then
@@ -460,7 +481,7 @@ local function reap(session, budget)
       local some = last_of(dying)
       for _, one in ipairs(some) do call('LPUSH', R .. 'dead', one.m) end
       died = died + #some
-      if not forget(dying, some) then return false end
+      if not drop(dying, some) then return false end
     else
       call('SADD', R .. 'doomed', 'o' .. rest)
     end

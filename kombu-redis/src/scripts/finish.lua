@@ -118,6 +118,7 @@ while a <= #ARGV do
   if gone == '1' and holder ~= 'd' and call('EXISTS', held) == 0 then
     call('SREM', R .. 'session.' .. session, 'h' .. holder .. ' ' .. q)
     call('SREM', R .. 'holders.' .. q, session .. '.' .. holder)
+    common().forget(q)
   end
 end
 give_back()

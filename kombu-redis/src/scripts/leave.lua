@@ -8,5 +8,6 @@ if call('EXISTS', window) == 0 then call('SREM', R .. 'session.' .. session, 'w'
 if call('EXISTS', R .. 'unacked.' .. holder .. '.' .. q) == 0 then
   call('SREM', R .. 'session.' .. session, 'h' .. n .. ' ' .. q)
   call('SREM', R .. 'holders.' .. q, holder)
+  forget(q)
 end
 return call('SCARD', R .. 'doomed')

@@ -1,8 +1,13 @@
--- Takes messages. ARGV: prefix, session, number of the holder, queue, how many at most, and `once` unless it is a consumer.
+-- Takes messages. ARGV: prefix, session, number of the holder, queue, how many at most, and unless it is a consumer `once`, or
+-- `other` if nobody declared the queue.
 -- Answers how many messages died, 1 if it stopped before there were no more of them, then id and text of each that was taken.
 local session, n, q, want = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 if not is_alive(session) then return redis.error_reply('SESSION .') end
-local once = ARGV[6] == 'once'
+local once = ARGV[6] == 'once' or ARGV[6] == 'other'
+if ARGV[6] == 'other' then
+  common().write_in_any_case()
+  common().adopt(q)
+end
 local meta, holder = R .. 'q.' .. q, session .. '.' .. n
 local f = call('HMGET', meta, 'decl', 'seq', 'sac', 'lim')
 if not f[1] then return redis.error_reply('NOQUEUE .') end
@@ -32,7 +37,10 @@ for step = 0, 3 do
     if not all then break end
     if all.err then
       -- A key of somebody else's. What was taken before it comes first.
-      if #taken == 0 then return all end
+      if #taken == 0 then
+        if once then common().forget(q) end
+        return all
+      end
       break
     end
     for i = 1, #all do
@@ -85,6 +93,7 @@ if got > 0 and (got == want or stopped) then
     end
   end
 end
+if once and got == 0 then common().forget(q) end
 table.insert(taken, 1, died)
 table.insert(taken, 2, stopped and 1 or 0)
 return taken
