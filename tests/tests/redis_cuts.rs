@@ -318,6 +318,9 @@ async fn consume(
         };
         let (message, delivery) = delivery.take::<u64>().unwrap();
         recorder.received(number, message, &delivery);
+        if rng.u32(..10) == 0 {
+            consumer.set_prefetch(rng.u32(1..20));
+        }
         if rng.u32(..20) == 0 {
             sleep(Duration::from_millis(rng.u64(..60))).await;
         }
@@ -362,7 +365,8 @@ async fn manage(number: u32, url: String, connection: Connection, stopped: watch
         let consumer = connection.consumer(&queue).await.unwrap();
         consumer.cancel().await.unwrap();
         let info = connection.queue_info(name.as_str()).await.unwrap();
-        assert!((1..=2).contains(&(info.ready + info.unsettled.unwrap())));
+        let there = info.ready + info.unsettled.unwrap();
+        assert!((1..=2).contains(&there), "{there} of one message");
         connection.purge(name.as_str()).await.unwrap();
         let mine = Queue::new(format!("mine-{number}")).exclusive(true);
         connection.declare_queue(&mine).await.unwrap();
