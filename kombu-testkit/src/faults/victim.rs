@@ -108,10 +108,10 @@ impl Victim for RabbitMq {
             Fault::MemoryAlarm => self.ctl(["set_vm_memory_high_watermark", "0"]),
             Fault::DiskAlarm => self.ctl(["set_disk_free_limit", "1000000000000000"]),
             Fault::Wipe => {
-                for command in ["stop_app", "reset", "start_app"] {
+                for command in ["stop_app", "reset"] {
                     self.ctl([command])?;
                 }
-                self.ctl(["await_startup"])
+                self.ctl(["start_app"])
             }
             _ => Err(unknown(fault)),
         }
