@@ -19,6 +19,10 @@ const FAILOVER: Duration = Duration::from_secs(10);
 #[test]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
 fn what_a_replica_had_is_there_when_it_is_promoted() {
+    alone(run());
+}
+
+async fn run() {
     let failovers = count(1, 10);
     let mut total = Row {
         transport: "redis".into(),
@@ -28,7 +32,7 @@ fn what_a_replica_had_is_there_when_it_is_promoted() {
     };
     let mut records = Vec::new();
     for _ in 0..failovers {
-        let history = alone(fail_over());
+        let history = fail_over().await;
         let row = Row::of("redis", "", 1, &history, PATIENCE, FAILOVER);
         total.tried += 1;
         total.lost += row.lost;
