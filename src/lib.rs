@@ -64,13 +64,13 @@ pub use kombu_core::field::{FieldTable, FieldValue, Timestamp};
 pub use kombu_core::layers::Faults;
 pub use kombu_core::message::Content;
 pub use kombu_core::{
-    Acker, Body, CarryTrace, Connection, ConnectionBuilder, Consumer, Deadlines, Delivery,
-    Destinations, DrainReport, Entity, Error, ErrorKind, Event, Events, Health, Interceptor,
-    Message, Name, OpenConsumer, OpenProducer, Producer, Publish, Published, Publishing,
-    PublishingAll, QueueDeletion, Queues, Receipt, Registry, Result, RetryPolicy, Sending,
-    Settling, TraceContext, UndecodablePolicy,
+    Acker, Body, CallError, Caller, CarryTrace, Connection, ConnectionBuilder, Consumer, Deadlines,
+    Delivery, Destinations, DrainReport, Entity, Error, ErrorKind, Event, Events, Health,
+    Interceptor, Message, Name, OpenConsumer, OpenProducer, Producer, Publish, Published,
+    Publishing, PublishingAll, QueueDeletion, Queues, Receipt, Registry, Result, RetryPolicy,
+    Sending, Settling, TraceContext, UndecodablePolicy,
 };
-pub use kombu_core::{declare, driver, field, serializers, virt};
+pub use kombu_core::{call, declare, driver, field, serializers, virt};
 #[cfg(feature = "memory")]
 pub use kombu_memory as memory;
 #[cfg(feature = "redis")]
@@ -80,7 +80,9 @@ pub use signal::{drain_on_signal, shutdown_signal};
 
 /// What most programs need: `use kombu::prelude::*`.
 pub mod prelude {
-    pub use crate::{Binding, Connection, Consumer, Delivery, Exchange, Producer, Queue};
+    pub use crate::{
+        Binding, CallError, Caller, Connection, Consumer, Delivery, Exchange, Producer, Queue,
+    };
     pub use serde::{Deserialize, Serialize};
 }
 

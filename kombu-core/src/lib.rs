@@ -7,6 +7,7 @@
 //!   only have queues.
 //! - [`Connection`], [`Producer`], [`Consumer`], [`Delivery`]: what users hold.
 
+pub mod call;
 pub mod declare;
 pub mod driver;
 pub mod field;
@@ -21,6 +22,7 @@ mod name;
 mod options;
 mod watched;
 
+pub use call::{CallError, Caller};
 pub use client::{
     Acker, Body, CarryTrace, Connection, ConnectionBuilder, Consumer, Delivery, Destinations,
     DrainReport, Interceptor, Message, OpenConsumer, OpenProducer, Producer, Publish, Published,

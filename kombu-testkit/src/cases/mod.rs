@@ -9,6 +9,7 @@ use kombu_core::{Connection, ErrorKind, Exchange, FieldTable, FieldValue, Produc
 use crate::Broker;
 use crate::expect::assert_refused;
 
+pub mod calling;
 pub mod capabilities;
 pub mod closing;
 pub mod concurrency;
