@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::client::{Body, Connection, Publish};
+use crate::client::{Body, Connection, Publish, named};
 use crate::declare::{DeliveryMode, Exchange, Queue};
-use crate::driver::BoxFuture;
+use crate::driver::{BoxFuture, Feature, Support};
 use crate::error::{Error, ErrorKind};
 use crate::field::{FieldValue, Timestamp};
 use crate::name::Name;
@@ -248,9 +248,11 @@ impl<'a, B: Body, Resp: DeserializeOwned> Call<'a, B, Resp> {
         let queue = Queue::server_named()
             .durable(false)
             .exclusive(true)
-            .auto_delete(true)
-            .expires(KEPT);
-        let queue = crate::client::named(&queue);
+            .auto_delete(true);
+        let mut queue = named(&queue);
+        if connection.capabilities().support(Feature::QueueExpiry) != Support::Unsupported {
+            queue = queue.expires(KEPT);
+        }
         let question = self.question(Some(queue.name()));
         async move {
             let (question, check) = question?;

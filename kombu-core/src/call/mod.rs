@@ -28,9 +28,9 @@
 //! # }
 //! ```
 //!
-//! An answer that says that something went wrong has headers for it, and `kombu-error` among them: `application`,
-//! `critical` or `transient`. The others are `kombu-error-name`, `kombu-error-message` and `kombu-error-code`; the body is
-//! what belongs to it, if anything does. Of several answers to one question all but the last carry `kombu-more`.
+//! An answer that says that something went wrong has headers for it, and `x-kombu-error` among them: `application`,
+//! `critical` or `transient`. The others are `x-kombu-error-name`, `x-kombu-error-message` and `x-kombu-error-code`; the body is
+//! what belongs to it, if anything does. Of several answers to one question all but the last carry `x-kombu-more`.
 
 mod answer;
 mod answers;
@@ -56,12 +56,12 @@ pub use replies::Replies;
 pub use responder::{Replying, Responder};
 
 /// What went wrong, in an answer that says so: one of [`FailureKind`]'s texts.
-const ERROR: &str = "kombu-error";
+const ERROR: &str = "x-kombu-error";
 /// The name of an application's error.
-const ERROR_NAME: &str = "kombu-error-name";
-const ERROR_MESSAGE: &str = "kombu-error-message";
-const ERROR_CODE: &str = "kombu-error-code";
+const ERROR_NAME: &str = "x-kombu-error-name";
+const ERROR_MESSAGE: &str = "x-kombu-error-message";
+const ERROR_CODE: &str = "x-kombu-error-code";
 /// Further answers follow this one.
-const MORE: &str = "kombu-more";
+const MORE: &str = "x-kombu-more";
 /// No value is in this answer, which ends those before it.
-const END: &str = "kombu-end";
+const END: &str = "x-kombu-end";

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kombu_core::{CallError, Exchange, Queue};
 
-use super::{PATIENCE, caller_to, serve, value};
+use super::{PATIENCE, caller_to, serve, until_ready, value};
 use crate::Broker;
 use crate::expect::collect_one;
 
@@ -17,7 +17,7 @@ pub async fn the_answer_waits_in_the_queue_that_was_handed_out(broker: &Broker) 
     .await;
     let caller = caller_to(&connection, "questions").await;
     let mut asked = caller.call::<_, i64>("what?").ask().await.unwrap();
-    broker.assert_counts(&connection, asked.queue(), 1, 0).await;
+    until_ready(&connection, asked.queue(), 1).await;
     assert_eq!(value(asked.answer(PATIENCE).await), 42);
     let late = asked.answer(Duration::from_millis(50)).await;
     assert!(matches!(late, Err(CallError::Timeout { .. })), "{late:?}");

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use kombu_core::call::Replying;
-use kombu_core::{CallError, Caller, Connection, Delivery, Exchange, Queue, Result};
+use kombu_core::{CallError, Caller, Connection, Delivery, Exchange, Name, Queue, Result};
 use tokio::task::JoinHandle;
+
+use crate::expect::info;
 
 pub mod answers;
 pub mod asking;
@@ -55,5 +57,13 @@ fn value<T>(answered: std::result::Result<T, CallError>) -> T {
     match answered {
         Ok(value) => value,
         Err(error) => panic!("a call failed: {error}"),
+    }
+}
+
+/// Waits until as many messages are ready in a queue.
+async fn until_ready(connection: &Connection, queue: impl Into<Name>, ready: u64) {
+    let queue = queue.into();
+    while info(connection, &queue).await.ready != ready {
+        tokio::task::yield_now().await;
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use kombu_core::{CallError, ErrorKind, Exchange, Queue};
 use tokio::time::Instant;
 
-use super::{PATIENCE, caller_to, serve, value};
+use super::{PATIENCE, caller_to, serve, until_ready, value};
 use crate::Broker;
 use crate::expect::{collect_one, drain};
 
@@ -124,7 +124,7 @@ pub async fn a_call_without_a_timeout_waits(broker: &Broker) {
     connection.declare_queue(&queue).await.unwrap();
     let caller = caller_to(&connection, "questions").await;
     let call = tokio::spawn(async move { caller.call::<_, i64>("what?").timeout(None).await });
-    broker.assert_counts(&connection, "questions", 1, 0).await;
+    until_ready(&connection, "questions", 1).await;
     let _server = serve(&connection, &queue, |question| question.reply(&42)).await;
     assert_eq!(value(call.await.unwrap()), 42);
 }
@@ -139,7 +139,7 @@ pub async fn a_call_that_is_dropped_leaves_nothing(broker: &Broker) {
         let caller = caller.clone();
         async move { caller.call::<_, i64>(&1).await }
     });
-    broker.assert_counts(&connection, "questions", 1, 0).await;
+    until_ready(&connection, "questions", 1).await;
     call.abort();
     call.await.unwrap_err();
     let _server = serve(&connection, &queue, |question| {
@@ -158,7 +158,7 @@ pub async fn a_call_ends_with_its_connection(broker: &Broker) {
         .unwrap();
     let caller = caller_to(&connection, "unserved").await;
     let call = tokio::spawn(async move { caller.call::<_, i64>("what?").timeout(None).await });
-    broker.assert_counts(&connection, "unserved", 1, 0).await;
+    until_ready(&connection, "unserved", 1).await;
     connection.close().await.unwrap();
     let failed = call.await.unwrap().unwrap_err();
     let CallError::Transport(error) = failed else {
