@@ -15,7 +15,7 @@ pub async fn a_question_that_nobody_answers_is_sent_five_times(broker: &Broker) 
     let queue = Queue::new("unserved");
     connection.declare_queue(&queue).await.unwrap();
     let caller = connection.caller(Exchange::default());
-    let timeout = Duration::from_millis(100);
+    let timeout = Duration::from_millis(500);
     let caller = caller
         .routing_key("unserved")
         .timeout(timeout)
