@@ -47,6 +47,7 @@
 //! | `json`, `msgpack`, `yaml`, `raw` | yes | serializers; `json` and `yaml` also read configuration files |
 //! | `zlib`, `bzip2`, `zstd` | no | compression, see [`OpenProducer::compression`]; `zstd` compiles C |
 //! | `toml` | no | configuration files in TOML |
+//! | `tower` | no | [layers of tower's](handler::Router::layer) around handlers |
 //! | `signal` | no | draining on Ctrl-C and `SIGTERM` |
 
 mod config;
@@ -70,7 +71,7 @@ pub use kombu_core::{
     Publishing, PublishingAll, QueueDeletion, Queues, Receipt, Registry, Result, RetryPolicy,
     Sending, Settling, TraceContext, UndecodablePolicy,
 };
-pub use kombu_core::{call, declare, driver, field, serializers, virt};
+pub use kombu_core::{call, declare, driver, field, handler, serializers, virt};
 #[cfg(feature = "memory")]
 pub use kombu_memory as memory;
 #[cfg(feature = "redis")]

@@ -18,6 +18,7 @@ pub mod virt;
 mod client;
 mod engine;
 mod error;
+pub mod handler;
 mod name;
 mod options;
 mod watched;

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::future::IntoFuture;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use kombu_serializers::Codec;
@@ -24,9 +25,41 @@ pub struct Responder {
     correlation_id: Option<Name>,
     /// That of the question, so that whoever asked can read the answer.
     codec: Option<Codec>,
+    /// What became of it, for whoever would answer otherwise.
+    progress: Option<Arc<Progress>>,
+}
+
+#[derive(Default)]
+struct Progress {
+    taken_over: AtomicBool,
+    replied: AtomicBool,
 }
 
 impl Responder {
+    /// One whose use is seen.
+    pub(crate) fn tracked(mut self) -> Self {
+        self.progress = Some(Arc::default());
+        self
+    }
+
+    pub(crate) fn take_over(&self) {
+        if let Some(progress) = &self.progress {
+            progress.taken_over.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether somebody else answers.
+    pub(crate) fn is_taken_over(&self) -> bool {
+        let progress = self.progress.as_ref();
+        progress.is_some_and(|progress| progress.taken_over.load(Ordering::Relaxed))
+    }
+
+    /// Whether something was answered.
+    pub(crate) fn has_replied(&self) -> bool {
+        let progress = self.progress.as_ref();
+        progress.is_some_and(|progress| progress.replied.load(Ordering::Relaxed))
+    }
+
     fn new(question: &Content, link: &Arc<Link>) -> Option<Self> {
         let reply_to = question.reply_to().filter(|queue| !queue.is_empty())?;
         let registry = &link.serializers;
@@ -40,6 +73,7 @@ impl Responder {
             reply_to: reply_to.into(),
             correlation_id: question.correlation_id().map(Name::from),
             codec,
+            progress: None,
         })
     }
 
@@ -90,6 +124,9 @@ impl Responder {
             content.set_correlation_id(id);
         }
         let encoded = encode(&mut content);
+        if let (Ok(_), Some(progress)) = (&encoded, &self.progress) {
+            progress.replied.store(true, Ordering::Relaxed);
+        }
         Replying {
             link: Some(self.link.clone()),
             content: encoded.map(|encoded| {

@@ -261,6 +261,31 @@ impl Delivery {
         &self.acker.link
     }
 
+    /// The message, beside the delivery.
+    pub(crate) fn message(&self) -> Message {
+        Message {
+            envelope: self.envelope.clone(),
+            plain: self.plain.clone(),
+            link: self.acker.link.clone(),
+        }
+    }
+
+    /// Does with it what is done with one that can't be decoded.
+    pub(crate) fn give_up(self) {
+        self.acker.undecodable.store(true, Ordering::Relaxed);
+    }
+
+    /// Resolves when it was held for too long, and is no longer ours. `None` if there is no limit.
+    pub(crate) fn overdue(&self) -> Option<BoxFuture<'static, ()>> {
+        self.acker.link.processing.as_ref()?;
+        let (link, tag) = (self.acker.link.clone(), self.acker.tag());
+        Some(Box::pin(async move {
+            if let Some(processing) = &link.processing {
+                processing.taken(tag).await;
+            }
+        }))
+    }
+
     /// The queue that it came from.
     pub fn queue(&self) -> &Name {
         self.acker.link.queue_name(self.acker.queue)
@@ -620,7 +645,7 @@ impl Acker {
             && let Some(held) = &self.link.held
         {
             if undecodable && holds && held.hold(self.tag()) {
-                tracing::warn!(%queue, "an undecodable delivery was dropped: held until the consumer closes");
+                tracing::warn!(%queue, "a delivery that can't be handled was dropped: held until the consumer closes");
                 return;
             }
             // What comes again and is dropped again would do so as fast as it can.
