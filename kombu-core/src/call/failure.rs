@@ -35,7 +35,7 @@ impl FailureKind {
     }
 }
 
-type Payload = Box<dyn FnOnce(Option<&Codec>) -> Result<Encoded> + Send>;
+type Payload = Box<dyn FnOnce(Option<&Codec>) -> Result<Encoded> + Send + Sync>;
 
 /// What a server answers when it has no value.
 ///
@@ -92,7 +92,7 @@ impl Failure {
     /// Adds what belongs to it: the body of the answer. A caller sees it with an [application's](Failure::application)
     /// error.
     #[must_use]
-    pub fn payload(mut self, value: impl Serialize + Send + 'static) -> Self {
+    pub fn payload(mut self, value: impl Serialize + Send + Sync + 'static) -> Self {
         self.payload = Some(Box::new(move |codec| Value::new(&value).encode(codec)));
         self
     }

@@ -8,7 +8,6 @@ use tokio::time::sleep;
 
 use crate::call::{Failure, FailureKind, Responder};
 use crate::client::{Delivery, Settling};
-use crate::driver::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
 
 use super::reaction::{Answer, Kind};
@@ -30,15 +29,13 @@ impl Dispatch {
         let responder = delivery.responder().map(Responder::tracked);
         let request = Request::of(&delivery, responder.clone());
         let handlers = self.router.find(request.message(), request.queue());
-        let overdue = delivery.overdue();
         let (reaction, delivery) = match handlers {
             [] => (unknown(&request), delivery),
             [handler] if handler.takes_delivery() => {
                 let request = request.with_delivery(delivery);
-                let reaction = in_time(call(handler, request), overdue).await?;
-                return self.settled_by_itself(reaction);
+                return self.settled_by_itself(call(handler, request).await);
             }
-            [handler] => (in_time(call(handler, request), overdue).await?, delivery),
+            [handler] => (in_time(call(handler, request), &delivery).await?, delivery),
             handlers => {
                 drop(request);
                 // Each has its own copy of everything.
@@ -46,7 +43,7 @@ impl Dispatch {
                     let request = Request::of(&delivery, responder.clone());
                     call(handler, request)
                 });
-                let reactions = in_time(join_all(calls), overdue).await?;
+                let reactions = in_time(join_all(calls), &delivery).await?;
                 (together(reactions), delivery)
             }
         };
@@ -174,11 +171,8 @@ async fn call(handler: &Arc<dyn Erased<()>>, request: Request) -> Reaction {
 }
 
 /// `None` if the delivery was taken back meanwhile: what was done with it is given up.
-async fn in_time<T>(
-    work: impl Future<Output = T>,
-    overdue: Option<BoxFuture<'static, ()>>,
-) -> Option<T> {
-    let Some(overdue) = overdue else {
+async fn in_time<T>(work: impl Future<Output = T>, delivery: &Delivery) -> Option<T> {
+    let Some(overdue) = delivery.overdue() else {
         return Some(work.await);
     };
     tokio::select! {

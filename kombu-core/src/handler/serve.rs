@@ -133,15 +133,16 @@ impl Serve {
     /// concurrency. A message that is retried comes behind those that have come since.
     ///
     /// ```
+    /// use kombu::Name;
     /// # fn serve(serve: kombu::handler::Serve) -> kombu::handler::Serve {
-    /// serve.concurrency(8).in_order_by(|message| message.header("customer"))
+    /// serve.concurrency(8).in_order_by(|message| message.header("customer").map(Name::from))
     /// # }
     /// ```
-    pub fn in_order_by<K: Into<Name>>(
+    pub fn in_order_by(
         mut self,
-        key: impl Fn(&Content) -> Option<K> + Send + Sync + 'static,
+        key: impl Fn(&Content) -> Option<Name> + Send + Sync + 'static,
     ) -> Self {
-        self.order = Some(Arc::new(move |content| key(content).map(Into::into)));
+        self.order = Some(Arc::new(key));
         self
     }
 

@@ -15,6 +15,7 @@ pub mod closing;
 pub mod concurrency;
 pub mod consuming;
 pub mod declaring;
+pub mod handling;
 pub mod ordering;
 pub mod publishing;
 pub mod routing;
