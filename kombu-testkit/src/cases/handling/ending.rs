@@ -128,6 +128,7 @@ pub async fn a_component_ends_with_its_connection(broker: &Broker) {
     let queue = Queue::new("jobs");
     let router = Router::new().fallback(async || {});
     let mut running = Running::serving(&connection, &queue, router).await;
+    until(async || info(&connection, "jobs").await.consumers == 1).await;
     connection.close().await.unwrap();
     assert_eq!(soon(running.ended()).await, Exit::Closed);
 

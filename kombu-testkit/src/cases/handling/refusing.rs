@@ -44,7 +44,7 @@ pub async fn what_fits_no_handler_is_dead_lettered(broker: &Broker) {
         text(good).kind("command"),
         text(good).kind("command").header("name", "nonsense"),
         text(good).kind("command").header("name", 7),
-        text("[1]").kind("command").header("name", "job"),
+        text("\"no map\"").kind("command").header("name", "job"),
         text("{\"garb").kind("command").header("name", "job"),
         text(good)
             .kind("command")
