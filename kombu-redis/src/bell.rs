@@ -4,8 +4,10 @@
 //! little there.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
@@ -31,6 +33,18 @@ impl Bell {
     pub(crate) fn ring(&self) {
         self.rung.store(true, Ordering::Release);
         self.task.wake();
+    }
+
+    /// Resolves when it has rung since the last look. For one task.
+    pub(crate) async fn rung(&self) {
+        poll_fn(|context| {
+            self.task.register(context.waker());
+            match self.take() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
     }
 
     /// Whether it has rung since the last call.
@@ -100,6 +114,11 @@ impl Bells {
 /// A queue that somebody consumes from has it, until it is deleted.
 pub(crate) fn consumers_key(prefix: &str, queue: &str) -> String {
     format!("{prefix}_kombu.rs.consumers.{queue}")
+}
+
+/// The key that changes when something is due sooner than anything was.
+pub(crate) fn sooner_key(prefix: &str) -> Vec<u8> {
+    format!("{prefix}_kombu.rs.sooner").into_bytes()
 }
 
 /// The keys that change when a consumer of a queue may have something to do.

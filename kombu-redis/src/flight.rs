@@ -11,6 +11,7 @@ use redis::{Cmd, Pipeline, Value};
 use crate::error;
 use crate::line::Line;
 use crate::script::{self, Script};
+use crate::store::GIVEN_BACK;
 use crate::work::{Ask, End, Finishing, Holder, Push, Take, Taken, Target, Work};
 
 /// How many messages, and bytes, go in one flight.
@@ -40,6 +41,7 @@ enum Part {
     Finishes(Vec<Finishing>),
     Take(Take),
     Ask(Ask),
+    End,
 }
 
 /// What a flight brought.
@@ -102,6 +104,12 @@ impl Flight {
                     }
                     parts.push(Part::Ask(ask));
                 }
+                Work::End => {
+                    if !forgets.is_empty() {
+                        parts.push(Part::Finishes(std::mem::take(&mut forgets)));
+                    }
+                    parts.push(Part::End);
+                }
             }
         }
         if !forgets.is_empty() {
@@ -124,7 +132,14 @@ impl Flight {
         let mut landed = Landed::default();
         let mut answers = answers.into_iter();
         for part in self.parts {
-            let answer = answers.next().unwrap_or(Value::Nil);
+            let mut answer = answers.next().unwrap_or(Value::Nil);
+            if let Part::Ask(ask) = &part
+                && ask.watch.is_some()
+            {
+                landed.look_at_watch(&answer);
+                drop(answers.next());
+                answer = answers.next().unwrap_or(Value::Nil);
+            }
             if let Part::Pushes(_) = &part {
                 match &answer {
                     Value::Array(_) => calls.done += 1,
@@ -152,12 +167,7 @@ impl Flight {
                 Part::Take(take) => {
                     let mut is_lone = true;
                     if take.arms() {
-                        if let Some(Value::ServerError(problem)) = answers.next() {
-                            // Nobody would be told of what comes. The next session looks by itself.
-                            landed
-                                .over
-                                .get_or_insert_with(|| error::unwatched(&problem));
-                        }
+                        landed.look_at_watch(&answers.next().unwrap_or(Value::Nil));
                         // Of the keys, only that of the consumers is to be there.
                         is_lone = matches!(answers.next(), Some(Value::Int(1)));
                     }
@@ -167,10 +177,34 @@ impl Flight {
                     // Whoever asked looks at errors too.
                     drop(ask.reply.send(Ok(answer)));
                 }
+                Part::End => {
+                    if let Value::Array(parts) = &answer
+                        && let Some(Value::Int(0)) = parts.first()
+                    {
+                        landed.again.push(Work::End);
+                    }
+                }
             }
         }
         landed
     }
+}
+
+impl Landed {
+    /// `answer` is that to `CLIENT CACHING`.
+    fn look_at_watch(&mut self, answer: &Value) {
+        if let Value::ServerError(problem) = answer {
+            // Nobody would be told of what comes. The next session looks by itself.
+            self.over.get_or_insert_with(|| error::unwatched(problem));
+        }
+    }
+}
+
+/// Tells the server which keys to watch.
+fn watch(keys: &[Vec<u8>], pipeline: &mut Pipeline) {
+    // Those of the next command.
+    pipeline.cmd("CLIENT").arg("CACHING").arg("YES");
+    pipeline.cmd("EXISTS").arg(keys);
 }
 
 impl Part {
@@ -198,21 +232,29 @@ impl Part {
                     .arg(take.holder.0.number)
                     .arg(take.holder.0.queue.as_str())
                     .arg(take.count);
-                match &take.watch {
-                    Some((window, _)) => command.arg(*window),
-                    None => command.arg("once"),
-                };
+                if take.watch.is_none() {
+                    command.arg(match take.is_declared {
+                        true => "once",
+                        false => "other",
+                    });
+                }
                 pipeline.add_command(command);
                 if take.arms()
-                    && let Some((_, keys)) = &take.watch
+                    && let Some(keys) = &take.watch
                 {
-                    // Tells the server that the next command's keys are the ones to watch.
-                    pipeline.cmd("CLIENT").arg("CACHING").arg("YES");
-                    pipeline.cmd("EXISTS").arg(&keys[..]);
+                    watch(keys, pipeline);
                 }
             }
             Part::Ask(ask) => {
+                if let Some(key) = &ask.watch {
+                    watch(std::slice::from_ref(key), pipeline);
+                }
                 pipeline.add_command(ask.command.clone());
+            }
+            Part::End => {
+                let mut command = Script::End.call(prefix);
+                command.arg(session).arg(GIVEN_BACK);
+                pipeline.add_command(command);
             }
         }
     }
@@ -223,6 +265,7 @@ impl Part {
             Part::Finishes(finishes) => again.extend(finishes.into_iter().map(Work::Finish)),
             Part::Take(take) => again.push(Work::Take(take)),
             Part::Ask(ask) => again.push(Work::Ask(ask)),
+            Part::End => again.push(Work::End),
         }
     }
 }
@@ -519,17 +562,22 @@ fn answer_take(
         other => Err(error::unexpected("a take", &other)),
     };
     // If whoever asked is gone, they go back.
-    drop(take.reply.send(taken.map(|messages| Taken {
+    drop(take.reply.send(taken.map(|(messages, has_more)| Taken {
         messages,
+        has_more,
         may_have_missed,
         line: line.clone(),
         holder: take.holder,
     })));
 }
 
-fn taken(values: Vec<Value>, landed: &mut Landed) -> kombu_core::Result<VecDeque<(u64, Vec<u8>)>> {
+/// Messages by their numbers, and whether there may be more.
+type Found = (VecDeque<(u64, Vec<u8>)>, bool);
+
+fn taken(values: Vec<Value>, landed: &mut Landed) -> kombu_core::Result<Found> {
     let mut values = values.into_iter();
     landed.deaths |= !matches!(values.next(), Some(Value::Int(0)));
+    let has_more = matches!(values.next(), Some(Value::Int(1)));
     let mut taken = VecDeque::with_capacity(values.len() / 2);
     while let (Some(id), Some(text)) = (values.next(), values.next()) {
         let (Some(id), Value::BulkString(text)) = (number(&id), text) else {
@@ -540,7 +588,7 @@ fn taken(values: Vec<Value>, landed: &mut Landed) -> kombu_core::Result<VecDeque
         };
         taken.push_back((id, text));
     }
-    Ok(taken)
+    Ok((taken, has_more))
 }
 
 /// A number that the server wrote as text.

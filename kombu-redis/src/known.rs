@@ -1,6 +1,6 @@
 //! What a session knows of the declarations.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use kombu_core::driver::Destination;
@@ -12,6 +12,9 @@ use crate::error;
 use crate::flight::number;
 use crate::records::{self, QueueRecord};
 use crate::work::Target;
+
+/// How many queues and exchanges are remembered that others have.
+const OTHERS: usize = 1000;
 
 /// A queue that was looked up.
 #[derive(Clone, Debug)]
@@ -72,8 +75,8 @@ pub(crate) struct Known {
     /// Those that a message depends on which comes by an exchange.
     reached: HashMap<Name, Arc<[Name]>>,
     queues: HashMap<Name, RedisQueue>,
-    /// Queues and exchanges that others have, and nobody declared here.
-    others: HashSet<Destination>,
+    /// Queues and exchanges that others have, and nobody declared here, the last one found last.
+    others: VecDeque<Destination>,
 }
 
 impl Known {
@@ -84,7 +87,7 @@ impl Known {
             loaded: HashSet::new(),
             reached: HashMap::new(),
             queues: HashMap::new(),
-            others: HashSet::new(),
+            others: VecDeque::new(),
         }
     }
 
@@ -109,7 +112,13 @@ impl Known {
 
     /// Takes note of something that others have. The next load has it.
     pub(crate) fn add_other(&mut self, other: Destination) {
-        self.others.insert(other);
+        if !self.others.contains(&other) {
+            if self.others.len() >= OTHERS {
+                // It is looked for again when somebody wants it.
+                self.others.pop_front();
+            }
+            self.others.push_back(other);
+        }
         self.table.set_version(self.table.version() + 1);
     }
 

@@ -107,8 +107,21 @@ impl Line {
         self: &Arc<Self>,
         command: Cmd,
     ) -> impl Future<Output = Result<Value>> + Send + 'static {
+        self.ask_and_watch(command, None)
+    }
+
+    /// The same; from before the command on, the server tells of a key when it changes.
+    pub(crate) fn ask_and_watch(
+        self: &Arc<Self>,
+        command: Cmd,
+        watch: Option<Vec<u8>>,
+    ) -> impl Future<Output = Result<Value>> + Send + 'static {
         let (reply, answer) = oneshot::channel();
-        self.send(Work::Ask(Ask { command, reply }));
+        self.send(Work::Ask(Ask {
+            command,
+            watch,
+            reply,
+        }));
         let line = self.clone();
         async move { line.answer(answer).await }
     }
@@ -236,13 +249,6 @@ impl Line {
     fn next(&self, session: &str, calls: &mut PushCalls) -> Option<Flight> {
         let mut state = self.state.lock();
         if state.waiting.is_empty() {
-            let ends = state.ends;
-            drop(state);
-            if ends {
-                // The last thing that was asked for.
-                self.set_ended();
-                self.end();
-            }
             return None;
         }
         if state.gathering > 0 && !state.hurries && state.waiting.len() < MAX_WORK {
@@ -254,6 +260,17 @@ impl Line {
         let flight = Flight::load(&mut waiting, &self.prefix, session, calls);
         self.put_back(waiting);
         Some(flight)
+    }
+
+    /// Ends it if it was to end when nothing is left to do.
+    fn end_if_idle(&self) {
+        let state = self.state.lock();
+        let is_idle = state.ends && state.waiting.is_empty();
+        drop(state);
+        if is_idle {
+            self.set_ended();
+            self.end();
+        }
     }
 
     /// Puts work in front of what waits.
@@ -327,6 +344,9 @@ async fn serve(line: Arc<Line>, mut wire: Wire) {
             calls.sent = calls.done;
             line.put_back(again);
             continue;
+        }
+        if flights.is_empty() {
+            line.end_if_idle();
         }
         let (flight, answered) = tokio::select! {
             Some(landed) = flights.next() => landed,

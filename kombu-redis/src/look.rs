@@ -8,6 +8,7 @@ use redis::Value;
 
 use crate::bell::consumers_key;
 use crate::error;
+use crate::flight::number;
 use crate::script::Script;
 use crate::store::Shared;
 
@@ -44,6 +45,9 @@ async fn look(shared: &Shared) -> Result<()> {
     let Value::Array(found) = &answer else {
         return Err(error::unexpected("a look", &answer));
     };
+    if let Some(wait) = found.first().and_then(number) {
+        shared.pulse.due_in(Duration::from_millis(wait + 1));
+    }
     for queue in found {
         if let Value::BulkString(queue) = queue
             && let Ok(queue) = std::str::from_utf8(queue)

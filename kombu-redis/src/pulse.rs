@@ -1,5 +1,6 @@
 //! What a session does by itself: it says that it lives, ends those that don't, and does what is due.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Weak;
 use std::time::Duration;
@@ -10,10 +11,11 @@ use redis::Value;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use crate::bell::{self, Bell};
 use crate::error;
 use crate::flight::number;
 use crate::script::Script;
-use crate::store::{GIVEN_BACK, Shared};
+use crate::store::{GIVEN_BACK, Shared, milliseconds};
 
 /// When it does so next.
 pub(crate) struct Pulse {
@@ -29,6 +31,11 @@ impl Pulse {
             next: Mutex::new(None),
             sooner: Notify::new(),
         }
+    }
+
+    /// How long after its last sign of life a session is overdue. Another third of the lease later, it is taken for dead.
+    pub(crate) fn overdue(lease: Duration) -> Duration {
+        lease - lease / 3
     }
 
     /// The session's lease.
@@ -62,8 +69,17 @@ impl Pulse {
     }
 }
 
+/// Sessions that are overdue, by their numbers: since when, as the server says, and when that was seen first.
+type Overdue = BTreeMap<Vec<u8>, (Vec<u8>, Instant)>;
+
 /// Runs until the session is over, or nobody has it any more.
 pub(crate) async fn beat(shared: Weak<Shared>) {
+    let mut overdue = Overdue::new();
+    let sooner = Arc::new(Bell::new());
+    if let Some(strong) = shared.upgrade() {
+        let key = bell::sooner_key(&strong.line.prefix);
+        strong.bells.add(&[key], &sooner);
+    }
     loop {
         let Some(strong) = shared.upgrade() else {
             return;
@@ -72,7 +88,12 @@ pub(crate) async fn beat(shared: Weak<Shared>) {
             return;
         }
         let begin = Instant::now();
-        if let Err(problem) = tick(&strong).await {
+        let watch = strong
+            .is_told
+            .then(|| bell::sooner_key(&strong.line.prefix));
+        // The look comes behind what it rang for.
+        sooner.take();
+        if let Err(problem) = tick(&strong, watch, &mut overdue).await {
             tracing::debug!(error = %problem, "a session with Redis couldn't do what is due");
         }
         let pulse = strong.pulse.clone();
@@ -81,19 +102,33 @@ pub(crate) async fn beat(shared: Weak<Shared>) {
         let latest = begin + pulse.lease / 3;
         tokio::select! {
             () = pulse.until_due(latest) => {}
+            () = sooner.rung() => {}
             () = over => return,
         }
     }
 }
 
-async fn tick(shared: &Arc<Shared>) -> Result<()> {
-    let lease = shared.pulse.lease.as_millis() as u64;
+async fn tick(shared: &Arc<Shared>, watch: Option<Vec<u8>>, overdue: &mut Overdue) -> Result<()> {
+    let lease = shared.pulse.lease;
     let mut command = shared.line.call(Script::Tick);
-    command.arg(lease).arg(GIVEN_BACK);
-    let answer = shared.line.ask(command).await?;
+    command
+        .arg(milliseconds(Pulse::overdue(lease)))
+        .arg(GIVEN_BACK);
+    for (session, (since, seen)) in &*overdue {
+        if seen.elapsed() >= lease / 3 {
+            command.arg(session).arg(since);
+        }
+    }
+    let answer = shared.line.ask_and_watch(command, watch).await?;
     match &answer {
-        Value::Array(parts) if parts.len() == 3 => {
-            let wait = number(&parts[0]).unwrap_or(lease);
+        Value::Array(parts) if parts.len() == 4 => {
+            *overdue = seen(&parts[3], overdue);
+            if let Some(first) = overdue.values().map(|(_, seen)| *seen).min() {
+                shared
+                    .pulse
+                    .due_in((lease / 3).saturating_sub(first.elapsed()));
+            }
+            let wait = number(&parts[0]).unwrap_or(milliseconds(lease));
             // Not in the same millisecond again.
             shared.pulse.due_in(Duration::from_millis(wait + 1));
             if number(&parts[1]).is_some_and(|dead| dead > 0) {
@@ -108,4 +143,24 @@ async fn tick(shared: &Arc<Shared>) -> Result<()> {
         }
         other => Err(error::unexpected("a sign of life", other)),
     }
+}
+
+/// Those that are overdue now. What was seen before, and is so since the same time, has said nothing meanwhile.
+fn seen(answer: &Value, before: &Overdue) -> Overdue {
+    let Value::Array(found) = answer else {
+        return Overdue::new();
+    };
+    let found = found.chunks_exact(2).filter_map(|pair| match pair {
+        [Value::BulkString(session), Value::BulkString(since)] => Some((session, since)),
+        _ => None,
+    });
+    let now = Instant::now();
+    let found = found.map(|(session, since)| {
+        let first = match before.get(session) {
+            Some((before, first)) if before == since => *first,
+            _ => now,
+        };
+        (session.clone(), (since.clone(), first))
+    });
+    found.collect()
 }

@@ -19,8 +19,8 @@ use crate::work::{Holder, Take, Taken, Work};
 /// The most messages that are taken at once.
 const MAX_BATCH: usize = 256;
 
-/// How many messages a consumer may have, as the server counts.
-pub(crate) fn window(room: &Room) -> usize {
+/// How many messages a consumer may have in all of its queues.
+fn limit(room: &Room) -> usize {
     // More than any window.
     room.limit().min(1 << 40)
 }
@@ -35,6 +35,8 @@ pub(crate) struct RedisReader {
     /// Those that the server tells of.
     watched: Arc<[Vec<u8>]>,
     room: Room,
+    /// How many messages it may have as the server knows.
+    told: usize,
     asked: Option<(usize, oneshot::Receiver<Result<Taken>>)>,
     here: Taken,
     last: Look,
@@ -68,6 +70,7 @@ impl RedisReader {
         RedisReader {
             here: Taken {
                 messages: VecDeque::new(),
+                has_more: false,
                 may_have_missed: false,
                 line: line.clone(),
                 holder: holder.clone(),
@@ -81,10 +84,38 @@ impl RedisReader {
                 false => Arc::default(),
             },
             keys,
+            told: limit(&room),
             room,
             asked: None,
             last: Look::Found,
         }
+    }
+
+    /// How many messages the consumer may have, and which of its readers share them: for scripts.
+    pub(crate) fn wants(&self) -> String {
+        format!("{} {}", self.told, self.room.number())
+    }
+
+    /// Tells the server how many messages the consumer may have.
+    fn tell(&mut self, limit: usize) {
+        self.told = limit;
+        let mut command = self.line.call(Script::Want);
+        command
+            .arg(self.holder.0.number)
+            .arg(self.holder.0.queue.as_str())
+            .arg(self.wants());
+        drop(self.line.ask(command));
+    }
+
+    /// Tells the server that the consumer is gone.
+    fn leave(&self) -> impl Future<Output = Result<redis::Value>> + Send + 'static {
+        self.holder.leave();
+        let mut command = self.line.call(Script::Leave);
+        command
+            .arg(self.holder.0.number)
+            .arg(self.holder.0.queue.as_str())
+            .arg(self.room.number());
+        self.line.ask(command)
     }
 
     /// Takes up to `max` messages; with 0, it looks whether the queue is there.
@@ -94,7 +125,8 @@ impl RedisReader {
         self.line.send(Work::Take(Take {
             holder: self.holder.clone(),
             count,
-            watch: Some((window(&self.room), self.watched.clone())),
+            is_declared: true,
+            watch: Some(self.watched.clone()),
             reply,
         }));
         self.asked = Some((count, answer));
@@ -105,6 +137,51 @@ impl Reader for RedisReader {
     type Holder = Holder;
 
     fn poll_take(
+        &mut self,
+        context: &mut Context<'_>,
+        max: usize,
+        batch: &mut Batch<'_>,
+    ) -> Poll<Result<()>> {
+        let limit = limit(&self.room);
+        // What comes from now on waits for others.
+        if limit < self.told {
+            self.tell(limit);
+        }
+        let answer = self.poll_answer(context, max, batch);
+        // What came and expired while there was no room isn't its own: a look comes first.
+        if limit > self.told {
+            self.tell(limit);
+        }
+        answer
+    }
+
+    fn asked_for(&self) -> usize {
+        self.asked.as_ref().map_or(0, |(count, _)| *count)
+    }
+
+    fn close(mut self) -> Op<Result<()>> {
+        let asked = self.asked.take();
+        let line = self.line.clone();
+        let leaving = self.leave();
+        drop(self);
+        Op::pending(async move {
+            if let Some((_, answer)) = asked {
+                // What comes now goes back.
+                drop(answer.await);
+            }
+            leaving.await?;
+            // Behind what went back.
+            line.ask(redis::cmd("PING")).await.map(drop)
+        })
+    }
+
+    fn holder(&self) -> Holder {
+        self.holder.clone()
+    }
+}
+
+impl RedisReader {
+    fn poll_answer(
         &mut self,
         context: &mut Context<'_>,
         max: usize,
@@ -123,7 +200,7 @@ impl Reader for RedisReader {
                     Ok(Ok(mut taken)) => {
                         self.last = match count {
                             0 => Look::Queue,
-                            _ if taken.messages.len() == count => Look::Found,
+                            _ if taken.has_more || taken.messages.len() == count => Look::Found,
                             // The next look is one from which on the bell rings.
                             _ if taken.may_have_missed && self.last != Look::Missed => Look::Missed,
                             _ => Look::TooFew,
@@ -163,48 +240,13 @@ impl Reader for RedisReader {
             self.ask(max);
         }
     }
-
-    fn asked_for(&self) -> usize {
-        self.asked.as_ref().map_or(0, |(count, _)| *count)
-    }
-
-    fn close(mut self) -> Op<Result<()>> {
-        let asked = self.asked.take();
-        let line = self.line.clone();
-        let leaving = leave(&line, &self.holder);
-        drop(self);
-        Op::pending(async move {
-            if let Some((_, answer)) = asked {
-                // What comes now goes back.
-                drop(answer.await);
-            }
-            leaving.await?;
-            // Behind what went back.
-            line.ask(redis::cmd("PING")).await.map(drop)
-        })
-    }
-
-    fn holder(&self) -> Holder {
-        self.holder.clone()
-    }
-}
-
-/// Tells the server that a consumer is gone.
-fn leave(
-    line: &Arc<Line>,
-    holder: &Holder,
-) -> impl Future<Output = Result<redis::Value>> + Send + 'static {
-    holder.leave();
-    let mut command = line.call(Script::Leave);
-    command.arg(holder.0.number).arg(holder.0.queue.as_str());
-    line.ask(command)
 }
 
 impl Drop for RedisReader {
     fn drop(&mut self) {
         self.bells.remove(&self.keys);
         if !self.holder.is_gone() {
-            drop(leave(&self.line, &self.holder));
+            drop(self.leave());
         }
     }
 }

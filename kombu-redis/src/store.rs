@@ -17,7 +17,7 @@ use crate::hear::{self, Ear};
 use crate::known::{Known, RedisQueue};
 use crate::line::Line;
 use crate::pulse::Pulse;
-use crate::reader::{RedisReader, window};
+use crate::reader::RedisReader;
 use crate::records::Changes;
 use crate::script::Script;
 use crate::texts::Texts;
@@ -31,6 +31,8 @@ const PREDECLARED: [&str; 3] = ["amq.direct", "amq.fanout", "amq.topic"];
 const DEAD: usize = 100;
 /// How many messages of a session that ends go back in one call, which the server does nothing else meanwhile.
 pub(crate) const GIVEN_BACK: usize = 500;
+/// How many queues that are to go are deleted in one call.
+const REMOVED: usize = 100;
 
 /// One session with a server.
 pub(crate) struct RedisStore {
@@ -160,12 +162,12 @@ impl Shared {
         })
     }
 
-    /// Stores a message where Python may declare a queue without a trace: at most for a day.
-    async fn leave_for(&self, queue: &Name, text: &[u8]) -> Result<()> {
-        let mut command = Script::LeaveFor.call(&self.line.prefix);
+    /// Stores a message where Python may declare a queue without a trace: at most for a day. False if it has left one.
+    async fn leave_for(&self, queue: &Name, text: &[u8]) -> Result<bool> {
+        let mut command = self.line.call(Script::LeaveFor);
         command.arg(queue.as_str()).arg(text);
         match self.line.ask(command).await? {
-            Value::Int(_) => Ok(()),
+            Value::Int(stored) => Ok(stored == 1),
             other => Err(error::unexpected("a publish", &other)),
         }
     }
@@ -212,68 +214,107 @@ impl Shared {
         Ok(Applied::Done { version, messages })
     }
 
-    /// Deletes a queue that is to go, unless it isn't any more.
-    pub(crate) async fn remove(&self, doomed: &str) -> Result<()> {
-        // Only once: somebody else may be as fast, and the name may be a new queue's by then.
-        let conditions = match doomed.get(..1) {
-            Some("a") => "uA",
-            Some("e") => "ueE",
-            _ => "O",
-        };
-        let name = Name::from(doomed.get(1..).unwrap_or_default());
+    /// Deletes queues that are to go, each as `common.lua` names it, unless they aren't any more.
+    async fn remove(&self, doomed: &[&str]) -> Result<()> {
+        let mut is_new = false;
         loop {
-            self.load().await?;
             let (command, base) = {
                 let known = self.known.lock();
-                if known.table.queue(&name).is_none() {
-                    break;
-                }
                 let mut command = Script::Apply.call(&self.line.prefix);
                 command.arg(known.version);
                 let mut written = Changes::of(&known.table, &mut command);
-                let options = kombu_core::driver::DeleteQueue::default();
-                let changes = known.table.removal_of_queue(&name, options);
-                for change in &changes {
-                    match change {
-                        Change::DeleteQueue(name, _) => written.delete(name, conditions, &[])?,
-                        change => written.add(change, &[])?,
+                let mut left = known.table.clone();
+                let mut base = Vec::new();
+                for doomed in doomed {
+                    // Only once: somebody else may be as fast, and the name may be a new queue's by then.
+                    let conditions = match doomed.get(..1) {
+                        Some("a") => "uA",
+                        Some("e") => "ueE",
+                        _ => "O",
+                    };
+                    let name = Name::from(doomed.get(1..).unwrap_or_default());
+                    if left.queue(&name).is_none() {
+                        continue;
+                    }
+                    let options = kombu_core::driver::DeleteQueue::default();
+                    for change in left.removal_of_queue(&name, options) {
+                        match &change {
+                            Change::DeleteQueue(name, _) => {
+                                written.delete(name, conditions, &[])?
+                            }
+                            change => written.add(change, &[])?,
+                        }
+                        left.apply(&change);
+                        base.push(change);
                     }
                 }
-                (command, changes)
+                (command, base)
             };
-            let answer = self.line.ask(command).await?;
-            match applied(answer, &base) {
-                Ok(None) => {}
-                // Somebody uses it again.
-                Err(problem) if problem.kind() == ErrorKind::PreconditionFailed => break,
-                other => {
-                    other?;
-                    break;
+            let is_done = match base.is_empty() {
+                // What is known may be older than they are.
+                true => is_new,
+                false => applied(self.line.ask(command).await?, &base)?.is_some(),
+            };
+            if is_done {
+                break;
+            }
+            self.load().await?;
+            is_new = true;
+        }
+        self.keep(doomed).await
+    }
+
+    pub(crate) async fn remove_all(&self, doomed: &Value) -> Result<()> {
+        let Value::Array(doomed) = doomed else {
+            return Ok(());
+        };
+        let doomed = doomed.iter().filter_map(|name| match name {
+            Value::BulkString(name) => std::str::from_utf8(name).ok(),
+            _ => None,
+        });
+        let doomed: Vec<&str> = doomed.collect();
+        for together in doomed.chunks(REMOVED) {
+            match self.remove(together).await {
+                Ok(()) => continue,
+                Err(problem) if problem.kind() == ErrorKind::ConnectionLost => return Err(problem),
+                // It is one's.
+                Err(_) => {}
+            }
+            for one in together {
+                match self.remove(&[one]).await {
+                    Ok(()) => {}
+                    Err(problem) if problem.kind() == ErrorKind::ConnectionLost => {
+                        return Err(problem);
+                    }
+                    // Somebody uses it again.
+                    Err(problem) if problem.kind() == ErrorKind::PreconditionFailed => {
+                        self.keep(&[one]).await?;
+                    }
+                    Err(problem) => {
+                        tracing::warn!(error = %problem, "a queue that is to go can't be deleted");
+                    }
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Deletes the queues that go with this session, while it is still there to do so.
+    async fn retire(&self) -> Result<()> {
+        let doomed = self.line.ask(self.line.call(Script::Retire)).await?;
+        match doomed {
+            Value::Array(_) => self.remove_all(&doomed).await,
+            other => Err(error::unexpected("the end of a session", &other)),
+        }
+    }
+
+    /// These aren't to go any more.
+    async fn keep(&self, doomed: &[&str]) -> Result<()> {
         let mut command = redis::cmd("SREM");
         command
             .arg(format!("{}_kombu.rs.doomed", self.line.prefix))
             .arg(doomed);
         self.line.ask(command).await.map(drop)
-    }
-
-    pub(crate) async fn remove_all(&self, doomed: &Value) -> Result<()> {
-        if let Value::Array(doomed) = doomed {
-            for name in doomed {
-                if let Value::BulkString(name) = name
-                    && let Ok(name) = std::str::from_utf8(name)
-                    && let Err(problem) = self.remove(name).await
-                {
-                    if problem.kind() == ErrorKind::ConnectionLost {
-                        return Err(problem);
-                    }
-                    tracing::warn!(error = %problem, "a queue that is to go can't be deleted");
-                }
-            }
-        }
-        Ok(())
     }
 }
 
@@ -313,7 +354,7 @@ fn applied(answer: Value, changes: &[Change]) -> Result<Option<(u64, u64)>> {
     }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -432,17 +473,26 @@ impl QueueStore for RedisStore {
             // Compared as others are; and Python's consumers of a fanout may listen.
             return self.push(&[], version, envelope);
         }
-        let shared = self.shared.clone();
-        let queue = Destination::Queue(key.clone());
-        // An answer: Python's queues for answers leave no trace before their first message.
+        let (shared, name) = (self.shared.clone(), key.clone());
+        // Python's queues for answers leave no trace before their first message.
         let is_answer = !envelope.mandatory() && envelope.correlation_id().is_some();
-        let unroutable = is_answer.then(|| element::encode(envelope));
+        let text = is_answer.then(|| element::encode(envelope));
+        let has_time = envelope.delay().is_some() || envelope.expiration().is_some();
         Op::start(async move {
-            let answer = shared.look_for(version, queue.clone()).await?;
-            if let (Answer::Done, Some(text), Destination::Queue(name)) =
-                (answer, unroutable, queue)
+            // Without a look: there may be as many such queues as there are requests, and none is worth remembering.
+            if let Some(text) = &text
+                && !has_time
+                && shared.leave_for(&name, text).await?
             {
-                shared.leave_for(&name, &text).await?;
+                return Ok(Answer::Done);
+            }
+            let queue = Destination::Queue(name.clone());
+            let answer = shared.look_for(version, queue).await?;
+            if let (Answer::Done, Some(text)) = (answer, &text)
+                && !shared.leave_for(&name, text).await?
+            {
+                // It came meanwhile.
+                return Ok(Answer::Stale);
             }
             Ok(answer)
         })
@@ -456,14 +506,8 @@ impl QueueStore for RedisStore {
     async fn open_reader(&self, queue: &RedisQueue, options: ReaderOptions) -> Result<RedisReader> {
         let Shared { line, bells, .. } = &*self.shared;
         let name = queue.name();
-        let holder = Holder::new(self.readers.fetch_add(1, Ordering::Relaxed), name.clone());
-        let mut command = line.call(Script::Subscribe);
-        command
-            .arg(holder.0.number)
-            .arg(name.as_str())
-            .arg(u8::from(options.exclusive))
-            .arg(window(&options.room))
-            .arg(u8::from(!queue.is_declared));
+        let number = self.readers.fetch_add(1, Ordering::Relaxed);
+        let holder = Holder::new(number, name.clone());
         // Made before the server is asked: if nobody waits for the answer, its drop ends the consumer.
         let keys = bell::keys(&line.prefix, name);
         let is_told = self.shared.is_told;
@@ -475,6 +519,13 @@ impl QueueStore for RedisStore {
             is_told,
             options.room,
         );
+        let mut command = line.call(Script::Subscribe);
+        command
+            .arg(number)
+            .arg(name.as_str())
+            .arg(u8::from(options.exclusive))
+            .arg(reader.wants())
+            .arg(u8::from(!queue.is_declared));
         match line.ask(command).await? {
             Value::Int(_) => Ok(reader),
             Value::ServerError(problem) if problem.code() == "NOQUEUE" => {
@@ -493,23 +544,25 @@ impl QueueStore for RedisStore {
 
     async fn take_one(&self, queue: &RedisQueue) -> Result<Option<(RawDelivery, Holder)>> {
         let line = &self.shared.line;
-        if !queue.is_declared {
-            let mut command = Script::Adopt.call(&line.prefix);
-            command.arg(queue.name().as_str());
-            drop(line.ask(command));
-        }
         // Not the same for all: those of a queue that was deleted aren't to be taken for those of the next one.
         let number = self.readers.fetch_add(1, Ordering::Relaxed);
         let holder = Holder::new(number, queue.name().clone());
         holder.leave();
-        let (reply, answer) = oneshot::channel();
-        line.send(Work::Take(Take {
-            holder: holder.clone(),
-            count: 1,
-            watch: None,
-            reply,
-        }));
-        let mut taken = line.answer(answer).await?;
+        let mut taken = loop {
+            let (reply, answer) = oneshot::channel();
+            line.send(Work::Take(Take {
+                holder: holder.clone(),
+                count: 1,
+                is_declared: queue.is_declared,
+                watch: None,
+                reply,
+            }));
+            let taken = line.answer(answer).await?;
+            // Otherwise those that it looked at had expired.
+            if !taken.messages.is_empty() || !taken.has_more {
+                break taken;
+            }
+        };
         Ok(taken.messages.pop_front().map(|(id, text)| {
             let message = element::decode(&Bytes::from(text));
             let delivery = RawDelivery {
@@ -591,27 +644,32 @@ impl QueueStore for RedisStore {
     }
 
     fn take_dead(&self) -> Op<Result<Vec<Dead<Holder>>>> {
-        let mut command = self.shared.line.call(Script::TakeDead);
-        command.arg(DEAD);
-        let taking = self.shared.line.ask(command);
+        let mut taking: BoxFuture<'static, Result<Value>> =
+            Box::pin(ask_for_the_dead(&self.shared.line));
         let line = self.shared.line.clone();
         Op::pending(async move {
-            let answer = taking.await?;
-            let Value::Array(values) = &answer else {
-                return Err(error::unexpected("for the dead", &answer));
-            };
-            let holder = Holder::of_the_dead();
-            let dead = values.chunks_exact(2).filter_map(|pair| {
-                let id = number(&pair[0])?;
-                let dead = dead(&holder, id, &pair[1]);
-                if dead.is_none() {
-                    // Not ours to understand: another version may.
-                    tracing::warn!("a dead message in Redis can't be read");
-                    give_back(&line, &holder, id);
+            // How many there were at first, and it hasn't looked at yet: one call looks at some.
+            let mut left = None;
+            loop {
+                let answer = taking.await?;
+                let Value::Array(values) = &answer else {
+                    return Err(error::unexpected("for the dead", &answer));
+                };
+                let counts = values
+                    .first()
+                    .and_then(number)
+                    .zip(values.get(1).and_then(number));
+                let Some((looked, count)) = counts else {
+                    return Err(error::unexpected("for the dead", &answer));
+                };
+                let dead = read_dead(&line, values.get(2..).unwrap_or_default());
+                let still = left.unwrap_or(count).saturating_sub(looked);
+                if !dead.is_empty() || looked == 0 || still == 0 {
+                    return Ok(dead);
                 }
-                dead
-            });
-            Ok(dead.collect())
+                left = Some(still);
+                taking = Box::pin(ask_for_the_dead(&line));
+            }
         })
     }
 
@@ -623,9 +681,14 @@ impl QueueStore for RedisStore {
     async fn info(&self, queue: &RedisQueue) -> Result<QueueInfo> {
         let name = queue.name();
         let line = &self.shared.line;
-        let mut command = line.call(Script::Info);
-        command.arg(name.as_str()).arg(u8::from(!queue.is_declared));
-        let answer = line.ask(command).await?;
+        let answer = loop {
+            let mut command = line.call(Script::Info);
+            command.arg(name.as_str()).arg(u8::from(!queue.is_declared));
+            let answer = line.ask(command).await?;
+            if !is_half_done(&answer) {
+                break answer;
+            }
+        };
         match &answer {
             Value::Array(counts) => {
                 let counts: Option<Vec<u64>> = counts.iter().map(number).collect();
@@ -648,9 +711,14 @@ impl QueueStore for RedisStore {
 
     async fn purge(&self, queue: &RedisQueue) -> Result<u64> {
         let line = &self.shared.line;
-        let mut command = line.call(Script::Purge);
-        command.arg(queue.name().as_str());
-        let answer = line.ask(command).await?;
+        let answer = loop {
+            let mut command = line.call(Script::Purge);
+            command.arg(queue.name().as_str());
+            let answer = line.ask(command).await?;
+            if !is_half_done(&answer) {
+                break answer;
+            }
+        };
         number(&answer).ok_or_else(|| error::unexpected("a purge", &answer))
     }
 
@@ -661,6 +729,9 @@ impl QueueStore for RedisStore {
     async fn close(&self) -> Result<()> {
         let shared = &self.shared;
         let _unless_ended = Leaving(&shared.line);
+        if let Err(problem) = shared.retire().await {
+            tracing::debug!(error = %problem, "queues of a session that ends are left to others");
+        }
         loop {
             let mut command = shared.line.call(Script::End);
             command.arg(GIVEN_BACK);
@@ -672,14 +743,8 @@ impl QueueStore for RedisStore {
             let Value::Array(parts) = &answer else {
                 break;
             };
-            let [done, doomed] = &parts[..] else {
-                break;
-            };
-            if number(done) == Some(1) {
+            if parts.first().and_then(number) == Some(1) {
                 shared.line.set_ended();
-                if let Err(problem) = shared.remove_all(doomed).await {
-                    tracing::debug!(error = %problem, "queues of a session that ended are left to others");
-                }
                 break;
             }
         }
@@ -703,11 +768,36 @@ impl Drop for RedisStore {
             return;
         }
         // In the order of what was asked for before; nobody waits for it.
-        let mut command = self.shared.line.call(Script::End);
-        command.arg(i64::MAX);
-        drop(self.shared.line.ask(command));
+        self.shared.line.send(Work::End);
         self.shared.line.end_when_idle();
     }
+}
+
+fn ask_for_the_dead(line: &Arc<Line>) -> impl Future<Output = Result<Value>> + Send + 'static {
+    let mut command = line.call(Script::TakeDead);
+    command.arg(DEAD);
+    line.ask(command)
+}
+
+/// The dead that were taken, by id and record.
+fn read_dead(line: &Line, values: &[Value]) -> Vec<Dead<Holder>> {
+    let holder = Holder::of_the_dead();
+    let dead = values.chunks_exact(2).filter_map(|pair| {
+        let id = number(&pair[0])?;
+        let dead = dead(&holder, id, &pair[1]);
+        if dead.is_none() {
+            // Not ours to understand: another version may, so it is left to others.
+            tracing::warn!("a dead message in Redis can't be read");
+            give_back(line, &holder, id);
+        }
+        dead
+    });
+    dead.collect()
+}
+
+/// Whether so much was due that it isn't all done, and one has to ask again.
+fn is_half_done(answer: &Value) -> bool {
+    matches!(answer, Value::BulkString(text) if text == b"AGAIN")
 }
 
 /// A dead message as `common.lua` writes it.

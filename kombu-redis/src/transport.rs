@@ -25,9 +25,9 @@ use crate::hear::{self, Ear};
 use crate::left;
 use crate::line::Line;
 use crate::look;
-use crate::pulse;
+use crate::pulse::{self, Pulse};
 use crate::script::{self, Script};
-use crate::store::{GIVEN_BACK, RedisStore, Shared};
+use crate::store::{GIVEN_BACK, RedisStore, Shared, milliseconds};
 
 /// The Redis transport.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,6 +44,8 @@ pub struct RedisOptions {
     /// The number of the database, where the path doesn't say it: in `redis+unix://` and `redis+sentinel://` URLs.
     /// Default: 0.
     pub db: Option<i64>,
+    /// The same in a `redis+socket://` URL as kombu writes it. Default: what `db` says.
+    pub virtual_host: Option<i64>,
     /// What every key and channel begins with: kombu's `global_keyprefix`. Python has to use the same. Default: nothing.
     pub prefix: String,
     /// Seconds after which a client that says nothing is taken for dead, and what it held goes back. Default: 10; at
@@ -121,6 +123,7 @@ impl Default for RedisOptions {
     fn default() -> Self {
         RedisOptions {
             db: None,
+            virtual_host: None,
             prefix: String::new(),
             lease: 10,
             layout: Layout::Kombu,
@@ -158,6 +161,9 @@ impl RedisOptions {
         let problem = self.tls().problem(source).or_else(|| {
             if self.lease == 0 {
                 return Some("`lease` is 0; it has to be at least 1 s".to_owned());
+            }
+            if self.virtual_host.is_some() && !matches!(scheme, "redis+socket" | "redis+unix") {
+                return Some("`virtual_host` is for `redis+socket://` only; write `db`".to_owned());
             }
             match of_sentinels {
                 Some((name, _)) if !scheme.ends_with("+sentinel") => {
@@ -311,12 +317,20 @@ async fn open(
     let address = Address::of(target, options)?;
     let kinds = target.exchange_kinds().clone();
     let (ear, heard) = hear::ear(options.fanout, kinds.clone());
-    let (shared, ended) = begin(address, options, tls, ear).await?;
+    let Begun {
+        shared,
+        ended,
+        snapshots,
+    } = begin(address, options, tls, ear).await?;
     if let Some(heard) = heard {
         tokio::spawn(hear::store(Arc::downgrade(&shared), heard));
     }
     // From here on, whoever gives up ends the session.
-    let store = RedisStore::new(shared, capabilities);
+    let store = RedisStore::new(shared.clone(), capabilities);
+    if let Some(snapshots) = snapshots {
+        say_what_is_stored(&shared, snapshots).await;
+    }
+    drop(shared);
     store.clean_up(&ended).await;
     VirtualConnection::open_with(store, kinds).await
 }
@@ -341,7 +355,8 @@ impl Address {
                         "a socket is on this machine; write `redis+unix:///path`, or `redis+unix://user:password@localhost/path`",
                     ));
                 }
-                (Place::Unix(decoded(url.path(), "path")?.into()), None)
+                let path = decoded(url.path(), "path")?;
+                (Place::Unix(path.into()), options.virtual_host)
             }
             "redis+sentinel" | "rediss+sentinel" => {
                 let master = decoded(url.path().trim_start_matches('/'), "name of the master")?;
@@ -375,7 +390,10 @@ impl Address {
             }
         };
         if db.is_some() && options.db.is_some() && db != options.db {
-            return Err(config("the path and `db` name different databases"));
+            return Err(config(match options.virtual_host {
+                Some(_) => "`virtual_host` and `db` name different databases",
+                None => "the path and `db` name different databases",
+            }));
         }
         let name = match url.username() {
             "" => None,
@@ -470,13 +488,32 @@ impl Pushed {
     }
 }
 
-/// Begins a session. Answers what the server said to the end of each session that was left here.
+/// A session.
+struct Begun {
+    shared: Arc<Shared>,
+    /// What the server said to the end of each session that was left here.
+    ended: Vec<Value>,
+    /// Those of a server that writes no append-only file.
+    snapshots: Option<Snapshots>,
+}
+
+/// Whether a server makes snapshots.
+enum Snapshots {
+    /// Its user may ask.
+    Asked,
+    Unknown,
+}
+
+/// Whether the user may ask when snapshots are made.
+const MAY_ASK: &str = "return redis.acl_check_cmd('CONFIG', 'GET', 'save')";
+
+/// Begins a session.
 async fn begin(
     address: Address,
     options: &RedisOptions,
     tls: Option<Tls>,
     ear: Option<Arc<Ear>>,
-) -> Result<(Arc<Shared>, Vec<Value>)> {
+) -> Result<Begun> {
     let place = address.place.to_string();
     let at = |error: Error| error.with_context(&format!("`{place}`"));
     let pushed = Arc::new(Pushed {
@@ -515,6 +552,8 @@ async fn begin(
     // For nothing, to see whether it is allowed.
     greeting.cmd("CLIENT").arg("CACHING").arg("YES");
     greeting.cmd("INFO").arg("memory").arg("persistence");
+    // Refusals are written down there: who may not ask, doesn't.
+    greeting.cmd("EVAL").arg(MAY_ASK).arg(0);
     let here = address.session_place();
     let left = left::at(&here);
     for session in &left {
@@ -524,7 +563,7 @@ async fn begin(
     }
     let lease = Duration::from_secs(options.lease);
     let mut connect = Script::Connect.call(&address.prefix);
-    connect.arg(options.lease.saturating_mul(1000));
+    connect.arg(milliseconds(Pulse::overdue(lease)));
     greeting.add_command(connect);
     let count = greeting.len();
     let answers = wire
@@ -562,12 +601,11 @@ async fn begin(
         );
     }
     let state = others.first().and_then(text).unwrap_or_default();
-    if field(state, "aof_enabled") == Some("0") {
-        tracing::info!(
-            %place,
-            "this Redis writes no append-only file: if it is killed, what it confirmed since its last snapshot is gone"
-        );
-    }
+    let snapshots = match (field(state, "aof_enabled"), others.get(1)) {
+        (Some("0"), Some(Value::Int(1))) => Some(Snapshots::Asked),
+        (Some("0"), _) => Some(Snapshots::Unknown),
+        _ => None,
+    };
     if let Some(policy) = evicting(state) {
         tracing::warn!(
             %place,
@@ -602,14 +640,44 @@ async fn begin(
     if !is_told {
         tokio::spawn(look::now_and_then(Arc::downgrade(&shared)));
     }
-    let ended = others.iter().skip(1).take(left.len());
-    Ok((shared, ended.cloned().collect()))
+    let ended = others.iter().skip(2).take(left.len());
+    Ok(Begun {
+        shared,
+        ended: ended.cloned().collect(),
+        snapshots,
+    })
 }
 
-/// The policy of a server that makes room by throwing away keys without an expiry, which queues are.
+/// For a server that writes no append-only file.
+async fn say_what_is_stored(shared: &Shared, snapshots: Snapshots) {
+    let place = &shared.address.place;
+    if let Snapshots::Asked = snapshots {
+        let mut question = redis::cmd("CONFIG");
+        question.arg("GET").arg("save");
+        // Without an answer, the session is over, or one doesn't know.
+        let answer = shared.line.ask(question).await.unwrap_or(Value::Nil);
+        if let Value::Map(settings) = &answer
+            && let [(_, when)] = &settings[..]
+            && text(when) == Some("")
+        {
+            tracing::warn!(
+                %place,
+                "this Redis stores nothing: when it ends, its queues are gone with all that is in them, durable ones too; \
+                 set its `appendonly` to `yes`, or its `save`"
+            );
+            return;
+        }
+    }
+    tracing::info!(
+        %place,
+        "this Redis writes no append-only file: if it is killed, what it confirmed since its last snapshot is gone"
+    );
+}
+
+/// The policy of a server that makes room by throwing away keys. Lists of answers have an expiry, and other queues none.
 fn evicting(state: &str) -> Option<&str> {
     let policy = field(state, "maxmemory_policy")?;
-    policy.starts_with("allkeys-").then_some(policy)
+    (policy != "noeviction").then_some(policy)
 }
 
 /// A field of what `INFO` answers.

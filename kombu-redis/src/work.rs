@@ -18,6 +18,8 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
 /// Messages that the server counts as held, by their numbers, until they are handed over. Those that aren't go back.
 pub(crate) struct Taken {
     pub(crate) messages: VecDeque<(u64, Vec<u8>)>,
+    /// There may be more, which were too much for one answer.
+    pub(crate) has_more: bool,
     /// Others may have come between this look and the moment from which the bell rings.
     pub(crate) may_have_missed: bool,
     pub(crate) line: Arc<Line>,
@@ -59,6 +61,8 @@ pub(crate) enum Work {
     Finish(Finishing),
     Take(Take),
     Ask(Ask),
+    /// The session's end, in as many calls as it takes.
+    End,
 }
 
 /// A message for queues.
@@ -166,20 +170,24 @@ pub(crate) enum End {
 pub(crate) struct Take {
     pub(crate) holder: Holder,
     pub(crate) count: usize,
-    /// For a consumer: how many messages it may have in all, and the keys to be told of when they change, if the server tells.
-    pub(crate) watch: Option<(usize, Arc<[Vec<u8>]>)>,
+    /// Otherwise others made the queue.
+    pub(crate) is_declared: bool,
+    /// For a consumer: the keys to be told of when they change, if the server tells.
+    pub(crate) watch: Option<Arc<[Vec<u8>]>>,
     pub(crate) reply: Reply<Taken>,
 }
 
 impl Take {
     /// Whether the server is to tell of changes.
     pub(crate) fn arms(&self) -> bool {
-        matches!(&self.watch, Some((_, keys)) if !keys.is_empty())
+        matches!(&self.watch, Some(keys) if !keys.is_empty())
     }
 }
 
 /// Anything else; the answer is the server's.
 pub(crate) struct Ask {
     pub(crate) command: Cmd,
+    /// A key that the server is to tell of when it changes, from before the command on.
+    pub(crate) watch: Option<Vec<u8>>,
     pub(crate) reply: Reply<Value>,
 }

@@ -64,7 +64,10 @@ async fn no_cut_between_a_request_and_its_reply_loses_anything() {
     let mut rng = Rng::with_seed(seed);
     let redis = Redis::start().unwrap();
     let admin = RedisAdmin::of(&redis);
-    let scripts: Vec<_> = kombu::redis::digests().collect();
+    let scripts: Vec<_> = kombu::redis::digests()
+        // Nobody listens to Python here, and Redis tells of changes.
+        .filter(|(name, _)| !matches!(*name, "hear.lua" | "look.lua"))
+        .collect();
     let observer = connect(&format!("{}?lease={LEASE}", redis.url())).await;
     for queue in work_queues().iter().chain([&dead_queue()]) {
         observer.declare_queue(queue).await.unwrap();
@@ -166,7 +169,8 @@ async fn no_cut_between_a_request_and_its_reply_loses_anything() {
     if !flaws.is_empty() {
         history.assert_sound(PATIENCE);
     }
-    if cuts >= 10 * scripts.len() as u64 {
+    // Two turns for each, with those that were met by cuts anywhere.
+    if cuts >= 3 * scripts.len() as u64 {
         for (name, _) in &scripts {
             assert!(made.contains_key(name), "no reply of {name} was lost");
         }
@@ -314,6 +318,9 @@ async fn consume(
         };
         let (message, delivery) = delivery.take::<u64>().unwrap();
         recorder.received(number, message, &delivery);
+        if rng.u32(..10) == 0 {
+            consumer.set_prefetch(rng.u32(1..20));
+        }
         if rng.u32(..20) == 0 {
             sleep(Duration::from_millis(rng.u64(..60))).await;
         }
@@ -358,7 +365,8 @@ async fn manage(number: u32, url: String, connection: Connection, stopped: watch
         let consumer = connection.consumer(&queue).await.unwrap();
         consumer.cancel().await.unwrap();
         let info = connection.queue_info(name.as_str()).await.unwrap();
-        assert!((1..=2).contains(&(info.ready + info.unsettled.unwrap())));
+        let there = info.ready + info.unsettled.unwrap();
+        assert!((1..=2).contains(&there), "{there} of one message");
         connection.purge(name.as_str()).await.unwrap();
         let mine = Queue::new(format!("mine-{number}")).exclusive(true);
         connection.declare_queue(&mine).await.unwrap();

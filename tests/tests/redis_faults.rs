@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::future::IntoFuture;
 use std::time::Duration;
 
+use kombu::driver::{Target, Transport};
 use kombu::{
     Connection, Consumer, Deadlines, Delivery, Entity, ErrorKind, Event, Events, Exchange,
     Producer, Queue, RetryPolicy,
@@ -350,6 +351,239 @@ async fn what_a_lost_session_held_comes_back_with_the_next_one() {
     assert_eq!(admin.ask(["ZCARD", "_kombu.rs.sessions"]), ":0");
 }
 
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_connection_that_is_closed_takes_its_queues_with_it() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    // Nobody else is there to do so.
+    let connection = connect(redis.url()).await;
+    let mine = Queue::new("mine").exclusive(true);
+    let mine = mine.bind(Exchange::direct("media"), "video");
+    for number in 0..150 {
+        let another = Queue::new(format!("mine {number}")).exclusive(true);
+        connection.declare_queue(&another).await.unwrap();
+    }
+    let mut consumer = connection.consumer(&mine).prefetch(1).await.unwrap();
+    let to_it = producer_to(&connection, "mine").await;
+    for number in 0..2 {
+        to_it.publish(&number).await.unwrap();
+    }
+    let held = receive(&mut consumer).await;
+    let temporary = Queue::new("temporary").auto_delete(true);
+    let other = connection.consumer(&temporary).await.unwrap();
+    connection.close().await.unwrap();
+    for (command, key) in [
+        ("HLEN", "_kombu.rs.queues"),
+        ("SCARD", "_kombu.rs.doomed"),
+        ("SCARD", "_kombu.binding.media"),
+        ("EXISTS", "_kombu.rs.q.mine"),
+        ("EXISTS", "mine"),
+    ] {
+        assert_eq!(admin.ask([command, key]), ":0", "{key}");
+    }
+    drop((consumer, held, other));
+    // The names are anybody's.
+    let connection = connect(redis.url()).await;
+    connection.declare_queue(&mine).await.unwrap();
+    assert_empty(&connection, "mine").await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn where_an_answer_was_left_for_a_day_a_queue_stays() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let connection = connect(redis.url()).await;
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    let time = |queue: &str| admin.ask(["PTTL", queue]);
+    for queue in ["declared", "consumed", "gotten", "published"] {
+        for number in 0..2 {
+            let answer = producer.publish(&number).routing_key(queue);
+            let answer = answer.correlation_id("7").allow_unroutable();
+            answer.await.unwrap();
+        }
+        assert!(time(queue).len() > ":-1".len(), "{queue}");
+    }
+    let declared = Queue::new("declared");
+    connection.declare_queue(&declared).await.unwrap();
+    let consumed = Queue::new("consumed").no_declare();
+    let mut consumer = connection.consumer(&consumed).prefetch(1).await.unwrap();
+    let _held = receive(&mut consumer).await;
+    let _gotten = connection.get("gotten").await.unwrap().unwrap();
+    producer.publish(&2).routing_key("published").await.unwrap();
+    for queue in ["declared", "consumed", "gotten", "published"] {
+        assert_eq!(time(queue), ":-1", "{queue}");
+    }
+
+    // Others don't know of the queues that this connection found.
+    let other = connect(redis.url()).await;
+    let answers = other.producer(Exchange::default()).await.unwrap();
+    let answer = |queue: &'static str| {
+        let publish = answers.publish(&3).routing_key(queue);
+        publish.correlation_id("7").allow_unroutable()
+    };
+    // One that is consumed from.
+    admin.ask(["DEL", "consumed"]);
+    assert!(!answer("consumed").await.unwrap().routed);
+    assert_eq!(time("consumed"), ":-1");
+    // One that was known, and is used again.
+    admin.ask(["DEL", "published"]);
+    assert!(!answer("published").await.unwrap().routed);
+    assert!(!answer("published").await.unwrap().routed);
+    assert!(time("published").len() > ":-1".len());
+    let _gotten = connection.get("published").await.unwrap().unwrap();
+    assert_eq!(time("published"), ":-1");
+    // One that is declared, and empty.
+    let row = "tasks\u{6}\u{16}\u{6}\u{16}tasks";
+    admin.ask(["SADD", "_kombu.binding.tasks", row]);
+    assert!(answer("tasks").await.unwrap().routed);
+    assert_eq!(time("tasks"), ":-1");
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_queue_of_pythons_is_consumed_from_when_something_was_delayed_to_it() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let row = "k\u{6}\u{16}\u{6}\u{16}theirs";
+    admin.ask(["SADD", "_kombu.binding.px", row]);
+    let connection = connect(redis.url()).await;
+    let theirs = connection.producer(Exchange::direct("px"));
+    let theirs = theirs.routing_key("k").await.unwrap();
+    let soon = Duration::from_millis(1);
+    assert!(theirs.publish(&1).delay(soon).await.unwrap().routed);
+    let queue = Queue::new("theirs").no_declare();
+    let mut consumer = connection.consumer(&queue).await.unwrap();
+    assert_eq!(receive_number(&mut consumer).await, 1);
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn whoever_closes_a_session_second_waits_until_it_has_ended() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let target = Target::new(redis.url().parse().unwrap());
+    for gives_up in [false, true] {
+        let session = kombu::redis::Redis.connect(&target).await.unwrap();
+        assert_eq!(admin.ask(["ZCARD", "_kombu.rs.sessions"]), ":1");
+        let mut first = session.close();
+        tokio::select! {
+            biased;
+            _ = &mut first => panic!("it has something to wait for"),
+            () = std::future::ready(()) => {}
+        }
+        let second = timeout(PATIENCE, session.close());
+        if gives_up {
+            drop(first);
+            second.await.unwrap().unwrap();
+        } else {
+            tokio::select! {
+                ended = first => ended.unwrap(),
+                ended = second => ended.unwrap().unwrap(),
+            }
+        }
+        assert_eq!(admin.ask(["ZCARD", "_kombu.rs.sessions"]), ":0");
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn nothing_is_remembered_of_queues_that_are_not_there_any_more() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let connection = connect(redis.url()).await;
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    let answer = |queue: String| {
+        let publish = producer.publish(&1).routing_key(queue);
+        publish.correlation_id("7").allow_unroutable()
+    };
+    let loads = || {
+        // Nothing but the load of all declarations asks for whole hashes here.
+        let statistics = admin.text(["INFO", "commandstats"]);
+        let mut lines = statistics.lines();
+        let count = lines.find_map(|line| line.strip_prefix("cmdstat_hgetall:calls="));
+        let count = count.and_then(|rest| rest.split(',').next());
+        count.map_or(0, |count| count.parse::<u64>().unwrap())
+    };
+    let before = loads();
+    for number in 0..20 {
+        let queue = format!("answers {number}");
+        for _ in 0..2 {
+            answer(queue.clone()).await.unwrap();
+        }
+        assert_eq!(admin.ask(["LLEN", &queue]), ":2");
+    }
+    assert_eq!(loads(), before, "all declarations were loaded again");
+    // One of Python's is known only while somebody here has something of it.
+    let theirs = Queue::new("answers 0").no_declare();
+    let mut consumer = connection.consumer(&theirs).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(receive_number(&mut consumer).await, 1);
+    }
+    assert_eq!(admin.ask(["EXISTS", "_kombu.rs.q.answers 0"]), ":1");
+    consumer.cancel().await.unwrap();
+    for _ in 0..2 {
+        let gotten = connection.get("answers 1").await.unwrap().unwrap();
+        gotten.ack().confirmed().await.unwrap();
+    }
+    let soon = Duration::from_millis(1);
+    let delayed = producer.publish(&2).routing_key("answers 2").delay(soon);
+    assert!(delayed.await.unwrap().routed);
+    while admin.ask(["LLEN", "answers 2"]) != ":3" {
+        tokio::task::yield_now().await;
+    }
+    for number in 0..3 {
+        let record = format!("_kombu.rs.q.answers {number}");
+        assert_eq!(admin.ask(["EXISTS", &record]), ":0", "{record}");
+    }
+    // Empty.
+    assert!(connection.get("answers 1").await.unwrap().is_none());
+    assert_eq!(admin.ask(["EXISTS", "_kombu.rs.q.answers 1"]), ":0");
+    // Held by a session that ends.
+    let theirs = Queue::new("answers 3").no_declare();
+    let mut consumer = connection.consumer(&theirs).await.unwrap();
+    let _held = receive(&mut consumer).await;
+    let _gotten = connection.get("answers 4").await.unwrap().unwrap();
+    connection.close().await.unwrap();
+    for number in 3..5 {
+        let queue = format!("answers {number}");
+        assert_eq!(admin.ask(["LLEN", &queue]), ":2");
+        let record = format!("_kombu.rs.q.{queue}");
+        assert_eq!(admin.ask(["EXISTS", &record]), ":0", "{record}");
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn sessions_that_are_overdue_because_the_server_was_away_live_on() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let url = format!("{}?lease=2", redis.url());
+    let mut sessions = Vec::new();
+    for number in 0..4 {
+        let connection = connect(url.clone()).await;
+        let queue = Queue::new(format!("jobs {number}"));
+        let mut consumer = connection.consumer(&queue).await.unwrap();
+        let to_it = producer_to(&connection, queue.name()).await;
+        to_it.publish(&number).await.unwrap();
+        let held = receive(&mut consumer).await;
+        sessions.push((connection, consumer, held));
+    }
+    // As it is when a server goes on that did nothing for longer than a lease, or whose clock was put forward.
+    let past = "for _, s in ipairs(redis.call('ZRANGE', '_kombu.rs.sessions', 0, -1)) do \
+                  redis.call('ZADD', '_kombu.rs.sessions', 1, s) \
+                end return 1";
+    admin.ask(["EVAL", past, "0"]);
+    while admin.ask(["ZCOUNT", "_kombu.rs.sessions", "-inf", "1"]) != ":0" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for (connection, _consumer, held) in sessions {
+        held.ack().confirmed().await.unwrap();
+        assert_eq!(connection.health().sessions, 1);
+    }
+}
+
 /// A flight that comes to the server in pieces has other clients' commands in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
@@ -598,6 +832,38 @@ async fn whatever_lies_in_a_list_is_delivered_and_settled_as_it_is() {
     assert_eq!(receive_number(&mut consumer).await, 1);
     assert_empty(&connection, "jobs").await;
     assert_eq!(connection.health().sessions, 1);
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_key_that_is_somebody_elses_stays_as_it_is() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    admin.ask(["SET", "cache", "something", "EX", "86400"]);
+    let connection = connect(redis.url()).await;
+    let to_it = producer_to(&connection, "cache").await;
+    let queue = Queue::new("cache");
+    for refused in [
+        to_it.publish(&1).await.map(drop),
+        to_it
+            .publish(&1)
+            .correlation_id("7")
+            .allow_unroutable()
+            .await
+            .map(drop),
+        connection.declare_queue(&queue).await.map(drop),
+        connection.get("cache").await.map(drop),
+    ] {
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PreconditionFailed, "{error}");
+    }
+    assert_eq!(admin.ask(["EXISTS", "_kombu.rs.q.cache"]), ":0");
+    let mut consumer = connection.consumer(&queue.no_declare()).await.unwrap();
+    let error = consumer.try_next().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PreconditionFailed, "{error}");
+    connection.close().await.unwrap();
+    assert!(admin.ask(["TTL", "cache"]).len() > ":-1".len());
+    assert_eq!(admin.ask(["EXISTS", "_kombu.rs.q.cache"]), ":0");
 }
 
 #[tokio::test]

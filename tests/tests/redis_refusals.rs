@@ -10,7 +10,7 @@ async fn what_is_wrong_with_a_url_is_named_with_the_way_out() {
         ("redis://h/?prefx=a", "did you mean `prefix`"),
         (
             "redis://h/?zzzz=a",
-            "known are: db, prefix, lease, layout, fanout",
+            "known are: db, virtual_host, prefix, lease, layout, fanout",
         ),
         ("redis://h/?lease=soon", "`lease` must be a whole number"),
         (
@@ -18,6 +18,11 @@ async fn what_is_wrong_with_a_url_is_named_with_the_way_out() {
             "`lease` is 0; it has to be at least 1 s",
         ),
         ("redis://h/?db=first", "`db` must be a whole number"),
+        ("redis://h/?virtual_host=1", "`virtual_host` is for"),
+        (
+            "redis+socket:///s?virtual_host=1&db=2",
+            "`virtual_host` and `db` name different databases",
+        ),
         ("redis://h/?layout=komb", "did you mean `kombu`"),
         ("redis://h/?fanout=komb", "did you mean `kombu`"),
         ("redis://h/?fanout=python", "must be one of ours, kombu"),

@@ -99,6 +99,21 @@ async fn a_socket_takes_users_too() {
     assert_eq!(error.kind(), ErrorKind::Credentials, "{error}");
 }
 
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_database_behind_a_socket_is_named_as_kombu_names_it() {
+    let redis = Redis::builder().unix_socket().start().unwrap();
+    let socket = redis.unix_socket().unwrap();
+    let socket = socket.display();
+    let url = format!("redis+socket://{socket}?virtual_host=3");
+    let connection = connect(url).await.unwrap();
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let same = connect(format!("redis+unix://{socket}?db=3"))
+        .await
+        .unwrap();
+    same.queue_info("jobs").await.unwrap();
+}
+
 /// Consumers get what comes, and know when their queue is gone, within a second or so.
 async fn consuming_works(connection: &Connection) {
     let (one, other) = (Queue::new("one"), Queue::new("other"));

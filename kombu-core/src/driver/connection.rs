@@ -168,6 +168,6 @@ pub trait Connection: Send + Sync {
     async fn ping(&self) -> Result<()>;
 
     /// Ends the session: publishes that are under way are answered, queued settles are flushed, and what
-    /// is unsettled goes back to its queues. A second call does nothing.
+    /// is unsettled goes back to its queues. A second call waits for the same end.
     async fn close(&self) -> Result<()>;
 }

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::sync::OnceCell;
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{
@@ -23,6 +24,8 @@ use super::window::Window;
 /// A [`driver::Connection`] made of a [`QueueStore`].
 pub struct VirtualConnection<S: QueueStore> {
     shared: Arc<Shared<S>>,
+    /// Whether the session has ended in the store, too.
+    closed: OnceCell<()>,
 }
 
 impl<S: QueueStore> VirtualConnection<S> {
@@ -48,7 +51,10 @@ impl<S: QueueStore> VirtualConnection<S> {
         })?;
         let shared = Arc::new(Shared::new(store, table, kinds, runtime));
         dying::watch(&shared);
-        Ok(Arc::new(VirtualConnection { shared }))
+        Ok(Arc::new(VirtualConnection {
+            shared,
+            closed: OnceCell::new(),
+        }))
     }
 
     /// Lets `plan` look at the newest table and makes the changes that it asks for, until nobody else
@@ -226,11 +232,13 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
     }
 
     async fn close(&self) -> Result<()> {
-        if self.shared.end() {
+        self.shared.end();
+        // Whoever comes second waits for the same end, and goes on with it if the first one gives up.
+        let closed = self.closed.get_or_try_init(|| async {
             self.shared.flush().await;
-            self.shared.store.close().await?;
-        }
-        Ok(())
+            self.shared.store.close().await
+        });
+        closed.await.copied()
     }
 }
 

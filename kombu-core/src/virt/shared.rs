@@ -198,10 +198,10 @@ impl<S: QueueStore> Shared<S> {
         Ok(())
     }
 
-    /// Ends the session for everybody on this side. False if it had ended before.
-    pub(super) fn end(&self) -> bool {
+    /// Ends the session for everybody on this side.
+    pub(super) fn end(&self) {
         if self.closed.swap(true, Ordering::AcqRel) {
-            return false;
+            return;
         }
         self.end.set(true);
         for window in self.windows.lock().drain(..) {
@@ -209,7 +209,6 @@ impl<S: QueueStore> Shared<S> {
                 window.end();
             }
         }
-        true
     }
 
     /// Waits for what is under way, unless the session is lost: then no answer comes any more.

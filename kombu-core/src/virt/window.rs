@@ -21,6 +21,12 @@ impl Room {
         self.0.limit()
     }
 
+    /// Which window it is: readers with the same number share what is left, and as long as one of them is there, no other
+    /// consumer has it.
+    pub fn number(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
     /// How many more there may be now; `usize::MAX` without a limit.
     pub fn left(&self) -> usize {
         self.0.room()

@@ -74,6 +74,7 @@ while a <= #ARGV do
       call('HSET', q, name, value)
       if name == 'owner' then call('SADD', R .. 'session.' .. value, 'x' .. one) end
     end
+    keep(one)
     touch(one)
   elseif what == 'q' then delete(one)
   elseif what == 'B' then

@@ -55,24 +55,67 @@ local function bury(q, reason, m, at)
   died = died + 1
 end
 
+-- Keeps the list of a queue for longer than the day for which an answer may have been left there. Other keys are somebody's.
+local function keep(q)
+  if call('TYPE', P .. q).ok == 'list' then call('PERSIST', P .. q) end
+end
+
 -- Makes a record of a queue that others have, so that it can be consumed from.
 local function adopt(q)
-  if call('EXISTS', R .. 'q.' .. q) == 0 then
-    call('HSET', R .. 'q.' .. q, 'decl', '', 'seq', string.format('%d', now() * 60))
+  -- What is delayed may have been counted there before.
+  if call('HSETNX', R .. 'q.' .. q, 'decl', '') == 1 then
+    call('HSET', R .. 'q.' .. q, 'seq', string.format('%d', now() * 60))
   end
+  keep(q)
+end
+
+-- Removes what was noted of a queue that others have when nobody here has anything of it any more: nobody tells when Python
+-- deletes it.
+local function forget(q)
+  local meta = R .. 'q.' .. q
+  local decl = call('HGET', meta, 'decl')
+  if decl and decl ~= '' then return end
+  if call('EXISTS', R .. 'consumers.' .. q, R .. 'holders.' .. q, R .. 'later.' .. q) == 0 then
+    call('DEL', meta, R .. 'wants.' .. q)
+  end
+end
+
+-- Sessions wait for what is due first; that it is sooner now they are told by a key that they watch. What is due they do
+-- at the same time, and learn of what comes next by themselves.
+local is_catching_up = false
+local function tell_if_sooner(at)
+  if is_catching_up then return end
+  local first = call('ZRANGE', R .. 'due', 0, 0, 'WITHSCORES')[2]
+  if not first or tonumber(at) < tonumber(first) then call('SET', R .. 'sooner', string.format('%d', at)) end
 end
 
 -- Something has to be done about a queue at a time: d: a delayed message comes, t: the head expires, x: it is unused
 -- for too long.
 local function schedule(what, q, at)
+  tell_if_sooner(at)
   call('ZADD', R .. 'due', 'LT', at, what .. q)
+end
+
+-- How many more messages a consumer has room for, over all of its queues. `wants` is what it told.
+local function room(holder, wants)
+  local limit, window = wants:match('^(%d+) (%d+)$')
+  local session = holder:match('^%d+')
+  local n = tonumber(limit)
+  if n == 0 then return 0 end
+  for _, one in ipairs(call('SMEMBERS', R .. 'window.' .. session .. '.' .. window)) do
+    n = n - call('HLEN', R .. 'unacked.' .. session .. '.' .. one)
+  end
+  return math.max(0, n)
 end
 
 -- How many messages consumers have room for: those that come have their takers already.
 local function wanted(q)
   local n, all = 0, call('HGETALL', R .. 'wants.' .. q)
+  if #all == 0 then return 0 end
+  local is_single = call('HEXISTS', R .. 'q.' .. q, 'sac') == 1
+  local active = is_single and call('ZRANGE', R .. 'consumers.' .. q, 0, 0)[1]
   for i = 1, #all, 2 do
-    n = n + math.max(0, all[i + 1] - call('HLEN', R .. 'unacked.' .. all[i] .. '.' .. q))
+    if not is_single or all[i] == active then n = n + room(all[i], all[i + 1]) end
   end
   return n
 end
@@ -169,26 +212,73 @@ local function put_later(q, what, step, ttl, bytes, m, at)
   schedule('d', q, at)
 end
 
--- Puts a message back to where it was, unless its time is over.
-local function back(q, id, m)
-  local _, _, expires = marked(m)
-  if expires > 0 and expires <= now() then
-    bury(q, 'expired', m, expires)
-    return
-  end
-  local list, me, skip = P .. q .. STEP[tonumber(id:sub(-1))], tonumber(id), 0
+-- Puts messages, each of them an id and a text, back to where they were in a list. In front of the list, from the right,
+-- lie those that went back before, the lowest position first. Answers how many of them had to be moved, and their bytes.
+local function merge(list, messages)
+  table.sort(messages, function(one, other) return one.at < other.at end)
+  local last, front, bytes, block = messages[#messages].at, {}, 0, 1
+  -- A few are looked at first: most often there are none, and they may be large.
   while true do
-    local other = call('LINDEX', list, -1 - skip)
-    local o = other and marked(other)
-    if o and o ~= '0' and tonumber(o) < me then skip = skip + 1 else break end
+    local some = call('LRANGE', list, -#front - block, -#front - 1)
+    local goes_on = #some == block
+    for i = #some, 1, -1 do
+      local id = marked(some[i])
+      local at = id and tonumber(id) or 0
+      if at == 0 or at >= last then
+        goes_on = false
+        break
+      end
+      front[#front + 1] = {at = at, m = some[i]}
+      bytes = bytes + #some[i]
+    end
+    if not goes_on then break end
+    block = math.min(2 * block, 256)
   end
-  local front = skip > 0 and call('RPOP', list, skip) or {}
-  call('RPUSH', list, m)
-  for i = #front, 1, -1 do call('RPUSH', list, front[i]) end
-  if expires > 0 then schedule('t', q, expires) end
+  if #front > 0 then call('LTRIM', list, 0, -#front - 1) end
+  local i, j, chunk = #front, #messages, {}
+  while i > 0 or j > 0 do
+    if j == 0 or (i > 0 and front[i].at > messages[j].at) then
+      chunk[#chunk + 1] = front[i].m
+      i = i - 1
+    else
+      chunk[#chunk + 1] = messages[j].m
+      j = j - 1
+    end
+    if #chunk == CHUNK or (i == 0 and j == 0) then
+      call('RPUSH', list, unpack(chunk))
+      chunk = {}
+    end
+  end
+  return #front, bytes
+end
+
+-- Puts messages of a queue, each of them an id and a text, back to where they were, unless their time is over. Answers how
+-- many others had to be moved, and their bytes.
+local function back(q, messages)
+  local lists, first, moved, bytes, size_of_all = {}, nil, 0, 0, 0
+  for _, one in ipairs(messages) do
+    local _, _, expires = marked(one.m)
+    if expires > 0 and expires <= now() then
+      bury(q, 'expired', one.m, expires)
+    else
+      one.at = tonumber(one.id)
+      local step = tonumber(one.id:sub(-1))
+      lists[step] = lists[step] or {}
+      table.insert(lists[step], one)
+      size_of_all = size_of_all + size(one.m)
+      if expires > 0 then first = math.min(first or expires, expires) end
+    end
+  end
+  if not next(lists) then return 0, 0 end
+  for step, those in pairs(lists) do
+    local n, b = merge(P .. q .. STEP[step], those)
+    moved, bytes = moved + n, bytes + b
+  end
+  if first then schedule('t', q, first) end
   local lim = limits(q)
-  counted(q, lim, size(m))
+  counted(q, lim, size_of_all)
   drop_heads(q, lim)
+  return moved, bytes
 end
 
 -- The text of a message that was handed out, for when it goes back.
@@ -214,67 +304,95 @@ local function remark(m, id, failed)
   return mark(kind, id, (failures or 0) + (failed and 1 or 0), expires or 0, bytes or 0, rest)
 end
 
+-- What this call may still do of what is due. Whatever is left is due at once.
+local steps_left, bytes_left = STEPS, BYTES
+local function spend(bytes) steps_left, bytes_left = steps_left - 1, bytes_left - bytes end
+local function is_spent() return steps_left <= 0 or bytes_left <= 0 end
+
 -- Removes what has expired at the head of a queue, and looks when the next one does. What consumers have room for is
--- theirs, for as long as a consumer may be busy.
+-- theirs, for as long as a consumer may be busy. False if there may be more of it.
 local function expire(q)
   if is_taken(q) then
     schedule('t', q, now() + LATER)
-    return
+    return true
   end
   local grace = wanted(q) > 0 and 30000 or 0
+  local lim = limits(q)
   for step = 0, 3 do
     local list = P .. q .. STEP[step]
     while true do
+      if is_spent() then
+        schedule('t', q, now())
+        return false
+      end
       local m = call('LINDEX', list, -1)
       if not m then break end
       local id, _, expires = marked(m)
-      if not id or expires == 0 then return end
+      if not id or expires == 0 then return true end
       if expires + grace > now() then
         schedule('t', q, expires + grace)
-        return
+        return true
       end
       call('RPOP', list)
-      counted(q, limits(q), -size(m))
+      counted(q, lim, -size(m))
       bury(q, 'expired', m, expires)
+      spend(#m)
     end
   end
+  return true
 end
 
--- Puts the delayed messages into their queue whose time has come.
+-- Puts the delayed messages into their queue whose time has come. False if there may be more of them.
 local function arrive(q)
   local later = R .. 'later.' .. q
   local lim = limits(q)
+  local block = 1
   while true do
-    local due = call('ZRANGEBYSCORE', later, '-inf', now(), 'WITHSCORES', 'LIMIT', 0, 100)
+    local due = call('ZRANGEBYSCORE', later, '-inf', now(), 'WITHSCORES', 'LIMIT', 0, block)
     if #due == 0 then break end
     if is_taken(q) then
       schedule('d', q, now() + LATER)
-      return
+      return true
     end
+    if is_spent() then
+      schedule('d', q, now())
+      return false
+    end
+    local returned = {}
     for i = 1, #due, 2 do
       local _, e, what, step, ttl, bytes = due[i]:find('^%d+ (%a) (%d) (%-?%d+) (%d+) ')
       local m = due[i]:sub(e + 1)
       if what == 'n' then
         put(q, lim, tonumber(step), m, tonumber(ttl), tonumber(bytes), tonumber(due[i + 1]))
       else
-        back(q, (marked(m)), m)
+        returned[#returned + 1] = {id = marked(m), m = m}
       end
       call('ZREM', later, due[i])
+      spend(#m)
     end
+    back(q, returned)
+    -- Few at first: they may be large.
+    block = math.min(2 * block, 100)
   end
   local first = call('ZRANGE', later, 0, 0, 'WITHSCORES')
-  if first[1] then schedule('d', q, first[2]) end
+  if first[1] then schedule('d', q, first[2]) else forget(q) end
+  return true
 end
 
 -- A queue is used now.
 local function touch(q)
   local expires = call('HGET', R .. 'q.' .. q, 'exp')
-  if expires then call('ZADD', R .. 'due', now() + expires, 'x' .. q) end
+  if not expires then return end
+  local at = now() + expires
+  tell_if_sooner(at)
+  call('ZADD', R .. 'due', at, 'x' .. q)
 end
 
--- Does what is due.
+-- Does what is due, for as long as one call may.
 local function catch_up()
-  for _ = 1, 1000 do
+  is_catching_up = true
+  while not is_spent() do
+    spend(0)
     local first = call('ZRANGE', R .. 'due', 0, 0, 'WITHSCORES')
     if not first[1] or tonumber(first[2]) > now() then return end
     local what, q = first[1]:sub(1, 1), first[1]:sub(2)
@@ -299,42 +417,71 @@ local function leave(q, holder)
   end
 end
 
--- Ends a session: what it held goes back. True when all of it is done, or can't be done now.
+-- Ends a session: what it held goes back, in as many calls as it takes. True when all of it is done, or can't be done now.
 local function reap(session, budget)
   write_in_any_case()
   call('ZADD', R .. 'sessions', 0, session)
-  call('HDEL', R .. 'pushed', session)
-  local stays = false
+  local stays, bytes = false, BYTES
   local entries = R .. 'session.' .. session
+  -- From now on it isn't alive, and has no room for what goes back.
+  if call('HDEL', R .. 'pushed', session) == 1 then
+    for _, entry in ipairs(call('SMEMBERS', entries)) do
+      local n, q = entry:match('^h(%d+) (.*)$')
+      if n then call('HDEL', R .. 'wants.' .. q, session .. '.' .. n) end
+    end
+  end
+  -- The last ones: so each goes in front of its successors.
+  local function last_of(held)
+    local ids, some = {}, {}
+    for i, id in ipairs(call('HKEYS', held)) do ids[i] = tonumber(id) end
+    table.sort(ids)
+    for i = #ids, 1, -1 do
+      if budget <= 0 or bytes <= 0 then break end
+      local id = string.format('%d', ids[i])
+      local m = call('HGET', held, id)
+      budget, bytes = budget - 1, bytes - #m
+      some[#some + 1] = {id = id, m = m}
+    end
+    return some
+  end
+  local function drop(held, some)
+    for _, one in ipairs(some) do call('HDEL', held, one.id) end
+    return call('EXISTS', held) == 0
+  end
   for _, entry in ipairs(call('SMEMBERS', entries)) do
+    if budget <= 0 or bytes <= 0 then return false end
+    budget = budget - 1
     local what, rest = entry:sub(1, 1), entry:sub(2)
     if what == 'h' then
       local n, q = rest:match('^(%d+) (.*)$')
       local holder = session .. '.' .. n
       local held = R .. 'unacked.' .. holder .. '.' .. q
-      local ids = call('HKEYS', held)
-      table.sort(ids, function(a, b) return tonumber(a) > tonumber(b) end)
       local is_there = call('EXISTS', R .. 'q.' .. q) == 1
-      if is_there and #ids > 0 and is_taken(q) then
+      if is_there and call('EXISTS', held) == 1 and is_taken(q) then
         entry, stays = nil, true
+      elseif is_there then
+        local some = last_of(held)
+        local messages = {}
+        for i, one in ipairs(some) do messages[i] = {id = one.id, m = remark(one.m, one.id, false)} end
+        local moved, weight = back(q, messages)
+        budget, bytes = budget - moved, bytes - weight
+        if not drop(held, some) then return false end
       else
-        for _, id in ipairs(ids) do
-          if budget <= 0 then return false end
-          budget = budget - 1
-          if is_there then back(q, id, remark(call('HGET', held, id), id, false)) end
-          call('HDEL', held, id)
-        end
+        call('DEL', held)
       end
       leave(q, holder)
+      if entry then
+        call('SREM', R .. 'holders.' .. q, holder)
+        forget(q)
+      end
+    elseif what == 'w' then
+      call('DEL', R .. 'window.' .. session .. '.' .. rest)
     elseif what == 'd' then
       local dying = R .. 'dying.' .. session
-      local ids = call('HKEYS', dying)
-      table.sort(ids, function(a, b) return tonumber(a) > tonumber(b) end)
-      for _, id in ipairs(ids) do
-        call('LPUSH', R .. 'dead', call('HGET', dying, id))
-        call('HDEL', dying, id)
-        died = died + 1
-      end
+      local some = last_of(dying)
+      for _, one in ipairs(some) do call('LPUSH', R .. 'dead', one.m) end
+      died = died + #some
+      if not drop(dying, some) then return false end
     else
       call('SADD', R .. 'doomed', 'o' .. rest)
     end

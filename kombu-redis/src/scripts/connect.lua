@@ -1,4 +1,4 @@
--- Begins a session. ARGV: prefix, lease in ms. Answers its number, or an error if the layout isn't ours.
+-- Begins a session. ARGV: prefix, ms until it is overdue. Answers its number, or an error if the layout isn't ours.
 local meta = R .. 'meta'
 local layout = call('HGET', meta, 'layout')
 if layout and layout ~= '1' then return redis.error_reply('LAYOUT ' .. layout) end

@@ -1,6 +1,6 @@
 -- Ends the hold on messages. ARGV: prefix, session, then steps:
 --   F holder queue gone count id...                  forgets them
---   R holder queue gone id failed delay              back, at once or after a delay in ms
+--   R holder queue gone id failed delay              back, at once or after a delay in ms; of the dead: left to other sessions
 --   L holder queue gone id reason                    dead, and left to other sessions
 --   M holder queue gone id version count exchange... ttl bytes count (queue list)... text    moved to other queues
 -- The holder of the dead is `d`. A reader that is gone has gone=1.
@@ -15,9 +15,10 @@ local function key(holder, q)
   return R .. 'unacked.' .. session .. '.' .. holder .. '.' .. q
 end
 
--- What isn't held any more, although the session is alive, went with its queue.
-local function missing(held)
-  return call('EXISTS', held) == 1 and 0 or 1
+-- What isn't held any more, although the session is alive, went with its queue, if the holder did too.
+local function missing(holder, q)
+  if holder == 'd' then return 0 end
+  return call('SISMEMBER', R .. 'holders.' .. q, session .. '.' .. holder) == 1 and 0 or 1
 end
 
 local function move(held, q, holder)
@@ -33,7 +34,7 @@ local function move(held, q, holder)
     if common().holds_rows(ARGV[i]) and not is_unchanged(ARGV[i]) then return 2 end
   end
   local m = call('HGET', held, id)
-  if not m then return missing(held) end
+  if not m then return missing(holder, q) end
   local at
   if holder == 'd' then at = tonumber(m:match('^%a+ (%d+) ')) end
   for t = targets, targets + 2 * nt - 1, 2 do
@@ -47,40 +48,65 @@ local function move(held, q, holder)
   return answer
 end
 
+-- Leaves a dead message to other sessions; false if that can't be said of it.
+local function leave_to_others(record)
+  local reason, at, left, rest = record:match('^(%S+) (%S+) (%S+) (.*)$')
+  if not reason then return false end
+  -- Those that left it may do so again when they are too many.
+  if left == '-' or #left > 4000 then left = ',' end
+  call('RPUSH', R .. 'dead', reason .. ' ' .. at .. ' ' .. left .. session .. ', ' .. rest)
+  return true
+end
+
+-- What goes back to one queue goes together.
+local returned, to = {}, nil
+local function give_back()
+  if to then common().back(to, returned) end
+  returned, to = {}, nil
+end
+
 while a <= #ARGV do
   local what, holder, q, gone = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
   local held, answer = key(holder, q), 1
   a = a + 4
+  if what ~= 'R' or q ~= to then give_back() end
   if what == 'F' then
     local count, removed = tonumber(ARGV[a]), 0
     for i = a + 1, a + count, CHUNK do
       removed = removed + call('HDEL', held, unpack(ARGV, i, math.min(i + CHUNK - 1, a + count)))
     end
-    if removed < count then answer = missing(held) end
+    if removed < count then answer = missing(holder, q) end
     a = a + 1 + count
   elseif what == 'R' then
     local id, failed, delay = ARGV[a], ARGV[a + 1] == '1', tonumber(ARGV[a + 2])
     a = a + 3
     local m = call('HGET', held, id)
-    if not m then answer = missing(held)
-    elseif delay < 0 and holder ~= 'd' and common().is_taken(q) then answer = 4
+    if not m then answer = missing(holder, q)
+    elseif holder == 'd' then
+      if leave_to_others(m) then call('HDEL', held, id) else answer = 0 end
+    elseif delay < 0 and common().is_taken(q) then answer = 4
     else
       call('HDEL', held, id)
       m = common().remark(m, id, failed)
-      if delay < 0 then common().back(q, id, m) else common().put_later(q, 'b', 0, -1, 0, m, now() + delay) end
+      if delay < 0 then
+        to = q
+        returned[#returned + 1] = {id = id, m = m}
+      else
+        common().put_later(q, 'b', 0, -1, 0, m, now() + delay)
+      end
     end
   elseif what == 'L' then
     local id, reason = ARGV[a], ARGV[a + 1]
     a = a + 2
     local m = call('HGET', held, id)
-    if not m then answer = missing(held) else
+    if not m then answer = missing(holder, q)
+    elseif holder == 'd' then
+      if leave_to_others(m) then call('HDEL', held, id) else answer = 0 end
+    else
       call('HDEL', held, id)
-      if holder == 'd' then
-        local reason_, at, left, rest = m:match('^(%a+) (%d+) (%S+) (.*)$')
-        left = (left == '-' and ',' or left) .. session .. ','
-        call('RPUSH', R .. 'dead', reason_ .. ' ' .. at .. ' ' .. left .. ' ' .. rest)
-      else
-        local decl = call('HGET', R .. 'q.' .. q, 'decl') or ''
+      -- Without its queue's declaration nobody could say where it goes: the queue was deleted.
+      local decl = call('HGET', R .. 'q.' .. q, 'decl') or ''
+      if decl ~= '' then
         local head = reason .. ' ' .. string.format('%d', now()) .. ' ,' .. session .. ', '
         call('RPUSH', R .. 'dead', head .. #decl .. ' ' .. decl .. m)
       end
@@ -92,7 +118,9 @@ while a <= #ARGV do
   if gone == '1' and holder ~= 'd' and call('EXISTS', held) == 0 then
     call('SREM', R .. 'session.' .. session, 'h' .. holder .. ' ' .. q)
     call('SREM', R .. 'holders.' .. q, session .. '.' .. holder)
+    common().forget(q)
   end
 end
+give_back()
 answers[#answers + 1] = died
 return answers

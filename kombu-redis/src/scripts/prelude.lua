@@ -9,6 +9,9 @@ local call, P = redis.call, ARGV[1]
 local R = P .. '_kombu.rs.'
 local STEP = {[0] = '', '\6\0223', '\6\0226', '\6\0229'}
 local CHUNK = 4000
+-- What one call does at most of what may be much: the server does nothing else meanwhile. So many steps, and so many bytes,
+-- if one message isn't more.
+local STEPS, BYTES = 1000, 1048576
 
 local died, time = 0, nil
 
@@ -27,8 +30,9 @@ local function is_unchanged(exchange)
   return n == call('SCARD', loaded) and (n == 0 or call('SINTERCARD', 2, rows, loaded) == n)
 end
 
+-- Not when it is being ended, which may take many calls.
 local function is_alive(session)
-  return call('ZSCORE', R .. 'sessions', session)
+  return call('HEXISTS', R .. 'pushed', session) == 1 and call('ZSCORE', R .. 'sessions', session)
 end
 
 -- id, failures, expires, bytes, the text after the marker, and its kind; nil without one that we can have written.

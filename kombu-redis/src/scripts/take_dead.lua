@@ -1,13 +1,16 @@
--- Takes dead messages to be moved. ARGV: prefix, session, how many at most. Answers id and record of each.
+-- Takes dead messages to be moved. ARGV: prefix, session, how many at most. Answers how many of
+-- the dead it looked at, how many there were, then id and record of each that was taken.
 local session, want = ARGV[2], tonumber(ARGV[3])
 if not is_alive(session) then return redis.error_reply('SESSION .') end
 catch_up()
 local dead, taken = R .. 'dead', {}
-for _ = 1, call('LLEN', dead) do
-  if #taken >= 2 * want then break end
+local count, looked, bytes = call('LLEN', dead), 0, 0
+while looked < math.min(count, STEPS) and #taken < 2 * want and bytes < BYTES do
   local m = call('LPOP', dead)
-  local left = m:match('^%a+ %d+ (%S+) ')
-  if left:find(',' .. session .. ',', 1, true) then
+  looked, bytes = looked + 1, bytes + #m
+  -- What can't be read at all is nobody's, and stays.
+  local left = m:match('^%S+ %S+ (%S+) ')
+  if not left or left:find(',' .. session .. ',', 1, true) then
     call('RPUSH', dead, m)
   else
     taken[#taken + 1] = string.format('%d', call('HINCRBY', R .. 'meta', 'died', 1))
@@ -18,4 +21,4 @@ if #taken > 0 then
   call('HSET', R .. 'dying.' .. session, unpack(taken))
   call('SADD', R .. 'session.' .. session, 'd')
 end
-return taken
+return {looked, count, unpack(taken)}
