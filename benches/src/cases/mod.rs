@@ -5,6 +5,7 @@ mod codec;
 mod memory;
 mod redis;
 mod routing;
+mod rpc;
 
 use std::error::Error;
 use std::future::Future;
@@ -55,6 +56,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(codec::cases());
     cases.extend(amqp::cases());
     cases.extend(redis::cases());
+    cases.extend(rpc::cases());
     cases
 }
 

@@ -121,11 +121,6 @@ impl Answers {
             mailbox.end(reason);
         }
     }
-
-    #[cfg(test)]
-    pub(super) fn count(&self) -> usize {
-        self.waiting.lock().len()
-    }
 }
 
 impl Drop for Answers {

@@ -29,24 +29,14 @@ impl Dispatch {
         let responder = delivery.responder().map(Responder::tracked);
         let request = Request::of(&delivery, responder.clone());
         let handlers = self.router.find(request.message(), request.queue());
-        let (reaction, delivery) = match handlers {
-            [] => (unknown(&request), delivery),
-            [handler] if handler.takes_delivery() => {
-                let request = request.with_delivery(delivery);
-                return self.settled_by_itself(call(handler, request).await);
-            }
-            [handler] => (in_time(call(handler, request), &delivery).await?, delivery),
-            handlers => {
-                drop(request);
-                // Each has its own copy of everything.
-                let calls = handlers.iter().map(|handler| {
-                    let request = Request::of(&delivery, responder.clone());
-                    call(handler, request)
-                });
-                let reactions = in_time(join_all(calls), &delivery).await?;
-                (together(reactions), delivery)
-            }
-        };
+        if let [handler] = handlers
+            && handler.takes_delivery()
+        {
+            let request = request.with_delivery(delivery);
+            return self.settled_by_itself(call(handler, request).await);
+        }
+        let reactions = react(handlers, request, &delivery, responder.as_ref());
+        let reaction = in_time(reactions, &delivery).await?;
         self.settle(delivery, reaction, responder).await
     }
 
@@ -158,6 +148,60 @@ impl Outcome {
             Outcome::Restart => Some(Exit::Restart),
             _ => None,
         }
+    }
+}
+
+/// What these handlers make of a delivery.
+async fn react(
+    handlers: &[Arc<dyn Erased<()>>],
+    request: Request,
+    delivery: &Delivery,
+    responder: Option<&Responder>,
+) -> Reaction {
+    match handlers {
+        [] => unknown(&request),
+        [handler] => call(handler, request).await,
+        handlers => {
+            // Each has its own copy of everything.
+            let calls = handlers.iter().map(|handler| {
+                let request = Request::of(delivery, responder.cloned());
+                call(handler, request)
+            });
+            together(join_all(calls).await)
+        }
+    }
+}
+
+impl Router {
+    /// Has the handlers for a delivery run, and answers what they say; the delivery is neither settled nor answered. For
+    /// tests of a router, and loops of one's own. A handler that takes the delivery can't be called so.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use kombu::handler::{Outcome, Payload, Router};
+    /// use kombu::{Exchange, Queue};
+    ///
+    /// let router = Router::new().on("number", async |Payload(number): Payload<u32>| match number % 2 {
+    ///     0 => Outcome::Ack,
+    ///     _ => Outcome::Reject,
+    /// });
+    ///
+    /// let connection = kombu::connect("memory://").await?;
+    /// connection.declare_queue(&Queue::new("numbers")).await?;
+    /// let producer = connection.producer(Exchange::default()).routing_key("numbers").await?;
+    /// producer.publish(&3).kind("number").await?;
+    /// let delivery = connection.get("numbers").await?.expect("a number");
+    /// assert_eq!(router.react(&delivery).await.outcome(), Some(Outcome::Reject));
+    /// # delivery.ack().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn react(&self, delivery: &Delivery) -> Reaction {
+        let responder = delivery.responder();
+        let request = Request::of(delivery, responder.clone());
+        let handlers = self.find(request.message(), request.queue());
+        react(handlers, request, delivery, responder.as_ref()).await
     }
 }
 

@@ -42,6 +42,30 @@ pub(super) enum Kind {
 pub(super) type Answer = Option<Box<dyn FnOnce(&Responder) -> Replying + Send>>;
 
 impl Reaction {
+    /// What becomes of the delivery; `None` if the handler failed, or could not be called.
+    pub fn outcome(&self) -> Option<Outcome> {
+        match &self.0 {
+            Kind::Done { outcome, .. } => Some(*outcome),
+            Kind::Failed(_) | Kind::Rejected(_) => None,
+        }
+    }
+
+    /// What the handler failed with, or panicked with.
+    pub fn error(&self) -> Option<&HandlerError> {
+        match &self.0 {
+            Kind::Failed(error) => Some(error),
+            Kind::Done { .. } | Kind::Rejected(_) => None,
+        }
+    }
+
+    /// Why no handler could be called.
+    pub fn rejection(&self) -> Option<&Rejection> {
+        match &self.0 {
+            Kind::Rejected(rejection) => Some(rejection),
+            Kind::Done { .. } | Kind::Failed(_) => None,
+        }
+    }
+
     pub(super) fn done(outcome: Outcome) -> Self {
         let answer: Answer = match outcome {
             Outcome::Ack | Outcome::Quit | Outcome::Restart => {

@@ -187,10 +187,9 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
 
     /// The handlers for a message; none if there is none.
     pub(super) fn find(&self, message: &Message, queue: &Name) -> &[Arc<dyn Erased<S>>] {
-        if !self.named.is_empty() || !self.typed.is_empty() {
-            if let Some(handlers) = self.find_by_key(message) {
-                return handlers;
-            }
+        let has_keys = !self.named.is_empty() || !self.typed.is_empty();
+        if has_keys && let Some(handlers) = self.find_by_key(message) {
+            return handlers;
         }
         if let Some(handlers) = self.queues.get(queue) {
             return handlers;
