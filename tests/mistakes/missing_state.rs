@@ -7,11 +7,6 @@ struct Prices;
 
 async fn handle(_: State<Prices>) {}
 
-async fn serve(connection: kombu::Connection) {
-    let router: Router = Router::new().on("job", handle);
-    let _ = connection.serve(router).run().await;
-}
-
 fn main() {
-    drop(serve);
+    Router::<()>::new().on("job", handle);
 }

@@ -1,5 +1,4 @@
-//! a handler asks for `State<Prices>`, and the router's state is `()`
-//! give it with `.with_state(..)`
+//! expected `Router`, found `Router<Prices>`
 use kombu::handler::{Router, State};
 
 #[derive(Clone)]

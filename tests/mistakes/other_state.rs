@@ -1,5 +1,4 @@
-//! a handler asks for `State<Prices>`, and the router's state is `Stock`
-//! implement `FromState<Stock>` for `Prices`
+//! expected `Prices`, found `Stock`
 use kombu::handler::{Router, State};
 
 #[derive(Clone)]

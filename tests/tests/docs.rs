@@ -11,7 +11,7 @@ use kombu::{Capabilities, Feature, Support};
 use kombu_testkit::{Freedom, table};
 
 /// What rows of the seeds may wait for. Each goes as soon as it is there.
-const LATER: &[&str] = &["with the configuration file", "with calls and handlers"];
+const LATER: &[&str] = &["with the configuration file"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

@@ -14,7 +14,7 @@ fn mistakes_are_told_with_their_way_out() {
     let package = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mistakes");
     fs::create_dir_all(&package).unwrap();
     let mut manifest = format!(
-        "[package]\nname = \"mistakes\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[workspace]\n\n[dependencies]\nkombu = {{ path = {:?} }}\n",
+        "[package]\nname = \"mistakes\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[workspace]\n\n[dependencies]\nkombu = {{ path = {:?}, default-features = false }}\n",
         root.display().to_string()
     );
     let mut mistakes = Vec::new();
