@@ -67,9 +67,10 @@ pub use kombu_core::message::Content;
 pub use kombu_core::{
     Acker, Body, CallError, Caller, CarryTrace, Connection, ConnectionBuilder, Consumer, Deadlines,
     Delivery, Destinations, DrainReport, Entity, Error, ErrorKind, Event, Events, Health,
-    Interceptor, Message, Name, OpenConsumer, OpenProducer, Producer, Publish, Published,
-    Publishing, PublishingAll, QueueDeletion, Queues, Receipt, Registry, Result, RetryPolicy,
-    Sending, Settling, TraceContext, UndecodablePolicy,
+    Interceptor, Message, Name, OpenConsumer, OpenProducer, OpenSimpleBuffer, OpenSimpleQueue,
+    Producer, Publish, Published, Publishing, PublishingAll, QueueDeletion, Queues, Receipt,
+    Registry, Result, RetryPolicy, Sending, Settling, SimpleBuffer, SimpleQueue, TraceContext,
+    UndecodablePolicy,
 };
 pub use kombu_core::{call, declare, driver, field, handler, serializers, virt};
 #[cfg(feature = "memory")]

@@ -26,9 +26,10 @@ mod watched;
 pub use call::{CallError, Caller};
 pub use client::{
     Acker, Body, CarryTrace, Connection, ConnectionBuilder, Consumer, Delivery, Destinations,
-    DrainReport, Interceptor, Message, OpenConsumer, OpenProducer, Producer, Publish, Published,
-    Publishing, PublishingAll, QueueDeletion, Queues, Receipt, Registry, Sending, Settling,
-    TraceContext, UndecodablePolicy,
+    DrainReport, Interceptor, Message, OpenConsumer, OpenProducer, OpenSimpleBuffer,
+    OpenSimpleQueue, Producer, Publish, Published, Publishing, PublishingAll, QueueDeletion,
+    Queues, Receipt, Registry, Sending, Settling, SimpleBuffer, SimpleQueue, TraceContext,
+    UndecodablePolicy,
 };
 pub use declare::{
     Binding, DeclareMode, DeliveryMode, Difference, Exchange, ExchangeKind, Overflow, Queue,

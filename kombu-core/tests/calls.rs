@@ -59,6 +59,31 @@ async fn the_reply_queue_goes_with_the_last_caller() {
     }
 }
 
+#[tokio::test]
+async fn a_reply_queue_that_somebody_deletes_is_declared_again() {
+    let connection = kombu::connect("memory://").await.unwrap();
+    let mut questions = connection.consumer(&Queue::new("questions")).await.unwrap();
+    let caller = connection
+        .caller(Exchange::default())
+        .routing_key("questions")
+        .await
+        .unwrap();
+    let asking = caller.clone();
+    let call = tokio::spawn(async move { asking.call::<_, usize>(&1).await });
+    let question = questions.try_next().await.unwrap().unwrap();
+    connection
+        .delete_queue(question.reply_to().unwrap())
+        .await
+        .unwrap();
+    // Its answer might have been in there, so it is asked again.
+    let again = questions.try_next().await.unwrap().unwrap();
+    assert_eq!(again.message_id(), question.message_id());
+    again.reply(&1).await.unwrap();
+    assert_eq!(call.await.unwrap().unwrap(), 1);
+    again.ack().await.unwrap();
+    question.ack().await.unwrap();
+}
+
 struct Seen(Arc<AtomicUsize>);
 
 impl Interceptor for Seen {

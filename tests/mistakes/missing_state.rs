@@ -1,5 +1,5 @@
-//! a handler asks for `State<Prices>`, and the router's state is `()`
-//! give it with `.with_state(..)`
+//! is not a handler
+//! a `State<T>` that it takes is given to the router with `.with_state(..)`, and that of this router is `()`
 use kombu::handler::{Router, State};
 
 #[derive(Clone)]

@@ -16,6 +16,7 @@ use tokio::process::Command;
 
 const QUICKSTART: &str = env!("CARGO_BIN_EXE_example-quickstart");
 const FIRST_STEPS: &str = env!("CARGO_BIN_EXE_example-first-steps");
+const ORDERS: &str = env!("CARGO_BIN_EXE_example-orders");
 const CONFIG: &str = env!("CARGO_BIN_EXE_example-config");
 const CELERY: &str = env!("CARGO_BIN_EXE_example-celery");
 const NEWSROOM_ON_MEMORY: &str = env!("CARGO_BIN_EXE_example-newsroom-memory");
@@ -64,6 +65,14 @@ async fn first_steps_print_the_same(harness: &impl Harness) {
     assert_eq!(printed.matches("received Hello world!\n").count(), 3);
 }
 
+async fn orders_print_the_same(harness: &impl Harness) {
+    let printed = prints_the_same(harness, ORDERS, &[]).await;
+    assert!(
+        printed.contains("7 plums taken at attempt 2\n"),
+        "{printed}"
+    );
+}
+
 async fn shop_runs(harness: &impl Harness) {
     let file = Path::new(EXAMPLES).join("config/shop.yaml");
     assert_eq!(
@@ -109,6 +118,18 @@ async fn the_first_steps_print_the_same_on_rabbitmq() {
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
 async fn the_first_steps_print_the_same_on_redis() {
     first_steps_print_the_same(&RedisHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn the_orders_print_the_same_on_rabbitmq() {
+    orders_print_the_same(&AmqpHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
+async fn the_orders_print_the_same_on_redis() {
+    orders_print_the_same(&RedisHarness::new()).await;
 }
 
 /// What the example `config` prints with the file that comes with it.

@@ -10,7 +10,8 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use crate::client::{Interceptors, received};
-use crate::driver::{Publisher, Received, Subscription};
+use crate::declare::DeclareMode;
+use crate::driver::{self, Publisher, Received, Subscription};
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Content;
@@ -54,21 +55,29 @@ impl Answers {
     }
 
     /// Receives answers on this session, and answers with what publishes the questions.
-    pub(crate) async fn open(self: &Arc<Self>, session: &Session) -> Result<Arc<dyn Publisher>> {
-        let queue = self.queue.lock().clone();
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+    ) -> Result<Arc<dyn Publisher>> {
+        let mut queue = self.queue.lock().clone();
         let caller = match session.driver.open_caller(&queue).await {
             // The broker hasn't noticed yet that the session which had it is gone.
             Err(error) if error.kind() == ErrorKind::ResourceLocked => {
-                let queue = random_queue();
+                queue = random_queue();
                 *self.queue.lock() = queue.clone();
                 session.driver.open_caller(&queue).await?
             }
             opened => opened?,
         };
+        let has_queue = (caller.reply_to == queue).then_some(queue);
         *self.reply_to.lock() = caller.reply_to;
-        let reading = self
-            .runtime
-            .spawn(read(Arc::downgrade(self), caller.replies));
+        let reading = Reading {
+            answers: Arc::downgrade(self),
+            session: Arc::downgrade(session),
+            queue: has_queue,
+            replies: caller.replies,
+        };
+        let reading = self.runtime.spawn(reading.run());
         if let Some(before) = self.reading.lock().replace(reading.abort_handle()) {
             before.abort();
         }
@@ -132,32 +141,62 @@ impl Drop for Answers {
 }
 
 /// Hands out what comes on one session.
-async fn read(answers: Weak<Answers>, mut replies: Box<dyn Subscription>) {
-    loop {
-        let next = poll_fn(|context| Pin::new(&mut replies).poll_next(context)).await;
-        let Some(here) = answers.upgrade() else {
-            return;
-        };
-        match next {
-            Some(Ok(Received::Delivery(raw))) => {
-                let content = Content::clone(&raw.envelope);
-                if here.interceptors.is_empty() {
-                    here.take_in(content);
-                    continue;
-                }
-                match received(here.interceptors.clone(), content).await {
-                    Ok(content) => here.take_in(content),
-                    Err(error) => tracing::warn!(%error, "an interceptor refused an answer"),
-                }
-            }
-            Some(Ok(Received::Cancelled { .. })) => here.lose(),
-            Some(Err(error)) => {
-                tracing::warn!(%error, "answers don't come any more on this session");
+struct Reading {
+    answers: Weak<Answers>,
+    session: Weak<Session>,
+    /// The reply queue, if there is one.
+    queue: Option<Name>,
+    replies: Box<dyn Subscription>,
+}
+
+impl Reading {
+    async fn run(mut self) {
+        loop {
+            let next = poll_fn(|context| Pin::new(&mut self.replies).poll_next(context)).await;
+            let Some(answers) = self.answers.upgrade() else {
                 return;
+            };
+            match next {
+                Some(Ok(Received::Delivery(raw))) => {
+                    let content = Content::clone(&raw.envelope);
+                    if answers.interceptors.is_empty() {
+                        answers.take_in(content);
+                        continue;
+                    }
+                    match received(answers.interceptors.clone(), content).await {
+                        Ok(content) => answers.take_in(content),
+                        Err(error) => tracing::warn!(%error, "an interceptor refused an answer"),
+                    }
+                }
+                Some(Ok(Received::Cancelled { .. })) => {
+                    if let Err(error) = self.reopen().await {
+                        tracing::warn!(%error, "answers don't come any more on this session");
+                        return;
+                    }
+                    answers.lose();
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "answers don't come any more on this session");
+                    return;
+                }
+                // The next session brings others.
+                None => return,
             }
-            // The next session brings others.
-            None => return,
         }
+    }
+
+    /// Somebody deleted the reply queue: it is declared again.
+    async fn reopen(&mut self) -> Result<()> {
+        let (Some(queue), Some(session)) = (&self.queue, self.session.upgrade()) else {
+            return Ok(());
+        };
+        tracing::warn!(%queue, "the reply queue was deleted, and is declared again");
+        let (driver, declared) = (&session.driver, driver::Caller::queue(queue));
+        driver.declare_queue(&declared, DeclareMode::Ensure).await?;
+        let options = driver::Caller::options();
+        let queues = std::slice::from_ref(queue);
+        self.replies = driver.open_subscription(queues, &options).await?;
+        Ok(())
     }
 }
 

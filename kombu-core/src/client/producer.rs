@@ -51,7 +51,7 @@ pub(crate) enum Publishers {
 }
 
 impl Publishers {
-    async fn open(&self, session: &Session) -> Result<Arc<dyn Publisher>> {
+    async fn open(&self, session: &Arc<Session>) -> Result<Arc<dyn Publisher>> {
         match self {
             Publishers::Plain => session.driver.open_publisher().await,
             Publishers::Calling(answers) => answers.open(session).await,

@@ -12,7 +12,7 @@ use super::{IntoReaction, Reaction, Request};
     label = "not a handler for this router",
     note = "a handler is an `async fn` whose arguments are extractors: `Payload<T>`, `State<T>`, `Headers`, `Attempt`, `Message`, `Responder`, `Option<Responder>`, and `Delivery` as the last one only",
     note = "it returns `()`, an `Outcome`, a number, a text, `Reply(value)`, or a `Result` of one of these; and its future is `Send`: no `Rc`, and no lock guard across an `.await`",
-    note = "a state that it takes is the one of `.with_state(..)`"
+    note = "a `State<T>` that it takes is given to the router with `.with_state(..)`, and that of this router is `{S}`"
 )]
 pub trait Handler<Arguments, S>: Clone + Send + Sync + 'static {
     /// Whether it takes the delivery, and settles it.
