@@ -9,10 +9,11 @@ use kombu_core::{Error, ErrorKind, Name};
 use redis::{Cmd, Pipeline, Value};
 
 use crate::error;
+use crate::hand::Messages;
 use crate::line::Line;
 use crate::script::{self, Script};
 use crate::store::GIVEN_BACK;
-use crate::work::{Ask, End, Finishing, Holder, Push, Take, Taken, Target, Work};
+use crate::work::{Ask, End, Finishing, Holder, Push, Take, Taken, Taker, Target, Waiting, Work};
 
 /// How many messages, and bytes, go in one flight.
 pub(crate) const MAX_WORK: usize = 512;
@@ -232,15 +233,20 @@ impl Part {
                     .arg(take.holder.0.number)
                     .arg(take.holder.0.queue.as_str())
                     .arg(take.count);
-                if take.watch.is_none() {
-                    command.arg(match take.is_declared {
-                        true => "once",
-                        false => "other",
-                    });
-                }
+                match &take.taker {
+                    Taker::Once { is_declared: true } => command.arg("once"),
+                    Taker::Once { is_declared: false } => command.arg("other"),
+                    Taker::Consumer(waiting) => {
+                        command.arg(waiting.window).arg(waiting.accepted);
+                        match waiting.handed_at {
+                            Some(db) => command.arg(db),
+                            None => command.arg(""),
+                        }
+                    }
+                };
                 pipeline.add_command(command);
                 if take.arms()
-                    && let Some(keys) = &take.watch
+                    && let Taker::Consumer(Waiting { keys, .. }) = &take.taker
                 {
                     watch(keys, pipeline);
                 }
@@ -562,23 +568,29 @@ fn answer_take(
         other => Err(error::unexpected("a take", &other)),
     };
     // If whoever asked is gone, they go back.
-    drop(take.reply.send(taken.map(|(messages, has_more)| Taken {
-        messages,
-        has_more,
+    drop(take.reply.send(taken.map(|found| Taken {
+        messages: found.messages,
+        has_more: found.has_more,
+        handed: found.handed,
         may_have_missed,
         line: line.clone(),
         holder: take.holder,
     })));
 }
 
-/// Messages by their numbers, and whether there may be more.
-type Found = (VecDeque<(u64, Vec<u8>)>, bool);
+/// What `take.lua` answers.
+struct Found {
+    messages: Messages,
+    has_more: bool,
+    handed: u64,
+}
 
 fn taken(values: Vec<Value>, landed: &mut Landed) -> kombu_core::Result<Found> {
     let mut values = values.into_iter();
     landed.deaths |= !matches!(values.next(), Some(Value::Int(0)));
     let has_more = matches!(values.next(), Some(Value::Int(1)));
-    let mut taken = VecDeque::with_capacity(values.len() / 2);
+    let handed = values.next().as_ref().and_then(number).unwrap_or_default();
+    let mut messages = VecDeque::with_capacity(values.len() / 2);
     while let (Some(id), Some(text)) = (values.next(), values.next()) {
         let (Some(id), Value::BulkString(text)) = (number(&id), text) else {
             return Err(Error::new(
@@ -586,9 +598,13 @@ fn taken(values: Vec<Value>, landed: &mut Landed) -> kombu_core::Result<Found> {
                 "Redis answered a take with something else",
             ));
         };
-        taken.push_back((id, text));
+        messages.push_back((id, text));
     }
-    Ok((taken, has_more))
+    Ok(Found {
+        messages,
+        has_more,
+        handed,
+    })
 }
 
 /// A number that the server wrote as text.

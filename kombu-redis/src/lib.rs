@@ -24,6 +24,7 @@ mod dial;
 mod element;
 mod error;
 mod flight;
+mod hand;
 mod hear;
 mod known;
 mod left;

@@ -10,11 +10,14 @@ use kombu_core::virt::{Batch, Reader, Room};
 use kombu_core::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
-use crate::bell::{Bell, Bells};
+use crate::bell::{self, Bell, Bells};
 use crate::element;
+use crate::flight;
+use crate::hand::{Hands, Inbox};
 use crate::line::Line;
 use crate::script::Script;
-use crate::work::{Holder, Take, Taken, Work};
+use crate::store::Shared;
+use crate::work::{Holder, Take, Taken, Taker, Waiting, Work};
 
 /// The most messages that are taken at once.
 const MAX_BATCH: usize = 256;
@@ -29,15 +32,22 @@ fn limit(room: &Room) -> usize {
 pub(crate) struct RedisReader {
     line: Arc<Line>,
     bells: Arc<Bells>,
+    hands: Arc<Hands>,
     holder: Holder,
     bell: Arc<Bell>,
     keys: Arc<[Vec<u8>]>,
     /// Those that the server tells of.
     watched: Arc<[Vec<u8>]>,
+    /// What was handed over to it.
+    inbox: Arc<Inbox>,
+    /// The database, if it may be handed messages.
+    handed_at: Option<i64>,
     room: Room,
     /// How many messages it may have as the server knows.
     told: usize,
     asked: Option<(usize, oneshot::Receiver<Result<Taken>>)>,
+    /// What the server answered to that, until all is here that it handed over before.
+    answered: Option<Taken>,
     here: Taken,
     last: Look,
 }
@@ -58,35 +68,44 @@ enum Look {
 impl RedisReader {
     /// The reader of a consumer that the server is being told of.
     pub(crate) fn new(
-        line: Arc<Line>,
-        bells: Arc<Bells>,
+        shared: Arc<Shared>,
         holder: Holder,
-        keys: Arc<[Vec<u8>]>,
-        is_told: bool,
+        handed_at: Option<i64>,
         room: Room,
     ) -> Self {
+        let Shared {
+            line, bells, hands, ..
+        } = &*shared;
         let bell = Arc::new(Bell::new());
+        let keys = bell::keys(&line.prefix, &holder.0.queue);
         bells.add(&keys, &bell);
+        let number = holder.0.number.unwrap_or_default();
+        let inbox = hands.open(number, room.number() as u64, bell.clone());
         RedisReader {
             here: Taken {
                 messages: VecDeque::new(),
                 has_more: false,
+                handed: 0,
                 may_have_missed: false,
                 line: line.clone(),
                 holder: holder.clone(),
             },
-            line,
-            bells,
+            line: line.clone(),
+            bells: bells.clone(),
+            hands: hands.clone(),
             holder,
             bell,
-            watched: match is_told {
+            watched: match shared.is_told {
                 true => keys.clone(),
                 false => Arc::default(),
             },
             keys,
+            inbox,
+            handed_at,
             told: limit(&room),
             room,
             asked: None,
+            answered: None,
             last: Look::Found,
         }
     }
@@ -125,8 +144,12 @@ impl RedisReader {
         self.line.send(Work::Take(Take {
             holder: self.holder.clone(),
             count,
-            is_declared: true,
-            watch: Some(self.watched.clone()),
+            taker: Taker::Consumer(Waiting {
+                keys: self.watched.clone(),
+                window: self.inbox.window_number,
+                accepted: self.inbox.window.accepted(),
+                handed_at: self.handed_at,
+            }),
             reply,
         }));
         self.asked = Some((count, answer));
@@ -156,12 +179,16 @@ impl Reader for RedisReader {
     }
 
     fn asked_for(&self) -> usize {
-        self.asked.as_ref().map_or(0, |(count, _)| *count)
+        match (&self.asked, &self.answered) {
+            (Some((count, _)), _) => *count,
+            (None, Some(taken)) => taken.messages.len(),
+            (None, None) => 0,
+        }
     }
 
     fn close(mut self) -> Op<Result<()>> {
         let asked = self.asked.take();
-        let line = self.line.clone();
+        let (line, window) = (self.line.clone(), self.inbox.window.clone());
         let leaving = self.leave();
         drop(self);
         Op::pending(async move {
@@ -169,7 +196,11 @@ impl Reader for RedisReader {
                 // What comes now goes back.
                 drop(answer.await);
             }
-            leaving.await?;
+            let handed = flight::number(&leaving.await?).unwrap_or_default();
+            tokio::select! {
+                () = window.until_arrived(handed) => {}
+                () = line.over() => return Err(line.loss()),
+            }
             // Behind what went back.
             line.ask(redis::cmd("PING")).await.map(drop)
         })
@@ -189,6 +220,7 @@ impl RedisReader {
     ) -> Poll<Result<()>> {
         self.bell.task.register(context.waker());
         loop {
+            // What is handed over meanwhile may belong behind what the look finds, so that comes first.
             if let Some((count, answer)) = &mut self.asked {
                 let answered = match Pin::new(answer).poll(context) {
                     Poll::Pending => return Poll::Pending,
@@ -197,7 +229,7 @@ impl RedisReader {
                 let count = *count;
                 self.asked = None;
                 match answered {
-                    Ok(Ok(mut taken)) => {
+                    Ok(Ok(taken)) => {
                         self.last = match count {
                             0 => Look::Queue,
                             _ if taken.has_more || taken.messages.len() == count => Look::Found,
@@ -205,7 +237,7 @@ impl RedisReader {
                             _ if taken.may_have_missed && self.last != Look::Missed => Look::Missed,
                             _ => Look::TooFew,
                         };
-                        self.here.messages.append(&mut taken.messages);
+                        self.answered = Some(taken);
                     }
                     Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {
                         return Poll::Ready(Err(deleted(&self.holder)));
@@ -214,8 +246,19 @@ impl RedisReader {
                     Err(_) => return Poll::Ready(Err(self.line.loss())),
                 }
             }
-            // The window may have become smaller since these were asked for.
-            self.here.keep(max);
+            if let Some(mut taken) = self.answered.take() {
+                if !self.inbox.window.has_arrived(taken.handed) {
+                    self.answered = Some(taken);
+                    return Poll::Pending;
+                }
+                self.inbox
+                    .take_before(taken.handed, &mut self.here.messages);
+                self.here.messages.append(&mut taken.messages);
+            }
+            self.inbox.take_before(u64::MAX, &mut self.here.messages);
+            // The window may have become smaller since these were asked for. Otherwise there is room for what was handed over,
+            // even if another reader asked for more, which will get the less.
+            self.here.keep(self.room.left());
             if !self.here.messages.is_empty() {
                 batch.count(self.here.messages.len());
                 for (id, text) in self.here.messages.drain(..) {
@@ -248,6 +291,7 @@ impl Drop for RedisReader {
         if !self.holder.is_gone() {
             drop(self.leave());
         }
+        self.hands.close(&self.inbox, &self.line, &self.holder);
     }
 }
 

@@ -54,7 +54,7 @@ macro_rules! lean_source {
                 "local made\nlocal function common()\n  if made then return made end\n",
                 include_str!("scripts/common.lua"),
                 "made = {adopt = adopt, back = back, bury = bury, counted = counted, forget = forget, holds_rows = holds_rows, is_taken = is_taken, limits = limits, look_at_head = look_at_head, put = put, ",
-                "put_later = put_later, remark = remark, room = room, size = size, touch = touch, write_in_any_case = write_in_any_case}\n",
+                "put_later = put_later, remark = remark, size = size, touch = touch, write_in_any_case = write_in_any_case}\n",
                 "return made\nend\n",
                 include_str!(concat!("scripts/", $file))
             ),

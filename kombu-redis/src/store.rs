@@ -3,16 +3,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+#[cfg(feature = "tls")]
+use kombu_core::driver::tls::Tls;
 use kombu_core::driver::{BoxFuture, Capabilities, Destination, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
 use kombu_core::virt::{Answer, Applied, Change, Dead, Finish, QueueStore, ReaderOptions, Table};
 use kombu_core::{Error, ErrorKind, ExchangeKind, Name, Result};
 use parking_lot::Mutex;
 use redis::Value;
-use tokio::sync::oneshot;
+use tokio::sync::{OnceCell, oneshot};
 
-use crate::bell::{self, Bells};
+use crate::bell::Bells;
+#[cfg(not(feature = "tls"))]
+use crate::dial::Tls;
+use crate::dial::Wire;
 use crate::flight::{self, number};
+use crate::hand::{self, Hands};
 use crate::hear::{self, Ear};
 use crate::known::{Known, RedisQueue};
 use crate::line::Line;
@@ -22,7 +28,7 @@ use crate::records::Changes;
 use crate::script::Script;
 use crate::texts::Texts;
 use crate::transport::Address;
-use crate::work::{End, Finishing, Holder, Parcel, Push, Take, Work, give_back};
+use crate::work::{End, Finishing, Holder, Parcel, Push, Take, Taker, Work, give_back};
 use crate::{element, error};
 
 /// The exchanges that are there without a declaration, and may have rows of kombu's.
@@ -46,12 +52,16 @@ pub(crate) struct Shared {
     pub(crate) line: Arc<Line>,
     pub(crate) known: Mutex<Known>,
     pub(crate) bells: Arc<Bells>,
+    pub(crate) hands: Arc<Hands>,
+    /// Where the server hands messages to this session, if it can, since the first consumer.
+    hearing: OnceCell<Option<Wire>>,
     pub(crate) pulse: Arc<Pulse>,
     /// The server tells when keys change. Otherwise somebody looks.
     pub(crate) is_told: bool,
     /// For what Python publishes to fanout exchanges.
     pub(crate) ear: Option<Arc<Ear>>,
     pub(crate) address: Address,
+    pub(crate) tls: Option<Tls>,
     pub(crate) texts: Texts,
 }
 
@@ -90,18 +100,28 @@ impl Shared {
         is_told: bool,
         ear: Option<Arc<Ear>>,
         address: Address,
+        tls: Option<Tls>,
         lease: Duration,
     ) -> Arc<Self> {
         Arc::new(Shared {
             line,
             known: Mutex::new(Known::new()),
             bells,
+            hands: Arc::default(),
+            hearing: OnceCell::new(),
             pulse: Arc::new(Pulse::new(lease)),
             is_told,
             ear,
             address,
+            tls,
             texts: Texts::default(),
         })
+    }
+
+    /// The database, if the server may hand messages to this session.
+    async fn handed_at(self: &Arc<Self>) -> Option<i64> {
+        let hearing = self.hearing.get_or_init(|| hand::listen(self)).await;
+        hearing.as_ref().map(|_| self.address.db)
     }
 
     /// Loads the declarations, and answers the new table.
@@ -504,21 +524,13 @@ impl QueueStore for RedisStore {
     }
 
     async fn open_reader(&self, queue: &RedisQueue, options: ReaderOptions) -> Result<RedisReader> {
-        let Shared { line, bells, .. } = &*self.shared;
+        let Shared { line, .. } = &*self.shared;
         let name = queue.name();
+        let hands = self.shared.handed_at().await;
         let number = self.readers.fetch_add(1, Ordering::Relaxed);
         let holder = Holder::new(number, name.clone());
         // Made before the server is asked: if nobody waits for the answer, its drop ends the consumer.
-        let keys = bell::keys(&line.prefix, name);
-        let is_told = self.shared.is_told;
-        let reader = RedisReader::new(
-            line.clone(),
-            bells.clone(),
-            holder,
-            keys,
-            is_told,
-            options.room,
-        );
+        let reader = RedisReader::new(self.shared.clone(), holder, hands, options.room);
         let mut command = line.call(Script::Subscribe);
         command
             .arg(number)
@@ -553,8 +565,9 @@ impl QueueStore for RedisStore {
             line.send(Work::Take(Take {
                 holder: holder.clone(),
                 count: 1,
-                is_declared: queue.is_declared,
-                watch: None,
+                taker: Taker::Once {
+                    is_declared: queue.is_declared,
+                },
                 reply,
             }));
             let taken = line.answer(answer).await?;

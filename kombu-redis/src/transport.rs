@@ -18,7 +18,7 @@ use url::Url;
 use crate::bell::Bells;
 #[cfg(not(feature = "tls"))]
 use crate::dial::Tls;
-use crate::dial::{Dialer, Place, User};
+use crate::dial::{Dialer, Place, User, Wire};
 use crate::error::{classify_connect, unexpected};
 use crate::flight::number;
 use crate::hear::{self, Ear};
@@ -341,7 +341,7 @@ pub(crate) struct Address {
     place: Place,
     user: User,
     sentinel_user: User,
-    db: i64,
+    pub(crate) db: i64,
     prefix: Arc<str>,
 }
 
@@ -414,6 +414,21 @@ impl Address {
             db: db.or(options.db).unwrap_or(0),
             prefix: options.prefix.as_str().into(),
         })
+    }
+
+    /// Connects to the server.
+    pub(crate) async fn dial(
+        &self,
+        tls: Option<Tls>,
+        config: AsyncConnectionConfig,
+    ) -> Result<Wire> {
+        let dialer = Dialer {
+            user: &self.user,
+            db: self.db,
+            sentinel_user: &self.sentinel_user,
+            tls,
+        };
+        dialer.dial(&self.place, config).await
     }
 
     /// What sessions have in common that see the same keys.
@@ -529,13 +544,7 @@ async fn begin(
             told.take(&push);
             Ok::<(), redis::aio::SendError>(())
         });
-    let dialer = Dialer {
-        user: &address.user,
-        db: address.db,
-        sentinel_user: &address.sentinel_user,
-        tls,
-    };
-    let mut wire = dialer.dial(&address.place, config).await?;
+    let mut wire = address.dial(tls.clone(), config).await?;
     let mut greeting = script::load_all();
     // The youngest command that the scripts need; one that isn't there shows in a script only when it is met.
     greeting
@@ -635,7 +644,8 @@ async fn begin(
     // Only the first is set.
     let _ = pushed.line.set(Arc::downgrade(&line));
     let is_told = refusal.is_none();
-    let shared = Shared::new(line, pushed.bells.clone(), is_told, ear, address, lease);
+    let bells = pushed.bells.clone();
+    let shared = Shared::new(line, bells, is_told, ear, address, tls, lease);
     tokio::spawn(pulse::beat(Arc::downgrade(&shared)));
     if !is_told {
         tokio::spawn(look::now_and_then(Arc::downgrade(&shared)));

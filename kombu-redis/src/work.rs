@@ -20,6 +20,8 @@ pub(crate) struct Taken {
     pub(crate) messages: VecDeque<(u64, Vec<u8>)>,
     /// There may be more, which were too much for one answer.
     pub(crate) has_more: bool,
+    /// How many had been handed over to the window before.
+    pub(crate) handed: u64,
     /// Others may have come between this look and the moment from which the bell rings.
     pub(crate) may_have_missed: bool,
     pub(crate) line: Arc<Line>,
@@ -170,18 +172,35 @@ pub(crate) enum End {
 pub(crate) struct Take {
     pub(crate) holder: Holder,
     pub(crate) count: usize,
-    /// Otherwise others made the queue.
-    pub(crate) is_declared: bool,
-    /// For a consumer: the keys to be told of when they change, if the server tells.
-    pub(crate) watch: Option<Arc<[Vec<u8>]>>,
+    pub(crate) taker: Taker,
     pub(crate) reply: Reply<Taken>,
 }
 
 impl Take {
     /// Whether the server is to tell of changes.
     pub(crate) fn arms(&self) -> bool {
-        matches!(&self.watch, Some(keys) if !keys.is_empty())
+        matches!(&self.taker, Taker::Consumer(waiting) if !waiting.keys.is_empty())
     }
+}
+
+/// Who takes messages.
+pub(crate) enum Taker {
+    /// Somebody who gets one; if the queue isn't declared, others made it.
+    Once {
+        is_declared: bool,
+    },
+    Consumer(Waiting),
+}
+
+/// How a consumer waits for messages.
+pub(crate) struct Waiting {
+    /// The keys to be told of when they change, if the server tells.
+    pub(crate) keys: Arc<[Vec<u8>]>,
+    pub(crate) window: u64,
+    /// How many messages that were handed over to the window it has.
+    pub(crate) accepted: u64,
+    /// The database, if it may be handed what comes later.
+    pub(crate) handed_at: Option<i64>,
 }
 
 /// Anything else; the answer is the server's.

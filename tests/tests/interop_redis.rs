@@ -875,7 +875,8 @@ async fn drain(meeting: &Meeting, expected: u64) -> BTreeSet<u64> {
     let mut consumer = meeting.consumer().await;
     let mut drained = BTreeSet::new();
     loop {
-        let received = consumer.receive(Duration::from_secs(5)).await.unwrap();
+        // So long it may take until what a dead session held is back.
+        let received = consumer.receive(Duration::from_secs(10)).await.unwrap();
         let Some(delivery) = received else { break };
         let (number, delivery) = delivery.take().unwrap();
         assert!(drained.insert(number), "{number} comes twice");

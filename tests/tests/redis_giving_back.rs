@@ -205,8 +205,8 @@ async fn large_messages_come_and_go_back_a_few_at_a_time() {
     };
     ask("subscribe.lua", &["0", "64", ""]);
     for held in [1, 2, 3] {
-        // How many died, whether there are more, and one message.
-        assert_eq!(ask("take.lua", &["64", "64"]), "*4");
+        // How many died, whether there are more, how many were handed over, and one message.
+        assert_eq!(ask("take.lua", &["64", "0", "0", ""]), "*5");
         assert_eq!(admin.ask(["LLEN", "jobs"]), format!(":{}", 10 - held));
     }
     let end = ["EVALSHA", script("end.lua"), "0", "", &session, "500"];

@@ -229,7 +229,8 @@ pub trait Reader: Send + Unpin + 'static {
     /// See [`QueueStore::Holder`].
     type Holder;
 
-    /// Takes up to `max` messages, in order of position, or registers the task to be woken.
+    /// Takes up to `max` messages, in order of position, or registers the task to be woken. What the broker handed over by
+    /// itself may be more, as long as the [`Room`] has it.
     ///
     /// `Ready(Ok(()))` means that at least one was taken. With a `max` of 0, nothing is taken, and the task needs
     /// to be woken only when the queue is deleted.

@@ -49,7 +49,7 @@ local function delete(q)
   end
   local owner = call('HGET', R .. 'q.' .. q, 'owner')
   if owner then call('SREM', R .. 'session.' .. owner, 'x' .. q) end
-  call('DEL', R .. 'consumers.' .. q, R .. 'holders.' .. q, R .. 'wants.' .. q, R .. 'q.' .. q)
+  call('DEL', R .. 'consumers.' .. q, R .. 'holders.' .. q, R .. 'wants.' .. q, R .. 'parked.' .. q, R .. 'q.' .. q)
   call('ZREM', R .. 'due', 'd' .. q, 't' .. q, 'x' .. q)
   call('HDEL', R .. 'queues', q)
   call('SREM', R .. 'doomed', 'o' .. q, 'a' .. q, 'e' .. q)

@@ -96,18 +96,6 @@ local function schedule(what, q, at)
   call('ZADD', R .. 'due', 'LT', at, what .. q)
 end
 
--- How many more messages a consumer has room for, over all of its queues. `wants` is what it told.
-local function room(holder, wants)
-  local limit, window = wants:match('^(%d+) (%d+)$')
-  local session = holder:match('^%d+')
-  local n = tonumber(limit)
-  if n == 0 then return 0 end
-  for _, one in ipairs(call('SMEMBERS', R .. 'window.' .. session .. '.' .. window)) do
-    n = n - call('HLEN', R .. 'unacked.' .. session .. '.' .. one)
-  end
-  return math.max(0, n)
-end
-
 -- How many messages consumers have room for: those that come have their takers already.
 local function wanted(q)
   local n, all = 0, call('HGETALL', R .. 'wants.' .. q)
@@ -409,6 +397,7 @@ end
 local function leave(q, holder)
   local meta, consumers = R .. 'q.' .. q, R .. 'consumers.' .. q
   call('HDEL', R .. 'wants.' .. q, holder)
+  call('HDEL', R .. 'parked.' .. q, holder)
   if call('ZREM', consumers, holder) == 0 then return end
   if call('HGET', meta, 'xc') == holder then call('HDEL', meta, 'xc') end
   if call('ZCARD', consumers) == 0 then
@@ -491,7 +480,7 @@ local function reap(session, budget)
     call('ZADD', R .. 'sessions', now() + LATER, session)
     return true
   end
-  call('DEL', entries)
+  call('DEL', entries, R .. 'handed.' .. session)
   call('ZREM', R .. 'sessions', session)
   return true
 end

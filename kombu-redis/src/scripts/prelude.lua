@@ -32,7 +32,7 @@ end
 
 -- Not when it is being ended, which may take many calls.
 local function is_alive(session)
-  return call('HEXISTS', R .. 'pushed', session) == 1 and call('ZSCORE', R .. 'sessions', session)
+  return call('HEXISTS', R .. 'pushed', session) == 1
 end
 
 -- id, failures, expires, bytes, the text after the marker, and its kind; nil without one that we can have written.
@@ -41,5 +41,17 @@ local function marked(m)
   local _, e, kind, id, failures, expires, bytes = m:find('^{"_k([qr])":%s*"(%d+):(%d+):(%d+):(%d+)",%s*')
   if not id or #id > 16 or id:byte(-1) > 51 or #failures > 9 or #expires > 15 or #bytes > 15 then return nil end
   return id, tonumber(failures), tonumber(expires), tonumber(bytes), m:sub(e + 1), kind
+end
+
+-- How many more messages a consumer has room for, over all of its queues. `wants` is what it told.
+local function room(holder, wants)
+  local limit, window = wants:match('^(%d+) (%d+)$')
+  local session = holder:match('^%d+')
+  local n = tonumber(limit)
+  if n == 0 then return 0 end
+  for _, one in ipairs(call('SMEMBERS', R .. 'window.' .. session .. '.' .. window)) do
+    n = n - call('HLEN', R .. 'unacked.' .. session .. '.' .. one)
+  end
+  return math.max(0, n)
 end
 

@@ -6,6 +6,70 @@
 -- Answers how many messages died, and, of those that came by themselves, counted from 1, which ones a queue refused and, as
 -- negative numbers, which ones couldn't be said at their channel. Or nothing was done: STALE, for the declarations have changed;
 -- EARLY, for a call before this one wasn't done. SESSION: the server doesn't know it.
+
+-- How many bytes are handed over at once; beyond that consumers ask.
+local HANDED = 65536
+
+-- Says to a consumer what is handed over to it. False if nobody hears that.
+local function say(holder, db, q, window, before, given)
+  local session, n = holder:match('^(%d+)%.(%d+)$')
+  local head, texts = {n, window, before, #q}, {q}
+  for i = 1, #given, 2 do
+    head[#head + 1] = given[i]
+    head[#head + 1] = #given[i + 1]
+    texts[#texts + 1] = given[i + 1]
+  end
+  local text = table.concat(head, ' ') .. '\n' .. table.concat(texts)
+  local heard = redis.pcall('PUBLISH', R .. 'handed.' .. db .. '.' .. session, text)
+  return type(heard) == 'number' and heard > 0
+end
+
+-- Hands messages to a consumer that waits at an empty queue: for as many of them, from the first on, as it has room. So it
+-- needn't be told, and ask. Answers how many it was given.
+local function hand_over(q, step, all, first, last)
+  local parked, list = R .. 'parked.' .. q, P .. q
+  local one = call('HRANDFIELD', parked, 1, 'WITHVALUES')
+  if not one[1] or call('EXISTS', list, list .. STEP[1], list .. STEP[2], list .. STEP[3]) > 0 then return 0 end
+  while one[1] do
+    local holder, wants = one[1], call('HGET', R .. 'wants.' .. q, one[1])
+    local n, bytes, given = wants and math.min(room(holder, wants), last - first + 1) or 0, 0, {}
+    for i = 1, n do
+      bytes = bytes + #all[first + i - 1]
+      if bytes > HANDED then
+        if i == 1 then return 0 end
+        n = i - 1
+        break
+      end
+    end
+    if n > 0 then
+      local seq = call('HINCRBY', R .. 'q.' .. q, 'seq', n) - n
+      for i = 1, n do
+        given[2 * i - 1] = string.format('%d%d', seq + i, step)
+        given[2 * i] = all[first + i - 1]
+      end
+      local session, window = holder:match('^%d+'), wants:match('%d+$')
+      local handed = call('HINCRBY', R .. 'handed.' .. session, window, n)
+      if say(holder, one[2], q, window, string.format('%d', handed - n), given) then
+        for i = 1, #given, CHUNK do
+          call('HSET', R .. 'unacked.' .. holder .. '.' .. q, unpack(given, i, math.min(i + CHUNK - 1, #given)))
+        end
+        return n
+      end
+      call('HINCRBY', R .. 'handed.' .. session, window, -n)
+    end
+    -- It is told of what comes all the same, and asks.
+    call('HDEL', parked, holder)
+    one = call('HRANDFIELD', parked, 1, 'WITHVALUES')
+  end
+  return 0
+end
+
+-- Stores messages at the end of a list without limits.
+local function store(q, step, all, first, last)
+  first = first + hand_over(q, step, all, first, last)
+  for i = first, last, CHUNK do call('LPUSH', P .. q .. STEP[step], unpack(all, i, math.min(i + CHUNK - 1, last))) end
+end
+
 local version = call('HGET', R .. 'meta', 'ver')
 -- The server has forgotten everything.
 if not version then return redis.error_reply('SESSION .') end
@@ -20,13 +84,14 @@ for _ = 1, tonumber(ARGV[5]) do
 end
 local queues = a
 a = a + 1 + tonumber(ARGV[a])
-local function list_of(run)
-  return P .. ARGV[queues + tonumber(ARGV[run + 1])] .. STEP[tonumber(ARGV[run + 2])]
+-- Stores the texts of a run that goes to one list.
+local function store_run(run, last)
+  store(ARGV[queues + tonumber(ARGV[run + 1])], tonumber(ARGV[run + 2]), ARGV, run + 3, last)
 end
 local count = tonumber(ARGV[a])
 if count > 0 and a + 2 + count == #ARGV then
   -- The only run, and so the first write: it fails by itself at a key of somebody else's.
-  call('LPUSH', list_of(a), unpack(ARGV, a + 3, #ARGV))
+  store_run(a, #ARGV)
   call('HINCRBY', R .. 'pushed', ARGV[2], 1)
   return {0}
 end
@@ -40,10 +105,7 @@ end
 -- What goes to a queue without limits is pushed together.
 local waiting, lists = {}, {}
 local function flush()
-  for _, list in ipairs(lists) do
-    local all = waiting[list]
-    for i = 1, #all, CHUNK do call('LPUSH', list, unpack(all, i, math.min(i + CHUNK - 1, #all))) end
-  end
+  for _, all in ipairs(lists) do store(all.q, all.step, all, 1, #all) end
   waiting, lists = {}, {}
 end
 local marks, told, alone = {}, {}, 0
@@ -51,7 +113,7 @@ while a <= #ARGV do
   count = tonumber(ARGV[a])
   if count > 0 then
     flush()
-    call('LPUSH', list_of(a), unpack(ARGV, a + 3, a + 2 + count))
+    store_run(a, a + 2 + count)
     a = a + 3 + count
   else
     alone = alone + 1
@@ -67,9 +129,13 @@ while a <= #ARGV do
       if delay >= 0 then
         common().put_later(q, 'n', step, ttl, bytes, m, now() + delay)
       elseif not lim and ttl < 0 then
-        local list = P .. q .. STEP[step]
+        local list = q .. STEP[step]
         local all = waiting[list]
-        if all then all[#all + 1] = m else waiting[list] = {m}; lists[#lists + 1] = list end
+        if not all then
+          all = {q = q, step = step}
+          waiting[list], lists[#lists + 1] = all, all
+        end
+        all[#all + 1] = m
       else
         flush()
         if not common().put(q, lim, step, m, ttl, bytes) then is_refused = true end

@@ -1,6 +1,8 @@
--- Takes messages. ARGV: prefix, session, number of the holder, queue, how many at most, and unless it is a consumer `once`, or
--- `other` if nobody declared the queue.
--- Answers how many messages died, 1 if it stopped before there were no more of them, then id and text of each that was taken.
+-- Takes messages. ARGV: prefix, session, number of the holder, queue, how many at most, and then `once`, or `other` if nobody
+-- declared the queue; of a consumer the number of its window, how many messages that were handed over to that it has, and the
+-- database if it may be handed what comes later, else nothing.
+-- Answers how many messages died, 1 if it stopped before there were no more of them, how many were handed over to the window
+-- before, then id and text of each that was taken.
 local session, n, q, want = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 if not is_alive(session) then return redis.error_reply('SESSION .') end
 local once = ARGV[6] == 'once' or ARGV[6] == 'other'
@@ -18,7 +20,13 @@ elseif not call('ZSCORE', R .. 'consumers.' .. q, holder) then
   -- Gone with the queue, which is another one now.
   return redis.error_reply('NOQUEUE .')
 elseif f[3] and call('ZRANGE', R .. 'consumers.' .. q, 0, 0)[1] ~= holder then
-  return {0, 0}
+  return {0, 0, 0}
+end
+local handed, asked = 0, want
+if not once then
+  handed = tonumber(call('HGET', R .. 'handed.' .. session, ARGV[6]) or '0')
+  -- What is on its way takes room, too.
+  want = math.max(0, want - math.max(0, handed - tonumber(ARGV[7])))
 end
 local held = R .. 'unacked.' .. holder .. '.' .. q
 -- What came since the last look, and there was room for, is its own, whatever its time.
@@ -32,8 +40,8 @@ for step = 0, 3 do
   local list = P .. q .. STEP[step]
   while got < want and not stopped do
     -- Their size shows only when they are here: a few at first.
-    local room = math.max(1, math.floor((BYTES - weight) / largest))
-    local all = redis.pcall('RPOP', list, math.min(want - got, looked + 1, 32, room))
+    local fitting = math.max(1, math.floor((BYTES - weight) / largest))
+    local all = redis.pcall('RPOP', list, math.min(want - got, looked + 1, 32, fitting))
     if not all then break end
     if all.err then
       -- A key of somebody else's. What was taken before it comes first.
@@ -56,7 +64,7 @@ for step = 0, 3 do
       if lim and lim.b >= 0 then bytes = bytes + common().size(m) end
       local is_over = id and expires > 0 and expires <= now()
       if is_over and not promised then
-        promised = common().room(holder, call('HGET', R .. 'wants.' .. q, holder))
+        promised = room(holder, call('HGET', R .. 'wants.' .. q, holder))
       end
       if is_over and got >= promised then
         common().bury(q, 'expired', m, expires)
@@ -94,6 +102,10 @@ if got > 0 and (got == want or stopped) then
   end
 end
 if once and got == 0 then common().forget(q) end
+if got == want and want < asked then stopped = true end
+-- Whoever publishes next hands it over.
+if not once and ARGV[8] ~= '' and got < want and not stopped then call('HSET', R .. 'parked.' .. q, holder, ARGV[8]) end
 table.insert(taken, 1, died)
 table.insert(taken, 2, stopped and 1 or 0)
+table.insert(taken, 3, handed)
 return taken

@@ -1,0 +1,316 @@
+//! A Redis hands what is published to a consumer that waits, without being asked: in order, never more than it has room for, and
+//! nothing to one that is gone.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(not(kombu_test_redis), allow(dead_code, unused_imports))]
+
+use std::time::Duration;
+
+use kombu::{
+    Connection, Consumer, Delivery, Event, Events, Exchange, Producer, Queue, RetryPolicy,
+};
+use kombu_testkit::brokers::Redis;
+use kombu_testkit::expect::{collect_one, drain, info};
+use kombu_testkit::proxy::Proxy;
+use kombu_tests::RedisAdmin;
+use tokio::time::timeout;
+
+/// Longer than anything here takes, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn connect(url: impl Into<String>) -> Connection {
+    let retry = RetryPolicy::default().longest_pause(Duration::from_millis(100));
+    let builder = Connection::builder(kombu::registry());
+    builder.url(url).retry(retry).await.unwrap()
+}
+
+async fn producer_to(connection: &Connection, queue: &str) -> Producer {
+    let producer = connection.producer(Exchange::default());
+    producer.routing_key(queue).await.unwrap()
+}
+
+async fn receive(consumer: &mut Consumer) -> Delivery {
+    timeout(PATIENCE, collect_one(consumer))
+        .await
+        .expect("a delivery")
+}
+
+async fn restored(events: &mut Events) {
+    let restored = async { while !matches!(events.next().await, Some(Event::Restored { .. })) {} };
+    timeout(PATIENCE, restored).await.expect("a new session");
+}
+
+/// Polls a consumer until the server has so many parked at a queue.
+async fn park(consumer: &mut Consumer, admin: &RedisAdmin, queue: &str, count: usize) {
+    let parked = format!("_kombu.rs.parked.{queue}");
+    let so = async {
+        while admin.ask(["HLEN", &parked]) != format!(":{count}") {
+            let waiting = timeout(Duration::from_millis(5), consumer.try_next());
+            assert!(waiting.await.is_err(), "nothing comes");
+        }
+    };
+    timeout(PATIENCE, so).await.expect("it is parked");
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn what_comes_is_handed_to_a_consumer_that_waits() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let (one, other) = (connect(redis.url()).await, connect(redis.url()).await);
+    let mut consumer = one.consumer(&Queue::new("jobs")).await.unwrap();
+    let producer = producer_to(&other, "jobs").await;
+    for number in 0..3_u64 {
+        park(&mut consumer, &admin, "jobs", 1).await;
+        producer.publish(&number).await.unwrap();
+        // It has it, though it didn't ask.
+        let counts = info(&other, "jobs").await;
+        assert_eq!((counts.ready, counts.unsettled), (0, Some(1)));
+        let delivery = receive(&mut consumer).await;
+        assert_eq!(delivery.decode::<u64>().unwrap(), number);
+        assert!(!delivery.redelivered());
+        delivery.ack().confirmed().await.unwrap();
+    }
+    assert_eq!(info(&other, "jobs").await.unsettled, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn what_is_handed_over_and_what_is_taken_come_in_order() {
+    const COUNT: u64 = 20_000;
+    let redis = Redis::start().unwrap();
+    let (one, other) = (connect(redis.url()).await, connect(redis.url()).await);
+    let consumer = one.consumer(&Queue::new("jobs"));
+    let mut consumer = consumer.prefetch(7).await.unwrap();
+    let producer = producer_to(&other, "jobs").await;
+    let publishing = tokio::spawn(async move {
+        let mut number = 0;
+        // Singly, and many at once: there are messages that wait, and there are none.
+        for burst in (1..40_u64).cycle() {
+            let until = COUNT.min(number + burst);
+            let mut receipts = Vec::new();
+            for number in number..until {
+                receipts.push(producer.publish(&number).send().await.unwrap());
+            }
+            for receipt in receipts {
+                receipt.await.unwrap();
+            }
+            number = until;
+            if number == COUNT {
+                return;
+            }
+        }
+    });
+    for number in 0..COUNT {
+        let delivery = receive(&mut consumer).await;
+        assert_eq!(delivery.decode::<u64>().unwrap(), number);
+        // It never got more than it had room for, which would have had to go back.
+        assert!(!delivery.redelivered(), "{number}");
+        delivery.ack().await.unwrap();
+    }
+    publishing.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn one_window_over_several_queues_is_handed_no_more_than_it_has_room_for() {
+    const COUNT: u64 = 3_000;
+    let redis = Redis::start().unwrap();
+    let (one, other) = (connect(redis.url()).await, connect(redis.url()).await);
+    let queues = ["a", "b", "c"].map(Queue::new);
+    let mut consumer = one.consumer(&queues[0]).prefetch(5).await.unwrap();
+    for queue in &queues[1..] {
+        consumer.add_queue(queue).await.unwrap();
+    }
+    let publishing = tokio::spawn(async move {
+        let producer = other.producer(Exchange::default()).await.unwrap();
+        for number in 0..COUNT {
+            let mut receipts = Vec::new();
+            for queue in ["a", "b", "c"] {
+                let publish = producer.publish(&number).routing_key(queue);
+                receipts.push(publish.send().await.unwrap());
+            }
+            for receipt in receipts {
+                receipt.await.unwrap();
+            }
+        }
+        other
+    });
+    let mut held = Vec::new();
+    for number in 0..3 * COUNT {
+        let delivery = receive(&mut consumer).await;
+        assert!(!delivery.redelivered(), "{number}");
+        held.push(delivery);
+        if held.len() == 5 {
+            for delivery in held.drain(..) {
+                delivery.ack().await.unwrap();
+            }
+        }
+    }
+    let other = publishing.await.unwrap();
+    drop(held);
+    drop(consumer);
+    for queue in ["a", "b", "c"] {
+        assert_eq!(info(&other, queue).await.ready, 0);
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn all_that_wait_get_some_of_it() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let connection = connect(redis.url()).await;
+    let mut consumers = Vec::new();
+    for count in 1..=3 {
+        let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+        park(&mut consumer, &admin, "jobs", count).await;
+        consumers.push(consumer);
+    }
+    let producer = producer_to(&connection, "jobs").await;
+    for number in 0..60_u64 {
+        producer.publish(&number).await.unwrap();
+    }
+    for consumer in &mut consumers {
+        receive(consumer).await.ack().await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn what_is_handed_to_a_consumer_that_ends_goes_back() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let connection = connect(redis.url()).await;
+    let producer = producer_to(&connection, "jobs").await;
+    for number in 0..100_u64 {
+        let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+        park(&mut consumer, &admin, "jobs", 1).await;
+        let publishing = async { producer.publish(&number).await.unwrap() };
+        match number % 3 {
+            0 => drop(tokio::join!(publishing, async { drop(consumer) })),
+            1 => drop(tokio::join!(publishing, async {
+                consumer.cancel().await.unwrap()
+            })),
+            _ => {
+                publishing.await;
+                consumer.cancel().await.unwrap();
+            }
+        }
+        let drained = drain(&connection, "jobs").await;
+        let numbers: Vec<u64> = drained.iter().map(|got| got.decode().unwrap()).collect();
+        assert_eq!(numbers, [number]);
+    }
+    assert_eq!(admin.ask(["EXISTS", "_kombu.rs.parked.jobs"]), ":0");
+    connection.close().await.unwrap();
+    assert_eq!(admin.ask(["KEYS", "_kombu.rs.handed.*"]), "*0");
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn nothing_is_handed_to_a_session_that_does_not_hear() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let proxy = Proxy::start(redis.address()).await.unwrap();
+    let one = connect(format!("redis://{}?lease=600", proxy.address())).await;
+    let other = connect(redis.url()).await;
+    let mut consumer = one.consumer(&Queue::new("jobs")).await.unwrap();
+    park(&mut consumer, &admin, "jobs", 1).await;
+    proxy.refuse().await;
+    proxy.cut().await;
+    // The server has seen that.
+    let gone = async {
+        while admin.ask(["PUBSUB", "CHANNELS"]) != "*0" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("it is gone");
+    let producer = producer_to(&other, "jobs").await;
+    producer.publish(&1_u64).await.unwrap();
+    let counts = info(&other, "jobs").await;
+    assert_eq!((counts.ready, counts.unsettled), (1, Some(0)));
+    let got = other.get("jobs").await.unwrap().expect("it is there");
+    assert!(!got.redelivered());
+    got.ack().confirmed().await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn large_messages_are_asked_for() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let (one, other) = (connect(redis.url()).await, connect(redis.url()).await);
+    let mut consumer = one.consumer(&Queue::new("jobs")).await.unwrap();
+    let producer = producer_to(&other, "jobs").await;
+    for length in [100_000, 10, 1_000_000] {
+        park(&mut consumer, &admin, "jobs", 1).await;
+        producer.publish_bytes(vec![b'x'; length]).await.unwrap();
+        let delivery = receive(&mut consumer).await;
+        assert_eq!(delivery.body().len(), length);
+        assert!(!delivery.redelivered());
+        delivery.ack().confirmed().await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn without_the_right_to_hear_consumers_ask_for_each() {
+    let redis = Redis::builder()
+        .config("user alice on >a-secret ~* resetchannels +@all")
+        .start()
+        .unwrap();
+    let connection = connect(format!("redis://alice:a-secret@{}", redis.address())).await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let producer = producer_to(&connection, "jobs").await;
+    for number in 0..3_u64 {
+        producer.publish(&number).await.unwrap();
+        let delivery = receive(&mut consumer).await;
+        assert_eq!(delivery.decode::<u64>().unwrap(), number);
+        delivery.ack().confirmed().await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_publisher_without_the_right_to_speak_hands_over_nothing() {
+    let redis = Redis::builder()
+        .config("user alice on >a-secret ~* resetchannels +@all")
+        .start()
+        .unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let one = connect(redis.url()).await;
+    let other = connect(format!("redis://alice:a-secret@{}", redis.address())).await;
+    let mut consumer = one.consumer(&Queue::new("jobs")).await.unwrap();
+    let producer = producer_to(&other, "jobs").await;
+    for number in 0..3_u64 {
+        park(&mut consumer, &admin, "jobs", 1).await;
+        producer.publish(&number).await.unwrap();
+        let delivery = receive(&mut consumer).await;
+        assert_eq!(delivery.decode::<u64>().unwrap(), number);
+        assert!(!delivery.redelivered());
+        delivery.ack().confirmed().await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_session_that_can_not_be_handed_messages_any_more_is_lost() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let (one, other) = (connect(redis.url()).await, connect(redis.url()).await);
+    let mut events = one.events();
+    let mut consumer = one.consumer(&Queue::new("jobs")).await.unwrap();
+    let producer = producer_to(&other, "jobs").await;
+    for number in 0..3_u64 {
+        park(&mut consumer, &admin, "jobs", 1).await;
+        producer.publish(&number).await.unwrap();
+        assert_eq!(info(&other, "jobs").await.unsettled, Some(1));
+        // Whether it has arrived there or not.
+        admin.ask(["CLIENT", "KILL", "TYPE", "pubsub"]);
+        restored(&mut events).await;
+        let delivery = receive(&mut consumer).await;
+        assert_eq!(delivery.decode::<u64>().unwrap(), number);
+        assert!(delivery.redelivered());
+        delivery.ack().confirmed().await.unwrap();
+    }
+}
