@@ -46,7 +46,8 @@ type Result<T, E = CallError> = std::result::Result<T, E>;
 ///
 /// # Drop
 ///
-/// The queue goes with it, at once if an answer was waited for, else half an hour later or with the connection.
+/// The queue goes with it, at once if an answer was waited for, else half an hour later or with the connection. Where a
+/// transport has none of that, [`close`](Asked::close) deletes it.
 pub struct Asked<Resp> {
     connection: Connection,
     queue: Name,
@@ -110,6 +111,16 @@ impl<Resp: DeserializeOwned> Asked<Resp> {
             }
         }
         Ok(gathered)
+    }
+
+    /// Deletes the queue, with what is in it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Connection::delete_queue`].
+    pub async fn close(mut self) -> crate::Result<()> {
+        self.answers = None;
+        self.connection.delete_queue(&self.queue).await.map(drop)
     }
 
     async fn next(&mut self, timeout: Option<Duration>) -> Result<Answer> {

@@ -35,9 +35,14 @@ pub(super) struct Question {
 
 impl Question {
     pub(super) fn send(&self) -> Publishing {
+        self.send_for(&self.line.answers.reply_to())
+    }
+
+    /// Sends it, to be answered there unless it says where itself.
+    fn send_for(&self, reply_to: &Name) -> Publishing {
         let mut content = self.content.clone();
         if self.finds_reply_to {
-            content.set_reply_to(self.line.answers.reply_to());
+            content.set_reply_to(reply_to);
         }
         publish(&self.line.producer.inner, Ok(content))
     }
@@ -50,6 +55,8 @@ pub(super) struct Asking {
     question: Question,
     /// The last attempt, until the broker has confirmed it.
     publishing: Option<Publishing>,
+    /// Where its answer comes to.
+    reply_to: Name,
     attempts: u32,
     end: Option<Pin<Box<Sleep>>>,
     has_answers: bool,
@@ -65,6 +72,7 @@ impl Asking {
         let mut asking = Asking {
             waiting,
             publishing: None,
+            reply_to: Name::EMPTY,
             attempts: 0,
             end: None,
             has_answers: false,
@@ -80,11 +88,14 @@ impl Asking {
         self
     }
 
-    /// Begins another attempt. What the broker hasn't confirmed is still on its way, and isn't sent twice.
+    /// Begins another attempt. What the broker hasn't confirmed is still on its way, and isn't sent twice, unless its answer
+    /// would come to nobody.
     fn attempt(&mut self) {
         self.attempts += 1;
-        if self.publishing.is_none() {
-            self.publishing = Some(self.question.send());
+        let reply_to = self.question.line.answers.reply_to();
+        if self.publishing.is_none() || reply_to != self.reply_to {
+            self.publishing = Some(self.question.send_for(&reply_to));
+            self.reply_to = reply_to;
         }
         self.begin_time();
     }
@@ -168,8 +179,9 @@ impl Asking {
 
     /// Answers may have been lost with a session.
     fn lost(&mut self) -> Result<()> {
-        // What isn't confirmed is sent again anyway.
-        if self.publishing.is_some() {
+        // What isn't confirmed is sent again anyway, for an answer to where it was.
+        let is_elsewhere = self.question.line.answers.reply_to() != self.reply_to;
+        if self.publishing.is_some() && !is_elsewhere {
             return Ok(());
         }
         if self.may_try_again() {

@@ -245,12 +245,15 @@ impl<'a, B: Body, Resp: DeserializeOwned> Call<'a, B, Resp> {
     /// What keeps the question from being sent, or the queue from being declared.
     pub fn ask(self) -> impl Future<Output = Result<Asked<Resp>>> + Send + 'static {
         let connection = self.caller.connection.clone();
-        let queue = Queue::server_named()
-            .durable(false)
-            .exclusive(true)
-            .auto_delete(true);
-        let mut queue = named(&queue);
-        if connection.capabilities().support(Feature::QueueExpiry) != Support::Unsupported {
+        let has = |feature| connection.capabilities().support(feature) != Support::Unsupported;
+        let mut queue = named(&Queue::server_named().durable(false));
+        if has(Feature::ExclusiveQueue) {
+            queue = queue.exclusive(true);
+        }
+        if has(Feature::AutoDelete) {
+            queue = queue.auto_delete(true);
+        }
+        if has(Feature::QueueExpiry) {
             queue = queue.expires(KEPT);
         }
         let question = self.question(Some(queue.name()));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kombu_core::driver::{Feature, Support};
 use kombu_core::{CallError, Exchange, Queue};
 
 use super::{PATIENCE, caller_to, serve, until_ready, value};
@@ -58,7 +59,7 @@ pub async fn an_answer_needs_no_correlation_id(broker: &Broker) {
     assert_eq!(value(asked.answer(PATIENCE).await), 42);
 }
 
-/// Its queue goes with it.
+/// Its queue goes with it, or when it is closed where queues don't go by themselves.
 pub async fn the_queue_goes_when_it_is_dropped(broker: &Broker) {
     let connection = broker.connect().await;
     let _server = serve(&connection, &Queue::new("questions"), |question| {
@@ -69,7 +70,10 @@ pub async fn the_queue_goes_when_it_is_dropped(broker: &Broker) {
     let mut asked = caller.call::<_, i64>("what?").ask().await.unwrap();
     assert_eq!(value(asked.answer(PATIENCE).await), 42);
     let queue = asked.queue().clone();
-    drop(asked);
+    match connection.capabilities().support(Feature::AutoDelete) {
+        Support::Unsupported => asked.close().await.unwrap(),
+        _ => drop(asked),
+    }
     let begin = std::time::Instant::now();
     while connection.queue_info(&queue).await.is_ok() {
         assert!(begin.elapsed() < PATIENCE, "the queue is still there");

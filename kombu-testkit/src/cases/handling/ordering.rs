@@ -1,11 +1,10 @@
 //! What is handled one after the other.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use kombu_core::handler::{Headers, Payload, Router};
 use kombu_core::{Name, Queue};
-use parking_lot::Mutex;
 
 use super::{Running, log, soon, until_empty};
 use crate::Broker;
@@ -28,18 +27,18 @@ pub async fn messages_of_one_key_are_handled_in_order(broker: &Broker) {
     let handler = async move |Headers(headers): Headers, Payload(number): Payload<usize>| {
         let key = headers.get("key").unwrap().as_str().unwrap().to_owned();
         {
-            let mut counts = counts.lock();
+            let mut counts = counts.lock().unwrap();
             *counts.entry(key.clone()).or_default() += 1;
             assert_eq!(counts[&key], 1, "two of one key at once");
             let at_once = counts.values().sum::<u32>();
-            let mut most = most.lock();
+            let mut most = most.lock().unwrap();
             *most = at_once.max(*most);
         }
         // Others have their turns.
         for _ in 0..number % 5 {
             tokio::task::yield_now().await;
         }
-        counts.lock().insert(key.clone(), 0);
+        counts.lock().unwrap().insert(key.clone(), 0);
         seen.send((key, number)).unwrap();
     };
     let serve = connection.serve(Router::new().fallback(handler));
@@ -56,7 +55,7 @@ pub async fn messages_of_one_key_are_handled_in_order(broker: &Broker) {
         );
     }
     assert!(
-        *most_at_once.lock() > 1,
+        *most_at_once.lock().unwrap() > 1,
         "different keys wait for each other"
     );
     until_empty(&connection, "jobs").await;
