@@ -112,7 +112,7 @@ pub struct State<T>(pub T);
 /// }
 ///
 /// async fn sell(State(_pool): State<Pool>) {}
-/// # kombu::handler::Router::new().on("sell", sell).with_state(Shop { pool: Pool });
+/// # let _: kombu::handler::Router = kombu::handler::Router::new().on("sell", sell).with_state(Shop { pool: Pool });
 /// ```
 #[diagnostic::on_unimplemented(
     message = "a handler asks for `State<{Self}>`, and the router's state is `{S}`",
