@@ -212,7 +212,7 @@ pub async fn call(url: &str, calls: u64) -> Outcome {
     let (here, there) = (connect(url).await?, connect(url).await?);
     let serving = there.create_channel().await?;
     let questions = open_consumer(&serving).await?;
-    let server = tokio::spawn(answer(serving, questions));
+    let server = tokio::spawn(answer(serving.clone(), questions));
     let channel = here.create_channel().await?;
     let no_ack = BasicConsumeOptions {
         no_ack: true,
@@ -221,22 +221,25 @@ pub async fn call(url: &str, calls: u64) -> Outcome {
     let mut answers = channel
         .basic_consume(REPLY_TO.into(), "".into(), no_ack, FieldTable::default())
         .await?;
+    let calling = channel.clone();
     let asking = tokio::spawn(async move {
         for number in 0..calls {
             let properties = BasicProperties::default()
                 .with_delivery_mode(2)
                 .with_reply_to(REPLY_TO.into())
                 .with_correlation_id(number.to_string().into());
-            publish_to(&channel, QUEUE, properties).await?;
+            publish_to(&calling, QUEUE, properties).await?;
             next(&mut answers).await?;
         }
         lapin::Result::Ok(())
     });
     asking.await??;
     server.abort();
-    // Cancelled between two frames, it may have left the channel as it likes.
     drop(server.await);
-    close(here, there).await
+    // A channel that is dropped closes itself, and the connection can't be closed meanwhile.
+    let closed = close(here, there).await;
+    drop((channel, serving));
+    closed
 }
 
 async fn answer(channel: Channel, mut questions: lapin::Consumer) -> lapin::Result<()> {
