@@ -14,6 +14,9 @@ use super::reaction::{Answer, Kind};
 use super::route::Erased;
 use super::{Exit, HandlerError, Outcome, Reaction, Rejection, Request, Retries, Router};
 
+/// How long a message is kept that was handed out before, and is released: others shall have it.
+const RELEASED_AGAIN: Duration = Duration::from_millis(100);
+
 /// Takes deliveries to their handlers, and settles them.
 pub(super) struct Dispatch {
     pub(super) router: Router,
@@ -81,7 +84,13 @@ impl Dispatch {
     async fn finish(&self, delivery: Delivery, outcome: Outcome) {
         match outcome {
             Outcome::Ack | Outcome::Quit | Outcome::Restart => tell(delivery.ack()).await,
-            Outcome::Release => tell(delivery.release()).await,
+            Outcome::Release => {
+                // It would come back here as fast as it can.
+                if delivery.redelivered() {
+                    sleep(RELEASED_AGAIN).await;
+                }
+                tell(delivery.release()).await;
+            }
             Outcome::Reject => tell(delivery.reject()).await,
             Outcome::Retry => self.retry(delivery, None).await,
             Outcome::RetryAfter(pause) => self.retry(delivery, Some(pause)).await,

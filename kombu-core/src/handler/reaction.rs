@@ -14,7 +14,8 @@ pub enum Outcome {
     /// Done: the broker forgets it.
     #[default]
     Ack,
-    /// Not our turn: back to its original position, for anybody, and not counted where the broker can tell.
+    /// Not our turn: back to its original position, for anybody, and not counted where the broker can tell. One that was
+    /// handed out before goes back 100 ms later.
     Release,
     /// Failed: it comes again after the pause that the [retries](super::Retries) say, and up to as often.
     Retry,
