@@ -43,10 +43,12 @@
 //! | `memory` | yes | `memory://`, a broker within the process |
 //! | `amqp` | no | `amqp://`, RabbitMQ |
 //! | `redis` | no | `redis://`, the queues of Python's kombu and Celery |
+//! | `nats` | no | `nats://` and `tls://`, streams of NATS JetStream; compiles C and assembly (ring) |
 //! | `tls` | no | `amqps://` with `amqp`, `rediss://` with `redis`; compiles C |
 //! | `json`, `msgpack`, `yaml`, `raw` | yes | serializers; `json` and `yaml` also read configuration files |
 //! | `zlib`, `bzip2`, `zstd` | no | compression, see [`OpenProducer::compression`]; `zstd` compiles C |
 //! | `toml` | no | configuration files in TOML |
+//! | `tower` | no | [layers of tower's](handler::Router::layer) around handlers |
 //! | `signal` | no | draining on Ctrl-C and `SIGTERM` |
 
 mod config;
@@ -64,15 +66,18 @@ pub use kombu_core::field::{FieldTable, FieldValue, Timestamp};
 pub use kombu_core::layers::Faults;
 pub use kombu_core::message::Content;
 pub use kombu_core::{
-    Acker, Body, CarryTrace, Connection, ConnectionBuilder, Consumer, Deadlines, Delivery,
-    Destinations, DrainReport, Entity, Error, ErrorKind, Event, Events, Health, Interceptor,
-    Message, Name, OpenConsumer, OpenProducer, Producer, Publish, Published, Publishing,
-    PublishingAll, QueueDeletion, Queues, Receipt, Registry, Result, RetryPolicy, Sending,
-    Settling, TraceContext, UndecodablePolicy,
+    Acker, Body, CallError, Caller, CarryTrace, Connection, ConnectionBuilder, Consumer, Deadlines,
+    Delivery, Destinations, DrainReport, Entity, Error, ErrorKind, Event, Events, Health,
+    Interceptor, Message, Name, OpenConsumer, OpenProducer, OpenSimpleBuffer, OpenSimpleQueue,
+    Producer, Publish, Published, Publishing, PublishingAll, QueueDeletion, Queues, Receipt,
+    Registry, Result, RetryPolicy, Sending, Settling, SimpleBuffer, SimpleQueue, TraceContext,
+    UndecodablePolicy,
 };
-pub use kombu_core::{declare, driver, field, serializers, virt};
+pub use kombu_core::{call, declare, driver, field, handler, serializers, virt};
 #[cfg(feature = "memory")]
 pub use kombu_memory as memory;
+#[cfg(feature = "nats")]
+pub use kombu_nats as nats;
 #[cfg(feature = "redis")]
 pub use kombu_redis as redis;
 #[cfg(feature = "signal")]
@@ -80,7 +85,9 @@ pub use signal::{drain_on_signal, shutdown_signal};
 
 /// What most programs need: `use kombu::prelude::*`.
 pub mod prelude {
-    pub use crate::{Binding, Connection, Consumer, Delivery, Exchange, Producer, Queue};
+    pub use crate::{
+        Binding, CallError, Caller, Connection, Consumer, Delivery, Exchange, Producer, Queue,
+    };
     pub use serde::{Deserialize, Serialize};
 }
 
@@ -108,11 +115,15 @@ pub fn registry() -> Registry {
         .without("redis+socket", "redis")
         .without("redis+sentinel", "redis")
         .without("rediss", "tls")
-        .without("rediss+sentinel", "tls");
+        .without("rediss+sentinel", "tls")
+        .without("nats", "nats")
+        .without("tls", "nats");
     #[cfg(feature = "amqp")]
     let registry = registry.with(amqp::Amqp);
     #[cfg(feature = "memory")]
     let registry = registry.with(memory::Memory);
+    #[cfg(feature = "nats")]
+    let registry = registry.with(nats::Nats);
     #[cfg(feature = "redis")]
     let registry = registry.with(redis::Redis);
     registry

@@ -64,6 +64,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
     for (broker, url) in [
         ("RabbitMQ", "KOMBU_TEST_AMQP_URL"),
         ("Redis", "KOMBU_TEST_REDIS_URL"),
+        ("NATS", "KOMBU_TEST_NATS_URL"),
     ] {
         if std::env::var_os(url).is_none() {
             eprintln!("without {broker}, its cases are left out; scripts/bench starts one");

@@ -10,6 +10,7 @@
 //!
 //! All of them are described at [`AmqpOptions`].
 
+mod caller;
 mod error;
 mod fields;
 mod greeting;

@@ -9,6 +9,7 @@ use kombu_core::{Error, ErrorKind, FieldTable, FieldValue, Name, Result};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ShortString};
 
+use crate::caller::REPLY_TO;
 use crate::fields::{seconds, short, table_from, table_size, table_to, timestamp};
 use crate::ladder::{self, Steps};
 
@@ -90,8 +91,16 @@ impl Properties {
     }
 }
 
-/// Whether a message came back with the properties that were sent, of which RabbitMQ takes `BCC` off.
+/// Whether a message came back with the properties that were sent, of which RabbitMQ takes `BCC` off, and in which it writes
+/// where the answers to a question go.
 pub(crate) fn is_returned(sent: &BasicProperties, returned: &BasicProperties) -> bool {
+    let is_question = |name: &ShortString| name.as_str() == REPLY_TO;
+    if let Some(to) = returned.reply_to()
+        && !is_question(to)
+        && sent.reply_to().as_ref().is_some_and(is_question)
+    {
+        return is_returned(&sent.clone().with_reply_to(to.clone()), returned);
+    }
     let headers = sent.headers().as_ref().map(|headers| headers.inner());
     match headers.filter(|headers| headers.contains_key(BCC)) {
         None => sent == returned,

@@ -12,6 +12,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, PublisherConfirm};
 
+use crate::caller;
 use crate::returns::Confirmed;
 
 /// How many futures that are over are kept for those to come.
@@ -43,8 +44,9 @@ pub(crate) async fn publish(
     envelope: Envelope,
 ) -> lapin::Result<PublisherConfirm> {
     let options = BasicPublishOptions {
-        // A message that no queue matches is told from one that is stored only by its return.
-        mandatory: true,
+        // A message that no queue matches is told from one that is stored only by its return. RabbitMQ returns answers that
+        // go straight to whoever asked, although it delivers them (3.10.8).
+        mandatory: !caller::is_answer(&exchange, &routing_key),
         ..BasicPublishOptions::default()
     };
     let body = envelope.body();

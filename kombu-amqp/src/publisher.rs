@@ -13,6 +13,7 @@ use lapin::options::ConfirmSelectOptions;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 
+use crate::caller::{self, Consumers, DirectReplies};
 use crate::error::{Culprit, classify, culprit, is_refusal, lost, same};
 use crate::fields::short;
 use crate::ladder::{self, Steps};
@@ -46,10 +47,22 @@ struct Call {
 
 impl AmqpPublisher {
     pub(crate) async fn open(shared: Arc<Shared>) -> Result<Self> {
-        let channel = open_channel(&shared).await?;
+        Self::open_with(shared, None).await
+    }
+
+    /// Opens one on whose channel answers come in.
+    pub(crate) async fn calling(shared: Arc<Shared>) -> Result<(Self, DirectReplies)> {
+        let (consumers, receiver) = mpsc::unbounded_channel();
+        let replies = DirectReplies::new(shared.clone(), receiver);
+        Ok((Self::open_with(shared, Some(consumers)).await?, replies))
+    }
+
+    async fn open_with(shared: Arc<Shared>, replies: Option<Consumers>) -> Result<Self> {
+        let channel = open_channel(&shared, replies.as_ref()).await?;
         let (calls, receiver) = mpsc::unbounded_channel();
         let task = Task {
             shared: shared.clone(),
+            replies,
             channel: Arc::new(channel),
             returns: Returns::default(),
             frame_max: shared.lines.frame_max() as usize,
@@ -178,12 +191,17 @@ fn send(
     }
 }
 
-async fn open_channel(shared: &Shared) -> Result<Channel> {
+async fn open_channel(shared: &Shared, replies: Option<&Consumers>) -> Result<Channel> {
     let channel = shared.lines.publishing_channel().await?;
     channel
         .confirm_select(ConfirmSelectOptions::default())
         .await
         .map_err(classify)?;
+    if let Some(replies) = replies {
+        let consumer = caller::consume(&channel).await.map_err(classify)?;
+        // If nobody wants the answers any more, they come to nobody.
+        drop(replies.send(consumer));
+    }
     Ok(channel)
 }
 
@@ -227,6 +245,8 @@ fn delayed(
 
 struct Task {
     shared: Arc<Shared>,
+    /// Where the answers of a caller come in.
+    replies: Option<Consumers>,
     channel: Arc<Channel>,
     returns: Returns,
     frame_max: usize,
@@ -323,7 +343,7 @@ impl Task {
             }
         }
         self.one_by_one = last.is_none();
-        let channel = open_channel(&self.shared).await;
+        let channel = open_channel(&self.shared, self.replies.as_ref()).await;
         let channel = channel.inspect_err(|error| self.shared.lines.end(&error.to_string()))?;
         self.channel = Arc::new(channel);
         Ok(())

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kombu_core::declare::{self, Binding, DeclareMode, Exchange, Queue, QueueType};
 use kombu_core::driver::{
-    BoxFuture, Capabilities, Connection, DeleteQueue, Destination, Notices, Publisher, QueueInfo,
-    RawDelivery, Settle, SubscribeOptions, Subscription,
+    BoxFuture, Caller, Capabilities, Connection, DeleteQueue, Destination, Notices, Publisher,
+    QueueInfo, RawDelivery, Settle, SubscribeOptions, Subscription,
 };
 use kombu_core::{Error, ErrorKind, Name, Result};
 use lapin::options::{
@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex as Slot;
 
+use crate::caller::REPLY_TO;
 use crate::error::{classify, settle_lost};
 use crate::fields::{short, table_to};
 use crate::ladder::{Ladder, remember};
@@ -499,6 +500,16 @@ impl Connection for Session {
 
     async fn open_publisher(&self) -> Result<Arc<dyn Publisher>> {
         Ok(Arc::new(AmqpPublisher::open(self.0.clone()).await?))
+    }
+
+    /// Nothing is declared: the broker knows the way back by itself.
+    async fn open_caller(&self, _: &Name) -> Result<Caller> {
+        let (publisher, replies) = AmqpPublisher::calling(self.0.clone()).await?;
+        Ok(Caller {
+            publisher: Arc::new(publisher),
+            reply_to: Name::from_static(REPLY_TO),
+            replies: Box::new(replies),
+        })
     }
 
     async fn open_subscription(

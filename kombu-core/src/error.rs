@@ -95,6 +95,10 @@ pub enum ErrorKind {
     SettleLost,
     /// There is nothing to settle: the consumer asked for `no_ack`.
     NotSettleable,
+    /// The other side of a call answered with an error, for good.
+    CallRefused,
+    /// The other side of a call can't answer now. Transient.
+    Unavailable,
     /// The last queue of a consumer was deleted under it.
     ConsumerCancelled,
     /// The broker or its driver did something that the protocol doesn't allow.
@@ -110,6 +114,7 @@ impl ErrorKind {
                 | ErrorKind::Timeout
                 | ErrorKind::Backpressure
                 | ErrorKind::Nacked
+                | ErrorKind::Unavailable
         )
     }
 

@@ -7,6 +7,7 @@
 //!   only have queues.
 //! - [`Connection`], [`Producer`], [`Consumer`], [`Delivery`]: what users hold.
 
+pub mod call;
 pub mod declare;
 pub mod driver;
 pub mod field;
@@ -17,15 +18,18 @@ pub mod virt;
 mod client;
 mod engine;
 mod error;
+pub mod handler;
 mod name;
 mod options;
 mod watched;
 
+pub use call::{CallError, Caller};
 pub use client::{
     Acker, Body, CarryTrace, Connection, ConnectionBuilder, Consumer, Delivery, Destinations,
-    DrainReport, Interceptor, Message, OpenConsumer, OpenProducer, Producer, Publish, Published,
-    Publishing, PublishingAll, QueueDeletion, Queues, Receipt, Registry, Sending, Settling,
-    TraceContext, UndecodablePolicy,
+    DrainReport, Interceptor, Message, OpenConsumer, OpenProducer, OpenSimpleBuffer,
+    OpenSimpleQueue, Producer, Publish, Published, Publishing, PublishingAll, QueueDeletion,
+    Queues, Receipt, Registry, Sending, Settling, SimpleBuffer, SimpleQueue, TraceContext,
+    UndecodablePolicy,
 };
 pub use declare::{
     Binding, DeclareMode, DeliveryMode, Difference, Exchange, ExchangeKind, Overflow, Queue,

@@ -17,6 +17,8 @@ pub enum Freedom {
     ForgetPaused,
     /// Older entries of `x-death` stand in any order behind the latest.
     ShuffleDeaths,
+    /// A queue that refuses what comes when it is full counts what is unsettled.
+    CountInFlight,
     /// A headers binding tells a whole number from the same one with a point.
     TellNumbersApart,
     /// A dead letter keeps its header `CC`, though its queue has a key for it.
@@ -31,6 +33,7 @@ impl Freedom {
         Freedom::MarkFetched,
         Freedom::ForgetPaused,
         Freedom::ShuffleDeaths,
+        Freedom::CountInFlight,
         Freedom::TellNumbersApart,
         Freedom::KeepFurtherKeys,
     ];
@@ -45,6 +48,7 @@ impl fmt::Display for Freedom {
             Freedom::MarkFetched => "what a consumer had fetched and not handed out",
             Freedom::ForgetPaused => "a paused consumer is none",
             Freedom::ShuffleDeaths => "the older entries of `x-death`",
+            Freedom::CountInFlight => "`Overflow::RejectPublish` counts",
             Freedom::TellNumbersApart => "a headers binding on RabbitMQ 4 tells",
             Freedom::KeepFurtherKeys => "a dead letter whose queue has a key for it keeps",
         })

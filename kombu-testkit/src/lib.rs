@@ -56,6 +56,8 @@ pub mod awkward;
 pub mod brokers;
 pub mod cases;
 pub mod expect;
+#[cfg(all(feature = "brokers", feature = "proxy", unix))]
+pub mod faults;
 mod freedom;
 mod harness;
 pub mod history;

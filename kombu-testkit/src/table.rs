@@ -57,7 +57,20 @@ const QUEUES_ONLY: Capabilities = {
 /// What the transport of this name may do otherwise than the others.
 pub fn freedoms(transport: &str) -> &'static [Freedom] {
     match transport {
-        "amqp" => Freedom::ALL,
+        "amqp" => &[
+            Freedom::CountReleases,
+            Freedom::RetryByCopy,
+            Freedom::MarkFetched,
+            Freedom::ForgetPaused,
+            Freedom::ShuffleDeaths,
+            Freedom::TellNumbersApart,
+            Freedom::KeepFurtherKeys,
+        ],
+        "nats" => &[
+            Freedom::CountReleases,
+            Freedom::MarkFetched,
+            Freedom::CountInFlight,
+        ],
         _ => &[],
     }
 }

@@ -17,6 +17,11 @@ impl Captured {
             .clone()
     }
 
+    /// Everything so far, which is forgotten.
+    pub fn take(&self) -> String {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn write(&self, name: &str, record: impl FnOnce(&mut dyn Visit)) {
         struct Fields<'a>(&'a mut String);
         impl Visit for Fields<'_> {

@@ -7,13 +7,17 @@ mod captured;
 mod certificates;
 mod meeting;
 mod memory;
+mod nats;
 mod peer;
 mod redis;
+mod worker;
 
 pub use amqp::{AmqpHarness, ask};
 pub use captured::Captured;
 pub use certificates::{Authority, Pair};
 pub use meeting::{COMPRESSIONS, Meeting, SERIALIZERS, integer, next, value};
 pub use memory::MemoryHarness;
+pub use nats::{NatsHarness, NatsLine};
 pub use peer::Peer;
 pub use redis::{RawRedis, RedisAdmin, RedisHarness, redis_command};
+pub use worker::{Work, publish, work, worker_event};

@@ -14,5 +14,15 @@ conformance!(
     kombu_tests::RedisHarness::new(),
     ignore_unless = kombu_test_redis
 );
+conformance!(
+    nats,
+    kombu_tests::NatsHarness::new(),
+    ignore_unless = kombu_test_nats
+);
+conformance!(
+    nats_in_memory,
+    kombu_tests::NatsHarness::in_memory(),
+    ignore_unless = kombu_test_nats
+);
 conformance!(memory, MemoryHarness::new());
 conformance!(awkward, AwkwardHarness::new());

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(
-    not(all(kombu_test_amqp, kombu_test_redis)),
+    not(all(kombu_test_amqp, kombu_test_nats, kombu_test_redis)),
     allow(dead_code, unused_imports)
 )]
 
@@ -11,15 +11,17 @@ use std::process::Stdio;
 
 use kombu_testkit::Harness;
 use kombu_testkit::brokers::Redis;
-use kombu_tests::{AmqpHarness, RedisHarness};
+use kombu_tests::{AmqpHarness, NatsHarness, RedisHarness};
 use tokio::process::Command;
 
 const QUICKSTART: &str = env!("CARGO_BIN_EXE_example-quickstart");
 const FIRST_STEPS: &str = env!("CARGO_BIN_EXE_example-first-steps");
+const ORDERS: &str = env!("CARGO_BIN_EXE_example-orders");
 const CONFIG: &str = env!("CARGO_BIN_EXE_example-config");
 const CELERY: &str = env!("CARGO_BIN_EXE_example-celery");
 const NEWSROOM_ON_MEMORY: &str = env!("CARGO_BIN_EXE_example-newsroom-memory");
 const NEWSROOM_ON_AMQP: &str = env!("CARGO_BIN_EXE_example-newsroom-amqp");
+const NEWSROOM_ON_NATS: &str = env!("CARGO_BIN_EXE_example-newsroom-nats");
 const NEWSROOM_ON_REDIS: &str = env!("CARGO_BIN_EXE_example-newsroom-redis");
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
@@ -27,7 +29,7 @@ const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
 /// A program that knows of no broker but what it is told.
 fn program(path: &str) -> Command {
     let mut command = Command::new(path);
-    for variable in ["KOMBU_URL", "AMQP_URL", "REDIS_URL"] {
+    for variable in ["KOMBU_URL", "AMQP_URL", "NATS_URL", "REDIS_URL"] {
         command.env_remove(variable);
     }
     command.kill_on_drop(true).stdin(Stdio::null());
@@ -62,6 +64,14 @@ async fn quickstart_prints_the_same(harness: &impl Harness) {
 async fn first_steps_print_the_same(harness: &impl Harness) {
     let printed = prints_the_same(harness, FIRST_STEPS, &[]).await;
     assert_eq!(printed.matches("received Hello world!\n").count(), 3);
+}
+
+async fn orders_print_the_same(harness: &impl Harness) {
+    let printed = prints_the_same(harness, ORDERS, &[]).await;
+    assert!(
+        printed.contains("7 plums taken at attempt 2\n"),
+        "{printed}"
+    );
 }
 
 async fn shop_runs(harness: &impl Harness) {
@@ -100,6 +110,12 @@ async fn the_quickstart_prints_the_same_on_redis() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn the_quickstart_prints_the_same_on_nats() {
+    quickstart_prints_the_same(&NatsHarness::new()).await;
+}
+
+#[tokio::test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
 async fn the_first_steps_print_the_same_on_rabbitmq() {
     first_steps_print_the_same(&AmqpHarness::new()).await;
@@ -109,6 +125,30 @@ async fn the_first_steps_print_the_same_on_rabbitmq() {
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
 async fn the_first_steps_print_the_same_on_redis() {
     first_steps_print_the_same(&RedisHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn the_first_steps_print_the_same_on_nats() {
+    first_steps_print_the_same(&NatsHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn the_orders_print_the_same_on_rabbitmq() {
+    orders_print_the_same(&AmqpHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
+async fn the_orders_print_the_same_on_redis() {
+    orders_print_the_same(&RedisHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn the_orders_print_the_same_on_nats() {
+    orders_print_the_same(&NatsHarness::new()).await;
 }
 
 /// What the example `config` prints with the file that comes with it.
@@ -139,6 +179,12 @@ async fn the_same_file_runs_on_redis_by_argument_or_environment() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn the_same_file_runs_on_nats_by_argument_or_environment() {
+    shop_runs(&NatsHarness::new()).await;
+}
+
+#[tokio::test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
 async fn the_library_prints_the_same_edition_on_rabbitmq() {
     newsroom_prints_the_same(&AmqpHarness::new(), NEWSROOM_ON_AMQP, "AMQP_URL").await;
@@ -148,6 +194,12 @@ async fn the_library_prints_the_same_edition_on_rabbitmq() {
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
 async fn the_library_prints_the_same_edition_on_redis() {
     newsroom_prints_the_same(&RedisHarness::new(), NEWSROOM_ON_REDIS, "REDIS_URL").await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn the_library_prints_the_same_edition_on_nats() {
+    newsroom_prints_the_same(&NatsHarness::new(), NEWSROOM_ON_NATS, "NATS_URL").await;
 }
 
 /// A worker with the tasks of the example. It ends when it is dropped.

@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(not(kombu_test_redis), allow(dead_code, unused_imports))]
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::future::IntoFuture;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use kombu::driver::BoxFuture;
 use kombu::{Connection, Consumer, Exchange, Producer, Published, Queue, RetryPolicy};
 use kombu_testkit::brokers::Redis;
 use kombu_testkit::expect::{assert_empty, drain};
-use kombu_testkit::history::{Answer, Event, Flaw, Outcome, Recorder};
+use kombu_testkit::history::{Answer, Event, Outcome, Recorder};
 use kombu_testkit::proxy::{Direction, Proxy};
 use kombu_tests::RedisAdmin;
 use tokio::sync::watch;
@@ -149,23 +149,7 @@ async fn no_cut_between_a_request_and_its_reply_loses_anything() {
         sessions,
         history.records().iter().map(|record| &record.event),
     );
-    let resent: HashSet<u64> = history
-        .records()
-        .iter()
-        .filter_map(|record| match record.event {
-            Event::Published {
-                message,
-                resent: true,
-                ..
-            } => Some(message),
-            _ => None,
-        })
-        .collect();
-    let mut flaws = history.flaws(PATIENCE);
-    // If the reply was lost that handed out the first copy of one, its second copy is the first to be seen.
-    flaws.retain(
-        |flaw| !matches!(flaw, Flaw::OutOfOrder { message, .. } if resent.contains(message)),
-    );
+    let flaws = history.flaws_of_a_network(PATIENCE);
     if !flaws.is_empty() {
         history.assert_sound(PATIENCE);
     }

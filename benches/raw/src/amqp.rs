@@ -203,3 +203,62 @@ fn confirmed(answer: lapin::Result<Confirmation>) -> lapin::Result<()> {
         false => Err(io::Error::other("the broker refused a message").into()),
     }
 }
+
+/// What answers are consumed from, and what a question has as `reply_to`.
+const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
+/// Questions one after the other, whose answers come straight to the channel that they went out on.
+pub async fn call(url: &str, calls: u64) -> Outcome {
+    let (here, there) = (connect(url).await?, connect(url).await?);
+    let serving = there.create_channel().await?;
+    let questions = open_consumer(&serving).await?;
+    let server = tokio::spawn(answer(serving.clone(), questions));
+    let channel = here.create_channel().await?;
+    let no_ack = BasicConsumeOptions {
+        no_ack: true,
+        ..BasicConsumeOptions::default()
+    };
+    let mut answers = channel
+        .basic_consume(REPLY_TO.into(), "".into(), no_ack, FieldTable::default())
+        .await?;
+    let calling = channel.clone();
+    let asking = tokio::spawn(async move {
+        for number in 0..calls {
+            let properties = BasicProperties::default()
+                .with_delivery_mode(2)
+                .with_reply_to(REPLY_TO.into())
+                .with_correlation_id(number.to_string().into());
+            publish_to(&calling, QUEUE, properties).await?;
+            next(&mut answers).await?;
+        }
+        lapin::Result::Ok(())
+    });
+    asking.await??;
+    server.abort();
+    drop(server.await);
+    // A channel that is dropped closes itself, and the connection can't be closed meanwhile.
+    let closed = close(here, there).await;
+    drop((channel, serving));
+    closed
+}
+
+async fn answer(channel: Channel, mut questions: lapin::Consumer) -> lapin::Result<()> {
+    loop {
+        let question = next(&mut questions).await?;
+        let to = question.properties.reply_to().clone().unwrap_or_default();
+        let id = question.properties.correlation_id().clone();
+        let properties = BasicProperties::default().with_correlation_id(id.unwrap_or_default());
+        publish_to(&channel, to.as_str(), properties).await?;
+        question.ack(BasicAckOptions::default()).await?;
+    }
+}
+
+async fn publish_to(
+    channel: &Channel,
+    key: &str,
+    properties: BasicProperties,
+) -> lapin::Result<()> {
+    let options = BasicPublishOptions::default();
+    let published = channel.basic_publish("".into(), key.into(), options, BODY, properties);
+    published.await.map(drop)
+}

@@ -2,5 +2,6 @@
 
 pub mod amqp;
 pub mod channel;
+pub mod nats;
 pub mod redis;
 pub mod sample;

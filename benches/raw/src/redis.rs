@@ -207,3 +207,47 @@ async fn connect(url: &str) -> RedisResult<MultiplexedConnection> {
         .get_multiplexed_async_connection_with_config(&config)
         .await
 }
+
+/// Questions one after the other: each is pushed to a list that a server pops, and its answer to another one.
+pub async fn call(url: &str, calls: u64) -> Outcome {
+    const ANSWERS: &str = "kombu-bench-answers";
+    let (pushing, mut popping) = (connect(url).await?, connect(url).await?);
+    let (mut answering, mut questions) = (connect(url).await?, connect(url).await?);
+    let server = tokio::spawn(async move {
+        loop {
+            let popped: Option<(String, Vec<u8>)> = redis::cmd("BRPOP")
+                .arg(QUEUE)
+                .arg(10)
+                .query_async(&mut questions)
+                .await?;
+            let Some((_, question)) = popped else {
+                return RedisResult::Ok(());
+            };
+            redis::cmd("LPUSH")
+                .arg(ANSWERS)
+                .arg(question)
+                .exec_async(&mut answering)
+                .await?;
+        }
+    });
+    let asking = tokio::spawn(async move {
+        let (element, mut pushing) = (element(), pushing);
+        for _ in 0..calls {
+            redis::cmd("LPUSH")
+                .arg(QUEUE)
+                .arg(&element[..])
+                .exec_async(&mut pushing)
+                .await?;
+            let answer: Option<(String, Vec<u8>)> = redis::cmd("BRPOP")
+                .arg(ANSWERS)
+                .arg(10)
+                .query_async(&mut popping)
+                .await?;
+            debug_assert!(answer.is_some());
+        }
+        RedisResult::Ok(())
+    });
+    asking.await??;
+    server.abort();
+    Ok(())
+}

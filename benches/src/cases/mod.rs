@@ -3,8 +3,10 @@
 mod amqp;
 mod codec;
 mod memory;
+mod nats;
 mod redis;
 mod routing;
+mod rpc;
 
 use std::error::Error;
 use std::future::Future;
@@ -55,6 +57,8 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(codec::cases());
     cases.extend(amqp::cases());
     cases.extend(redis::cases());
+    cases.extend(nats::cases());
+    cases.extend(rpc::cases());
     cases
 }
 

@@ -3,14 +3,28 @@ use kombu_serializers::Codec;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::message::Content;
 use crate::name::Name;
 
 /// What a body and its content type and encoding come to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Encoded {
     pub(crate) body: Bytes,
     pub(crate) content_type: Name,
     pub(crate) content_encoding: Name,
+}
+
+impl Encoded {
+    /// An empty body of no type.
+    pub(crate) fn nothing() -> Self {
+        Encoded::default()
+    }
+
+    pub(crate) fn into_content(self, content: &mut Content) {
+        content.set_body(self.body);
+        content.set_content_type(self.content_type);
+        content.set_content_encoding(self.content_encoding);
+    }
 }
 
 /// Something that can be published.
@@ -31,6 +45,18 @@ pub struct Raw(pub(super) Bytes);
 /// Text to be sent as it is.
 #[derive(Debug)]
 pub struct Text(pub(super) String);
+
+impl<'a, T: ?Sized> Value<'a, T> {
+    pub(crate) fn new(value: &'a T) -> Self {
+        Value(value)
+    }
+}
+
+impl Raw {
+    pub(crate) fn new(body: Bytes) -> Self {
+        Raw(body)
+    }
+}
 
 impl<T: Serialize + ?Sized> Body for Value<'_, T> {
     #[inline]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use kombu_serializers::{self as serializers, Accept};
 use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
@@ -13,6 +14,8 @@ use crate::engine::{self, Events, Health, Session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layers;
 use crate::name::Name;
+
+use crate::call::SharedLine;
 
 use super::builder::Sizes;
 use super::delivery::UndecodablePolicy;
@@ -38,21 +41,23 @@ pub struct Connection {
     inner: Arc<Inner>,
 }
 
-pub(super) struct Inner {
-    pub(super) engine: Arc<engine::Shared>,
+pub(crate) struct Inner {
+    pub(crate) engine: Arc<engine::Shared>,
     recorded: Arc<Recorded>,
-    pub(super) serializers: serializers::Registry,
+    pub(crate) serializers: serializers::Registry,
     pub(super) capabilities: Capabilities,
     pub(super) max_message_size: usize,
-    pub(super) max_decompressed_size: usize,
-    pub(super) declare_mode: DeclareMode,
+    pub(crate) max_decompressed_size: usize,
+    pub(crate) declare_mode: DeclareMode,
     pub(super) open: Open,
-    pub(super) interceptors: Interceptors,
+    pub(crate) interceptors: Interceptors,
     /// Random: tells what this connection publishes from what others do.
     pub(super) origin: u32,
     producers: AtomicU32,
     target: Target,
     pub(super) later: Later,
+    /// Of its callers.
+    pub(crate) line: SharedLine,
 }
 
 impl Inner {
@@ -102,16 +107,17 @@ impl Connection {
                 producers: AtomicU32::new(0),
                 target,
                 later,
+                line: SharedLine::default(),
             }),
         }
     }
 
-    pub(super) fn inner(&self) -> &Arc<Inner> {
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.inner
     }
 
     /// When an operation that begins now has to be over.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         engine::deadline(self.inner.engine.deadlines.declare)
     }
 
@@ -303,6 +309,7 @@ impl Connection {
             interceptors: self.inner.interceptors.clone(),
             undecodable: UndecodablePolicy::default(),
             processing: None,
+            replying: OnceCell::new(),
             session,
             connection: self.clone(),
         };
@@ -340,7 +347,7 @@ impl Connection {
     }
 
     /// Declares exchanges, except the default one; `mode` is for declarations that don't say otherwise themselves.
-    pub(super) async fn ensure_exchanges<'a>(
+    pub(crate) async fn ensure_exchanges<'a>(
         &self,
         exchanges: impl IntoIterator<Item = &'a Exchange>,
         mode: DeclareMode,
@@ -562,7 +569,7 @@ impl Connection {
     }
 
     /// Somebody deleted a queue: it isn't declared again.
-    pub(super) fn forget_queue(&self, name: &Name) {
+    pub(crate) fn forget_queue(&self, name: &Name) {
         self.inner.recorded.take(&Deletion::Queue(name));
     }
 
@@ -647,7 +654,7 @@ fn check_destination(destination: &Destination) -> Result<()> {
 ///
 /// Names are chosen on this side, on every transport: a queue that has to be declared again after a lost
 /// session keeps its name, and AMQP lets nobody declare the names that its servers make (`amq.gen-…`).
-pub(super) fn named(queue: &Queue) -> Queue {
+pub(crate) fn named(queue: &Queue) -> Queue {
     let queue = queue.clone();
     if !queue.is_server_named() {
         return queue;

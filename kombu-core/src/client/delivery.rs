@@ -11,9 +11,10 @@ use bytes::Bytes;
 use kombu_serializers::{self as serializers, Accept};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use crate::declare::{DeclareMode, Queue};
+use crate::declare::{DeclareMode, Exchange, Queue};
 use crate::driver::{BoxFuture, Outcome, RawDelivery, Settle, Tag};
 use crate::engine::Session;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,7 +26,7 @@ use super::indexed::Indexed;
 use super::intercept::{Interceptors, received};
 use super::plain::Plain;
 use super::processing::Processing;
-use super::{Connection, Settling};
+use super::{Connection, Producer, Settling};
 
 /// What becomes of a delivery that could not be decoded and is dropped without being settled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -44,11 +45,11 @@ pub enum UndecodablePolicy {
 }
 
 /// What the deliveries of one consumer have in common; one reference count for each of them.
-pub(super) struct Link {
+pub(crate) struct Link {
     pub(super) settler: Arc<dyn Settle>,
     /// By the subscription's numbers.
     pub(super) queues: Indexed<LinkQueue>,
-    pub(super) serializers: serializers::Registry,
+    pub(crate) serializers: serializers::Registry,
     pub(super) accept: Accept,
     pub(super) no_ack: bool,
     /// What was dropped and isn't given back yet. `None` for a single get: nothing would close there, so
@@ -62,6 +63,8 @@ pub(super) struct Link {
     pub(super) undecodable: UndecodablePolicy,
     /// `None` if deliveries may be held for as long as somebody likes.
     pub(super) processing: Option<Processing>,
+    /// What deliveries are answered with, once one is.
+    pub(super) replying: OnceCell<Producer>,
     /// The session that all of this belongs to.
     pub(super) session: Arc<Session>,
     /// Keeps the session: what was delivered can be settled while somebody holds it.
@@ -87,6 +90,12 @@ impl LinkQueue {
 }
 
 impl Link {
+    /// What deliveries are answered with.
+    pub(crate) async fn replying(&self) -> Result<&Producer> {
+        let open = || async { self.connection.producer(Exchange::default()).await };
+        self.replying.get_or_try_init(open).await
+    }
+
     /// Has the consumer end when it is polled next, which is now. From here on every delivery that is settled or
     /// dropped tells, unless the count doesn't have it any more.
     pub(super) fn stop(&self) {
@@ -246,6 +255,35 @@ impl Delivery {
             }
         }
         Ok(())
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.acker.link
+    }
+
+    /// The message, beside the delivery.
+    pub(crate) fn message(&self) -> Message {
+        Message {
+            envelope: self.envelope.clone(),
+            plain: self.plain.clone(),
+            link: self.acker.link.clone(),
+        }
+    }
+
+    /// Does with it what is done with one that can't be decoded.
+    pub(crate) fn give_up(self) {
+        self.acker.undecodable.store(true, Ordering::Relaxed);
+    }
+
+    /// Resolves when it was held for too long, and is no longer ours. `None` if there is no limit.
+    pub(crate) fn overdue(&self) -> Option<BoxFuture<'static, ()>> {
+        self.acker.link.processing.as_ref()?;
+        let (link, tag) = (self.acker.link.clone(), self.acker.tag());
+        Some(Box::pin(async move {
+            if let Some(processing) = &link.processing {
+                processing.taken(tag).await;
+            }
+        }))
     }
 
     /// The queue that it came from.
@@ -438,6 +476,10 @@ pub struct Message {
 }
 
 impl Message {
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
     /// Decodes the body, borrowing from it where `T` allows. Write the type: `decode::<T>()`.
     ///
     /// # Errors
@@ -603,7 +645,7 @@ impl Acker {
             && let Some(held) = &self.link.held
         {
             if undecodable && holds && held.hold(self.tag()) {
-                tracing::warn!(%queue, "an undecodable delivery was dropped: held until the consumer closes");
+                tracing::warn!(%queue, "a delivery that can't be handled was dropped: held until the consumer closes");
                 return;
             }
             // What comes again and is dropped again would do so as fast as it can.

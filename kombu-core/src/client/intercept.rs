@@ -63,10 +63,10 @@ pub trait Interceptor: Send + Sync + 'static {
 }
 
 /// Interceptors in the order in which they run.
-pub(super) type Interceptors = Arc<[Arc<dyn Interceptor>]>;
+pub(crate) type Interceptors = Arc<[Arc<dyn Interceptor>]>;
 
 /// What the interceptors make of a message that was fetched.
-pub(super) async fn received(interceptors: Interceptors, mut content: Content) -> Result<Content> {
+pub(crate) async fn received(interceptors: Interceptors, mut content: Content) -> Result<Content> {
     for interceptor in interceptors.iter() {
         interceptor.on_delivery(&mut content).await?;
     }

@@ -15,12 +15,12 @@ pub(super) const COMPRESSION: &str = "compression";
 ///
 /// One pointer, so that a delivery stays small. Two threads that ask at once may both work; one result is kept.
 #[derive(Default)]
-pub(super) struct Plain(OnceBox<Bytes>);
+pub(crate) struct Plain(OnceBox<Bytes>);
 
 impl Plain {
     /// The body that a codec reads: the message's own one if it isn't compressed.
     #[inline]
-    pub(super) fn of<'a>(
+    pub(crate) fn of<'a>(
         &'a self,
         content: &'a Content,
         serializers: &serializers::Registry,

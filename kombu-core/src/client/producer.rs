@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::declare::{DeclareMode, DeliveryMode, Exchange, ExchangeKind};
 use crate::driver::BoxFuture;
-use crate::engine::{Begin, Restore, Session, by, deadline};
+use crate::engine::{Begin, Restore, Session, Shared, by, deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::PublishId;
 use crate::name::Name;
@@ -23,6 +23,8 @@ use super::publish::{Prepared, Publish};
 use super::publishing::{Published, Publishing};
 use super::unconfirmed::Outbox;
 use super::{Connection, Interceptor};
+use crate::call::Answers;
+use crate::driver::Publisher;
 
 /// A producer to be: awaiting it declares its exchange and opens it.
 #[must_use = "a builder does nothing until it is awaited"]
@@ -37,6 +39,24 @@ pub struct OpenProducer {
     mandatory: Option<bool>,
     declare_mode: Option<DeclareMode>,
     interceptors: Vec<Arc<dyn Interceptor>>,
+    publishers: Publishers,
+}
+
+/// Where the publisher of a session comes from.
+#[derive(Clone)]
+pub(crate) enum Publishers {
+    Plain,
+    /// What publishes questions goes together with what receives their answers.
+    Calling(Arc<Answers>),
+}
+
+impl Publishers {
+    async fn open(&self, session: &Arc<Session>) -> Result<Arc<dyn Publisher>> {
+        match self {
+            Publishers::Plain => session.driver.open_publisher().await,
+            Publishers::Calling(answers) => answers.open(session).await,
+        }
+    }
 }
 
 impl OpenProducer {
@@ -52,7 +72,14 @@ impl OpenProducer {
             mandatory: None,
             declare_mode: None,
             interceptors: Vec::new(),
+            publishers: Publishers::Plain,
         }
+    }
+
+    /// A producer whose answers come to these.
+    pub(crate) fn calling(mut self, answers: Arc<Answers>) -> Self {
+        self.publishers = Publishers::Calling(answers);
+        self
     }
 
     /// The routing key of messages that don't set one. Default: empty.
@@ -184,13 +211,15 @@ impl OpenProducer {
         self.connection
             .ensure_exchanges(exchanges, mode, end)
             .await?;
+        let publishers = &self.publishers;
         let (session, publisher) = self
             .connection
             .control_until(end, "open producer", |session| async move {
-                let publisher = session.driver.open_publisher().await?;
+                let publisher = publishers.open(&session).await?;
                 Ok((session, publisher))
             })
-            .await?;
+            .await
+            .map_err(|error| held_back(error, &inner.engine))?;
         let inner = Arc::new(Inner {
             outbox: Outbox::new(publisher),
             codec,
@@ -207,6 +236,7 @@ impl OpenProducer {
             sequence: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             interceptors: chain(&inner.interceptors, self.interceptors),
+            publishers: self.publishers,
             connection: self.connection,
         });
         inner.connection.inner().open.add_producer(&inner);
@@ -239,6 +269,20 @@ pub(super) fn is_mandatory_by_default(exchange: &Exchange) -> bool {
     exchange.is_default() || *exchange.kind() == ExchangeKind::Direct
 }
 
+/// Whoever opens a producer on a line that the broker doesn't read waits for the same thing as one who publishes.
+fn held_back(error: Error, engine: &Shared) -> Error {
+    match engine.blocked() {
+        Some(reason) if error.kind() == ErrorKind::Timeout => {
+            let limit = engine.deadlines.declare;
+            Error::new(
+                ErrorKind::Backpressure,
+                format!("no answer within {limit:?}: the broker takes no publishes: {reason}"),
+            )
+        }
+        _ => error,
+    }
+}
+
 impl IntoFuture for OpenProducer {
     type Output = Result<Producer>;
     type IntoFuture = BoxFuture<'static, Result<Producer>>;
@@ -262,11 +306,12 @@ impl IntoFuture for OpenProducer {
 /// Messages that were handed over are on their way and stay so; their confirms are no longer waited for.
 #[derive(Clone)]
 pub struct Producer {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-pub(super) struct Inner {
+pub(crate) struct Inner {
     pub(super) outbox: Outbox,
+    publishers: Publishers,
     /// Missing only where neither the user named one nor `json` is built in.
     pub(super) codec: Option<Codec>,
     pub(super) compression: Option<Stage>,
@@ -344,6 +389,7 @@ impl Restore for Inner {
         limit: Duration,
     ) -> BoxFuture<'static, Result<Begin>> {
         let producer = Arc::downgrade(&self);
+        let publishers = self.publishers.clone();
         Box::pin(async move {
             let late = || {
                 Error::new(
@@ -353,7 +399,7 @@ impl Restore for Inner {
                     ),
                 )
             };
-            let publisher = by(deadline(limit), session.driver.open_publisher(), late).await?;
+            let publisher = by(deadline(limit), publishers.open(&session), late).await?;
             let begin: Begin = Box::new(move || {
                 if let Some(producer) = producer.upgrade() {
                     producer.outbox.begin(publisher);
@@ -366,6 +412,9 @@ impl Restore for Inner {
     fn end(&self) {
         let engine = &self.connection.inner().engine;
         self.outbox.end(&engine.end_reason());
+        if let Publishers::Calling(answers) = &self.publishers {
+            answers.end(&engine.end_reason());
+        }
     }
 }
 

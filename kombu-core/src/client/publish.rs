@@ -58,7 +58,7 @@ macro_rules! text_setters {
 
 impl<'a, B: Body> Publish<'a, B> {
     #[inline]
-    pub(super) fn new(producer: &'a Arc<Inner>, body: B) -> Self {
+    pub(crate) fn new(producer: &'a Arc<Inner>, body: B) -> Self {
         let mut content = Content::new(
             producer.exchange.clone(),
             producer.routing_key.clone(),
@@ -320,9 +320,23 @@ impl<'a, B: Body, D> Publish<'a, B, D> {
         self.failure.get_or_insert(error);
     }
 
+    /// The serializer, if it isn't the producer's.
+    pub(crate) fn codec(mut self, codec: Option<&Codec>) -> Self {
+        self.codec = codec.cloned();
+        self
+    }
+
+    /// The compression, if it isn't the producer's.
+    pub(crate) fn stage(mut self, stage: Option<&serializers::Stage>) -> Self {
+        if let Some(stage) = stage {
+            self.compression = Compression::Own(stage.clone());
+        }
+        self
+    }
+
     /// Encodes and checks: everything that can fail before the wire does so here.
     #[inline]
-    fn prepare(self) -> Result<Content> {
+    pub(crate) fn prepare(self) -> Result<Content> {
         let Publish {
             producer,
             body,
@@ -471,7 +485,7 @@ impl Prepared<'_> {
 
 /// Starts a publish that was prepared.
 #[inline]
-pub(super) fn publish(producer: &Arc<Inner>, prepared: Result<Content>) -> Publishing {
+pub(crate) fn publish(producer: &Arc<Inner>, prepared: Result<Content>) -> Publishing {
     let stage = match prepared {
         Err(error) => Stage::Failed(Some(error)),
         Ok(content) if producer.interceptors.is_empty() => match seal(producer, content) {

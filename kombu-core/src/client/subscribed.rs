@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use kombu_serializers::Accept;
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep};
 
 use crate::declare::{DeclareMode, Queue};
@@ -312,6 +313,7 @@ impl Plan {
                 .max_processing_time
                 .filter(|_| !options.no_ack)
                 .map(Processing::new),
+            replying: OnceCell::new(),
             session: session.clone(),
             connection: self.connection.clone(),
         };

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::name::Name;
 
 use super::{
-    BoxFuture, Capabilities, Publisher, RawDelivery, Settle, SubscribeOptions, Subscription,
+    BoxFuture, Caller, Capabilities, Publisher, RawDelivery, Settle, SubscribeOptions, Subscription,
 };
 
 /// A queue as the broker sees it.
@@ -79,6 +79,13 @@ pub enum Notice {
     },
     /// It takes publishes again.
     Unblocked,
+    /// Something that belongs to a queue had gone, or didn't answer, and was put right. Consumers go on.
+    Repaired {
+        /// The queue's name.
+        queue: Name,
+        /// What it was.
+        reason: String,
+    },
 }
 
 /// What a broker tells, in order.
@@ -130,6 +137,24 @@ pub trait Connection: Send + Sync {
         queues: &[Name],
         options: &SubscribeOptions,
     ) -> Result<Box<dyn Subscription>>;
+
+    /// Opens what publishes questions and receives their answers.
+    ///
+    /// `name` is the same on every session of a connection: where answers come to is best called that, so that one which
+    /// was on its way when a session was lost still arrives. The default has an exclusive queue of that name; a broker with
+    /// a shorter way for answers overrides it.
+    async fn open_caller(&self, name: &Name) -> Result<Caller> {
+        let queue = Caller::queue(name);
+        self.declare_queue(&queue, DeclareMode::Ensure).await?;
+        let replies = self
+            .open_subscription(std::slice::from_ref(name), &Caller::options())
+            .await?;
+        Ok(Caller {
+            publisher: self.open_publisher().await?,
+            reply_to: name.clone(),
+            replies,
+        })
+    }
 
     /// Takes one message if the queue has one, with what settles it.
     async fn get(

@@ -3,8 +3,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{
-    BoxFuture, Capabilities, Connection, DeleteQueue, Destination, Notices, Publisher, QueueInfo,
-    RawDelivery, Settle, SubscribeOptions, Subscription,
+    BoxFuture, Caller, Capabilities, Connection, DeleteQueue, Destination, Notices, Publisher,
+    QueueInfo, RawDelivery, Settle, SubscribeOptions, Subscription,
 };
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::error::{Error, ErrorKind, Result};
@@ -114,6 +114,7 @@ pub enum Operation<'a> {
     QueueInfo(&'a Name),
     OpenPublisher,
     OpenSubscription(&'a [Name], &'a SubscribeOptions),
+    OpenCaller(&'a Name),
     Get(&'a Name),
     Ping,
 }
@@ -217,6 +218,16 @@ impl Connection for Layered {
         let work = self.inner.open_subscription(queues, options);
         let subscription = self.control(operation, work).await?;
         Ok(self.layer.subscription(subscription))
+    }
+
+    async fn open_caller(&self, name: &Name) -> Result<Caller> {
+        let work = self.inner.open_caller(name);
+        let caller = self.control(Operation::OpenCaller(name), work).await?;
+        Ok(Caller {
+            publisher: self.layer.publisher(caller.publisher),
+            reply_to: caller.reply_to,
+            replies: self.layer.subscription(caller.replies),
+        })
     }
 
     async fn get(

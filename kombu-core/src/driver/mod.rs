@@ -21,6 +21,7 @@
 //! - Buffers are bounded: a subscription holds at most its window.
 //! - Nothing panics, whatever the broker sends.
 
+mod caller;
 mod capabilities;
 mod connection;
 mod exchange_kinds;
@@ -31,6 +32,7 @@ mod subscription;
 pub mod tls;
 mod transport;
 
+pub use caller::Caller;
 pub use capabilities::{Capabilities, Feature, Support};
 pub use connection::{Connection, DeleteQueue, Destination, Notice, Notices, QueueInfo};
 pub use exchange_kinds::{ExchangeKinds, RouteMessages};

@@ -120,6 +120,11 @@ mod encrypt {
             })
         }
 
+        /// The configuration, for a driver that encrypts by itself.
+        pub fn config(&self) -> &Arc<ClientConfig> {
+            self.connector.config()
+        }
+
         /// Encrypts a stream that is connected to `host`.
         ///
         /// # Errors

@@ -59,10 +59,12 @@ impl Target {
 
     /// The same place, with these credentials in place of those of the URL.
     pub fn with_credentials(&self, credentials: &Credentials) -> Result<Self> {
+        // What looks like an encoded byte is none here.
+        let encoded = |text: &str| text.replace('%', "%25");
         let mut url = self.url.clone();
         let set = url
-            .set_username(&credentials.user)
-            .and_then(|()| url.set_password(Some(&credentials.password)));
+            .set_username(&encoded(&credentials.user))
+            .and_then(|()| url.set_password(Some(&encoded(&credentials.password))));
         match set {
             Ok(()) => Ok(Target {
                 url,

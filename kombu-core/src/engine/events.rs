@@ -84,6 +84,14 @@ pub enum Event {
         /// Its name.
         name: Name,
     },
+    /// Something that belongs to a queue had gone on the broker, or didn't answer, and was put right within the session:
+    /// consumers and producers go on. On NATS, for one, somebody may delete the stream in which a queue lies.
+    Repaired {
+        /// The queue's name.
+        queue: Name,
+        /// What it was, and what is lost by it.
+        reason: String,
+    },
     /// What was declared could not be declared again as it was.
     TopologyMismatch {
         /// What the broker said.

@@ -277,6 +277,10 @@ impl Shared {
                 tracing::info!("the broker takes publishes again");
                 (None, Event::Unblocked)
             }
+            Notice::Repaired { queue, reason } => {
+                tracing::warn!(%queue, %reason, "something of a queue was put right");
+                return self.tell(Event::Repaired { queue, reason });
+            }
         };
         self.health.lock().blocked = blocked;
         self.tell(event);

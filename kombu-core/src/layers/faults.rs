@@ -1,6 +1,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -55,6 +56,7 @@ pub struct Faults(Arc<Commands>);
 struct Commands {
     lines: Mutex<Vec<Weak<Line>>>,
     refusals: Mutex<VecDeque<ErrorKind>>,
+    down: AtomicBool,
     publishes: Mutex<VecDeque<PublishFault>>,
     controls: Mutex<VecDeque<ControlFault>>,
     silence: Watched<bool>,
@@ -88,6 +90,14 @@ impl Faults {
     /// Refuses the next attempts to connect, one for each of `kinds`.
     pub fn refuse_connects(&self, kinds: impl IntoIterator<Item = ErrorKind>) {
         self.0.refusals.lock().extend(kinds);
+    }
+
+    /// Cuts every line and refuses every attempt to connect until told otherwise, as a broker that isn't running.
+    pub fn outage(&self, down: bool) {
+        self.0.down.store(down, Ordering::Release);
+        if down {
+            self.cut();
+        }
     }
 
     /// Refuses the next `count` publishes, as a broker does whose queue is full.
@@ -188,6 +198,12 @@ impl Layer for Faults {
     fn before_connect(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async {
             self.0.audible().await;
+            if self.0.down.load(Ordering::Acquire) {
+                return Err(Error::new(
+                    ErrorKind::ConnectionLost,
+                    "the broker is down by an injected fault",
+                ));
+            }
             match self.0.refusals.lock().pop_front() {
                 Some(kind) => Err(Error::new(kind, "refused by an injected fault")),
                 None => Ok(()),

@@ -129,6 +129,11 @@ impl Content {
         &self.headers
     }
 
+    /// The text of a header, if it is there and is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.as_str()
+    }
+
     /// The user's headers, for drivers that rebuild a message.
     pub fn headers_mut(&mut self) -> &mut FieldTable {
         &mut self.headers

@@ -5,8 +5,8 @@ use tokio::sync::OnceCell;
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{
-    self, BoxFuture, Capabilities, DeleteQueue, Destination, ExchangeKinds, Outcome, Publisher,
-    QueueInfo, RawDelivery, Settle, SubscribeOptions, Subscription,
+    self, BoxFuture, Capabilities, DeleteQueue, Destination, ExchangeKinds, Notices, Outcome,
+    Publisher, QueueInfo, RawDelivery, Settle, SubscribeOptions, Subscription,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
@@ -224,6 +224,10 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
                 error = there => error,
             }
         })
+    }
+
+    fn notices(&self) -> Notices {
+        self.shared.store.notices()
     }
 
     async fn ping(&self) -> Result<()> {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::declare::Queue;
 use crate::driver::{
-    BoxFuture, Capabilities, Destination, Op, QueueInfo, RawDelivery, SubscribeOptions,
+    BoxFuture, Capabilities, Destination, Notices, Op, QueueInfo, RawDelivery, SubscribeOptions,
 };
 use crate::error::{Error, Result};
 use crate::message::Envelope;
@@ -151,6 +151,11 @@ pub trait QueueStore: Send + Sync + 'static {
 
     /// Removes the ready messages and answers how many they were.
     fn purge(&self, queue: &Self::Queue) -> impl Future<Output = Result<u64>> + Send;
+
+    /// What the broker, or the store, tells by itself from now on. The default says nothing.
+    fn notices(&self) -> Notices {
+        Box::pin(futures_util::stream::pending())
+    }
 
     /// Resolves when the session was lost, with the reason. A store that can't lose it never resolves.
     fn closed(&self) -> BoxFuture<'static, Error>;

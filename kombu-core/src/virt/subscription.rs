@@ -24,7 +24,7 @@ pub(super) struct VirtualSubscription<S: QueueStore> {
     options: SubscribeOptions,
     /// `None` once the queue was deleted, or left.
     readers: Vec<Option<S::Reader>>,
-    /// Whom to ask first, so that a busy queue can't starve the others.
+    /// Whom to ask first: the one behind that which had messages last, so that a busy queue can't starve the others.
     start: usize,
     buffer: VecDeque<RawDelivery>,
     /// Queues that were deleted and are to be told.
@@ -86,12 +86,13 @@ impl<S: QueueStore> VirtualSubscription<S> {
         let mut ended_some = false;
         let queues = self.readers.len();
         let mut all_asked_for = self.asked_for();
+        let start = self.start;
         for step in 0..queues {
             let mut room = self.window.room().min(MAX_BATCH);
             if room == 0 && !self.buffer.is_empty() {
                 break;
             }
-            let index = (self.start + step) % queues;
+            let index = (start + step) % queues;
             let Some(reader) = &mut self.readers[index] else {
                 continue;
             };
@@ -116,6 +117,9 @@ impl<S: QueueStore> VirtualSubscription<S> {
                 all_asked_for += reader.asked_for();
             }
             let taken = (self.buffer.len() - before) as u32;
+            if taken > 0 {
+                self.start = (index + 1) % queues;
+            }
             if taken > counted {
                 self.window.take(taken - counted);
             }
@@ -139,7 +143,6 @@ impl<S: QueueStore> VirtualSubscription<S> {
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
-        self.start = (self.start + 1) % queues.max(1);
         Ok(ended_some)
     }
 

@@ -11,6 +11,9 @@ use super::server::{Server, on_free_ports};
 /// One that doesn't introduce itself in this time is asked again.
 const GREETING: Duration = Duration::from_secs(1);
 
+/// Unless set otherwise, messages may be as large as the server recommends at most.
+const LIMIT: &str = "max_payload: 8MB\n";
+
 /// A NATS server of our own, with JetStream. What else it can do is on [`Server`].
 #[derive(Debug)]
 pub struct Nats {
@@ -95,8 +98,13 @@ impl NatsBuilder {
     fn start_on(&self, port: u16) -> io::Result<Nats> {
         let programs = Programs::find()?;
         let folder = Folder::create(&programs, "nats", port)?;
+        // What comes twice in a file of NATS is an error.
+        let limit = match self.config.contains("max_payload") {
+            true => "",
+            false => LIMIT,
+        };
         let config = format!(
-            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}\" }}\n{}{}",
+            "listen: \"127.0.0.1:{port}\"\n{limit}jetstream {{ store_dir: \"{}\" }}\n{}{}",
             folder.inside(DATA).display(),
             self.access.config(),
             self.config
@@ -141,6 +149,26 @@ impl Nats {
     /// Those of [`NatsBuilder::start`].
     pub fn start() -> io::Result<Self> {
         Self::builder().start()
+    }
+
+    /// Starts three that form a cluster, named `n0` to `n2`. Those that are asked at once may have no leader yet.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`NatsBuilder::start`].
+    pub fn start_cluster() -> io::Result<[Self; 3]> {
+        on_free_ports(|ports: [u16; 3]| {
+            let routes = ports.map(|port| format!("\"nats://127.0.0.1:{port}\""));
+            let routes = routes.join(", ");
+            let start = |number: usize| {
+                let port = ports[number];
+                let cluster = format!(
+                    "server_name: n{number}\ncluster {{ name: kombu, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}"
+                );
+                Self::builder().config(&cluster).start()
+            };
+            Ok([start(0)?, start(1)?, start(2)?])
+        })
     }
 
     /// Where it takes connections, with what it asks for.

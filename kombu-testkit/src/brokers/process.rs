@@ -45,6 +45,20 @@ impl Process {
         Ok(kill_process_group(group, signal)?)
     }
 
+    /// Whether every thread of all of them has stopped, as far as the system tells.
+    pub(super) fn is_stopped(&self) -> bool {
+        let group = self.child.id().to_string();
+        let Ok(processes) = std::fs::read_dir("/proc") else {
+            return true;
+        };
+        for process in processes.flatten() {
+            if is_in_group(&process.path(), &group) && !is_each_stopped(&process.path()) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Asks all of them to end, and waits for the first.
     pub(super) fn stop(mut self) -> io::Result<()> {
         self.signal(Signal::TERM)?;
@@ -75,6 +89,28 @@ impl Drop for Process {
             drop(self.child.wait());
         }
     }
+}
+
+/// What `stat` says behind the name of the program, which may have blanks in it: state, parent, process group.
+fn fields(folder: &Path) -> Option<Vec<String>> {
+    let text = std::fs::read_to_string(folder.join("stat")).ok()?;
+    let (_, behind) = text.rsplit_once(')')?;
+    Some(behind.split_whitespace().map(str::to_owned).collect())
+}
+
+fn is_in_group(process: &Path, group: &str) -> bool {
+    fields(process).is_some_and(|fields| fields.get(2).is_some_and(|found| found == group))
+}
+
+fn is_each_stopped(process: &Path) -> bool {
+    let Ok(threads) = std::fs::read_dir(process.join("task")) else {
+        return true;
+    };
+    threads.flatten().all(|thread| {
+        let state = fields(&thread.path()).and_then(|fields| fields.first().cloned());
+        // One that has ended doesn't go on either.
+        state.is_none_or(|state| matches!(state.as_str(), "T" | "t" | "Z" | "X"))
+    })
 }
 
 /// A process that waits until its input ends, as it does when we are no more, however that came.

@@ -1,5 +1,5 @@
 use std::fmt::{self, Write as _};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
@@ -13,6 +13,8 @@ use super::server::{Server, on_free_ports};
 const SOCKET: &str = "socket";
 /// One that doesn't answer a greeting in this time is asked again.
 const GREETING: Duration = Duration::from_secs(1);
+/// What it is told to do may take it a while.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A Redis of our own. What else it can do is on [`Server`].
 #[derive(Debug)]
@@ -155,6 +157,30 @@ pub(super) fn answers(port: u16) -> bool {
     ask().is_ok_and(|answer| answer.starts_with("+PONG") || answer.starts_with("-NOAUTH"))
 }
 
+/// Sends a command, and reads an answer that isn't an array.
+fn exchange(stream: &mut BufReader<TcpStream>, command: &[&str]) -> io::Result<String> {
+    let mut request = format!("*{}\r\n", command.len());
+    for part in command {
+        // Writing to a string can't fail.
+        let _ = write!(request, "${}\r\n{part}\r\n", part.len());
+    }
+    stream.get_mut().write_all(request.as_bytes())?;
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    let line = line.trim_end();
+    if let Some(refusal) = line.strip_prefix('-') {
+        return Err(io::Error::other(refusal.to_owned()));
+    }
+    let length = line.strip_prefix('$').and_then(|text| text.parse().ok());
+    let Some(length) = length else {
+        return Ok(line.to_owned());
+    };
+    let mut text = vec![0; length];
+    stream.read_exact(&mut text)?;
+    stream.read_exact(&mut [0; 2])?;
+    String::from_utf8(text).map_err(io::Error::other)
+}
+
 impl Redis {
     /// How it is to be.
     pub fn builder() -> RedisBuilder {
@@ -191,6 +217,21 @@ impl Redis {
     /// Where it takes encrypted connections, as `host:port`, if it does.
     pub fn tls_address(&self) -> Option<String> {
         self.tls_port.map(|port| format!("127.0.0.1:{port}"))
+    }
+
+    /// Sends it one command over a connection of its own, and returns the answer: its first line, or the text that
+    /// follows it.
+    ///
+    /// # Errors
+    ///
+    /// If it isn't there, doesn't answer within a minute, or refuses.
+    pub fn ask<'a>(&self, command: impl IntoIterator<Item = &'a str>) -> io::Result<String> {
+        let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", self.port))?);
+        stream.get_mut().set_read_timeout(Some(PATIENCE))?;
+        if let Some(password) = &self.password.0 {
+            exchange(&mut stream, &["AUTH", password])?;
+        }
+        exchange(&mut stream, &command.into_iter().collect::<Vec<_>>())
     }
 
     /// Its unix socket, if it has one.

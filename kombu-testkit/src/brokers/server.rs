@@ -11,6 +11,7 @@ use super::process::Process;
 /// The slowest, RabbitMQ, takes 3 to 10 seconds; a busy machine needs more.
 const PATIENCE: Duration = Duration::from_secs(120);
 const STEP: Duration = Duration::from_millis(10);
+const STOPPED_WITHIN: Duration = Duration::from_secs(1);
 /// How often other ports are tried, if somebody else is faster.
 const ATTEMPTS: u32 = 5;
 const OUTPUT: &str = "output";
@@ -147,7 +148,14 @@ impl Server {
     ///
     /// If it isn't running.
     pub fn pause(&self) -> io::Result<()> {
-        self.process()?.signal(Signal::STOP)
+        let process = self.process()?;
+        process.signal(Signal::STOP)?;
+        // It goes on for a moment.
+        let deadline = Instant::now() + STOPPED_WITHIN;
+        while !process.is_stopped() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Ends a [`pause`](Server::pause).

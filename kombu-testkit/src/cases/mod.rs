@@ -9,11 +9,13 @@ use kombu_core::{Connection, ErrorKind, Exchange, FieldTable, FieldValue, Produc
 use crate::Broker;
 use crate::expect::assert_refused;
 
+pub mod calling;
 pub mod capabilities;
 pub mod closing;
 pub mod concurrency;
 pub mod consuming;
 pub mod declaring;
+pub mod handling;
 pub mod ordering;
 pub mod publishing;
 pub mod routing;

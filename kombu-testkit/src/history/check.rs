@@ -1,4 +1,4 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -42,17 +42,59 @@ pub enum Flaw {
         /// The message.
         message: u64,
     },
+    /// A message came after its time, or not at all.
+    Late {
+        /// The message.
+        message: u64,
+        /// When it had to be there, in microseconds.
+        by: u64,
+        /// When it came.
+        at: Option<u64>,
+    },
+    /// A message came before its time.
+    Early {
+        /// The message.
+        message: u64,
+        /// From when on it might come, in microseconds.
+        from: u64,
+        /// When it came.
+        at: u64,
+    },
+    /// A call took longer than its deadline and a quarter of a second.
+    Overran {
+        /// Which one.
+        call: String,
+        /// How many microseconds it took.
+        took: u64,
+        /// How many it may have taken.
+        limit: u64,
+    },
+    /// There is more of something than there was, and should be.
+    Leaked {
+        /// What there is more of.
+        what: String,
+        /// How many there were.
+        before: u64,
+        /// How many there are.
+        after: u64,
+    },
 }
 
+/// How much longer than its deadline a call may take: a task that is woken in time has to have its turn.
+const GRACE: u64 = 250_000;
+
 impl Flaw {
-    /// The message that it is about.
-    pub fn message(&self) -> u64 {
+    /// The message that it is about, if it is about one.
+    pub fn message(&self) -> Option<u64> {
         match self {
             Flaw::Lost { message }
             | Flaw::Duplicated { message, .. }
             | Flaw::Stalled { message, .. }
             | Flaw::OutOfOrder { message, .. }
-            | Flaw::Contradicted { message } => *message,
+            | Flaw::Contradicted { message }
+            | Flaw::Late { message, .. }
+            | Flaw::Early { message, .. } => Some(*message),
+            Flaw::Overran { .. } | Flaw::Leaked { .. } => None,
         }
     }
 }
@@ -84,6 +126,28 @@ impl fmt::Display for Flaw {
                 f,
                 "message {message} came, and the broker was said not to have it"
             ),
+            Flaw::Late { message, by, at } => match at {
+                Some(at) => write!(
+                    f,
+                    "message {message} came at {at} µs, and had to be there at {by} µs"
+                ),
+                None => write!(
+                    f,
+                    "message {message} had to be there at {by} µs, and never came"
+                ),
+            },
+            Flaw::Early { message, from, at } => write!(
+                f,
+                "message {message} came at {at} µs, which is before {from} µs"
+            ),
+            Flaw::Overran { call, took, limit } => {
+                write!(f, "{call} took {took} µs, and may take {limit}")
+            }
+            Flaw::Leaked {
+                what,
+                before,
+                after,
+            } => write!(f, "there are {after} {what}, and were {before}"),
         }
     }
 }
@@ -166,7 +230,89 @@ pub(super) fn flaws(records: &[Record], patience: Duration) -> Vec<Flaw> {
     }
     flaws.extend(overtaken(records, &fates));
     flaws.extend(stalls(records, patience));
+    flaws.extend(untimely(records));
+    flaws.extend(overrun(records));
+    flaws.extend(leaks(records));
     flaws
+}
+
+/// What an expectation came to: where its record stands, the record of what was received, if it was.
+pub(super) fn expectations(records: &[Record]) -> Vec<(&Record, Option<&Record>)> {
+    let mut open: HashMap<u64, usize> = HashMap::new();
+    let mut found: Vec<(&Record, Option<&Record>)> = Vec::new();
+    for record in records {
+        match &record.event {
+            Event::Expected { message, .. } => {
+                open.insert(*message, found.len());
+                found.push((record, None));
+            }
+            Event::Received { message, .. } => {
+                if let Some(index) = open.remove(message) {
+                    found[index].1 = Some(record);
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn untimely(records: &[Record]) -> Vec<Flaw> {
+    let mut flaws = Vec::new();
+    for (expected, received) in expectations(records) {
+        let Event::Expected {
+            message,
+            after,
+            within,
+        } = expected.event
+        else {
+            continue;
+        };
+        let (from, by) = (
+            expected.at.saturating_add(after),
+            expected.at.saturating_add(within),
+        );
+        match received.map(|record| record.at) {
+            Some(at) if at < from => flaws.push(Flaw::Early { message, from, at }),
+            Some(at) if at <= by => {}
+            at => flaws.push(Flaw::Late { message, by, at }),
+        }
+    }
+    flaws
+}
+
+fn overrun(records: &[Record]) -> Vec<Flaw> {
+    let calls = records.iter().filter_map(|record| match &record.event {
+        Event::Called {
+            call, took, limit, ..
+        } if *took > limit.saturating_add(GRACE) => Some(Flaw::Overran {
+            call: call.clone(),
+            took: *took,
+            limit: *limit,
+        }),
+        _ => None,
+    });
+    calls.collect()
+}
+
+/// Compares the last count of each thing with its first.
+fn leaks(records: &[Record]) -> Vec<Flaw> {
+    let mut counts: BTreeMap<&str, (u64, u64, u64)> = BTreeMap::new();
+    for record in records {
+        if let Event::Counted { what, count, slack } = &record.event {
+            let entry = counts.entry(what).or_insert((*count, *count, *slack));
+            (entry.1, entry.2) = (*count, *slack);
+        }
+    }
+    let grown = counts
+        .into_iter()
+        .filter(|(_, (before, after, slack))| *after > before.saturating_add(*slack));
+    let flaws = grown.map(|(what, (before, after, _))| Flaw::Leaked {
+        what: what.to_owned(),
+        before,
+        after,
+    });
+    flaws.collect()
 }
 
 fn fates(records: &[Record]) -> HashMap<u64, Fate> {
@@ -217,7 +363,10 @@ fn fates(records: &[Record]) -> HashMap<u64, Fate> {
                     fates.entry(*message).or_default().left = true;
                 }
             }
-            Event::Fault { .. } => {}
+            Event::Fault { .. }
+            | Event::Expected { .. }
+            | Event::Called { .. }
+            | Event::Counted { .. } => {}
         }
     }
     fates
@@ -671,5 +820,98 @@ mod tests {
     #[should_panic(expected = "message 1 is lost")]
     fn a_flaw_fails_the_test_that_asserts_there_is_none() {
         history([(0, publishing(1)), (0, published(1, false))]).assert_sound(PATIENCE);
+    }
+
+    fn expected(message: u64, after: u64, within: u64) -> Event {
+        Event::Expected {
+            message,
+            after: second(after),
+            within: second(within),
+        }
+    }
+
+    #[test]
+    fn what_is_expected_comes_in_its_time() {
+        let at = |at: u64| {
+            let found = history([
+                (0, publishing(1)),
+                (5, expected(1, 2, 4)),
+                (at, received(0, 1, false)),
+                (at, published(1, false)),
+                (at, acked(0, 1)),
+            ]);
+            found.flaws(PATIENCE)
+        };
+        for in_time in 7..=9 {
+            assert_eq!(at(in_time), []);
+        }
+        let (message, from, by) = (1, second(7), second(9));
+        let early = second(6);
+        assert_eq!(
+            at(6),
+            [Flaw::Early {
+                message,
+                from,
+                at: early
+            }]
+        );
+        let late = Some(second(10));
+        assert_eq!(
+            at(10),
+            [Flaw::Late {
+                message,
+                by,
+                at: late
+            }]
+        );
+        let never = history([(0, publishing(1)), (5, expected(1, 2, 4))]);
+        assert_eq!(
+            never.flaws(PATIENCE),
+            [Flaw::Late {
+                message,
+                by,
+                at: None
+            }]
+        );
+    }
+
+    #[test]
+    fn a_call_that_ends_after_its_deadline_is_a_flaw() {
+        let called = |took: u64| Event::Called {
+            call: "publish".into(),
+            error: Some("Timeout".into()),
+            took,
+            limit: 1_000_000,
+        };
+        assert_eq!(flaws([called(1_250_000)]), []);
+        let overran = Flaw::Overran {
+            call: "publish".into(),
+            took: 1_250_001,
+            limit: 1_000_000,
+        };
+        assert_eq!(flaws([called(1_250_001)]), [overran]);
+    }
+
+    #[test]
+    fn more_than_there_was_is_a_leak() {
+        let counted = |what: &str, count: u64| Event::Counted {
+            what: what.into(),
+            count,
+            slack: 2,
+        };
+        let begin = [counted("tasks", 5), counted("sockets", 3)];
+        let between = counted("tasks", 50);
+        let fine = [counted("tasks", 7), counted("sockets", 1)];
+        let history = [&begin[..], &[between], &fine].concat();
+        assert_eq!(flaws(history.clone()), []);
+        let leaked = Flaw::Leaked {
+            what: "tasks".into(),
+            before: 5,
+            after: 8,
+        };
+        assert_eq!(
+            flaws([&history[..], &[counted("tasks", 8)]].concat()),
+            [leaked]
+        );
     }
 }

@@ -27,10 +27,13 @@
 
 mod check;
 mod record;
+mod summary;
 
 pub use check::Flaw;
 pub use record::{Answer, Event, Outcome, Record, Recorder};
+pub use summary::Summary;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// A sequence of records, in the order in which they were written.
@@ -84,6 +87,44 @@ impl History {
         check::flaws(&self.records, patience)
     }
 
+    /// The same, where replies can be lost on their way: of a message that was sent again there may be two copies, and if the
+    /// one that handed out the first copy is lost, the second one is the first to be seen, behind others.
+    pub fn flaws_of_a_network(&self, patience: Duration) -> Vec<Flaw> {
+        let resent: HashSet<u64> = self
+            .records
+            .iter()
+            .filter_map(|record| match record.event {
+                Event::Published {
+                    message,
+                    resent: true,
+                    ..
+                } => Some(message),
+                _ => None,
+            })
+            .collect();
+        let mut flaws = self.flaws(patience);
+        flaws.retain(
+            |flaw| !matches!(flaw, Flaw::OutOfOrder { message, .. } if resent.contains(message)),
+        );
+        flaws
+    }
+
+    /// What it comes to, in numbers.
+    pub fn summary(&self) -> Summary {
+        summary::summary(&self.records)
+    }
+
+    /// Messages that a consumer got more often than they were given back, and how much more often.
+    pub fn handled_again(&self) -> Vec<(u64, u64)> {
+        summary::handled_again(&self.records).collect()
+    }
+
+    /// How long what was expected took to come, each with the time in microseconds from which on it was expected. What never
+    /// came took until the end.
+    pub fn waits(&self) -> Vec<(u64, Duration)> {
+        summary::waits(&self.records).collect()
+    }
+
     /// Fails if there is any flaw, and shows what happened to the messages that are concerned.
     ///
     /// # Panics
@@ -105,15 +146,18 @@ impl History {
 
     /// What concerns the message of a flaw.
     fn around(&self, flaw: &Flaw) -> History {
-        let message = flaw.message();
+        let Some(message) = flaw.message() else {
+            return History::default();
+        };
         let concerns = |event: &Event| match event {
             Event::Publishing { message: other, .. }
             | Event::Published { message: other, .. }
             | Event::PublishFailed { message: other, .. }
             | Event::Received { message: other, .. }
             | Event::Settled { message: other, .. } => *other == message,
+            Event::Expected { message: other, .. } => *other == message,
             Event::Left { messages, .. } => messages.contains(&message),
-            Event::Fault { .. } => false,
+            Event::Fault { .. } | Event::Called { .. } | Event::Counted { .. } => false,
         };
         let records = self.records.iter();
         records

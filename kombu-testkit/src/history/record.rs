@@ -82,6 +82,53 @@ pub enum Event {
         /// The numbers of its messages.
         messages: Vec<u64>,
     },
+    /// A message is to be received next within a time that begins now.
+    Expected {
+        /// The message's number.
+        message: u64,
+        /// Not earlier than so many microseconds from now.
+        after: u64,
+        /// And not later.
+        within: u64,
+    },
+    /// A call that had a deadline is over.
+    Called {
+        /// Which one.
+        call: String,
+        /// What kind of error it ended with, if it was one.
+        error: Option<String>,
+        /// How many microseconds it took.
+        took: u64,
+        /// How many it may have taken.
+        limit: u64,
+    },
+    /// How many of something there are, at a moment at which there should be as many as before.
+    Counted {
+        /// What was counted.
+        what: String,
+        /// How many there are.
+        count: u64,
+        /// How many more than at the first time there may be.
+        slack: u64,
+    },
+}
+
+impl Event {
+    /// That a publish was answered, or failed.
+    pub fn of_answer(message: u64, answer: &Result<Published, Error>) -> Self {
+        match answer {
+            Ok(published) => Event::Published {
+                message,
+                routed: published.routed,
+                resent: published.resent,
+            },
+            Err(error) => Event::PublishFailed {
+                message,
+                error: error.to_string(),
+                may_have_been_stored: error.may_have_been_stored(),
+            },
+        }
+    }
 }
 
 /// What was to become of a delivery.
@@ -118,6 +165,16 @@ impl Answer {
         match result {
             Ok(()) => Answer::Confirmed,
             Err(error) => Answer::of_error(error),
+        }
+    }
+
+    /// The same over a network that fails, for a delivery whose session was there when it was settled: if that ended before the
+    /// answer came, the broker may have done it all the same. `answered` says whether the broker answers settles at all.
+    pub fn of_sent(result: &Result<(), Error>, answered: bool) -> Self {
+        match result {
+            Ok(()) if answered => Answer::Confirmed,
+            Ok(()) => Answer::Queued,
+            Err(error) => Answer::Failed(error.to_string()),
         }
     }
 
@@ -174,18 +231,7 @@ impl Recorder {
 
     /// Takes down what a publish was answered.
     pub fn answered(&self, message: u64, answer: &Result<Published, Error>) {
-        self.record(match answer {
-            Ok(published) => Event::Published {
-                message,
-                routed: published.routed,
-                resent: published.resent,
-            },
-            Err(error) => Event::PublishFailed {
-                message,
-                error: error.to_string(),
-                may_have_been_stored: error.may_have_been_stored(),
-            },
-        });
+        self.record(Event::of_answer(message, answer));
     }
 
     /// Takes down a delivery.
@@ -219,6 +265,50 @@ impl Recorder {
         self.record(Event::Left {
             queue: queue.into(),
             messages,
+        });
+    }
+
+    /// Takes down that a message is to be received in a time that begins now: `after` the first of these, and within the
+    /// second.
+    pub fn expect(&self, message: u64, after: Duration, within: Duration) {
+        self.record(Event::Expected {
+            message,
+            after: after.as_micros() as u64,
+            within: within.as_micros() as u64,
+        });
+    }
+
+    /// Awaits a call that has to be over within `limit`, and takes down how it ended and how long it took.
+    ///
+    /// One that takes a minute longer is dropped, and counts as if it had ended then.
+    pub async fn call<T>(
+        &self,
+        call: &str,
+        limit: Duration,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Option<Result<T, Error>> {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let begin = Instant::now();
+        let answer = tokio::time::timeout(limit + PATIENCE, work).await.ok();
+        self.record(Event::Called {
+            call: call.to_owned(),
+            error: match &answer {
+                Some(Ok(_)) => None,
+                Some(Err(error)) => Some(format!("{:?}", error.kind())),
+                None => Some("none: it was dropped".to_owned()),
+            },
+            took: begin.elapsed().as_micros() as u64,
+            limit: limit.as_micros() as u64,
+        });
+        answer
+    }
+
+    /// Takes down how many of something there are.
+    pub fn count(&self, what: impl Into<String>, count: u64, slack: u64) {
+        self.record(Event::Counted {
+            what: what.into(),
+            count,
+            slack,
         });
     }
 

@@ -9,6 +9,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::{Broker, Freedom};
+
 use super::sequence::{Operation, QUEUE, QUEUES, Sequence, Step};
 
 /// Takes out of a message's headers what two brokers need not agree on.
@@ -45,6 +47,25 @@ fn forget_order(deaths: &mut [Value]) {
 pub(super) fn leave_out(sequence: &mut Sequence) {
     leave_out_overtaking(sequence);
     leave_out_rejections(sequence);
+}
+
+/// Leaves out what this broker need not do as the others do.
+///
+/// One that counts what is unsettled refuses other messages than memory does, so its full queues drop their heads instead. A
+/// queue that takes nothing at all counts nothing.
+pub(super) fn leave_out_for(broker: &Broker, sequence: &mut Sequence) {
+    if !broker.may(Freedom::CountInFlight) {
+        return;
+    }
+    for step in &mut sequence.0 {
+        if let Operation::DeclareQueue(queue) = &mut step.operation
+            && queue.get_overflow() == Some(Overflow::RejectPublish)
+            && queue.get_max_length().is_some_and(|limit| limit > 0)
+        {
+            *queue = queue.clone().overflow(Overflow::DropHead);
+        }
+    }
+    leave_out(sequence);
 }
 
 /// Leaves out rejections where messages may die by themselves in more than one way.

@@ -92,6 +92,7 @@ impl Oracle {
     pub async fn difference(&self, seed: u64) -> Option<Difference> {
         let names = Names::of(seed);
         let mut sequence = Sequence::generate(seed);
+        freedoms::leave_out_for(&self.other, &mut sequence);
         let (step, ..) = self.compare(&sequence, &names, PATIENCE).await?;
         sequence.0.truncate(step + 1);
         let sequence = shrink::shrink(sequence, async |sequence| {

@@ -15,6 +15,7 @@ pub mod processing_times;
 pub mod receiving;
 pub mod several_queues;
 pub mod sharing;
+pub mod simple_queues;
 pub mod windows;
 
 /// The numbers as texts.

@@ -1,0 +1,304 @@
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use tokio::time::sleep;
+
+use crate::call::{Failure, FailureKind, Responder};
+use crate::client::{Delivery, Settling};
+use crate::error::{Error, ErrorKind, Result};
+
+use super::reaction::{Answer, Kind};
+use super::route::Erased;
+use super::{Exit, HandlerError, Outcome, Reaction, Rejection, Request, Retries, Router};
+
+/// How long a message is kept that was handed out before, and is released: others shall have it.
+const RELEASED_AGAIN: Duration = Duration::from_millis(100);
+
+/// Takes deliveries to their handlers, and settles them.
+pub(super) struct Dispatch {
+    pub(super) router: Router,
+    pub(super) retries: Retries,
+    pub(super) tells_errors: bool,
+    /// Whether the broker can have a message come again later.
+    pub(super) delays: bool,
+}
+
+impl Dispatch {
+    /// Handles a delivery until it is settled, and answers whether that ends the component.
+    pub(super) async fn handle(&self, delivery: Delivery) -> Option<Exit> {
+        let responder = delivery.responder().map(Responder::tracked);
+        let request = Request::of(&delivery, responder.clone());
+        let handlers = self.router.find(request.message(), request.queue());
+        if let [handler] = handlers
+            && handler.takes_delivery()
+        {
+            let request = request.with_delivery(delivery);
+            return self.settled_by_itself(call(handler, request).await);
+        }
+        let reactions = react(handlers, request, &delivery, responder.as_ref());
+        let reaction = in_time(reactions, &delivery).await?;
+        self.settle(delivery, reaction, responder).await
+    }
+
+    fn settled_by_itself(&self, reaction: Reaction) -> Option<Exit> {
+        match reaction.0 {
+            Kind::Done { outcome, .. } => outcome.exit(),
+            Kind::Failed(error) => {
+                tracing::error!(%error, "a handler failed that settles its delivery by itself");
+                None
+            }
+            Kind::Rejected(rejection) => {
+                tracing::error!(%rejection, "a handler couldn't be called");
+                None
+            }
+        }
+    }
+
+    async fn settle(
+        &self,
+        delivery: Delivery,
+        reaction: Reaction,
+        responder: Option<Responder>,
+    ) -> Option<Exit> {
+        let reaction = match reaction.0 {
+            Kind::Done { outcome, answer } => match answered(answer, responder.as_ref()).await {
+                Ok(()) => {
+                    self.finish(delivery, outcome).await;
+                    return outcome.exit();
+                }
+                Err(error) => Kind::Failed(HandlerError::new(error)),
+            },
+            other => other,
+        };
+        match reaction {
+            Kind::Failed(error) => self.failed(delivery, error, responder).await,
+            Kind::Rejected(rejection) => rejected(delivery, rejection, responder).await,
+            Kind::Done { .. } => {}
+        }
+        None
+    }
+
+    async fn finish(&self, delivery: Delivery, outcome: Outcome) {
+        match outcome {
+            Outcome::Ack | Outcome::Quit | Outcome::Restart => tell(delivery.ack()).await,
+            Outcome::Release => {
+                // It would come back here as fast as it can.
+                if delivery.redelivered() {
+                    sleep(RELEASED_AGAIN).await;
+                }
+                tell(delivery.release()).await;
+            }
+            Outcome::Reject => tell(delivery.reject()).await,
+            Outcome::Retry => self.retry(delivery, None).await,
+            Outcome::RetryAfter(pause) => self.retry(delivery, Some(pause)).await,
+        }
+    }
+
+    async fn failed(&self, delivery: Delivery, error: HandlerError, responder: Option<Responder>) {
+        let queue = delivery.queue();
+        let attempt = delivery.attempt();
+        let Some(responder) = responder else {
+            tracing::error!(%queue, attempt, %error, name = error.name(), "a handler failed");
+            let is_final = |failure: &Failure| failure.kind() == FailureKind::Critical;
+            match error.failure().is_some_and(is_final) {
+                true => delivery.give_up(),
+                false => self.retry(delivery, None).await,
+            }
+            return;
+        };
+        let failure = match error.into_failure() {
+            // An answer as any other.
+            Ok(failure) => {
+                if let Err(error) = fail(&responder, failure).await {
+                    tracing::error!(%queue, %error, "a failure could not be answered");
+                }
+                return tell(delivery.ack()).await;
+            }
+            Err(error) => {
+                tracing::error!(%queue, attempt, %error, name = error.name(), "a handler failed");
+                match self.tells_errors {
+                    true => Failure::application(error.name(), error.to_string()),
+                    false => Failure::transient(500, "the handler failed"),
+                }
+            }
+        };
+        if let Err(error) = fail(&responder, failure).await {
+            tracing::error!(%queue, %error, "a failure could not be answered");
+        }
+        // Whoever asked knows, and may ask again.
+        tell(delivery.reject()).await;
+    }
+
+    async fn retry(&self, delivery: Delivery, pause: Option<Duration>) {
+        let attempt = delivery.attempt();
+        let Some(usual) = self.retries.pause(attempt) else {
+            tracing::error!(queue = %delivery.queue(), attempt, "a delivery was tried for the last time");
+            return delivery.give_up();
+        };
+        let pause = pause.unwrap_or(usual);
+        if pause.is_zero() {
+            tell(delivery.retry()).await;
+        } else if self.delays {
+            tell(delivery.retry_after(pause)).await;
+        } else {
+            sleep(pause).await;
+            tell(delivery.retry()).await;
+        }
+    }
+}
+
+impl Outcome {
+    fn exit(self) -> Option<Exit> {
+        match self {
+            Outcome::Quit => Some(Exit::Quit),
+            Outcome::Restart => Some(Exit::Restart),
+            _ => None,
+        }
+    }
+}
+
+/// What these handlers make of a delivery.
+async fn react(
+    handlers: &[Arc<dyn Erased<()>>],
+    request: Request,
+    delivery: &Delivery,
+    responder: Option<&Responder>,
+) -> Reaction {
+    match handlers {
+        [] => unknown(&request),
+        [handler] => call(handler, request).await,
+        handlers => {
+            // Each has its own copy of everything.
+            let calls = handlers.iter().map(|handler| {
+                let request = Request::of(delivery, responder.cloned());
+                call(handler, request)
+            });
+            together(join_all(calls).await)
+        }
+    }
+}
+
+impl Router {
+    /// Has the handlers for a delivery run, and answers what they say; the delivery is neither settled nor answered. For
+    /// tests of a router, and loops of one's own. A handler that takes the delivery can't be called so.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use kombu::handler::{Outcome, Payload, Router};
+    /// use kombu::{Exchange, Queue};
+    ///
+    /// let router = Router::new().on("number", async |Payload(number): Payload<u32>| match number % 2 {
+    ///     0 => Outcome::Ack,
+    ///     _ => Outcome::Reject,
+    /// });
+    ///
+    /// let connection = kombu::connect("memory://").await?;
+    /// connection.declare_queue(&Queue::new("numbers")).await?;
+    /// let producer = connection.producer(Exchange::default()).routing_key("numbers").await?;
+    /// producer.publish(&3).kind("number").await?;
+    /// let delivery = connection.get("numbers").await?.expect("a number");
+    /// assert_eq!(router.react(&delivery).await.outcome(), Some(Outcome::Reject));
+    /// # delivery.ack().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn react(&self, delivery: &Delivery) -> Reaction {
+        let responder = delivery.responder();
+        let request = Request::of(delivery, responder.clone());
+        let handlers = self.find(request.message(), request.queue());
+        react(handlers, request, delivery, responder.as_ref()).await
+    }
+}
+
+/// Calls a handler; a panic of it is an error.
+async fn call(handler: &Arc<dyn Erased<()>>, request: Request) -> Reaction {
+    let reaction = AssertUnwindSafe(async { handler.call(request, ()).await }).catch_unwind();
+    match reaction.await {
+        Ok(reaction) => reaction,
+        Err(panic) => Reaction::failed(HandlerError::panicked(&*panic)),
+    }
+}
+
+/// `None` if the delivery was taken back meanwhile: what was done with it is given up.
+async fn in_time<T>(work: impl Future<Output = T>, delivery: &Delivery) -> Option<T> {
+    let Some(overdue) = delivery.overdue() else {
+        return Some(work.await);
+    };
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = overdue => {
+            tracing::warn!("a handler took too long and was cancelled; its delivery comes again");
+            None
+        }
+    }
+}
+
+/// What several handlers come to: they all have to succeed, and the last one answers.
+fn together(reactions: Vec<Reaction>) -> Reaction {
+    let mut result = Reaction::done(Outcome::Ack);
+    for reaction in reactions {
+        match (&result.0, &reaction.0) {
+            (Kind::Done { outcome, .. }, Kind::Done { outcome: next, .. })
+                if *outcome != Outcome::Ack && *next == Outcome::Ack => {}
+            (Kind::Done { .. }, _) => result = reaction,
+            (_, Kind::Failed(error)) => tracing::error!(%error, "a further handler failed"),
+            (_, _) => {}
+        }
+    }
+    result
+}
+
+fn unknown(request: &Request) -> Reaction {
+    let (kind, queue) = (request.message().kind(), request.queue());
+    Reaction::rejected(Rejection::from(Error::new(
+        ErrorKind::Undecodable,
+        match kind {
+            Some(kind) => format!(
+                "no handler is for type `{kind}` or queue `{queue}`; add one to the router, or a fallback"
+            ),
+            None => format!(
+                "no handler is for messages without a type, or for queue `{queue}`; add one to the router, or a fallback"
+            ),
+        },
+    )))
+}
+
+async fn answered(answer: Answer, responder: Option<&Responder>) -> Result<()> {
+    if let (Some(answer), Some(responder)) = (answer, responder)
+        && !responder.is_taken_over()
+    {
+        answer(responder).await?;
+    }
+    Ok(())
+}
+
+async fn fail(responder: &Responder, failure: Failure) -> Result<()> {
+    if !responder.has_replied() {
+        responder.fail(failure).await?;
+    }
+    Ok(())
+}
+
+async fn rejected(delivery: Delivery, rejection: Rejection, responder: Option<Responder>) {
+    let queue = delivery.queue();
+    tracing::warn!(%queue, %rejection, "a message can't be handled");
+    let Some(responder) = responder else {
+        return delivery.give_up();
+    };
+    let failure = Failure::critical(400, rejection.error().message());
+    if let Err(error) = fail(&responder, failure).await {
+        tracing::error!(%queue, %error, "a failure could not be answered");
+    }
+    tell(delivery.reject()).await;
+}
+
+async fn tell(settling: Settling) {
+    if let Err(error) = settling.await {
+        tracing::warn!(%error, "a delivery could not be settled: it comes again");
+    }
+}

@@ -1,0 +1,236 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::client::{Connection, Queues, UndecodablePolicy};
+use crate::declare::{DeclareMode, Queue};
+use crate::driver::{BoxFuture, Feature, Support};
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::Content;
+use crate::name::Name;
+
+use super::dispatch::Dispatch;
+use super::lanes::OrderKey;
+use super::{Exit, Retries, Router, run};
+
+/// How long handlers may go on when their component ends.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// A component to be: handlers, the queues that they serve, and how. [`run`](Serve::run) runs it.
+#[must_use = "nothing is handled until it is run"]
+pub struct Serve {
+    connection: Connection,
+    router: Router,
+    queues: Vec<Queue>,
+    concurrency: usize,
+    prefetch: Option<u32>,
+    retries: Retries,
+    undecodable: UndecodablePolicy,
+    max_processing_time: Option<Option<Duration>>,
+    declare_mode: Option<DeclareMode>,
+    tells_errors: bool,
+    obeys_commands: bool,
+    grace: Duration,
+    order: Option<OrderKey>,
+}
+
+/// What matters while it runs.
+pub(super) struct Settings {
+    pub(super) concurrency: usize,
+    pub(super) grace: Duration,
+    pub(super) order: Option<OrderKey>,
+}
+
+impl Serve {
+    fn new(connection: Connection, router: Router) -> Self {
+        Serve {
+            connection,
+            router,
+            queues: Vec::new(),
+            concurrency: 1,
+            prefetch: None,
+            retries: Retries::default(),
+            undecodable: UndecodablePolicy::default(),
+            max_processing_time: None,
+            declare_mode: None,
+            tells_errors: false,
+            obeys_commands: false,
+            grace: GRACE,
+            order: None,
+        }
+    }
+
+    /// Serves these queues as well, and declares them with their exchanges and bindings.
+    pub fn queues(mut self, queues: impl Queues) -> Self {
+        self.queues.extend(queues.into_queues());
+        self
+    }
+
+    /// How many deliveries are handled at once, each in a task of its own. Default: 1.
+    pub fn concurrency(mut self, handlers: usize) -> Self {
+        self.concurrency = handlers.max(1);
+        self
+    }
+
+    /// How many deliveries may be unsettled at once. Default: twice the concurrency.
+    pub fn prefetch(mut self, deliveries: u32) -> Self {
+        self.prefetch = Some(deliveries);
+        self
+    }
+
+    /// How often, and after which pauses, a message comes again whose handler failed. Default: five times, after 1 s, 2 s,
+    /// 4 s, 8 s and 16 s.
+    ///
+    /// The tries are counted by the broker, over all processes.
+    pub fn retries(mut self, retries: Retries) -> Self {
+        self.retries = retries;
+        self
+    }
+
+    /// What becomes of messages that no handler can be called with, and of those that were tried for the last time.
+    /// Default: rejected if their queue has a dead-letter exchange, else held until the component ends.
+    pub fn on_undecodable(mut self, policy: UndecodablePolicy) -> Self {
+        self.undecodable = policy;
+        self
+    }
+
+    /// How long a handler may take. One that isn't done by then is cancelled, its future dropped, and the message comes
+    /// again as after an error. Default: that of a [consumer](crate::OpenConsumer::max_processing_time).
+    pub fn max_processing_time(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.max_processing_time = Some(limit.into());
+        self
+    }
+
+    /// Whether queues, exchanges and bindings are declared, verified or neither. Default: the connection's mode.
+    pub fn declare(mut self, mode: DeclareMode) -> Self {
+        self.declare_mode = Some(mode);
+        self
+    }
+
+    /// Answers a question whose handler failed with the name and text of the error, instead of just that it failed. For
+    /// callers that are trusted. Default: false.
+    pub fn tell_errors(mut self, tell: bool) -> Self {
+        self.tells_errors = tell;
+        self
+    }
+
+    /// Ends with [`Exit::Quit`] or [`Exit::Restart`] when a message of type `command` comes whose header `name` is `quit`
+    /// or `restart`, unless the router has handlers for these. Default: false; true in a
+    /// [`Component`](super::Component).
+    pub fn obey_commands(mut self, obey: bool) -> Self {
+        self.obeys_commands = obey;
+        self
+    }
+
+    /// How long handlers may go on when it ends. What isn't done by then is cancelled, and goes back to its queue.
+    /// Default: 30 s.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Handles messages for which this answers the same key one at a time, in their order; others beside them, up to the
+    /// concurrency. A message that is retried comes behind those that have come since.
+    ///
+    /// ```
+    /// use kombu::Name;
+    /// # fn serve(serve: kombu::handler::Serve) -> kombu::handler::Serve {
+    /// serve.concurrency(8).in_order_by(|message| message.header("customer").map(Name::from))
+    /// # }
+    /// ```
+    pub fn in_order_by(
+        mut self,
+        key: impl Fn(&Content) -> Option<Name> + Send + Sync + 'static,
+    ) -> Self {
+        self.order = Some(Arc::new(key));
+        self
+    }
+
+    /// Opens its consumer and handles what comes, until a handler or a command ends it, or the connection is closed or
+    /// drained.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`consumer`](Connection::consumer) and what ends one; [`ErrorKind::Config`] without queues, and if one of
+    /// several handlers for the same messages wants the delivery for itself.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels its handlers, and what they had goes back. [`run_until`](Serve::run_until) ends it in an
+    /// orderly way.
+    pub fn run(self) -> BoxFuture<'static, Result<Exit>> {
+        self.run_until(std::future::pending())
+    }
+
+    /// As [`run`](Serve::run), and ends with [`Exit::Stopped`] when `stop` resolves: it takes no more, gives back what it
+    /// has not begun with, and waits for its handlers.
+    pub fn run_until(
+        self,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> BoxFuture<'static, Result<Exit>> {
+        Box::pin(async move {
+            self.start(stop)
+                .await
+                .map_err(|error| error.during("serve"))
+        })
+    }
+
+    async fn start(self, stop: impl Future<Output = ()> + Send) -> Result<Exit> {
+        if let Some(key) = self.router.conflict() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "{key} has several handlers, and one of them takes the delivery for itself; leave it the only one, or \
+                     have it return an `Outcome`"
+                ),
+            ));
+        }
+        let twice = u32::try_from(self.concurrency.saturating_mul(2)).unwrap_or(u32::MAX);
+        let consumer = self.connection.consumer(self.queues);
+        let mut consumer = consumer
+            .prefetch(self.prefetch.unwrap_or(twice))
+            .on_undecodable(self.undecodable);
+        if let Some(limit) = self.max_processing_time {
+            consumer = consumer.max_processing_time(limit);
+        }
+        if let Some(mode) = self.declare_mode {
+            consumer = consumer.declare(mode);
+        }
+        let delayed = self
+            .connection
+            .capabilities()
+            .support(Feature::DelayedRetry);
+        let dispatch = Dispatch {
+            router: match self.obeys_commands {
+                true => self.router.with_commands(),
+                false => self.router,
+            },
+            retries: self.retries,
+            tells_errors: self.tells_errors,
+            delays: delayed != Support::Unsupported,
+        };
+        let settings = Settings {
+            concurrency: self.concurrency,
+            grace: self.grace,
+            order: self.order,
+        };
+        run::run(consumer.await?, dispatch, settings, stop).await
+    }
+}
+
+impl Connection {
+    /// Handles what comes to queues with the functions of a router. See [`handler`](crate::handler).
+    pub fn serve(&self, router: Router) -> Serve {
+        Serve::new(self.clone(), router)
+    }
+}
+
+impl fmt::Debug for Serve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serve")
+            .field("router", &self.router)
+            .field("queues", &self.queues)
+            .field("concurrency", &self.concurrency)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,233 @@
+//! What a session holds, and how it gives that back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use async_nats::{HeaderMap, Message, Subject};
+use bytes::Bytes;
+use kombu_core::Result;
+use kombu_core::virt::{Death, Room};
+use parking_lot::Mutex;
+
+use crate::api::{ACK_WAIT, Delivered, nanoseconds};
+use crate::known::NatsQueue;
+use crate::line::Line;
+use crate::message;
+
+pub(crate) const ACK: Bytes = Bytes::from_static(b"+ACK");
+/// Says that the holder lives. It changes nothing for a message that was acknowledged; one that went back with a delay would
+/// wait anew.
+pub(crate) const PROGRESS: Bytes = Bytes::from_static(b"+WPI");
+
+/// How long before the server takes a message for abandoned nobody here settles it any more.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// A message that the server has handed over.
+pub(crate) struct Fetched {
+    pub(crate) delivered: Delivered,
+    pub(crate) ack: Subject,
+    pub(crate) headers: Option<HeaderMap>,
+    pub(crate) body: Bytes,
+}
+
+impl Fetched {
+    /// `None` for what isn't a message of a stream.
+    pub(crate) fn of(message: Message) -> Option<Self> {
+        let ack = message.reply?;
+        Some(Fetched {
+            delivered: Delivered::of(&ack)?,
+            ack,
+            headers: message.headers,
+            body: message.payload,
+        })
+    }
+
+    /// When its time is over in this queue, in ns by the server's clock.
+    pub(crate) fn expires(&self, queue: &NatsQueue) -> Option<u64> {
+        let own = message::expiration(self.headers.as_ref());
+        let left = queue.time_to_live(own)?;
+        Some(self.delivered.stored.saturating_add(nanoseconds(left)))
+    }
+}
+
+/// Who holds messages of a queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Holder(pub(crate) Arc<Hold>);
+
+#[derive(Debug)]
+pub(crate) struct Hold {
+    pub(crate) queue: NatsQueue,
+    held: Mutex<HashMap<u64, Held>>,
+    /// What was acknowledged last, unless the server is known to have taken it in.
+    last: Mutex<Option<Subject>>,
+    /// How much its consumer can hold, and since when it could hold more, by the server's clock; `u64::MAX` while it can't.
+    room: Option<Room>,
+    room_since: AtomicU64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) ack: Subject,
+    pub(crate) position: u64,
+    /// When its time is over, by the server's clock.
+    pub(crate) expires: Option<u64>,
+    /// When the server last heard of it.
+    since: Instant,
+    /// It died in its queue: that may be gone by now.
+    pub(crate) death: Option<Death>,
+}
+
+impl Holder {
+    pub(crate) fn new(queue: NatsQueue, room: Option<Room>, now: u64) -> Self {
+        Holder(Arc::new(Hold {
+            queue,
+            held: Mutex::default(),
+            last: Mutex::default(),
+            room,
+            room_since: AtomicU64::new(now),
+        }))
+    }
+
+    pub(crate) fn queue(&self) -> &NatsQueue {
+        &self.0.queue
+    }
+
+    pub(crate) fn hold(&self, id: u64, fetched: &Fetched, death: Option<Death>) {
+        let held = Held {
+            ack: fetched.ack.clone(),
+            position: fetched.delivered.position,
+            expires: fetched.expires(&self.0.queue),
+            since: Instant::now(),
+            death,
+        };
+        let mut all = self.0.held.lock();
+        all.insert(id, held);
+        if self
+            .0
+            .room
+            .as_ref()
+            .is_some_and(|room| all.len() >= room.limit())
+        {
+            self.0.room_since.store(u64::MAX, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes note of how much room there is at this time.
+    pub(crate) fn look_at_room(&self, has_room: bool, now: u64) {
+        let since = &self.0.room_since;
+        match (has_room, since.load(Ordering::Relaxed)) {
+            (true, u64::MAX) => since.store(now, Ordering::Relaxed),
+            (true, _) => {}
+            (false, _) => since.store(u64::MAX, Ordering::Relaxed),
+        }
+    }
+
+    /// Something isn't held any more.
+    pub(crate) fn freed(&self, now: u64) {
+        let held = self.0.count();
+        if self.0.room.as_ref().is_some_and(|room| held < room.limit()) {
+            self.look_at_room(true, now);
+        }
+    }
+
+    /// Since when its consumer could take more; `u64::MAX` if it can't.
+    pub(crate) fn room_since(&self) -> u64 {
+        self.0.room_since.load(Ordering::Relaxed)
+    }
+
+    /// Ends the hold; `None` if there is none any more, as far as can be known here.
+    pub(crate) fn let_go(&self, id: u64) -> Option<Held> {
+        let held = self.0.held.lock().remove(&id)?;
+        held.is_ours().then_some(held)
+    }
+
+    /// The same for a message that is acknowledged next.
+    pub(crate) fn let_go_for_good(&self, id: u64) -> Option<Held> {
+        let mut all = self.0.held.lock();
+        let held = all.remove(&id)?;
+        // Under the same lock: whoever counts sees one of the two.
+        *self.0.last.lock() = Some(held.ack.clone());
+        held.is_ours().then_some(held)
+    }
+
+    pub(crate) fn get(&self, id: u64) -> Option<Held> {
+        self.0.held.lock().get(&id).cloned()
+    }
+}
+
+impl Hold {
+    /// What has to be waited for until the server's counts are right.
+    pub(crate) fn last(&self) -> Option<Subject> {
+        self.last.lock().clone()
+    }
+
+    /// The server has taken that in.
+    pub(crate) fn forget_last(&self, ack: &Subject) {
+        let mut last = self.last.lock();
+        if last.as_ref() == Some(ack) {
+            *last = None;
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.held.lock().len()
+    }
+
+    /// Tells the server that all are still held.
+    pub(crate) fn progress(&self, line: &Line) {
+        let now = Instant::now();
+        for held in self.held.lock().values_mut() {
+            held.since = now;
+            line.tell(held.ack.clone(), PROGRESS);
+        }
+    }
+
+    /// Ends all holds.
+    pub(crate) fn let_go_of_all(&self) -> Vec<Held> {
+        self.held.lock().drain().map(|(_, held)| held).collect()
+    }
+
+    /// All that is held, for whoever comes after this session.
+    pub(crate) fn all(&self) -> Vec<Held> {
+        self.held.lock().values().cloned().collect()
+    }
+}
+
+impl Held {
+    /// Whether the server can't have given it to somebody else yet.
+    fn is_ours(&self) -> bool {
+        self.since.elapsed() + MARGIN < ACK_WAIT
+    }
+
+    /// The id of the letter that a dead message becomes: made of its place.
+    pub(crate) fn letter_id(&self) -> String {
+        let parts: Vec<&str> = self.ack.split('.').collect();
+        let stream = match parts.len() {
+            9 => parts[2],
+            _ => parts.get(4).copied().unwrap_or_default(),
+        };
+        format!("dlx:{stream}:{}", self.position)
+    }
+}
+
+/// A message that died in its queue.
+pub(crate) struct Corpse {
+    pub(crate) holder: Holder,
+    pub(crate) id: u64,
+    pub(crate) death: Death,
+    /// When, in ns by the server's clock.
+    pub(crate) died: u64,
+    pub(crate) fetched: Fetched,
+}
+
+/// Settles that were told to the server are done when it answers this.
+pub(crate) fn barrier(line: &Line, ack: Subject) -> crate::line::Answer<()> {
+    let asking = line.ask(ack, None, PROGRESS, "a settle");
+    Box::pin(async move {
+        // Nobody is there to answer if the queue is gone, and the message went with it.
+        let answer: Result<Option<Message>> = asking.await;
+        answer.map(drop)
+    })
+}

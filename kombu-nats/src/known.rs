@@ -1,0 +1,291 @@
+//! What a session knows of the declarations, and how it learns of others'.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Subject};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use kombu_core::virt::{Change, Table};
+use kombu_core::{Name, Queue, Result};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::api::{self, Raw};
+use crate::error::{self, code};
+use crate::line::{Answer, Line, Stored};
+use crate::message;
+use crate::names::{self, Layout};
+use crate::records::{self, QueueRecord, Record};
+
+/// How many records are asked for one by one; more are read as a stream.
+const FEW: u64 = 64;
+
+/// A queue that was looked up.
+#[derive(Clone, Debug)]
+pub(crate) struct NatsQueue(Arc<Place>);
+
+#[derive(Debug)]
+struct Place {
+    declaration: Arc<Queue>,
+    stream: Arc<str>,
+    /// By level.
+    subjects: Vec<Subject>,
+}
+
+impl NatsQueue {
+    fn new(layout: &Layout, declaration: Arc<Queue>, id: &str) -> Self {
+        let name = declaration.name();
+        let levels = declaration.get_max_priority().unwrap_or(0);
+        NatsQueue(Arc::new(Place {
+            stream: layout.stream(name, id).into(),
+            subjects: (0..=levels)
+                .map(|level| layout.subject(name, &level.to_string()).into())
+                .collect(),
+            declaration,
+        }))
+    }
+
+    pub(crate) fn name(&self) -> &Name {
+        self.0.declaration.name()
+    }
+
+    pub(crate) fn declaration(&self) -> &Arc<Queue> {
+        &self.0.declaration
+    }
+
+    pub(crate) fn stream(&self) -> &Arc<str> {
+        &self.0.stream
+    }
+
+    /// How many priorities are told apart.
+    pub(crate) fn levels(&self) -> u8 {
+        self.0.subjects.len() as u8
+    }
+
+    /// The level of a message with this priority.
+    pub(crate) fn level(&self, priority: Option<u8>) -> u8 {
+        priority.unwrap_or(0).min(self.levels() - 1)
+    }
+
+    /// Where messages of a level are published to.
+    pub(crate) fn subject(&self, level: u8) -> &Subject {
+        &self.0.subjects[usize::from(level.min(self.levels() - 1))]
+    }
+
+    /// Whether it is the same declaration of the same queue.
+    pub(crate) fn is(&self, other: &NatsQueue) -> bool {
+        self.0.stream == other.0.stream
+    }
+
+    /// How long a message may wait here at most.
+    pub(crate) fn time_to_live(&self, expiration: Option<Duration>) -> Option<Duration> {
+        let own = self.0.declaration.get_message_ttl();
+        own.into_iter().chain(expiration).min()
+    }
+}
+
+/// The newest table that was read.
+pub(crate) struct Known {
+    table: Table,
+    revision: u64,
+    ids: HashMap<Name, QueueRecord>,
+    queues: HashMap<Name, NatsQueue>,
+    layout: Layout,
+}
+
+impl Known {
+    pub(crate) fn new(layout: Layout) -> Self {
+        Known {
+            table: Table::new(),
+            revision: 0,
+            ids: HashMap::new(),
+            queues: HashMap::new(),
+            layout,
+        }
+    }
+
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    pub(crate) fn queue(&self, name: &Name) -> Option<NatsQueue> {
+        self.queues.get(name).cloned()
+    }
+
+    /// The queue that a stream is of.
+    pub(crate) fn queue_of(&self, stream: &str) -> Option<NatsQueue> {
+        let mut all = self.queues.values();
+        all.find(|queue| **queue.stream() == *stream).cloned()
+    }
+
+    /// All queues.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = &NatsQueue> {
+        self.queues.values()
+    }
+
+    /// Whether the queue is there, as it was when it was looked up.
+    pub(crate) fn has(&self, queue: &NatsQueue) -> bool {
+        self.queues
+            .get(queue.name())
+            .is_some_and(|there| there.is(queue))
+    }
+
+    /// Takes in the record at a position that is behind all that are known.
+    fn take(&mut self, position: u64, record: Record) -> Result<()> {
+        match &record {
+            Record::Queue(record) => {
+                let name = record.queue.name().clone();
+                let declaration = Arc::new(record.queue.clone());
+                let queue = NatsQueue::new(&self.layout, declaration, &record.id);
+                self.queues.insert(name.clone(), queue);
+                self.ids.insert(name, record.clone());
+            }
+            Record::NoQueue(name) => {
+                self.queues.remove(name);
+                self.ids.remove(name);
+            }
+            _ => {}
+        }
+        record.apply(&mut self.table)?;
+        self.set_revision(position);
+        Ok(())
+    }
+
+    fn set_revision(&mut self, revision: u64) {
+        self.revision = revision;
+        self.table.set_version(revision + 1);
+    }
+}
+
+/// What came of writing changes.
+pub(crate) enum Written {
+    Done,
+    Stale,
+}
+
+/// Asks for the position of the last record, as it is when the server is asked.
+pub(crate) fn revision(line: &Line) -> Answer<u64> {
+    let bucket = line.layout.topology();
+    let asking = api::last_message(line, &bucket.stream, ">");
+    Box::pin(async move {
+        match asking.await? {
+            Ok(raw) => Ok(raw.position),
+            Err(refused) => Err(refused.during("the declarations, which are gone")),
+        }
+    })
+}
+
+/// Reads what was written behind what is known.
+pub(crate) async fn catch_up(
+    line: &Line,
+    known: &parking_lot::Mutex<Known>,
+    turn: &tokio::sync::Mutex<()>,
+) -> Result<Table> {
+    // Two that read at once would take in the same.
+    let _turn = turn.lock().await;
+    let newest = revision(line).await?;
+    let from = known.lock().revision + 1;
+    let bucket = line.layout.topology();
+    let records = match newest.saturating_sub(from) {
+        _ if newest < from => Vec::new(),
+        0..FEW => {
+            let asking =
+                (from..=newest).map(|position| api::message(line, &bucket.stream, position));
+            let mut found = Vec::new();
+            for answer in join_all(asking).await {
+                match answer? {
+                    Ok(raw) => found.push(raw),
+                    // There is a newer one with its key.
+                    Err(refused) if refused.err_code == code::NO_MESSAGE => {}
+                    Err(refused) => return Err(refused.during("the declarations")),
+                }
+            }
+            found
+        }
+        _ => api::messages_from(line, &bucket.stream, from).await?,
+    };
+    let mut known = known.lock();
+    for Raw {
+        position, payload, ..
+    } in records
+    {
+        if position > known.revision {
+            known.take(position, Record::read(&payload)?)?;
+        }
+    }
+    if newest > known.revision {
+        known.set_revision(newest);
+    }
+    Ok(known.table.clone())
+}
+
+/// Writes changes that are based on what is known; nobody else's come in between.
+pub(crate) async fn write(
+    line: &Line,
+    known: &parking_lot::Mutex<Known>,
+    changes: &[Change],
+) -> Result<Written> {
+    let bucket = line.layout.topology();
+    let base = known.lock().revision;
+    let mut records = Vec::with_capacity(changes.len());
+    let mut storing = Vec::with_capacity(changes.len());
+    for (expected, change) in (base..).zip(changes) {
+        let (key, record) = records::written(change, names::fresh_id)?;
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Expected-Last-Sequence", message::digits(expected));
+        if record.is_mark() {
+            headers.insert("KV-Operation", "DEL");
+        }
+        let subject = Subject::from(bucket.subject(&key));
+        storing.push(line.store(subject, Some(headers), record.text()?.into()));
+        records.push(record);
+    }
+    for (index, stored) in join_all(storing).await.into_iter().enumerate() {
+        match stored? {
+            Stored::At(position) => {
+                let mut known = known.lock();
+                // Somebody may have read it before the answer came.
+                if position == known.revision + 1 {
+                    known.take(position, records[index].clone())?;
+                }
+            }
+            Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE && index == 0 => {
+                return Ok(Written::Stale);
+            }
+            Stored::Refused(refused) => return Err(refused.during("a declaration")),
+            Stored::Nowhere => return Err(error::unexpected("a declaration")),
+        }
+    }
+    // Nobody reads the bindings of what is gone, and nothing waits for them to go.
+    let gone = known.lock().revision;
+    for pattern in changes
+        .iter()
+        .flat_map(|change| records::bindings_of(&bucket, change))
+    {
+        let purge = json!({ "filter": pattern, "seq": gone });
+        let subject = format!("STREAM.PURGE.{}", bucket.stream);
+        drop(line.api::<Purged>(&subject, &purge, "a purge"));
+    }
+    Ok(Written::Done)
+}
+
+/// What a purge answers.
+#[derive(Deserialize)]
+pub(crate) struct Purged {}
+
+/// Writes the version of the layout, unless one is there.
+pub(crate) async fn begin(line: &Line) -> Result<()> {
+    let bucket = line.layout.topology();
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Expected-Last-Subject-Sequence", message::digits(0));
+    let subject = Subject::from(bucket.subject(records::LAYOUT_KEY));
+    let text: Bytes = Record::Layout(records::LAYOUT).text()?.into();
+    match line.store(subject, Some(headers), text).await? {
+        Stored::At(_) => Ok(()),
+        Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => Ok(()),
+        Stored::Refused(refused) => Err(refused.during("a declaration")),
+        Stored::Nowhere => Err(error::unexpected("a declaration")),
+    }
+}

@@ -1,0 +1,63 @@
+//! `nats://`: queues on NATS JetStream.
+//!
+//! - `nats://user:password@host:port`, or `nats://token@host:port`; what is missing is none, none, `localhost` and 4222. Where the
+//!   password comes from a provider, a token is the password of nobody. Nkeys and files of credentials are options.
+//! - `tls://` is the same, encrypted.
+//! - `nats://host1:4222,host2:4222,host3:4222` is a cluster: a session is with one of them.
+//! - `?prefix=NAME` before the name of every stream and subject, and more: see [`NatsOptions`].
+//!
+//! # What lies where
+//!
+//! With the default prefix, `kombu`:
+//!
+//! - A queue `jobs` is what is published to the subject `kombu.q.jobs.0`, and on a queue with priorities, `kombu.q.jobs.LEVEL`.
+//!   A stream of its own, with the policy `workqueue`, keeps it; its durable consumer is `c0`, or `cLEVEL`. In names,
+//!   everything but letters, digits, `-` and `_` is written `=` and two hexadecimal digits for each byte.
+//! - Declarations are in the bucket `kombu_topology`, and who is there in `kombu_sessions`. Other programs may read them.
+//! - What is delayed is in the stream `kombu-later`.
+//!
+//! # Other programs
+//!
+//! Any client of NATS can publish to a queue, and pull from its consumer. The body of the message is that of ours, and the
+//! properties are headers, none of which is needed:
+//!
+//! | header | property |
+//! |---|---|
+//! | `Content-Type`, `Content-Encoding` | of the same name |
+//! | `Kombu-Exchange`, `Kombu-Key` | exchange and routing key; without both, the default exchange and the queue |
+//! | `Kombu-Priority`, `Kombu-Transient` | priority; there if the message isn't persistent |
+//! | `Kombu-Expiration` | milliseconds that the message may wait |
+//! | `Kombu-Message-Id`, `Kombu-Correlation-Id`, `Kombu-Reply-To`, `Kombu-Type`, `Kombu-Timestamp`, `Kombu-User-Id`, `Kombu-App-Id`, `Kombu-Cluster-Id` | of the same name |
+//! | `Kombu-More` | JSON: what a header of NATS can't hold |
+//! | any other, but `Nats-…` | a header of the message, as text |
+//!
+//! `Nats-Msg-Id` says which publish it was, so that one that is repeated is stored once; it isn't the message id.
+
+mod access;
+mod api;
+mod bell;
+mod clock;
+mod error;
+mod hold;
+mod known;
+mod later;
+mod left;
+mod limits;
+mod line;
+mod members;
+mod message;
+mod names;
+mod outlet;
+mod pulse;
+mod push;
+mod reader;
+mod records;
+mod returns;
+mod session;
+mod store;
+mod sweep;
+mod tally;
+mod transport;
+
+pub use kombu_core::driver::tls::rustls;
+pub use transport::{Nats, NatsOptions, NatsWithTls, Secret, Storage};

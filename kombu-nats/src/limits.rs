@@ -1,0 +1,250 @@
+//! Queues of limited length.
+//!
+//! What a full queue refuses by the number of its messages, its stream refuses. The rest is done by whoever publishes: the
+//! stream's own limits would take messages from those who hold them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use kombu_core::declare::Queue;
+use kombu_core::virt::{Answer, Death};
+use kombu_core::{ErrorKind, Overflow, Result};
+use parking_lot::Mutex;
+
+use crate::api;
+use crate::hold::ACK;
+use crate::known::NatsQueue;
+use crate::line;
+use crate::members;
+use crate::push::{self, Parcel};
+use crate::session::{Shared, to_the_end};
+use crate::tally;
+
+/// How soon what was published is counted.
+const COUNTED: Duration = Duration::from_millis(5);
+
+/// Whether publishers have something to do for the limits of a queue.
+pub(crate) fn is_limited(queue: &Queue) -> bool {
+    let drops = queue.get_max_length().is_some() && !refuses(queue);
+    drops || queue.get_max_length_bytes().is_some() || queue.get_max_length() == Some(0)
+}
+
+/// Whether a full queue refuses what comes.
+pub(crate) fn refuses(queue: &Queue) -> bool {
+    matches!(
+        queue.get_overflow(),
+        Some(Overflow::RejectPublish | Overflow::RejectPublishDlx)
+    )
+}
+
+/// Whether what a full queue refuses becomes a dead letter.
+pub(crate) fn dead_letters(queue: &Queue) -> bool {
+    queue.get_overflow() == Some(Overflow::RejectPublishDlx)
+        && queue.get_dead_letter_exchange().is_some()
+}
+
+/// The number of messages above which the stream of a queue refuses more. None at all is no limit to a stream.
+pub(crate) fn refused_above(queue: &Queue) -> Option<u64> {
+    queue
+        .get_max_length()
+        .filter(|limit| *limit > 0 && refuses(queue))
+}
+
+/// What is known of limited queues, by stream.
+#[derive(Default)]
+pub(crate) struct Sizes(Mutex<HashMap<Arc<str>, Arc<Limited>>>);
+
+/// A limited queue.
+#[derive(Default)]
+pub(crate) struct Limited {
+    /// How often somebody wanted too much to be dropped.
+    wishes: AtomicU64,
+    /// Whose turn it is in this session.
+    turn: tokio::sync::Mutex<Known>,
+}
+
+#[derive(Default)]
+pub(crate) struct Known {
+    /// Sizes and levels, as far as they are known, by position.
+    sizes: BTreeMap<u64, (u64, usize)>,
+    read_to: u64,
+    /// The wishes that were fulfilled.
+    fulfilled: u64,
+}
+
+impl Sizes {
+    pub(crate) fn of(&self, queue: &NatsQueue) -> Arc<Limited> {
+        let mut all = self.0.lock();
+        all.entry(queue.stream().clone()).or_default().clone()
+    }
+
+    /// The queue is gone.
+    pub(crate) fn forget(&self, queue: &NatsQueue) {
+        self.0.lock().remove(queue.stream());
+    }
+}
+
+/// Waits until this session drops nothing from a limited queue, and keeps it from doing so.
+pub(crate) async fn pause(limited: &Limited) -> impl Drop {
+    limited.turn.lock().await
+}
+
+impl Known {
+    /// Learns of what is new, and answers how many bytes are ready.
+    async fn ready(&mut self, shared: &Arc<Shared>, queue: &NatsQueue) -> Result<u64> {
+        let info = api::stream_info(&shared.line, queue.stream(), None).await?;
+        let Ok(info) = info else { return Ok(0) };
+        let state = info.state;
+        let from = (self.read_to + 1).max(state.first_seq);
+        let asking = (from..=state.last_seq)
+            .map(|position| api::message(&shared.line, queue.stream(), position));
+        for answer in futures_util::future::join_all(asking).await {
+            if let Ok(raw) = answer? {
+                let level = raw.subject.rsplit('.').next();
+                let level = level.and_then(|level| level.parse().ok()).unwrap_or(0);
+                self.sizes
+                    .insert(raw.position, (raw.payload.len() as u64, level));
+            }
+        }
+        self.read_to = self.read_to.max(state.last_seq);
+        self.sizes = self.sizes.split_off(&state.first_seq);
+        let looks = shared.looks(queue).await?;
+        let is_waiting = |position: u64, level: usize| {
+            let look = looks.get(level).or(looks.first());
+            look.is_some_and(|look| position > look.delivered.stream_seq)
+        };
+        let waiting: u64 = self
+            .sizes
+            .iter()
+            .filter(|(position, (_, level))| is_waiting(**position, *level))
+            .map(|(_, (size, _))| size)
+            .sum();
+        let back = shared.returns.back(queue.stream());
+        let back: u64 = back
+            .iter()
+            .filter_map(|position| Some((*position, self.sizes.get(position)?)))
+            .filter(|(position, (_, level))| !is_waiting(*position, *level))
+            .map(|(_, (size, _))| size)
+            .sum();
+        Ok(waiting + back)
+    }
+}
+
+/// Publishes into a limited queue.
+pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> {
+    if refuses(parcel.queue.declaration()) {
+        let mut pushing: line::Answer<Answer> = Box::pin(async move {
+            let limited = shared.sizes.of(&parcel.queue);
+            let mut known = limited.turn.lock().await;
+            let ready = known.ready(&shared, &parcel.queue).await?;
+            let declaration = parcel.queue.declaration();
+            let limit = declaration.get_max_length_bytes();
+            if limit.is_some_and(|limit| ready + parcel.body.len() as u64 > limit)
+                || declaration.get_max_length() == Some(0)
+            {
+                return push::refused(&shared, &parcel).await;
+            }
+            let sent = push::send(&shared, &parcel);
+            push::settle(&shared, &parcel, sent).await
+        });
+        // In its turn.
+        return match line::begin(&mut pushing) {
+            Some(answer) => Box::pin(async move { answer }),
+            None => Box::pin(to_the_end(pushing)),
+        };
+    }
+    let sent = push::send(&shared, &parcel);
+    Box::pin(async move {
+        let answer = push::settle(&shared, &parcel, sent).await?;
+        trim(&shared, &parcel.queue).await?;
+        // The queue's consumer may not have counted it yet.
+        shared.agenda.look_in(parcel.queue.name(), COUNTED);
+        Ok(answer)
+    })
+}
+
+/// Drops the head of a queue as long as there is too much in it.
+pub(crate) async fn trim(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> {
+    if refuses(queue.declaration()) {
+        return Ok(());
+    }
+    let (shared, queue) = (shared.clone(), queue.clone());
+    match to_the_end(async move { trim_to_limit(&shared, &queue).await }).await {
+        // Nothing is left of the queue.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        trimmed => trimmed,
+    }
+}
+
+async fn trim_to_limit(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> {
+    let limited = shared.sizes.of(queue);
+    let wish = limited.wishes.fetch_add(1, Ordering::AcqRel) + 1;
+    let mut known = limited.turn.lock().await;
+    if known.fulfilled >= wish {
+        return Ok(());
+    }
+    let wishes = limited.wishes.load(Ordering::Acquire);
+    if excess(shared, queue, &mut known).await? > 0 {
+        // Two sessions that drop at the same time would drop twice as much.
+        let turn = members::take_turn(shared, queue).await?;
+        let dropped = drop_excess(shared, queue, &mut known).await;
+        members::end_turn(shared, queue, turn).await?;
+        dropped?;
+    }
+    known.fulfilled = wishes;
+    Ok(())
+}
+
+/// How many messages are too many, and not as good as delivered.
+async fn excess(shared: &Arc<Shared>, queue: &NatsQueue, known: &mut Known) -> Result<u64> {
+    let declaration = queue.declaration();
+    let counts = tally::count(shared, queue, false).await?;
+    let mut excess = match declaration.get_max_length() {
+        Some(limit) => counts.ready.saturating_sub(limit),
+        None => 0,
+    };
+    if excess == 0
+        && let Some(limit) = declaration.get_max_length_bytes()
+        && known.ready(shared, queue).await? > limit
+    {
+        excess = 1;
+    }
+    if excess == 0 {
+        return Ok(0);
+    }
+    // What consumers have room for is as good as delivered.
+    let limit = declaration.get_max_length().unwrap_or(0);
+    let is_enough = |room| room > 0 && counts.ready <= limit.saturating_add(room);
+    if is_enough(shared.room(queue.stream()))
+        || is_enough(tally::count(shared, queue, true).await?.room)
+    {
+        return Ok(0);
+    }
+    Ok(excess)
+}
+
+async fn drop_excess(shared: &Arc<Shared>, queue: &NatsQueue, known: &mut Known) -> Result<()> {
+    loop {
+        let excess = excess(shared, queue, known).await?;
+        if excess == 0 {
+            return Ok(());
+        }
+        for _ in 0..excess {
+            let Some(fetched) = shared.take_one(queue).await? else {
+                return Ok(());
+            };
+            if queue.declaration().get_dead_letter_exchange().is_some() {
+                let now = shared.clock.now();
+                shared.bury(queue, fetched, Death::MaxLength, now);
+                continue;
+            }
+            // Before it is counted again.
+            let asking = shared
+                .line
+                .ask(fetched.ack, None, ACK, "a message that is dropped");
+            asking.await?;
+        }
+    }
+}

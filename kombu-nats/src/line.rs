@@ -1,0 +1,357 @@
+//! The way of one session to its server.
+//!
+//! What is asked for is on its way when the call returns, in the order of the calls, whether anybody polls the answer or
+//! not. The client would connect again by itself; here its end is the session's.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use async_nats::client::Request;
+use async_nats::{Client, HeaderMap, Message, RequestErrorKind, Subject, Subscriber};
+use bytes::Bytes;
+use kombu_core::{Error, ErrorKind, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::error::{self, ApiError};
+use crate::names::Layout;
+
+/// How long the server may take to answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(crate) type Answer<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+
+/// Why a session is over; nothing while it isn't.
+pub(crate) type Loss = watch::Sender<Option<(ErrorKind, String)>>;
+
+/// One session's line.
+pub(crate) struct Line {
+    client: Arc<Client>,
+    pub(crate) layout: Layout,
+    /// The session's number.
+    pub(crate) session: u64,
+    /// What the subjects of JetStream's interface begin with.
+    api: String,
+    lost: Loss,
+    over: watch::Sender<bool>,
+    is_over: AtomicBool,
+    is_hung_up: AtomicBool,
+}
+
+/// What the server says of a message.
+pub(crate) enum Stored {
+    /// It has it, at this position.
+    At(u64),
+    Refused(ApiError),
+    /// There is no stream at this subject.
+    Nowhere,
+}
+
+#[derive(serde::Deserialize)]
+struct StoredText {
+    #[serde(default)]
+    seq: u64,
+    error: Option<ApiError>,
+}
+
+/// What JetStream's interface says.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum ApiAnswer<T> {
+    Refused { error: ApiError },
+    Done(T),
+}
+
+/// Lets a future begin its work now.
+pub(crate) fn begin<T>(future: &mut Pin<Box<dyn Future<Output = T> + Send>>) -> Option<T> {
+    // The client's queue has room for all that can be under way, so that nothing but tokio's own
+    // idea of turns could keep this from being queued.
+    let mut unconstrained = std::pin::pin!(tokio::task::unconstrained(future));
+    match unconstrained
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
+
+impl Line {
+    pub(crate) fn open(
+        client: Client,
+        layout: Layout,
+        session: u64,
+        api: String,
+        lost: Loss,
+    ) -> Self {
+        Line {
+            client: Arc::new(client),
+            layout,
+            session,
+            api,
+            lost,
+            over: watch::Sender::new(false),
+            is_over: AtomicBool::new(false),
+            is_hung_up: AtomicBool::new(false),
+        }
+    }
+
+    /// Sends something that isn't answered.
+    pub(crate) fn tell(&self, subject: Subject, payload: Bytes) {
+        if self.is_over() {
+            return;
+        }
+        let client = self.client.clone();
+        let mut telling: Pin<Box<dyn Future<Output = _> + Send>> =
+            Box::pin(async move { client.publish(subject, payload).await });
+        drop(begin(&mut telling));
+    }
+
+    /// Sends something and answers what comes back; `None` if nobody is there to answer.
+    pub(crate) fn ask(
+        &self,
+        subject: Subject,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+        what: &'static str,
+    ) -> Answer<Option<Message>> {
+        if self.is_over() {
+            let loss = self.loss();
+            return Box::pin(async move { Err(loss) });
+        }
+        let mut asking: Answer<Option<Message>> =
+            Box::pin(self.asking(subject, headers, payload, what));
+        match begin(&mut asking) {
+            Some(answer) => Box::pin(async move { answer }),
+            None => asking,
+        }
+    }
+
+    fn asking(
+        &self,
+        subject: Subject,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+        what: &'static str,
+    ) -> impl Future<Output = Result<Option<Message>>> + Send + use<> {
+        let (client, lost) = (self.client.clone(), self.lost.clone());
+        async move {
+            let mut request = Request::new().payload(payload).timeout(Some(PATIENCE));
+            if let Some(headers) = headers {
+                request = request.headers(headers);
+            }
+            match client.send_request(subject, request).await {
+                Ok(message) => Ok(Some(message)),
+                Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
+                Err(error) => {
+                    let error = error::classify_request(error, what);
+                    if error.kind() == ErrorKind::ConnectionLost {
+                        // What isn't answered now may never be.
+                        lose(&lost, error.kind(), error.to_string());
+                    }
+                    Err(error)
+                }
+            }
+        }
+    }
+
+    /// Publishes into a stream.
+    pub(crate) fn store(
+        &self,
+        subject: Subject,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+    ) -> Answer<Stored> {
+        if self.is_over() {
+            let loss = self.loss();
+            return Box::pin(async move { Err(loss) });
+        }
+        let asking = self.asking(subject, headers, payload, "a message");
+        let mut storing: Answer<Stored> = Box::pin(async move {
+            let Some(message) = asking.await? else {
+                return Ok(Stored::Nowhere);
+            };
+            let text: StoredText = serde_json::from_slice(&message.payload)
+                .map_err(|_| error::unexpected("a message"))?;
+            Ok(match text.error {
+                Some(refused) => Stored::Refused(refused),
+                None => Stored::At(text.seq),
+            })
+        });
+        match begin(&mut storing) {
+            Some(answer) => Box::pin(async move { answer }),
+            None => storing,
+        }
+    }
+
+    /// Asks JetStream's interface.
+    pub(crate) fn api<T: DeserializeOwned>(
+        &self,
+        subject: &str,
+        body: &impl Serialize,
+        what: &'static str,
+    ) -> Answer<std::result::Result<T, ApiError>> {
+        let subject = Subject::from(format!("{}.{subject}", self.api));
+        let payload = match serde_json::to_vec(body) {
+            Ok(payload) if payload == b"null" => Bytes::new(),
+            Ok(payload) => payload.into(),
+            Err(problem) => {
+                let error = Error::new(ErrorKind::Protocol, format!("{what} can't be written"))
+                    .with_source(problem);
+                return Box::pin(async move { Err(error) });
+            }
+        };
+        let asking = self.ask(subject, None, payload, what);
+        Box::pin(async move {
+            let Some(message) = asking.await? else {
+                return Err(Error::new(
+                    ErrorKind::ConnectionLost,
+                    "nobody answers: JetStream isn't enabled on this NATS server, or not available now",
+                ));
+            };
+            match serde_json::from_slice(&message.payload) {
+                Ok(ApiAnswer::Refused { error }) => Ok(Err(error)),
+                Ok(ApiAnswer::Done(done)) => Ok(Ok(done)),
+                Err(problem) => Err(error::unexpected(what).with_source(problem)),
+            }
+        })
+    }
+
+    /// The subject that pulls from a consumer.
+    pub(crate) fn pull_subject(&self, stream: &str, consumer: &str) -> Subject {
+        format!("{}.CONSUMER.MSG.NEXT.{stream}.{consumer}", self.api).into()
+    }
+
+    /// A subject of our own.
+    pub(crate) fn inbox(&self) -> Subject {
+        self.client.new_inbox().into()
+    }
+
+    /// Sends something whose answers go to `reply`.
+    pub(crate) fn tell_with_reply(&self, subject: Subject, reply: Subject, payload: Bytes) {
+        if self.is_over() {
+            return;
+        }
+        let client = self.client.clone();
+        let mut telling: Pin<Box<dyn Future<Output = _> + Send>> =
+            Box::pin(async move { client.publish_with_reply(subject, reply, payload).await });
+        drop(begin(&mut telling));
+    }
+
+    /// Listens at a subject.
+    pub(crate) fn listen(&self, subject: Subject) -> Result<Subscriber> {
+        if self.is_over() {
+            return Err(self.loss());
+        }
+        let client = self.client.clone();
+        let mut listening: Pin<Box<dyn Future<Output = _> + Send>> =
+            Box::pin(async move { client.subscribe(subject).await });
+        match begin(&mut listening) {
+            Some(Ok(subscriber)) => Ok(subscriber),
+            _ => Err(self.loss()),
+        }
+    }
+
+    /// Listens for one message.
+    pub(crate) fn listen_once(&self, subject: Subject) -> Result<Subscriber> {
+        let mut subscriber = self.listen(subject)?;
+        // Queued behind the subscription, at once.
+        {
+            let done = tokio::task::unconstrained(subscriber.unsubscribe_after(1));
+            let mut done = std::pin::pin!(done);
+            drop(done.as_mut().poll(&mut Context::from_waker(Waker::noop())));
+        }
+        Ok(subscriber)
+    }
+
+    /// Pulls one message that is there. It comes with the subject that it was published to, so that it needs a place of its
+    /// own to arrive at.
+    pub(crate) fn pull_one(&self, pull: Subject) -> Result<Subscriber> {
+        let inbox = self.inbox();
+        let arrivals = self.listen_once(inbox.clone())?;
+        self.tell_with_reply(
+            pull,
+            inbox,
+            Bytes::from_static(br#"{"batch":1,"no_wait":true}"#),
+        );
+        Ok(arrivals)
+    }
+
+    /// Why there is no session any more.
+    pub(crate) fn loss(&self) -> Error {
+        match &*self.lost.borrow() {
+            Some((kind, text)) => Error::new(*kind, text.clone()),
+            None => Error::new(ErrorKind::ConnectionLost, "the session with NATS has ended"),
+        }
+    }
+
+    /// Resolves when the session is lost; never if it is hung up.
+    pub(crate) fn lost(&self) -> impl Future<Output = Error> + Send + 'static {
+        let mut lost = self.lost.subscribe();
+        async move {
+            let reason = match lost.wait_for(Option::is_some).await {
+                Ok(reason) => reason.clone(),
+                Err(_) => None,
+            };
+            match reason {
+                Some((kind, text)) => Error::new(kind, text),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Ends the session for this side, as lost for this reason.
+    pub(crate) fn lose(&self, error: &Error) {
+        if !self.is_hung_up.load(Ordering::Acquire) {
+            lose(&self.lost, error.kind(), error.to_string());
+        }
+        self.end();
+    }
+
+    /// Ends it on purpose.
+    pub(crate) fn hang_up(&self) {
+        self.is_hung_up.store(true, Ordering::Release);
+        self.end();
+    }
+
+    /// Ends the connection when what is queued is written.
+    fn end(&self) {
+        if self.is_over.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.over.send_replace(true);
+        let client = self.client.clone();
+        let mut draining: Pin<Box<dyn Future<Output = _> + Send>> =
+            Box::pin(async move { client.drain().await });
+        drop(begin(&mut draining));
+    }
+
+    /// Resolves when the session is over, in whichever way.
+    pub(crate) fn over(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut over = self.over.subscribe();
+        async move {
+            // Without a line, it is over too.
+            drop(over.wait_for(|over| *over).await);
+        }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire) || self.lost.borrow().is_some()
+    }
+}
+
+/// Takes note of the reason for which a session ended, if it is the first.
+pub(crate) fn lose(lost: &Loss, kind: ErrorKind, text: String) {
+    lost.send_if_modified(|lost| {
+        let is_first = lost.is_none();
+        if is_first {
+            *lost = Some((kind, text));
+        }
+        is_first
+    });
+}

@@ -1,0 +1,272 @@
+//! Who consumes from a queue, and which sessions live.
+//!
+//! The server knows neither. So each queue with consumers has a key that lists them, which is changed by whoever has read
+//! it last, and each session has one that it writes again and again.
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Subject};
+use kombu_core::{Error, ErrorKind, Name, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::api::{self, nanoseconds};
+use crate::error::{self, code};
+use crate::known::NatsQueue;
+use crate::line::{Line, Stored};
+use crate::message;
+use crate::names::encoded;
+use crate::session::Shared;
+
+/// What the key of a turn says while it is somebody's.
+const IN_TURN: &[u8] = b"1";
+/// How long a turn may take.
+const TURN: Duration = Duration::from_secs(5);
+
+/// The consumers of a queue, those first that came first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Members {
+    /// The stream of the queue: those of an earlier one of that name don't count.
+    stream: String,
+    pub(crate) consumers: Vec<Member>,
+}
+
+/// A consumer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Member {
+    pub(crate) session: u64,
+    /// Its number among those of the session.
+    pub(crate) number: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) exclusive: bool,
+}
+
+impl Members {
+    pub(crate) fn has(&self, session: u64, number: u64) -> bool {
+        let mut all = self.consumers.iter();
+        all.any(|member| (member.session, member.number) == (session, number))
+    }
+
+    /// Whether this consumer is the one that is served, where only one is.
+    pub(crate) fn is_first(&self, session: u64, number: u64) -> bool {
+        let first = self.consumers.first();
+        first.is_some_and(|member| (member.session, member.number) == (session, number))
+    }
+}
+
+fn key(queue: &NatsQueue) -> String {
+    format!("u.{}", encoded(queue.name()))
+}
+
+/// The consumers of a queue, and the position of what says so; 0 if nothing does.
+pub(crate) async fn of(line: &Line, queue: &NatsQueue) -> Result<(Members, u64)> {
+    let bucket = line.layout.sessions();
+    let subject = bucket.subject(&key(queue));
+    match api::last_message(line, &bucket.stream, &subject).await? {
+        Ok(raw) => {
+            let mut members: Members = match raw.payload.is_empty() {
+                true => Members::default(),
+                false => serde_json::from_slice(&raw.payload)
+                    .map_err(|problem| error::unexpected("for consumers").with_source(problem))?,
+            };
+            if members.stream != **queue.stream() {
+                members = Members::default();
+            }
+            members.stream = queue.stream().to_string();
+            Ok((members, raw.position))
+        }
+        Err(refused) if refused.is_missing() => {
+            let members = Members {
+                stream: queue.stream().to_string(),
+                consumers: Vec::new(),
+            };
+            Ok((members, 0))
+        }
+        Err(refused) => Err(refused.during("the consumers of a queue")),
+    }
+}
+
+/// Changes the consumers of a queue, until nobody else does at the same time.
+pub(crate) async fn change(
+    line: &Line,
+    queue: &NatsQueue,
+    mut change: impl FnMut(&mut Members) -> Result<()>,
+) -> Result<Members> {
+    let bucket = line.layout.sessions();
+    loop {
+        let (mut members, position) = of(line, queue).await?;
+        let before = members.clone();
+        change(&mut members)?;
+        if members == before {
+            return Ok(members);
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            "Nats-Expected-Last-Subject-Sequence",
+            message::digits(position),
+        );
+        let text = json!(members).to_string();
+        let subject = Subject::from(bucket.subject(&key(queue)));
+        match line.store(subject, Some(headers), text.into()).await? {
+            Stored::At(_) => return Ok(members),
+            Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => {}
+            Stored::Refused(refused) => return Err(refused.during("a consumer")),
+            Stored::Nowhere => return Err(error::unexpected("a consumer")),
+        }
+    }
+}
+
+/// Adds a consumer.
+pub(crate) async fn join(line: &Line, queue: &NatsQueue, member: Member) -> Result<Members> {
+    change(line, queue, |members| {
+        let others = &members.consumers;
+        let is_refused = others.iter().any(|other| other.exclusive)
+            || (member.exclusive && !others.is_empty());
+        if is_refused {
+            return Err(Error::new(
+                ErrorKind::AccessRefused,
+                format!(
+                    "queue `{}` has a consumer that is the only one, or is to have one; close that one, or consume \
+                     without `exclusive`",
+                    queue.name()
+                ),
+            ));
+        }
+        members.consumers.push(member.clone());
+        Ok(())
+    })
+    .await
+}
+
+/// Waits for the turn of this session to drop messages of a queue, and answers what [`end_turn`] needs.
+pub(crate) async fn take_turn(shared: &Shared, queue: &NatsQueue) -> Result<u64> {
+    let line = &shared.line;
+    let bucket = line.layout.sessions();
+    let subject = Subject::from(bucket.subject(&turn_key(queue)));
+    loop {
+        let last = match api::last_message(line, &bucket.stream, &subject).await? {
+            Ok(raw) if raw.payload == IN_TURN => {
+                let since = shared.clock.now().saturating_sub(raw.stored);
+                match since > nanoseconds(TURN) {
+                    // It died meanwhile.
+                    true => Some(raw.position),
+                    false => None,
+                }
+            }
+            Ok(raw) => Some(raw.position),
+            Err(refused) if refused.is_missing() => Some(0),
+            Err(refused) => return Err(refused.during("a turn")),
+        };
+        if let Some(last) = last {
+            let mut headers = HeaderMap::new();
+            headers.insert("Nats-Expected-Last-Subject-Sequence", message::digits(last));
+            let storing = line.store(subject.clone(), Some(headers), IN_TURN.into());
+            match storing.await? {
+                Stored::At(position) => return Ok(position),
+                Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => {}
+                Stored::Refused(refused) => return Err(refused.during("a turn")),
+                Stored::Nowhere => return Err(error::unexpected("a turn")),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// It is the others' turn.
+pub(crate) async fn end_turn(shared: &Shared, queue: &NatsQueue, turn: u64) -> Result<()> {
+    let line = &shared.line;
+    let subject = Subject::from(line.layout.sessions().subject(&turn_key(queue)));
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Expected-Last-Subject-Sequence", message::digits(turn));
+    // Refused if somebody took the turn away.
+    line.store(subject, Some(headers), "{}".into())
+        .await
+        .map(drop)
+}
+
+fn turn_key(queue: &NatsQueue) -> String {
+    format!("t.{}", encoded(queue.name()))
+}
+
+/// Forgets all that is known of the consumers of a queue that is gone.
+pub(crate) fn forget(line: &Line, queue: &Name) {
+    let bucket = line.layout.sessions();
+    for kind in ["u", "e", "t"] {
+        let purge = json!({ "filter": bucket.subject(&format!("{kind}.{}", encoded(queue))) });
+        let subject = format!("STREAM.PURGE.{}", bucket.stream);
+        drop(line.api::<serde_json::Value>(&subject, &purge, "a purge"));
+    }
+}
+
+/// The subject of a session's sign of life.
+fn session_subject(line: &Line, session: u64) -> String {
+    line.layout.sessions().subject(&format!("s.{session}"))
+}
+
+/// Says that this session lives, after it has said so at `last`; 0 for the first time. Answers the position of this sign.
+///
+/// Others may have ended it meanwhile: that is lost.
+pub(crate) async fn live(line: &Line, last: u64) -> Result<u64> {
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Expected-Last-Subject-Sequence", message::digits(last));
+    let subject = Subject::from(session_subject(line, line.session));
+    match line.store(subject, Some(headers), "{}".into()).await? {
+        Stored::At(position) => Ok(position),
+        Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => Err(Error::new(
+            ErrorKind::ConnectionLost,
+            "NATS doesn't know this session any more: it was silent for too long, or the server lost its data",
+        )),
+        Stored::Refused(refused) => Err(refused.during("a sign of life")),
+        Stored::Nowhere => Err(Error::new(
+            ErrorKind::ConnectionLost,
+            "NATS has lost its data",
+        )),
+    }
+}
+
+/// Forgets a session that is over.
+pub(crate) async fn die(line: &Line, session: u64) -> Result<()> {
+    let bucket = line.layout.sessions();
+    let purge = json!({ "filter": session_subject(line, session) });
+    let subject = format!("STREAM.PURGE.{}", bucket.stream);
+    let purging = line.api::<serde_json::Value>(&subject, &purge, "the end of a session");
+    purging.await.map(drop)
+}
+
+/// The keys of one sort, without it.
+pub(crate) async fn keys(line: &Line, sort: &str) -> Result<Vec<String>> {
+    let bucket = line.layout.sessions();
+    let pattern = bucket.subject(&format!("{sort}.*"));
+    let info = api::stream_info(line, &bucket.stream, Some(&pattern)).await?;
+    let info = info.map_err(|refused| refused.during("a look at sessions"))?;
+    let start = pattern.len() - 1;
+    let subjects = info.state.subjects.keys();
+    Ok(subjects
+        .filter_map(|subject| subject.get(start..).map(str::to_owned))
+        .collect())
+}
+
+/// The sessions that live, or have died not long ago.
+pub(crate) async fn sessions(line: &Line) -> Result<Vec<u64>> {
+    let keys = keys(line, "s").await?;
+    Ok(keys.iter().filter_map(|key| key.parse().ok()).collect())
+}
+
+/// When something of this sort was last written for a key, in ns by the server's clock.
+pub(crate) async fn written(line: &Line, sort: &str, key: &str) -> Result<Option<u64>> {
+    let bucket = line.layout.sessions();
+    let subject = bucket.subject(&format!("{sort}.{key}"));
+    match api::last_message(line, &bucket.stream, &subject).await? {
+        Ok(raw) => Ok(Some(raw.stored)),
+        Err(refused) if refused.is_missing() => Ok(None),
+        Err(refused) => Err(refused.during("a look at a key")),
+    }
+}
+
+/// Takes note that a queue is used, which keeps it from expiring.
+pub(crate) async fn use_queue(line: &Line, queue: &Name) -> Result<()> {
+    let bucket = line.layout.sessions();
+    let subject = Subject::from(bucket.subject(&format!("e.{}", encoded(queue))));
+    line.store(subject, None, "{}".into()).await.map(drop)
+}

@@ -1,0 +1,293 @@
+//! What a session does by itself: it says that it lives, keeps what it holds, ends those that don't live, and does what is
+//! due.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use kombu_core::{ErrorKind, Name, Result};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, timeout_at};
+
+use crate::api::{self, ACK_WAIT};
+use crate::clock;
+use crate::line::Answer;
+use crate::members;
+use crate::names::encoded;
+use crate::reader;
+use crate::returns;
+use crate::session::{Job, Shared};
+use crate::{later, sweep};
+
+/// How often a session says that it lives.
+const BEAT: Duration = Duration::from_secs(5);
+/// How long one that doesn't is left alone.
+const LEASE: Duration = Duration::from_secs(20);
+/// How often queues are looked at whose messages may expire.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What is due, and when.
+#[derive(Default)]
+pub(crate) struct Agenda {
+    looks: Mutex<HashMap<Name, Instant>>,
+    /// Queues to look at whenever somebody asks for something.
+    when_asked: Mutex<BTreeSet<Name>>,
+    rings: Mutex<BTreeSet<(Instant, Name)>>,
+    sooner: Notify,
+}
+
+impl Agenda {
+    /// A queue has to be looked at by then.
+    pub(crate) fn look_in(&self, queue: &Name, time: Duration) {
+        // The server's clock ticks otherwise than ours.
+        let Some(at) = Instant::now().checked_add(time + Duration::from_millis(1)) else {
+            return;
+        };
+        let mut looks = self.looks.lock();
+        match looks.get_mut(queue) {
+            Some(due) if *due <= at => return,
+            Some(due) => *due = at,
+            None => drop(looks.insert(queue.clone(), at)),
+        }
+        drop(looks);
+        self.sooner.notify_waiters();
+    }
+
+    /// A queue has to be looked at before anybody here asks for something.
+    pub(crate) fn look_when_asked(&self, queue: &Name) {
+        self.when_asked.lock().insert(queue.clone());
+    }
+
+    /// A message of a queue becomes visible by then.
+    pub(crate) fn ring_in(&self, queue: &Name, time: Duration) {
+        if let Some(at) = Instant::now().checked_add(time) {
+            self.rings.lock().insert((at, queue.clone()));
+            self.sooner.notify_waiters();
+        }
+    }
+
+    /// The queues that have to be looked at now.
+    pub(crate) fn due(&self) -> Vec<Name> {
+        let now = Instant::now();
+        let mut looks = self.looks.lock();
+        let due: Vec<Name> = looks
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in &due {
+            looks.remove(name);
+        }
+        drop(looks);
+        let asked = std::mem::take(&mut *self.when_asked.lock());
+        let more = asked.into_iter().filter(|name| !due.contains(name));
+        let more: Vec<Name> = more.collect();
+        due.into_iter().chain(more).collect()
+    }
+
+    fn due_rings(&self) -> Vec<Name> {
+        let now = Instant::now();
+        let mut rings = self.rings.lock();
+        let later = rings.split_off(&(now, Name::EMPTY));
+        let due = std::mem::replace(&mut *rings, later);
+        due.into_iter().map(|(_, name)| name).collect()
+    }
+
+    /// Resolves when a queue has to be looked at.
+    async fn next_look(&self) {
+        self.until(|| self.looks.lock().values().min().copied())
+            .await;
+    }
+
+    /// Resolves when a message becomes visible.
+    async fn next_ring(&self) {
+        self.until(|| self.rings.lock().first().map(|(at, _)| *at))
+            .await;
+    }
+
+    async fn until(&self, first: impl Fn() -> Option<Instant>) {
+        loop {
+            let sooner = self.sooner.notified();
+            tokio::pin!(sooner);
+            sooner.as_mut().enable();
+            match first() {
+                None => sooner.await,
+                Some(at) => {
+                    if timeout_at(at, sooner).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Runs until the session is over.
+pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+    let line = &shared.line;
+    let (over, lost) = (line.over(), line.lost());
+    tokio::pin!(over, lost);
+    let listening = line
+        .listen(line.layout.bell("*").into())
+        .and_then(|bells| Ok((bells, line.listen(line.layout.question().into())?)));
+    let (mut bells, mut questions) = match listening {
+        Ok(listening) => listening,
+        Err(error) => return line.lose(&error),
+    };
+    let mut beats = tokio::time::interval(BEAT);
+    let mut signs = tokio::time::interval(ACK_WAIT / 3);
+    let mut looks = tokio::time::interval(LOOK);
+    let mut work: FuturesUnordered<Answer<()>> = FuturesUnordered::new();
+    let mut looking: FuturesUnordered<Answer<()>> = FuturesUnordered::new();
+    let mut last_beat = 0;
+    work.push(later::serve(shared.clone()).boxed());
+    work.push(sweep::clear_forgotten(shared.clone()).boxed());
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut over => break,
+            _ = &mut lost => break,
+            Some(bell) = bells.next() => {
+                let subject = bell.subject.as_str();
+                let token = subject.rsplit('.').next().unwrap_or_default();
+                if let Some((stream, expires)) = returns::take_ring(&shared, &bell.payload) {
+                    let shared = shared.clone();
+                    work.push(Box::pin(async move {
+                        returns::look_after_left(&shared, stream, expires).await
+                    }));
+                }
+                shared.bells.ring(token, &*bell.payload == b"changed");
+            }
+            Some(question) = questions.next() => {
+                if let (Some(answer), Some(reply)) =
+                    (crate::tally::answer(&shared, &question.payload), question.reply)
+                {
+                    line.tell(reply, answer.into());
+                }
+            }
+            () = shared.returns.bell.notified() => shared.flush_returns(),
+            job = jobs.recv() => match job {
+                Some(Job::Leave { leaving, reply }) => {
+                    let shared = shared.clone();
+                    work.push(Box::pin(async move {
+                        let left = reader::leave(&shared, *leaving).await;
+                        if let Some(reply) = reply {
+                            drop(reply.send(left));
+                        }
+                        Ok(())
+                    }));
+                }
+                Some(Job::Empty { inlet, _on_its_way }) => {
+                    let shared = shared.clone();
+                    work.push(Box::pin(async move {
+                        inlet.empty(&shared).await;
+                        shared.flush_returns();
+                        drop(_on_its_way);
+                        Ok(())
+                    }));
+                }
+                Some(Job::Return(queue, returns)) => {
+                    let shared = shared.clone();
+                    work.push(Box::pin(
+                        async move { returns::go_back(&shared, queue, returns).await },
+                    ));
+                }
+                Some(Job::End) => {
+                    let shared = shared.clone();
+                    work.push(Box::pin(async move {
+                        let ended = shared.end().await;
+                        shared.line.hang_up();
+                        ended
+                    }));
+                }
+                None => break,
+            },
+            () = shared.agenda.next_ring() => {
+                for queue in shared.agenda.due_rings() {
+                    shared.bells.ring(&encoded(&queue), false);
+                }
+            }
+            // One look at a time: what is due stays so until it has been looked at.
+            () = shared.agenda.next_look(), if looking.is_empty() => {
+                let shared = shared.clone();
+                looking.push(Box::pin(async move { sweep::look_at_due(&shared).await }));
+            }
+            Some(done) = looking.next(), if !looking.is_empty() => {
+                if let Err(error) = done {
+                    tracing::debug!(%error, "a session with NATS couldn't do what is due");
+                }
+            }
+            _ = beats.tick() => match beat(&shared, last_beat).await {
+                Ok(position) => {
+                    last_beat = position;
+                    let shared = shared.clone();
+                    work.push(Box::pin(async move { reap(&shared).await }));
+                }
+                Err(error) if error.kind() == ErrorKind::ConnectionLost && !shared.is_ending() => {
+                    line.lose(&error);
+                }
+                Err(error) => tracing::debug!(%error, "a session with NATS couldn't say that it lives"),
+            },
+            _ = signs.tick() => {
+                for hold in shared.holds() {
+                    hold.progress(line);
+                }
+                for inlet in shared.inlets() {
+                    inlet.progress(&shared);
+                }
+            }
+            _ = looks.tick() => {
+                let shared = shared.clone();
+                work.push(Box::pin(async move { sweep::look_at_all(&shared).await }));
+            }
+            Some(done) = work.next(), if !work.is_empty() => {
+                if let Err(error) = done {
+                    tracing::debug!(%error, "a session with NATS couldn't do what is due");
+                }
+            }
+        }
+    }
+    if !shared.has_ended() {
+        shared.leave_to_next();
+    }
+}
+
+/// Says that this session lives.
+pub(crate) async fn beat(shared: &Shared, last: u64) -> Result<u64> {
+    let asked = clock::own();
+    let position = members::live(&shared.line, last).await?;
+    if last == 0 {
+        let bucket = shared.line.layout.sessions();
+        if let Ok(raw) = api::message(&shared.line, &bucket.stream, position).await? {
+            shared.clock.set(raw.stored, asked);
+        }
+    }
+    Ok(position)
+}
+
+/// Ends the sessions that don't live any more.
+async fn reap(shared: &Arc<Shared>) -> Result<()> {
+    let sessions = members::sessions(&shared.line).await?;
+    // Together, all sessions look about twice at each.
+    if sessions.len() > 2 && fastrand::usize(..sessions.len()) >= 2 {
+        return Ok(());
+    }
+    for session in sessions {
+        if session == shared.line.session {
+            continue;
+        }
+        let written = members::written(&shared.line, "s", &session.to_string()).await?;
+        let Some(written) = written else { continue };
+        if shared.clock.now().saturating_sub(written) > api::nanoseconds(LEASE) {
+            tracing::info!(
+                session,
+                "a session with NATS was silent for too long: ended"
+            );
+            shared.remove_session(session).await?;
+        }
+    }
+    Ok(())
+}

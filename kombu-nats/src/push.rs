@@ -1,0 +1,201 @@
+//! A message on its way into its queues.
+
+use std::sync::Arc;
+
+use async_nats::{HeaderMap, Subject};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use kombu_core::message::Envelope;
+use kombu_core::virt::{Answer, Death};
+use kombu_core::{ErrorKind, Result};
+
+use crate::error::code;
+use crate::known::NatsQueue;
+use crate::later;
+use crate::limits;
+use crate::line::{self, Stored};
+use crate::message;
+use crate::session::Shared;
+
+/// What a stream is told of a message.
+pub(crate) struct Parcel {
+    pub(crate) queue: NatsQueue,
+    pub(crate) subject: Subject,
+    headers: HeaderMap,
+    pub(crate) body: Bytes,
+    /// What the headers are made of once more, if they have been sent.
+    envelope: Option<Envelope>,
+    is_delayed: bool,
+}
+
+impl Parcel {
+    /// A parcel of these headers.
+    pub(crate) fn new(queue: NatsQueue, subject: Subject, headers: HeaderMap, body: Bytes) -> Self {
+        Parcel {
+            queue,
+            subject,
+            headers,
+            body,
+            envelope: None,
+            is_delayed: false,
+        }
+    }
+
+    /// The same under another id.
+    pub(crate) fn with_id(mut self, id: &str, envelope: &Envelope) -> Self {
+        message::set_other_id(&mut self.headers, id, envelope);
+        self.envelope = None;
+        self
+    }
+
+    pub(crate) fn headers(&self, shared: &Arc<Shared>) -> Result<HeaderMap> {
+        match &self.envelope {
+            Some(envelope) if self.headers.is_empty() => {
+                Ok(parcel(shared, &self.queue, envelope)?.headers)
+            }
+            _ => Ok(self.headers.clone()),
+        }
+    }
+}
+
+/// Sends a message to all of its queues; those that have it already by this publish take it once.
+pub(crate) fn start(
+    shared: &Arc<Shared>,
+    targets: &[NatsQueue],
+    envelope: &Envelope,
+) -> line::Answer<Answer> {
+    let mut parcels = Vec::with_capacity(targets.len());
+    for queue in targets {
+        match parcel(shared, queue, envelope) {
+            Ok(parcel) => parcels.push(parcel),
+            Err(error) => return Box::pin(async move { Err(error) }),
+        }
+    }
+    all(shared, parcels)
+}
+
+pub(crate) fn parcel(
+    shared: &Arc<Shared>,
+    queue: &NatsQueue,
+    envelope: &Envelope,
+) -> Result<Parcel> {
+    let mut headers = message::headers(envelope, queue.name())?;
+    message::set_id(&mut headers, envelope);
+    let mut subject = queue.subject(queue.level(envelope.priority())).clone();
+    let is_delayed = envelope.delay().is_some();
+    if let Some(delay) = envelope.delay() {
+        let delay = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        let due = (shared.clock.now() / 1_000_000).saturating_add(delay);
+        headers.insert(message::DUE, message::digits(due));
+        headers.insert(message::TO, subject.as_str());
+        // All queues' are in one stream.
+        let id = message::publish_id(envelope.publish_id());
+        message::set_other_id(&mut headers, &format!("{id}:{}", queue.stream()), envelope);
+        subject = shared.line.layout.later_subject(queue.stream()).into();
+    } else if let Some(left) = queue.time_to_live(envelope.expiration()) {
+        shared.agenda.look_in(queue.name(), left);
+    }
+    Ok(Parcel {
+        queue: queue.clone(),
+        subject,
+        headers,
+        body: envelope.body().clone(),
+        envelope: Some(envelope.clone()),
+        is_delayed,
+    })
+}
+
+/// Sends parcels to their queues.
+pub(crate) fn all(shared: &Arc<Shared>, mut parcels: Vec<Parcel>) -> line::Answer<Answer> {
+    if parcels.len() == 1
+        && let Some(parcel) = parcels.pop()
+    {
+        return one(shared, parcel);
+    }
+    let sending: Vec<_> = parcels
+        .into_iter()
+        .map(|parcel| one(shared, parcel))
+        .collect();
+    Box::pin(async move {
+        let mut answer = Answer::Done;
+        for sent in join_all(sending).await {
+            match sent? {
+                Answer::Stale => return Ok(Answer::Stale),
+                Answer::Refused => answer = Answer::Refused,
+                _ => {}
+            }
+        }
+        Ok(answer)
+    })
+}
+
+fn one(shared: &Arc<Shared>, mut parcel: Parcel) -> line::Answer<Answer> {
+    let shared = shared.clone();
+    if limits::is_limited(parcel.queue.declaration()) && !parcel.is_delayed {
+        return limits::push(shared, parcel);
+    }
+    let first = match parcel.envelope {
+        // Cloning them is what a publish costs most.
+        Some(_) => {
+            let headers = std::mem::take(&mut parcel.headers);
+            let subject = parcel.subject.clone();
+            shared
+                .line
+                .store(subject, Some(headers), parcel.body.clone())
+        }
+        None => send(&shared, &parcel),
+    };
+    Box::pin(async move { settle(&shared, &parcel, first).await })
+}
+
+pub(crate) fn send(shared: &Arc<Shared>, parcel: &Parcel) -> line::Answer<Stored> {
+    match parcel.headers(shared) {
+        Ok(headers) => {
+            let subject = parcel.subject.clone();
+            shared
+                .line
+                .store(subject, Some(headers), parcel.body.clone())
+        }
+        Err(error) => Box::pin(async move { Err(error) }),
+    }
+}
+
+/// Takes the answer to a parcel, which goes again if its stream had to be made again.
+pub(crate) async fn settle(
+    shared: &Arc<Shared>,
+    parcel: &Parcel,
+    mut sent: line::Answer<Stored>,
+) -> Result<Answer> {
+    loop {
+        let stored = match sent.await {
+            Ok(stored) => stored,
+            Err(error) if error.kind() == ErrorKind::ConnectionLost => {
+                return Err(error.with_maybe_stored());
+            }
+            Err(error) => return Err(error),
+        };
+        match stored {
+            Stored::At(_) => return Ok(Answer::Done),
+            Stored::Refused(refused) if refused.err_code == code::STORE_FAILED => {
+                return match limits::refuses(parcel.queue.declaration()) {
+                    true => self::refused(shared, parcel).await,
+                    false => Err(refused.during("a message")),
+                };
+            }
+            Stored::Refused(refused) => return Err(refused.during("a message")),
+            Stored::Nowhere => {}
+        }
+        if !shared.repair(&parcel.queue).await? {
+            return Ok(Answer::Stale);
+        }
+        sent = send(shared, parcel);
+    }
+}
+
+/// A full queue refuses a message. It may become a dead letter all the same.
+pub(crate) async fn refused(shared: &Arc<Shared>, parcel: &Parcel) -> Result<Answer> {
+    if limits::dead_letters(parcel.queue.declaration()) {
+        later::leave_dead(shared, parcel, Death::MaxLength).await?;
+    }
+    Ok(Answer::Refused)
+}

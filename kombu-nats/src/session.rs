@@ -1,0 +1,835 @@
+//! One session: what its readers, publishers and tasks have in common.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use async_nats::{Message, StatusCode};
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use kombu_core::driver::{Notice, Notices, QueueInfo};
+use kombu_core::virt::{Applied, Change, Death, Room, Table};
+use kombu_core::{Error, ErrorKind, Name, Result};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedRwLockReadGuard, RwLock, broadcast, mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::api::{self, ConsumerInfo};
+use crate::bell::Bells;
+use crate::clock::Clock;
+use crate::error::{self, code};
+use crate::hold::{self, Corpse, Fetched, Hold, Holder};
+use crate::known::{self, Known, NatsQueue, Written};
+use crate::limits::{self, Sizes};
+use crate::line::{Line, PATIENCE};
+use crate::members;
+use crate::names::encoded;
+use crate::outlet::Outlet;
+use crate::pulse::Agenda;
+use crate::reader::Inlet;
+use crate::returns::{self, Return, Returns};
+use crate::tally;
+use crate::transport::Place;
+
+/// How long the end of a session waits for consumers that are leaving.
+const LEAVING: Duration = Duration::from_secs(3);
+
+/// How long a pull may go without an answer.
+pub(crate) const SILENCE: Duration = Duration::from_secs(2);
+/// How long a look waits for what is there and doesn't answer.
+pub(crate) const PAUSE: Duration = Duration::from_millis(100);
+/// How long the same isn't told again.
+const TOLD: Duration = Duration::from_secs(5);
+
+/// How often somebody who takes one message looks for what is due.
+const OVERDUE: usize = 50;
+
+/// What came of a pull.
+enum Pulled {
+    Message(Fetched),
+    Nothing,
+    /// There is no consumer to pull from: then the server says nothing.
+    Nobody,
+}
+
+impl Pulled {
+    fn of(message: Message) -> Self {
+        match message.status {
+            None => Fetched::of(message).map_or(Pulled::Nothing, Pulled::Message),
+            Some(StatusCode::NO_RESPONDERS) => Pulled::Nobody,
+            Some(_) => Pulled::Nothing,
+        }
+    }
+}
+
+/// What a session does for those who don't wait for it.
+pub(crate) enum Job {
+    /// A reader is gone: takes what is still on its way, and ends the consumer.
+    Leave {
+        leaving: Box<crate::reader::Leaving>,
+        reply: Option<oneshot::Sender<Result<()>>>,
+    },
+    /// What a pull still brings goes back.
+    Empty {
+        inlet: Arc<Inlet>,
+        _on_its_way: Option<OwnedRwLockReadGuard<()>>,
+    },
+    /// Messages go back.
+    Return(NatsQueue, Vec<Return>),
+    /// Nobody has the session any more.
+    End,
+}
+
+pub(crate) struct Shared {
+    pub(crate) line: Line,
+    pub(crate) place: Place,
+    pub(crate) known: Mutex<Known>,
+    /// Whose turn it is to read declarations.
+    reading: tokio::sync::Mutex<()>,
+    pub(crate) outlet: Outlet,
+    pub(crate) bells: Bells,
+    pub(crate) clock: Clock,
+    pub(crate) returns: Returns,
+    pub(crate) agenda: Agenda,
+    pub(crate) sizes: Sizes,
+    pub(crate) jobs: mpsc::UnboundedSender<Job>,
+    /// Held for reading by consumers that are about to leave: the end of the session waits for them.
+    pub(crate) leaving: Arc<RwLock<()>>,
+    /// Whose turn it is to look for what is over.
+    pub(crate) looking: tokio::sync::Mutex<()>,
+    inlets: Mutex<Vec<Weak<Inlet>>>,
+    holds: Mutex<Vec<Weak<Hold>>>,
+    /// By stream.
+    own: Mutex<HashMap<Arc<str>, Holder>>,
+    notices: broadcast::Sender<Notice>,
+    /// What was told of late, and when.
+    told: Mutex<HashMap<(Name, String), Instant>>,
+    /// How much the consumers of this session have room for.
+    rooms: Mutex<Vec<(NatsQueue, u64, Room)>>,
+    dead: Mutex<VecDeque<Corpse>>,
+    pub(crate) deaths: Notify,
+    next: AtomicU64,
+    is_ending: AtomicBool,
+    /// Nothing is left of it on the server.
+    has_ended: AtomicBool,
+}
+
+/// Goes on though nobody waits, or asks, for it any more: others wait for what it holds.
+pub(crate) async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work).await.unwrap_or_else(|_| {
+        Err(Error::new(
+            ErrorKind::ConnectionLost,
+            "the runtime of the session is gone",
+        ))
+    })
+}
+
+impl Shared {
+    pub(crate) fn new(line: Line, place: Place) -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
+        let (jobs, receiver) = mpsc::unbounded_channel();
+        let shared = Shared {
+            known: Mutex::new(Known::new(line.layout.clone())),
+            line,
+            place,
+            reading: tokio::sync::Mutex::default(),
+            outlet: Outlet::default(),
+            bells: Bells::default(),
+            clock: Clock::default(),
+            returns: Returns::default(),
+            agenda: Agenda::default(),
+            sizes: Sizes::default(),
+            jobs,
+            leaving: Arc::default(),
+            looking: tokio::sync::Mutex::default(),
+            inlets: Mutex::default(),
+            holds: Mutex::default(),
+            own: Mutex::default(),
+            notices: broadcast::Sender::new(64),
+            told: Mutex::default(),
+            rooms: Mutex::default(),
+            dead: Mutex::default(),
+            deaths: Notify::new(),
+            next: AtomicU64::new(1),
+            is_ending: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
+        };
+        (Arc::new(shared), receiver)
+    }
+
+    /// A number that nothing else of this session has.
+    pub(crate) fn next(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The holder of what is taken singly from a queue.
+    pub(crate) fn own_holder(&self, queue: &NatsQueue) -> Holder {
+        let mut own = self.own.lock();
+        if let Some(holder) = own.get(queue.stream()) {
+            return holder.clone();
+        }
+        {
+            let known = self.known.lock();
+            own.retain(|_, holder| known.has(holder.queue()) || holder.0.count() > 0);
+        }
+        let holder = self.holder(queue, None);
+        own.insert(queue.stream().clone(), holder.clone());
+        holder
+    }
+
+    /// A new holder of messages of a queue.
+    pub(crate) fn holder(&self, queue: &NatsQueue, room: Option<Room>) -> Holder {
+        let holder = Holder::new(queue.clone(), room, self.clock.now());
+        let mut holds = self.holds.lock();
+        holds.retain(|hold| hold.strong_count() > 0);
+        holds.push(Arc::downgrade(&holder.0));
+        holder
+    }
+
+    pub(crate) fn holds(&self) -> Vec<Arc<Hold>> {
+        self.holds.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(crate) fn add_inlet(&self, inlet: &Arc<Inlet>) {
+        let mut inlets = self.inlets.lock();
+        inlets.retain(|inlet| inlet.strong_count() > 0);
+        inlets.push(Arc::downgrade(inlet));
+    }
+
+    pub(crate) fn inlets(&self) -> Vec<Arc<Inlet>> {
+        let inlets = self.inlets.lock();
+        inlets.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(crate) fn add_room(&self, queue: &NatsQueue, number: u64, room: Room) {
+        self.rooms.lock().push((queue.clone(), number, room));
+    }
+
+    pub(crate) fn remove_room(&self, number: u64) {
+        self.rooms.lock().retain(|(_, other, _)| *other != number);
+    }
+
+    /// How many more messages the consumers of a queue's stream have room for.
+    pub(crate) fn room(&self, stream: &str) -> u64 {
+        let rooms = self.rooms.lock();
+        let of = rooms
+            .iter()
+            .filter(|(queue, ..)| **queue.stream() == *stream);
+        of.map(|(_, _, room)| room.left().min(1 << 32) as u64).sum()
+    }
+
+    /// Reads the declarations that are new.
+    pub(crate) async fn catch_up(self: &Arc<Self>) -> Result<Table> {
+        let shared = self.clone();
+        to_the_end(
+            async move { known::catch_up(&shared.line, &shared.known, &shared.reading).await },
+        )
+        .await
+    }
+
+    pub(crate) async fn is_current(&self, version: u64) -> Result<bool> {
+        if self.known.lock().table().version() != version {
+            return Ok(false);
+        }
+        let revision = known::revision(&self.line).await?;
+        Ok(revision + 1 == version)
+    }
+
+    pub(crate) async fn apply(self: &Arc<Self>, base: u64, changes: &[Change]) -> Result<Applied> {
+        if self.known.lock().table().version() != base {
+            return Ok(Applied::Stale);
+        }
+        let mut messages = 0;
+        let mut gone = Vec::new();
+        for change in changes {
+            if let Change::DeleteQueue(name, options) = change
+                && let Some(queue) = self.known.lock().queue(name)
+            {
+                gone.push((queue, *options));
+            }
+        }
+        for (queue, options) in &gone {
+            let info = self.info(queue).await?;
+            messages += info.ready;
+            let refused = match () {
+                () if options.if_unused && info.consumers > 0 => format!(
+                    "has {} consumers; cancel them, or delete it without `if_unused`",
+                    info.consumers
+                ),
+                () if options.if_empty && info.ready > 0 => format!(
+                    "has {} messages; purge it, or delete it without `if_empty`",
+                    info.ready
+                ),
+                () => continue,
+            };
+            return Err(Error::new(
+                ErrorKind::PreconditionFailed,
+                format!("queue `{}` {refused}", queue.name()),
+            ));
+        }
+        // Nobody reads them in between, or they would be taken in twice.
+        let written = {
+            let _turn = self.reading.lock().await;
+            if self.known.lock().table().version() != base {
+                return Ok(Applied::Stale);
+            }
+            known::write(&self.line, &self.known, changes).await?
+        };
+        if let Written::Stale = written {
+            return Ok(Applied::Stale);
+        }
+        for (queue, _) in &gone {
+            self.remove(queue).await?;
+        }
+        for change in changes {
+            let Change::PutQueue(declaration, _) = change else {
+                continue;
+            };
+            let queue = self.known.lock().queue(declaration.name());
+            if let Some(queue) = queue {
+                match self.make(&queue).await {
+                    // Somebody has deleted it already.
+                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                    made => made?,
+                }
+                if declaration.get_expires().is_some() {
+                    members::use_queue(&self.line, queue.name()).await?;
+                }
+            }
+        }
+        let version = self.known.lock().table().version();
+        Ok(Applied::Done { version, messages })
+    }
+
+    /// Removes what belongs to a queue whose record is gone.
+    async fn remove(&self, queue: &NatsQueue) -> Result<()> {
+        let deleting = api::delete_stream(&self.line, queue.stream());
+        members::forget(&self.line, queue.name());
+        self.sizes.forget(queue);
+        // What is delayed for it is dropped when it is due: a purge would take the consumer's place from what is for others.
+        drop(deleting.await?);
+        self.ring(queue.name(), true);
+        Ok(())
+    }
+
+    /// Makes the stream of a queue, and its consumers, unless they are there.
+    pub(crate) async fn make(self: &Arc<Self>, queue: &NatsQueue) -> Result<()> {
+        let refused_above = limits::refused_above(queue.declaration());
+        loop {
+            let made = api::create_queue(&self.line, &self.place, queue, refused_above).await?;
+            match made {
+                Ok(()) => return Ok(()),
+                Err(refused) if refused.err_code == code::OVERLAP => {
+                    self.clear_away(queue).await?;
+                }
+                Err(refused) => return Err(refused.during("the stream of a queue")),
+            }
+        }
+    }
+
+    /// Deletes streams that others left at the subject of a queue: only that of its record belongs there.
+    async fn clear_away(self: &Arc<Self>, queue: &NatsQueue) -> Result<()> {
+        let subject = self.line.layout.subject(queue.name(), "*");
+        let streams = api::streams_at(&self.line, &subject).await?;
+        // The record as it is after the streams were found.
+        self.catch_up().await?;
+        if !self.known.lock().has(queue) {
+            return Err(error::missing_queue(queue.name()));
+        }
+        for stream in streams {
+            if stream != **queue.stream() {
+                drop(api::delete_stream(&self.line, &stream).await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks after a queue whose stream doesn't answer; false if it isn't there any more.
+    pub(crate) async fn repair(self: &Arc<Self>, queue: &NatsQueue) -> Result<bool> {
+        loop {
+            match self.try_to_repair(queue).await {
+                // There is no leader, for one.
+                Err(error) if error.is_transient() && !self.line.is_over() => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                repaired => return repaired,
+            }
+        }
+    }
+
+    async fn try_to_repair(self: &Arc<Self>, queue: &NatsQueue) -> Result<bool> {
+        self.catch_up().await?;
+        if !self.known.lock().has(queue) {
+            return Ok(false);
+        }
+        let stream = api::stream_info(&self.line, queue.stream(), None).await?;
+        let mut is_whole = stream.is_ok();
+        let reason = match stream {
+            Err(refused) if !refused.is_missing() => {
+                return Err(refused.during("a look at a queue"));
+            }
+            Err(_) => "its stream was gone, with its messages, and is made again",
+            Ok(_) => {
+                for level in 0..queue.levels() {
+                    match api::consumer_info(&self.line, queue.stream(), level).await? {
+                        Ok(_) => {}
+                        Err(refused) if refused.is_missing() => is_whole = false,
+                        Err(refused) => return Err(refused.during("a look at a queue")),
+                    }
+                }
+                match is_whole {
+                    false => {
+                        "its consumer was gone, and is made again: what was unsettled comes again"
+                    }
+                    true => "its stream didn't answer, as while it changes its leader",
+                }
+            }
+        };
+        if is_whole {
+            tokio::time::sleep(PAUSE).await;
+        } else {
+            match self.make(queue).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+                made => made?,
+            }
+            self.ring(queue.name(), false);
+        }
+        self.tell_repaired(queue, reason);
+        Ok(true)
+    }
+
+    /// Tells whoever listens that something of a queue was put right.
+    pub(crate) fn tell_repaired(&self, queue: &NatsQueue, reason: &str) {
+        let now = Instant::now();
+        let mut told = self.told.lock();
+        told.retain(|_, at| *at + TOLD > now);
+        let what = (queue.name().clone(), reason.to_owned());
+        // Whatever waits for the same sees it put right.
+        if told.insert(what, now).is_none() {
+            // Nobody has to listen.
+            drop(self.notices.send(Notice::Repaired {
+                queue: queue.name().clone(),
+                reason: reason.to_owned(),
+            }));
+        }
+    }
+
+    /// What is put right from now on.
+    pub(crate) fn notices(&self) -> Notices {
+        let notices = self.notices.subscribe();
+        Box::pin(futures_util::stream::unfold(
+            notices,
+            async |mut notices| {
+                loop {
+                    match notices.recv().await {
+                        Ok(notice) => return Some((notice, notices)),
+                        Err(broadcast::error::RecvError::Lagged(_)) => {}
+                        Err(broadcast::error::RecvError::Closed) => return None,
+                    }
+                }
+            },
+        ))
+    }
+
+    /// What the consumer of each level says of itself, the lowest first.
+    pub(crate) async fn looks(self: &Arc<Self>, queue: &NatsQueue) -> Result<Vec<ConsumerInfo>> {
+        loop {
+            let asking = (0..queue.levels())
+                .map(|level| api::consumer_info(&self.line, queue.stream(), level));
+            let mut infos = Vec::new();
+            for info in join_all(asking).await {
+                match info? {
+                    Ok(info) => infos.push(info),
+                    Err(refused) if refused.is_missing() => break,
+                    Err(refused) => return Err(refused.during("a look at a queue")),
+                }
+            }
+            if infos.len() == usize::from(queue.levels()) {
+                return Ok(infos);
+            }
+            if !self.repair(queue).await? {
+                return Err(error::missing_queue(queue.name()));
+            }
+        }
+    }
+
+    pub(crate) async fn info(self: &Arc<Self>, queue: &NatsQueue) -> Result<QueueInfo> {
+        self.returns.idle(self, queue).await;
+        if queue.declaration().get_expires().is_some() {
+            members::use_queue(&self.line, queue.name()).await?;
+        }
+        let counts = tally::counts(self, queue).await?;
+        let (members, _) = members::of(&self.line, queue).await?;
+        Ok(QueueInfo::new(
+            queue.name().clone(),
+            counts.ready,
+            Some(counts.unsettled),
+            members.consumers.len() as u64,
+        ))
+    }
+
+    /// Takes one message that is there, from the highest level that has one.
+    pub(crate) async fn take_one(self: &Arc<Self>, queue: &NatsQueue) -> Result<Option<Fetched>> {
+        self.returns.idle(self, queue).await;
+        for _ in 0..OVERDUE {
+            for level in (0..queue.levels()).rev() {
+                if let Some(fetched) = self.take_from(queue, level).await? {
+                    return Ok(Some(fetched));
+                }
+            }
+            if !self.returns.is_overdue(queue.stream()) {
+                break;
+            }
+            // The server's timer is about to go off.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(None)
+    }
+
+    /// Takes one message that is there.
+    pub(crate) async fn take_from(
+        self: &Arc<Self>,
+        queue: &NatsQueue,
+        level: u8,
+    ) -> Result<Option<Fetched>> {
+        loop {
+            match self.pull(queue, level).await? {
+                Pulled::Message(fetched) => return Ok(Some(fetched)),
+                Pulled::Nothing => return Ok(None),
+                Pulled::Nobody => {
+                    if !self.repair(queue).await? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn pull(self: &Arc<Self>, queue: &NatsQueue, level: u8) -> Result<Pulled> {
+        let subject = self
+            .line
+            .pull_subject(queue.stream(), &api::consumer(level));
+        let mut arrivals = self.line.pull_one(subject)?;
+        let (reply, answer) = oneshot::channel();
+        let (shared, queue) = (self.clone(), queue.clone());
+        // Whoever asks may stop waiting, and what comes then has to go back.
+        tokio::spawn(async move {
+            let mut is_late = false;
+            let taken = match timeout(SILENCE, arrivals.next()).await {
+                Ok(Some(message)) => Ok(Pulled::of(message)),
+                Ok(None) => Err(shared.line.loss()),
+                Err(_) => {
+                    is_late = true;
+                    Ok(Pulled::Nobody)
+                }
+            };
+            if let Ok(Pulled::Message(fetched)) = &taken {
+                shared.see(&queue, fetched);
+            }
+            let mut unwanted = match reply.send(taken) {
+                Err(Ok(Pulled::Message(fetched))) => Some(fetched),
+                _ => None,
+            };
+            if is_late
+                && let Ok(Some(message)) = timeout(PATIENCE, arrivals.next()).await
+                && let Pulled::Message(fetched) = Pulled::of(message)
+            {
+                shared.see(&queue, &fetched);
+                unwanted = Some(fetched);
+            }
+            if let Some(fetched) = unwanted {
+                shared.give_back_fetched(&queue, &fetched);
+                shared.flush_returns();
+            }
+        });
+        answer.await.unwrap_or_else(|_| Err(self.line.loss()))
+    }
+
+    /// Takes one message that was given back here before; anything else goes back at once.
+    pub(crate) async fn pull_again(
+        self: &Arc<Self>,
+        queue: &NatsQueue,
+        level: u8,
+    ) -> Result<Option<Fetched>> {
+        self.take_from(queue, level).await
+    }
+
+    /// Whether a message that was pulled is beyond its time. Then it is dead, and taken care of.
+    pub(crate) fn bury_if_expired(
+        &self,
+        queue: &NatsQueue,
+        fetched: Fetched,
+        pulled: u64,
+    ) -> Option<Fetched> {
+        let Some(expires) = fetched.expires(queue) else {
+            return Some(fetched);
+        };
+        // What came while somebody waited for it was as good as delivered.
+        let looked = match fetched.delivered.count {
+            1 => pulled,
+            _ => self.clock.now(),
+        };
+        if looked < expires || (fetched.delivered.count == 1 && pulled < fetched.delivered.stored) {
+            return Some(fetched);
+        }
+        self.bury(queue, fetched, Death::Expired, expires);
+        None
+    }
+
+    /// Takes note of what the server handed over.
+    pub(crate) fn see(&self, queue: &NatsQueue, fetched: &Fetched) {
+        if fetched.delivered.count > 1 {
+            self.returns.see(queue.stream(), fetched.delivered.position);
+        }
+    }
+
+    /// Takes in a message that died: it is forgotten unless its queue has a dead-letter exchange.
+    pub(crate) fn bury(&self, queue: &NatsQueue, fetched: Fetched, death: Death, died: u64) {
+        if queue.declaration().get_dead_letter_exchange().is_none() {
+            self.line.tell(fetched.ack, hold::ACK);
+            return;
+        }
+        self.take_in_dead(queue, fetched, death, died);
+    }
+
+    /// Holds a dead message until core has moved it.
+    pub(crate) fn take_in_dead(
+        &self,
+        queue: &NatsQueue,
+        fetched: Fetched,
+        death: Death,
+        died: u64,
+    ) {
+        let holder = self.own_holder(queue);
+        let id = self.next();
+        holder.hold(id, &fetched, Some(death));
+        self.dead.lock().push_back(Corpse {
+            holder,
+            id,
+            death,
+            died,
+            fetched,
+        });
+        self.deaths.notify_one();
+    }
+
+    pub(crate) fn take_dead(&self) -> Vec<Corpse> {
+        self.dead.lock().drain(..).collect()
+    }
+
+    /// Gives a message back.
+    pub(crate) fn give_back(
+        &self,
+        queue: &NatsQueue,
+        held: hold::Held,
+        counts: bool,
+        delay: Option<Duration>,
+    ) {
+        match delay {
+            Some(delay) => self.agenda.ring_in(queue.name(), delay),
+            None => self.look_after(queue, held.expires),
+        }
+        let back = Return {
+            ack: held.ack,
+            position: held.position,
+            expires: held.expires,
+            counts,
+            delay,
+        };
+        self.returns.add(queue, back);
+    }
+
+    /// What goes back may be beyond its time, or beyond the limits of its queue.
+    pub(crate) fn look_after(&self, queue: &NatsQueue, expires: Option<u64>) {
+        if let Some(expires) = expires {
+            let left = Duration::from_nanos(expires.saturating_sub(self.clock.now()));
+            self.agenda.look_in(queue.name(), left);
+        }
+        if limits::is_limited(queue.declaration()) {
+            self.agenda.look_in(queue.name(), Duration::ZERO);
+        }
+    }
+
+    pub(crate) fn give_back_fetched(&self, queue: &NatsQueue, fetched: &Fetched) {
+        let expires = fetched.expires(queue);
+        self.look_after(queue, expires);
+        let back = Return {
+            ack: fetched.ack.clone(),
+            position: fetched.delivered.position,
+            expires,
+            counts: false,
+            delay: None,
+        };
+        self.returns.add(queue, back);
+    }
+
+    /// Lets go back what is to go back.
+    pub(crate) fn flush_returns(&self) {
+        self.returns.flush(self);
+    }
+
+    /// Tells all sessions which deliveries don't count.
+    pub(crate) fn tell_uncounted(&self, queue: &NatsQueue, positions: &[u64]) {
+        for some in positions.chunks(1000) {
+            let text = returns::uncounted(self.line.session, queue.stream(), some);
+            let bell = self.line.layout.bell(queue.name());
+            self.line.tell(bell.into(), text.into());
+        }
+    }
+
+    /// Tells all sessions that there is something to do at a queue.
+    pub(crate) fn ring(&self, queue: &Name, changed: bool) {
+        self.bells.ring(&encoded(queue), changed);
+        let what = if changed { "changed" } else { "more" };
+        self.line
+            .tell(self.line.layout.bell(queue).into(), what.into());
+    }
+
+    /// A consumer of this session is gone.
+    pub(crate) async fn leave(self: &Arc<Self>, queue: &NatsQueue, number: u64) -> Result<()> {
+        let session = self.line.session;
+        let mut was_there = false;
+        let members = members::change(&self.line, queue, |members| {
+            was_there = members.has(session, number);
+            members
+                .consumers
+                .retain(|member| (member.session, member.number) != (session, number));
+            Ok(())
+        })
+        .await?;
+        if !was_there {
+            return Ok(());
+        }
+        self.after_leaving(queue, members.consumers.is_empty())
+            .await
+    }
+
+    /// A consumer of a queue was taken off its list.
+    pub(crate) async fn after_leaving(
+        self: &Arc<Self>,
+        queue: &NatsQueue,
+        was_last: bool,
+    ) -> Result<()> {
+        if was_last && queue.declaration().is_auto_delete() {
+            return self.delete(queue, true).await;
+        }
+        if let Some(expires) = queue.declaration().get_expires() {
+            members::use_queue(&self.line, queue.name()).await?;
+            self.agenda.look_in(queue.name(), expires);
+        }
+        self.ring(queue.name(), true);
+        Ok(())
+    }
+
+    /// Deletes a queue that is to go, unless it is another one by now, or, if that matters, somebody uses it again.
+    pub(crate) async fn delete(self: &Arc<Self>, queue: &NatsQueue, if_unused: bool) -> Result<()> {
+        let options = kombu_core::driver::DeleteQueue::default();
+        loop {
+            let table = self.catch_up().await?;
+            if !self.known.lock().has(queue) {
+                return Ok(());
+            }
+            if if_unused {
+                let (members, _) = members::of(&self.line, queue).await?;
+                if !members.consumers.is_empty() {
+                    return Ok(());
+                }
+            }
+            let changes = table.removal_of_queue(queue.name(), options);
+            match self.apply(table.version(), &changes).await? {
+                Applied::Done { .. } => return Ok(()),
+                Applied::Stale => {}
+            }
+        }
+    }
+
+    /// Ends the session: gives back what it holds and removes what is its own.
+    pub(crate) async fn end(self: &Arc<Self>) -> Result<()> {
+        // A lost one is left to the next.
+        if self.line.is_over() || self.is_ending.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        // Those that left before take with them what is on its way to them, and nobody takes anything from here on.
+        let _left = timeout(LEAVING, self.leaving.write()).await;
+        let inlets: Vec<_> = self.inlets.lock().drain(..).collect();
+        let inlets: Vec<_> = inlets.iter().filter_map(Weak::upgrade).collect();
+        join_all(inlets.iter().map(|inlet| inlet.empty(self))).await;
+        for hold in self.holds() {
+            for held in hold.let_go_of_all() {
+                self.give_back(&hold.queue, held, false, None);
+            }
+        }
+        self.returns.all_idle(self).await;
+        self.returns.leave_to_others(self);
+        for hold in self.holds() {
+            if limits::is_limited(hold.queue.declaration()) && self.known.lock().has(&hold.queue) {
+                drop(limits::trim(self, &hold.queue).await);
+            }
+        }
+        let ended = self.remove_session(self.line.session).await;
+        // A last answer: what was told before it has been taken in by then.
+        drop(known::revision(&self.line).await);
+        if ended.is_ok() {
+            self.has_ended.store(true, Ordering::Release);
+        }
+        ended
+    }
+
+    /// Removes what belongs to a session that is over.
+    pub(crate) async fn remove_session(self: &Arc<Self>, session: u64) -> Result<()> {
+        let table = self.catch_up().await?;
+        for name in table.owned_by(session) {
+            let queue = self.known.lock().queue(&name);
+            if let Some(queue) = queue {
+                self.delete(&queue, false).await?;
+            }
+        }
+        let used = members::keys(&self.line, "u").await?;
+        if !used.is_empty() {
+            let queues: Vec<NatsQueue> = {
+                let known = self.known.lock();
+                let all = known.queues();
+                all.filter(|queue| used.contains(&encoded(queue.name())))
+                    .cloned()
+                    .collect()
+            };
+            for queue in queues {
+                let mut was_there = false;
+                let members = members::change(&self.line, &queue, |members| {
+                    let before = members.consumers.len();
+                    members.consumers.retain(|member| member.session != session);
+                    was_there = members.consumers.len() < before;
+                    Ok(())
+                })
+                .await?;
+                if was_there {
+                    self.after_leaving(&queue, members.consumers.is_empty())
+                        .await?;
+                }
+            }
+        }
+        members::die(&self.line, session).await
+    }
+
+    pub(crate) fn leave_to_next(&self) {
+        let mut held = Vec::new();
+        for hold in self.holds() {
+            held.extend(
+                hold.all()
+                    .into_iter()
+                    .map(|one| (hold.queue.stream().clone(), one)),
+            );
+        }
+        crate::left::leave(&self.place.name(), self.line.session, held);
+    }
+
+    pub(crate) fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,326 @@
+use std::sync::Arc;
+
+use kombu_core::driver::{BoxFuture, Capabilities, Notices, Op, QueueInfo, RawDelivery};
+use kombu_core::message::Envelope;
+use kombu_core::virt::{Answer, Applied, Change, Dead, Finish, QueueStore, ReaderOptions, Table};
+use kombu_core::{Error, ErrorKind, Name, Result};
+
+use crate::clock;
+use crate::error;
+use crate::hold::{self, ACK, Corpse, Held, Holder};
+use crate::known::NatsQueue;
+use crate::limits;
+use crate::members::{self, Member};
+use crate::message;
+use crate::push;
+use crate::reader::NatsReader;
+use crate::session::{Job, Shared, to_the_end};
+use crate::sweep;
+
+/// One session with a NATS server.
+pub(crate) struct NatsStore {
+    shared: Arc<Shared>,
+    capabilities: Capabilities,
+}
+
+impl NatsStore {
+    pub(crate) fn new(shared: Arc<Shared>, capabilities: Capabilities) -> Self {
+        NatsStore {
+            shared,
+            capabilities,
+        }
+    }
+
+    /// Ends a hold that the server is told of by `text`.
+    fn tell(&self, holder: &Holder, held: Held) -> Op<Result<Answer>> {
+        let shared = self.shared.clone();
+        shared.line.tell(held.ack.clone(), ACK);
+        holder.freed(shared.clock.now());
+        Op::Pending(Box::pin(async move {
+            hold::barrier(&shared.line, held.ack).await?;
+            Ok(Answer::Done)
+        }))
+    }
+
+    fn give_back(
+        &self,
+        holder: &Holder,
+        id: u64,
+        counts: bool,
+        delay: Option<std::time::Duration>,
+    ) -> Op<Result<Answer>> {
+        let Some(held) = holder.let_go(id) else {
+            return Op::ready(Err(error::settle_lost()));
+        };
+        let (shared, queue) = (self.shared.clone(), holder.queue().clone());
+        holder.freed(shared.clock.now());
+        shared.give_back(&queue, held, counts, delay);
+        Op::Pending(Box::pin(async move {
+            shared.returns.idle(&shared, &queue).await;
+            if limits::is_limited(queue.declaration()) {
+                limits::trim(&shared, &queue).await?;
+            }
+            match shared.line.is_over() {
+                true => Err(error::settle_lost()),
+                false => Ok(Answer::Done),
+            }
+        }))
+    }
+
+    /// Moves a message: its letter gets an id that is made of its place, so that it arrives once however often it is moved.
+    fn move_away(
+        &self,
+        holder: &Holder,
+        id: u64,
+        targets: &[NatsQueue],
+        version: u64,
+        envelope: &Envelope,
+    ) -> Op<Result<Answer>> {
+        let Some(held) = holder.get(id) else {
+            return Op::ready(Err(error::settle_lost()));
+        };
+        let shared = self.shared.clone();
+        let (holder, targets, envelope) = (holder.clone(), targets.to_vec(), envelope.clone());
+        Op::start(async move {
+            if !envelope.exchange().is_empty() && !shared.is_current(version).await? {
+                return Ok(Answer::Stale);
+            }
+            {
+                let known = shared.known.lock();
+                if known.table().version() != version {
+                    return Ok(Answer::Stale);
+                }
+                if held.death.is_none() && !known.has(holder.queue()) {
+                    // It went with its queue.
+                    drop(known);
+                    drop(holder.let_go_for_good(id));
+                    return Ok(Answer::Done);
+                }
+            }
+            let mut parcels = Vec::with_capacity(targets.len());
+            for queue in &targets {
+                let parcel = push::parcel(&shared, queue, &envelope)?;
+                parcels.push(parcel.with_id(&held.letter_id(), &envelope));
+            }
+            let answer = push::all(&shared, parcels).await?;
+            if answer == Answer::Stale {
+                return Ok(answer);
+            }
+            let Some(held) = holder.let_go_for_good(id) else {
+                return Err(error::settle_lost());
+            };
+            shared.line.tell(held.ack.clone(), ACK);
+            hold::barrier(&shared.line, held.ack).await?;
+            Ok(answer)
+        })
+    }
+}
+
+impl QueueStore for NatsStore {
+    type Queue = NatsQueue;
+    type Reader = NatsReader;
+    type Holder = Holder;
+
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    fn session(&self) -> u64 {
+        self.shared.line.session
+    }
+
+    fn load(&self) -> Op<Result<Table>> {
+        let shared = self.shared.clone();
+        Op::start(async move { shared.catch_up().await })
+    }
+
+    fn is_current(&self, version: u64) -> Op<Result<bool>> {
+        let shared = self.shared.clone();
+        Op::start(async move { shared.is_current(version).await })
+    }
+
+    async fn apply(&self, base: u64, changes: &[Change]) -> Result<Applied> {
+        let (shared, changes) = (self.shared.clone(), changes.to_vec());
+        to_the_end(async move {
+            sweep::look_before_deleting(&shared, &changes).await?;
+            shared.apply(base, &changes).await
+        })
+        .await
+    }
+
+    fn queue(&self, name: &Name) -> Option<NatsQueue> {
+        self.shared.known.lock().queue(name)
+    }
+
+    fn push(&self, targets: &[NatsQueue], version: u64, envelope: &Envelope) -> Op<Result<Answer>> {
+        if self.shared.known.lock().table().version() != version {
+            return Op::ready(Ok(Answer::Stale));
+        }
+        Op::Pending(
+            self.shared
+                .outlet
+                .push(&self.shared, targets, version, envelope),
+        )
+    }
+
+    async fn open_reader(&self, queue: &NatsQueue, options: ReaderOptions) -> Result<NatsReader> {
+        let shared = &self.shared;
+        let number = shared.next();
+        let member = Member {
+            session: shared.line.session,
+            number,
+            exclusive: options.exclusive,
+        };
+        // Made before it is written down: if nobody waits for the answer, its drop ends the consumer.
+        let is_single = queue.declaration().is_single_active_consumer();
+        let mut reader = NatsReader::new(
+            shared.clone(),
+            queue.clone(),
+            number,
+            !is_single,
+            options.room,
+        )?;
+        // The queue may need its stream made again.
+        shared.looks(queue).await?;
+        let members = members::join(&shared.line, queue, member).await?;
+        if members.is_first(shared.line.session, number) {
+            reader.activate();
+        }
+        Ok(reader)
+    }
+
+    async fn take_one(&self, queue: &NatsQueue) -> Result<Option<(RawDelivery, Holder)>> {
+        let shared = &self.shared;
+        if queue.declaration().get_expires().is_some() {
+            members::use_queue(&shared.line, queue.name()).await?;
+        }
+        loop {
+            let pulled = shared.clock.now();
+            let Some(fetched) = shared.take_one(queue).await? else {
+                return Ok(None);
+            };
+            let Some(fetched) = shared.bury_if_expired(queue, fetched, pulled) else {
+                continue;
+            };
+            let holder = shared.own_holder(queue);
+            let id = shared.next();
+            holder.hold(id, &fetched, None);
+            let count = fetched.delivered.count;
+            let failures = shared.returns.failures(queue.stream(), &fetched);
+            let headers = fetched.headers.as_ref();
+            let delivery = RawDelivery {
+                envelope: message::read(headers, fetched.body, queue.name()),
+                id,
+                failures,
+                queue: 0,
+                redelivered: count > 1,
+            };
+            return Ok(Some((delivery, holder)));
+        }
+    }
+
+    fn finish(
+        &self,
+        holder: &Holder,
+        id: u64,
+        finish: Finish<'_, NatsQueue>,
+    ) -> Op<Result<Answer>> {
+        if let Finish::Move {
+            targets,
+            version,
+            envelope,
+            ..
+        } = finish
+        {
+            return self.move_away(holder, id, targets, version, envelope);
+        }
+        if let Finish::LeaveDead { .. } = finish {
+            return Op::ready(Err(Error::new(
+                ErrorKind::Unsupported,
+                "this transport keeps no dead messages for others",
+            )));
+        }
+        match finish {
+            Finish::Forget | Finish::Discard { .. } => match holder.let_go_for_good(id) {
+                Some(held) => self.tell(holder, held),
+                None => Op::ready(Err(error::settle_lost())),
+            },
+            Finish::Release => self.give_back(holder, id, false, None),
+            Finish::Retry { delay } => self.give_back(holder, id, true, delay),
+            _ => Op::ready(Err(Error::new(
+                ErrorKind::Unsupported,
+                "this transport can't settle like that",
+            ))),
+        }
+    }
+
+    fn take_dead(&self) -> Op<Result<Vec<Dead<Holder>>>> {
+        let shared = self.shared.clone();
+        Op::start(async move {
+            let looking = shared.clone();
+            to_the_end(async move { sweep::look_at_due(&looking).await }).await?;
+            Ok(shared.take_dead().into_iter().map(dead).collect())
+        })
+    }
+
+    fn dead_bell(&self) -> BoxFuture<'static, ()> {
+        let shared = self.shared.clone();
+        Box::pin(async move { shared.deaths.notified().await })
+    }
+
+    async fn info(&self, queue: &NatsQueue) -> Result<QueueInfo> {
+        self.shared.info(queue).await
+    }
+
+    async fn purge(&self, queue: &NatsQueue) -> Result<u64> {
+        let mut count = 0;
+        while let Some(fetched) = self.shared.take_one(queue).await? {
+            self.shared.line.tell(fetched.ack.clone(), ACK);
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn notices(&self) -> Notices {
+        self.shared.notices()
+    }
+
+    fn closed(&self) -> BoxFuture<'static, Error> {
+        Box::pin(self.shared.line.lost())
+    }
+
+    async fn close(&self) -> Result<()> {
+        let ended = self.shared.end().await;
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a session with NATS is left to others");
+        }
+        self.shared.line.hang_up();
+        Ok(())
+    }
+}
+
+impl Drop for NatsStore {
+    fn drop(&mut self) {
+        // Without its task, the session is over.
+        drop(self.shared.jobs.send(Job::End));
+    }
+}
+
+fn dead(corpse: Corpse) -> Dead<Holder> {
+    let queue = corpse.holder.queue().clone();
+    let Corpse {
+        holder,
+        id,
+        death,
+        died,
+        fetched,
+    } = corpse;
+    Dead {
+        queue: queue.declaration().clone(),
+        death,
+        died: clock::time(died),
+        envelope: message::read(fetched.headers.as_ref(), fetched.body, queue.name()),
+        holder,
+        id,
+    }
+}

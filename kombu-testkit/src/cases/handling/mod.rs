@@ -1,0 +1,114 @@
+//! Functions that run when a message arrives.
+
+use std::future::Future;
+use std::time::Duration;
+
+use kombu_core::handler::{Exit, Retries, Router, Serve};
+use kombu_core::{Caller, Connection, Exchange, Name, Queue, Result};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::expect::info;
+
+pub mod answering;
+pub mod ending;
+pub mod failing;
+pub mod ordering;
+pub mod refusing;
+pub mod routing;
+
+/// Longer than any broker takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Retries that a test can wait for.
+fn retries(count: u32) -> Retries {
+    let pause = Duration::from_millis(50);
+    Retries::new(count).first_pause(pause).jitter(false)
+}
+
+/// A component that runs.
+struct Running {
+    task: JoinHandle<Result<Exit>>,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+impl Running {
+    async fn start(serve: Serve) -> Self {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async { drop(stopped.await) };
+        Running {
+            task: tokio::spawn(serve.run_until(stopped)),
+            stop: Some(stop),
+        }
+    }
+
+    /// Runs a router on a queue.
+    async fn serving(connection: &Connection, queue: &Queue, router: Router) -> Self {
+        connection.declare_queue(queue).await.unwrap();
+        Running::start(connection.serve(router).queues(queue)).await
+    }
+
+    /// Ends it from without.
+    async fn stop(mut self) {
+        drop(self.stop.take());
+        assert_eq!(self.ended().await, Exit::Stopped);
+    }
+
+    async fn ended(&mut self) -> Exit {
+        match (&mut self.task).await.unwrap() {
+            Ok(exit) => exit,
+            Err(error) => panic!("a component failed: {error}"),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What handlers have seen.
+fn log<T>() -> (mpsc::UnboundedSender<T>, Log<T>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (sender, Log(receiver))
+}
+
+struct Log<T>(mpsc::UnboundedReceiver<T>);
+
+impl<T> Log<T> {
+    async fn next(&mut self) -> T {
+        self.0.recv().await.unwrap()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+async fn caller_to(connection: &Connection, queue: &str) -> Caller {
+    let caller = connection.caller(Exchange::default()).routing_key(queue);
+    caller.timeout(PATIENCE).max_retries(0).await.unwrap()
+}
+
+/// Waits until a queue holds nothing, neither ready nor unsettled as far as the broker tells.
+async fn until_empty(connection: &Connection, queue: impl Into<Name>) {
+    let queue = queue.into();
+    until(async || {
+        let info = info(connection, &queue).await;
+        (info.ready, info.unsettled.unwrap_or(0)) == (0, 0)
+    })
+    .await;
+}
+
+/// Waits until something holds.
+async fn until(holds: impl AsyncFn() -> bool) {
+    while !holds().await {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The result within the time that any broker takes.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap()
+}

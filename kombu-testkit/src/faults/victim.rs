@@ -1,0 +1,280 @@
+use std::io;
+use std::time::Duration;
+
+use super::Fault;
+use crate::brokers::{Data, Nats, RabbitMq, Redis, Server};
+
+/// Seconds after which Redis takes a silent client for dead, and RabbitMQ half of those.
+const SIGN_OF_LIFE: u64 = 2;
+
+/// A private broker that can be broken: what has to be known of each sort.
+pub trait Victim: Send + Sync + 'static {
+    /// What it is called in tables: the scheme of its URLs.
+    fn name(&self) -> &str;
+
+    /// Where it takes connections, as `host:port`.
+    fn address(&self) -> String;
+
+    /// A URL that leads to it by this address, its own or a proxy's. Its options have the server notice within seconds that a
+    /// client is gone.
+    fn url(&self, address: &str) -> String;
+
+    /// Its process.
+    fn server(&mut self) -> &mut Server;
+
+    /// Within what time the server gives back what a client held that was killed.
+    fn gives_back_within(&self) -> Duration;
+
+    /// Whether it answers a settle. Otherwise, one that was sent may still be lost with the server.
+    fn answers_settles(&self) -> bool;
+
+    /// Whether it knows this one of the faults that depend on the sort of the broker: disconnecting its clients, alarms, wiping.
+    fn can(&self, fault: Fault) -> bool;
+
+    /// Inflicts one of those.
+    ///
+    /// # Errors
+    ///
+    /// If the server refuses, or the fault isn't one of them.
+    fn inflict(&mut self, fault: Fault) -> io::Result<()>;
+
+    /// Ends an alarm.
+    ///
+    /// # Errors
+    ///
+    /// If the server refuses.
+    fn relieve(&mut self, alarm: Fault) -> io::Result<()>;
+
+    /// Makes a user who may do everything, or gives the one of this name another password.
+    ///
+    /// # Errors
+    ///
+    /// If the server refuses.
+    fn set_user(&mut self, name: &str, password: &str) -> io::Result<()>;
+
+    /// How many connections it has, and what there is of each session.
+    ///
+    /// # Errors
+    ///
+    /// If it doesn't say.
+    fn counts(&self) -> io::Result<Vec<(&'static str, u64)>>;
+}
+
+fn unknown(fault: Fault) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!("this broker can't be {fault}"),
+    )
+}
+
+fn number(text: &str) -> io::Result<u64> {
+    let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+    digits.parse().map_err(io::Error::other)
+}
+
+impl Victim for RabbitMq {
+    fn name(&self) -> &str {
+        "amqp"
+    }
+
+    fn address(&self) -> String {
+        RabbitMq::address(self)
+    }
+
+    fn url(&self, address: &str) -> String {
+        format!("amqp://guest:guest@{address}?heartbeat={SIGN_OF_LIFE}")
+    }
+
+    fn server(&mut self) -> &mut Server {
+        self
+    }
+
+    fn gives_back_within(&self) -> Duration {
+        // The sockets of a program that is killed are closed.
+        Duration::ZERO
+    }
+
+    fn answers_settles(&self) -> bool {
+        false
+    }
+
+    fn can(&self, _: Fault) -> bool {
+        true
+    }
+
+    fn inflict(&mut self, fault: Fault) -> io::Result<()> {
+        match fault {
+            Fault::Disconnect => self.ctl(["close_all_connections", "for a test"]),
+            Fault::MemoryAlarm => self.ctl(["set_vm_memory_high_watermark", "0"]),
+            Fault::DiskAlarm => self.ctl(["set_disk_free_limit", "1000000000000000"]),
+            Fault::Wipe => {
+                for command in ["stop_app", "reset"] {
+                    self.ctl([command])?;
+                }
+                self.ctl(["start_app"])
+            }
+            _ => Err(unknown(fault)),
+        }
+        .map(drop)
+    }
+
+    fn relieve(&mut self, alarm: Fault) -> io::Result<()> {
+        match alarm {
+            Fault::MemoryAlarm => self.ctl(["set_vm_memory_high_watermark", "0.8"]),
+            Fault::DiskAlarm => self.ctl(["set_disk_free_limit", "1000000"]),
+            _ => Err(unknown(alarm)),
+        }
+        .map(drop)
+    }
+
+    fn set_user(&mut self, name: &str, password: &str) -> io::Result<()> {
+        // It is there from the second time on.
+        if self.ctl(["change_password", name, password]).is_err() {
+            self.ctl(["add_user", name, password])?;
+            self.ctl(["set_permissions", name, ".*", ".*", ".*"])?;
+        }
+        Ok(())
+    }
+
+    fn counts(&self) -> io::Result<Vec<(&'static str, u64)>> {
+        let counts = "{length(rabbit_networking:connections()), length(rabbit_channel:list())}.";
+        let answer = self.ctl(["eval", counts])?;
+        let (connections, channels) = answer.split_once(',').ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("no two counts: {answer}"),
+            )
+        })?;
+        Ok(vec![
+            ("connections at the server", number(connections)?),
+            ("channels at the server", number(channels)?),
+        ])
+    }
+}
+
+impl Victim for Redis {
+    fn name(&self) -> &str {
+        "redis"
+    }
+
+    fn address(&self) -> String {
+        Redis::address(self)
+    }
+
+    fn url(&self, address: &str) -> String {
+        let own = Redis::url(self).replace(&Redis::address(self), address);
+        format!("{own}?lease={SIGN_OF_LIFE}")
+    }
+
+    fn server(&mut self) -> &mut Server {
+        self
+    }
+
+    fn gives_back_within(&self) -> Duration {
+        // A lease, and the next sign of life of somebody else, who looks for those that are over.
+        Duration::from_secs(SIGN_OF_LIFE) * 4 / 3
+    }
+
+    fn answers_settles(&self) -> bool {
+        true
+    }
+
+    fn can(&self, fault: Fault) -> bool {
+        fault != Fault::DiskAlarm
+    }
+
+    fn inflict(&mut self, fault: Fault) -> io::Result<()> {
+        match fault {
+            Fault::Disconnect => self.ask(["CLIENT", "KILL", "TYPE", "normal"]),
+            // It has more than that.
+            Fault::MemoryAlarm => self.ask(["CONFIG", "SET", "maxmemory", "1"]),
+            Fault::Wipe => self.ask(["FLUSHALL"]),
+            _ => Err(unknown(fault)),
+        }
+        .map(drop)
+    }
+
+    fn relieve(&mut self, alarm: Fault) -> io::Result<()> {
+        match alarm {
+            Fault::MemoryAlarm => self.ask(["CONFIG", "SET", "maxmemory", "0"]).map(drop),
+            _ => Err(unknown(alarm)),
+        }
+    }
+
+    fn set_user(&mut self, name: &str, password: &str) -> io::Result<()> {
+        let password = format!(">{password}");
+        let user = [
+            "ACL", "SETUSER", name, "reset", "on", &password, "~*", "&*", "+@all",
+        ];
+        self.ask(user).map(drop)
+    }
+
+    fn counts(&self) -> io::Result<Vec<(&'static str, u64)>> {
+        let info = self.ask(["INFO", "clients"])?;
+        let connections = info
+            .lines()
+            .find_map(|line| line.strip_prefix("connected_clients:"));
+        // One is ours.
+        let connections = number(connections.unwrap_or_default())?.saturating_sub(1);
+        let sessions = number(&self.ask(["ZCARD", "_kombu.rs.sessions"])?)?;
+        Ok(vec![
+            ("connections at the server", connections),
+            ("sessions at the server", sessions),
+        ])
+    }
+}
+
+impl Victim for Nats {
+    fn name(&self) -> &str {
+        "nats"
+    }
+
+    fn address(&self) -> String {
+        Nats::address(self)
+    }
+
+    fn url(&self, address: &str) -> String {
+        Nats::url(self).replace(&Nats::address(self), address)
+    }
+
+    fn server(&mut self) -> &mut Server {
+        self
+    }
+
+    fn gives_back_within(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+
+    fn answers_settles(&self) -> bool {
+        // It does, and forgets those of the last second when it is killed.
+        false
+    }
+
+    fn can(&self, fault: Fault) -> bool {
+        // Its streams are gone, and its clients' connections too.
+        fault == Fault::Wipe
+    }
+
+    fn inflict(&mut self, fault: Fault) -> io::Result<()> {
+        match fault {
+            Fault::Wipe => self.restart(Data::Erase),
+            _ => Err(unknown(fault)),
+        }
+    }
+
+    fn relieve(&mut self, alarm: Fault) -> io::Result<()> {
+        Err(unknown(alarm))
+    }
+
+    fn set_user(&mut self, _: &str, _: &str) -> io::Result<()> {
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "its users stand in its configuration",
+        ))
+    }
+
+    fn counts(&self) -> io::Result<Vec<(&'static str, u64)>> {
+        // It tells at a port of its own, which isn't open.
+        Ok(Vec::new())
+    }
+}

@@ -1,0 +1,16 @@
+//! expected `Router`, found `Router<Prices>`
+use kombu::handler::{Router, State};
+
+#[derive(Clone)]
+struct Prices;
+
+async fn handle(_: State<Prices>) {}
+
+async fn serve(connection: kombu::Connection) {
+    let router = Router::new().on("job", handle);
+    let _ = connection.serve(router).run().await;
+}
+
+fn main() {
+    drop(serve);
+}

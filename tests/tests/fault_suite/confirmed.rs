@@ -1,0 +1,115 @@
+//! What was confirmed is there after the broker was killed.
+
+use std::time::Duration;
+
+use kombu::{Exchange, Queue};
+use kombu_testkit::expect::info;
+use kombu_testkit::faults::{Breakable, Fault, Row};
+use kombu_testkit::history::{Answer, Outcome, Recorder};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+use crate::stand::{self, count, inflict, patient};
+use crate::traffic::Sentinels;
+
+/// Nobody consumes until the end.
+const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+
+pub(crate) async fn in_a_durable_queue(broker: &mut Breakable) {
+    run(broker, Queue::new("jobs"), "killed while publishing").await;
+}
+
+pub(crate) async fn in_a_quorum_queue(broker: &mut Breakable) {
+    let queue = Queue::new("jobs").quorum();
+    run(broker, queue, "killed while publishing, quorum queue").await;
+}
+
+async fn run(broker: &mut Breakable, queue: Queue, name: &str) {
+    let (messages, kills) = (count(6_000, 100_000), count(2, 20));
+    let mut rng = stand::rng();
+    let recorder = Recorder::new();
+    let connection = broker.builder().deadlines(patient()).await.unwrap();
+    connection.declare_queue(&queue).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    let mut sentinels = Sentinels::start(broker, &connection, &recorder).await;
+    delay(broker).await;
+
+    let (receipts, mut unanswered) = mpsc::channel(2048);
+    let (answered, mut answers) = watch::channel(0);
+    let publishing = tokio::spawn({
+        let recorder = recorder.clone();
+        async move {
+            for message in 0..messages {
+                recorder.publishing(0, message);
+                match producer.publish(&message).send().await {
+                    Ok(receipt) => receipts.send((message, receipt)).await.unwrap(),
+                    Err(error) => recorder.answered(message, &Err(error)),
+                }
+            }
+        }
+    });
+    let answering = tokio::spawn({
+        let recorder = recorder.clone();
+        async move {
+            while let Some((message, receipt)) = unanswered.recv().await {
+                recorder.answered(message, &receipt.await);
+                answered.send_modify(|answered| *answered += 1);
+            }
+        }
+    });
+    let mut points: Vec<u64> = (0..kills).map(|_| rng.u64(..messages * 9 / 10)).collect();
+    points.sort_unstable();
+    for point in points {
+        answers
+            .wait_for(|answered| *answered >= point)
+            .await
+            .unwrap();
+        inflict(broker, &recorder, Fault::Kill).await;
+        sleep(Duration::from_millis(rng.u64(..300))).await;
+        broker.heal().await.unwrap();
+        delay(broker).await;
+        sentinels.send_and_wait().await;
+    }
+    publishing.await.unwrap();
+    answering.await.unwrap();
+    sentinels.end().await;
+    connection.close().await.unwrap();
+
+    // All of it comes back from what was stored.
+    broker.inflict(Fault::Kill).await.unwrap();
+    broker.heal().await.unwrap();
+    let observer = broker.observer().await.unwrap();
+    let mut consumer = observer.consumer(&queue).prefetch(500).await.unwrap();
+    loop {
+        let Some(delivery) = consumer.receive(Duration::from_secs(2)).await.unwrap() else {
+            let info = info(&observer, "jobs").await;
+            if info.ready == 0 && info.unsettled.unwrap_or(0) == 0 {
+                break;
+            }
+            continue;
+        };
+        let (message, delivery) = delivery.take::<u64>().unwrap();
+        recorder.received(0, message, &delivery);
+        let acked = delivery.ack().await;
+        recorder.settled(0, message, Outcome::Ack, Answer::of_queued(&acked));
+    }
+    observer.close().await.unwrap();
+    let history = recorder.history();
+    let summary = history.summary();
+    println!("{summary:?}");
+    assert_eq!(summary.stored + summary.failed, messages + kills);
+    // In process, what waits for its turn hasn't been sent.
+    let met = summary.resent > 0 || broker.is_injected();
+    assert!(met, "the kills met nobody");
+    let (transport, allowed) = (broker.name(), Breakable::RECOVERY);
+    let row = Row::of(transport, name, kills, &history, PATIENCE, allowed);
+    stand::report(vec![row], &history);
+}
+
+/// In process, every publish would be answered in the moment in which it is made.
+async fn delay(broker: &mut Breakable) {
+    if broker.is_injected() {
+        broker.inflict(Fault::Delay).await.unwrap();
+    }
+}

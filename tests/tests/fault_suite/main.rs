@@ -1,0 +1,118 @@
+//! What is promised, with the fault that would break it: each scenario is told once, and runs on memory, where faults are injected,
+//! and on private brokers, which are broken for real.
+//!
+//! `scripts/test --faults` sets `KOMBU_TEST_FAULTS=long`: then everything happens as often as `docs/reliability.md` says, and less
+//! often otherwise. `KOMBU_TEST_FAULTS_TABLE` names a file that each scenario adds its rows to, as lines of JSON; with
+//! `KOMBU_TEST_FAULTS_HISTORIES`, a folder, each leaves its whole history there, as lines of JSON too. The seed of a run is printed,
+//! and `KOMBU_TEST_SEED` takes it again; how tasks take turns is the machine's choice all the same.
+//!
+//! Scenarios run one at a time: they count what the process has, and measure how long things take.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod clocks;
+mod confirmed;
+mod credentials;
+mod deadlines;
+mod deploys;
+mod promoted;
+mod readme;
+mod reconnects;
+mod stand;
+mod traffic;
+mod wiped;
+mod workers;
+
+/// Makes a test for each transport of a scenario, `async fn(&mut Breakable)`.
+macro_rules! on_every_broker {
+    ($name:ident, $scenario:expr) => {
+        mod $name {
+            #[test]
+            fn memory() {
+                crate::stand::on_memory($scenario);
+            }
+
+            crate::each_server!($scenario);
+        }
+    };
+}
+
+/// The same for what takes a server.
+macro_rules! on_every_server {
+    ($name:ident, $scenario:expr) => {
+        mod $name {
+            crate::each_server!($scenario);
+        }
+    };
+}
+
+macro_rules! each_server {
+    ($scenario:expr) => {
+        #[test]
+        #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+        fn amqp() {
+            crate::stand::on_rabbitmq($scenario);
+        }
+
+        #[test]
+        #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+        fn redis() {
+            crate::stand::on_redis($scenario);
+        }
+    };
+}
+
+use each_server;
+
+on_every_broker!(
+    what_was_confirmed_survives_a_broker_that_is_killed,
+    crate::confirmed::in_a_durable_queue
+);
+on_every_broker!(
+    nothing_is_lost_and_nobody_stalls_whatever_happens,
+    crate::traffic::under_mixed_faults
+);
+on_every_broker!(
+    what_a_program_held_that_was_killed_comes_back_to_its_queue,
+    crate::workers::are_killed
+);
+on_every_broker!(
+    every_call_ends_by_its_deadline,
+    crate::deadlines::hold_whatever_happens
+);
+on_every_broker!(
+    a_broker_that_was_wiped_has_everything_again,
+    crate::wiped::is_declared_again
+);
+on_every_broker!(
+    deploys_lose_nothing_and_kill_no_message,
+    crate::deploys::under_load
+);
+on_every_broker!(
+    reconnects_leave_nothing_behind,
+    crate::reconnects::leave_nothing
+);
+on_every_broker!(
+    the_program_of_the_readme_survives_kills,
+    crate::readme::survives_kills
+);
+on_every_server!(
+    passwords_are_revoked_and_replaced_and_told_to_nobody,
+    crate::credentials::are_revoked_and_replaced
+);
+on_every_server!(
+    delays_and_lives_are_right_where_clocks_are_wrong,
+    crate::clocks::are_wrong
+);
+
+#[test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+fn what_was_confirmed_survives_in_a_quorum_queue() {
+    stand::on_rabbitmq(confirmed::in_a_quorum_queue);
+}
+
+#[test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+fn deploys_lose_nothing_of_a_quorum_queue() {
+    stand::on_rabbitmq(deploys::of_a_quorum_queue);
+}

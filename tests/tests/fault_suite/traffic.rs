@@ -1,0 +1,267 @@
+//! Steady traffic, and what goes on beside it.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use kombu::{Connection, Consumer, Delivery, Exchange, Producer, Queue};
+use kombu_testkit::expect::{collect_one, drain};
+use kombu_testkit::faults::{Breakable, Fault, Row};
+use kombu_testkit::history::{Answer, Outcome, Recorder};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use crate::stand::{self, Counts, Habits, count, inflict, patient};
+
+/// A message that never comes is given up, and the checker says so.
+const NEVER: Duration = Duration::from_secs(60);
+
+/// Messages that are published when a fault is over, to see that somebody gets them.
+pub(crate) struct Sentinels {
+    recorder: Recorder,
+    producer: Producer,
+    received: watch::Receiver<u64>,
+    consuming: JoinHandle<()>,
+    stop: watch::Sender<bool>,
+    next: u64,
+}
+
+const FIRST_SENTINEL: u64 = 1 << 40;
+
+impl Sentinels {
+    /// Of a producer and a consumer of this connection.
+    pub(crate) async fn start(
+        broker: &Breakable,
+        connection: &Connection,
+        recorder: &Recorder,
+    ) -> Self {
+        let consumer = connection.consumer(&Queue::new("sentinels")).await.unwrap();
+        let producer = connection.producer(Exchange::default());
+        let producer = producer.routing_key("sentinels").await.unwrap();
+        let (some, received) = watch::channel(0);
+        let (stop, stopped) = watch::channel(false);
+        let consuming = tokio::spawn(consume(
+            u32::MAX,
+            consumer,
+            recorder.clone(),
+            Habits::of(broker),
+            stopped,
+            Some(some),
+        ));
+        let recorder = recorder.clone();
+        let next = FIRST_SENTINEL;
+        Sentinels {
+            recorder,
+            producer,
+            received,
+            consuming,
+            stop,
+            next,
+        }
+    }
+
+    /// Publishes the next one, and waits until it has come.
+    pub(crate) async fn send_and_wait(&mut self) {
+        let message = self.next;
+        self.next += 1;
+        self.recorder.publishing(u32::MAX, message);
+        self.recorder
+            .expect(message, Duration::ZERO, Breakable::RECOVERY);
+        let answer = self.producer.publish(&message).await;
+        self.recorder.answered(message, &answer);
+        let came = self.received.wait_for(|latest| *latest >= message);
+        // Otherwise, it is late.
+        drop(timeout(NEVER, came).await);
+    }
+
+    pub(crate) async fn end(self) {
+        self.stop.send_replace(true);
+        self.consuming.await.unwrap();
+    }
+}
+
+/// Acks what comes until it is told to stop and nothing comes any more.
+pub(crate) async fn consume(
+    number: u32,
+    mut consumer: Consumer,
+    recorder: Recorder,
+    habits: Habits,
+    mut stopped: watch::Receiver<bool>,
+    latest: Option<watch::Sender<u64>>,
+) {
+    let mut settling = JoinSet::new();
+    loop {
+        let was_stopped = *stopped.borrow_and_update();
+        let patience = if was_stopped { habits.patience } else { NEVER };
+        let delivery = tokio::select! {
+            biased;
+            delivery = consumer.receive(patience) => delivery.unwrap(),
+            changed = stopped.changed() => {
+                changed.unwrap();
+                continue;
+            }
+        };
+        let Some(delivery) = delivery else {
+            if was_stopped {
+                break;
+            }
+            continue;
+        };
+        let (message, delivery) = delivery.take::<u64>().unwrap();
+        recorder.received(number, message, &delivery);
+        if let Some(latest) = &latest {
+            latest.send_replace(message);
+        }
+        let recorder = recorder.clone();
+        let was_lost = is_lost(&delivery).await;
+        settling.spawn(async move {
+            let answer = delivery.ack().confirmed().await;
+            let answer = match was_lost {
+                true => Answer::of_confirmed(&answer),
+                false => Answer::of_sent(&answer, habits.answers),
+            };
+            recorder.settled(number, message, Outcome::Ack, answer);
+        });
+        while settling.try_join_next().is_some() {}
+    }
+    while let Some(settled) = settling.join_next().await {
+        settled.unwrap();
+    }
+}
+
+/// Whether it is known that the session is gone which delivered it: then nothing is sent there any more.
+async fn is_lost(delivery: &Delivery) -> bool {
+    tokio::select! {
+        biased;
+        () = delivery.lost() => true,
+        () = std::future::ready(()) => false,
+    }
+}
+
+/// Publishes again and again to some queues, and never waits for an answer before it goes on.
+pub(crate) struct Publishing {
+    stop: watch::Sender<bool>,
+    publishing: JoinHandle<()>,
+    answering: JoinHandle<()>,
+}
+
+impl Publishing {
+    pub(crate) fn start(
+        number: u32,
+        producer: Producer,
+        recorder: &Recorder,
+        mut rng: Rng,
+        pause: Duration,
+    ) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let (receipts, mut unanswered) = mpsc::channel(2048);
+        let answering = tokio::spawn({
+            let recorder = recorder.clone();
+            async move {
+                while let Some((message, receipt)) = unanswered.recv().await {
+                    let receipt: kombu::Receipt = receipt;
+                    recorder.answered(message, &receipt.await);
+                }
+            }
+        });
+        let recorder = recorder.clone();
+        let publishing = tokio::spawn(async move {
+            let mut messages = u64::from(number) * 1_000_000_000..;
+            while !*stopped.borrow() {
+                for message in messages.by_ref().take(rng.usize(1..5)) {
+                    recorder.publishing(number, message);
+                    match producer.publish(&message).send().await {
+                        Ok(receipt) => receipts.send((message, receipt)).await.unwrap(),
+                        Err(error) => recorder.answered(message, &Err(error)),
+                    }
+                }
+                sleep(pause.mul_f64(2.0 * rng.f64())).await;
+            }
+        });
+        Publishing {
+            stop,
+            publishing,
+            answering,
+        }
+    }
+
+    /// Stops, and waits for every answer.
+    pub(crate) async fn end(self) {
+        self.stop.send_replace(true);
+        self.publishing.await.unwrap();
+        self.answering.await.unwrap();
+    }
+}
+
+/// Every fault once, and then chosen by chance, under steady traffic.
+pub(crate) async fn under_mixed_faults(broker: &mut Breakable) {
+    let mut rng = stand::rng();
+    let recorder = Recorder::new();
+    let queue = Queue::new("jobs");
+    let publishing = broker.builder().deadlines(patient()).await.unwrap();
+    let consuming = broker.builder().deadlines(patient()).await.unwrap();
+    let mut consumer = consuming.consumer(&queue).prefetch(50).await.unwrap();
+    let producer = publishing.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    // All connections are there.
+    producer.publish(&0).await.unwrap();
+    let delivery = collect_one(&mut consumer).await;
+    delivery.ack().confirmed().await.unwrap();
+    let observer = broker.observer().await.unwrap();
+    observer
+        .declare_queue(&Queue::new("sentinels"))
+        .await
+        .unwrap();
+    let mut sentinels = Sentinels::start(broker, &publishing, &recorder).await;
+    sentinels.send_and_wait().await;
+    // A session that was restored may have a channel more than the first one.
+    broker.inflict(Fault::Cut).await.unwrap();
+    sentinels.send_and_wait().await;
+    let before = Counts::steady(broker).await;
+
+    let (stop, stopped) = watch::channel(false);
+    let habits = Habits::of(broker);
+    let consumed = consume(0, consumer, recorder.clone(), habits, stopped, None);
+    let consumed = tokio::spawn(consumed);
+    let pause = Duration::from_millis(10);
+    let published = Publishing::start(1, producer, &recorder, rng.fork(), pause);
+    let possible: Vec<Fault> = broker
+        .faults()
+        .into_iter()
+        .filter(|fault| !fault.forgets())
+        .collect();
+    let mut faults = possible.clone();
+    rng.shuffle(&mut faults);
+    while (faults.len() as u64) < count(0, 200) {
+        faults.push(possible[rng.usize(..possible.len())]);
+    }
+    for fault in faults {
+        sleep(Duration::from_millis(rng.u64(..500))).await;
+        inflict(broker, &recorder, fault).await;
+        if fault.lasts() {
+            // Sometimes longer than it takes to notice.
+            let longest = 2 * Breakable::LIVENESS.as_millis() as u64;
+            sleep(Duration::from_millis(rng.u64(..longest))).await;
+        }
+        broker.heal().await.unwrap();
+        sentinels.send_and_wait().await;
+    }
+    published.end().await;
+    stop.send_replace(true);
+    consumed.await.unwrap();
+    before.compare(broker, &recorder).await;
+    sentinels.end().await;
+    for connection in [publishing, consuming] {
+        connection.close().await.unwrap();
+    }
+    for queue in ["jobs", "sentinels"] {
+        let left = drain(&observer, queue).await;
+        let left = left.iter().map(|message| message.decode().unwrap());
+        recorder.left(queue, left.collect());
+    }
+    observer.close().await.unwrap();
+    let history = recorder.history();
+    println!("{:?}", history.summary());
+    let rows = Row::of_each(broker.name(), &history, NEVER, Breakable::RECOVERY);
+    stand::report(rows, &history);
+}

@@ -1,0 +1,120 @@
+//! Three NATS servers that form a cluster, of which one is killed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(not(kombu_test_nats), allow(dead_code, unused_imports))]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use kombu::{Connection, Deadlines, Exchange, Queue};
+use kombu_testkit::brokers::{Data, Nats};
+use kombu_testkit::expect::collect_one;
+use kombu_tests::NatsLine;
+use serde_json::Value;
+use url::Url;
+
+/// Longer than a cluster needs to find a leader.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn connect(cluster: &[Nats; 3]) -> Connection {
+    let hosts: Vec<_> = cluster.iter().map(Nats::address).collect();
+    let mut deadlines = Deadlines::default();
+    (deadlines.connect, deadlines.publish) = (PATIENCE, PATIENCE);
+    (deadlines.declare, deadlines.settle) = (PATIENCE, PATIENCE);
+    Connection::builder(kombu::registry())
+        .url(format!("nats://{}?replicas=3", hosts.join(",")))
+        .deadlines(deadlines)
+        .await
+        .unwrap()
+}
+
+/// What one of the servers says of the stream of a queue.
+fn stream(nats: &Nats, queue: &str) -> Value {
+    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
+    let subject = format!(r#"{{"subject":"kombu.q.{queue}.*"}}"#);
+    let names = line.request("$JS.API.STREAM.NAMES", &subject);
+    let name = names["streams"][0].as_str().unwrap();
+    line.request(&format!("$JS.API.STREAM.INFO.{name}"), "")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test with")]
+async fn what_was_confirmed_survives_the_leader() {
+    let mut cluster = Nats::start_cluster().unwrap();
+    let connection = connect(&cluster).await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let kept = Queue::new("kept").bind(Exchange::topic("work"), "job.#");
+    connection.declare_queue(&kept).await.unwrap();
+    let producers = [
+        connection.producer(Exchange::default()).routing_key("jobs"),
+        connection
+            .producer(Exchange::topic("work"))
+            .routing_key("job.new"),
+    ];
+    let mut publishing = Vec::new();
+    for producer in producers {
+        let producer = producer.await.unwrap();
+        publishing.push(tokio::spawn(async move {
+            let mut confirmed = BTreeSet::new();
+            for number in 0..2_000_u32 {
+                if producer.publish(&number).await.is_ok() {
+                    confirmed.insert(number);
+                }
+            }
+            confirmed
+        }));
+    }
+    let consuming = tokio::spawn(async move {
+        let mut seen = BTreeSet::new();
+        while seen.len() < 2_000 {
+            let delivery = collect_one(&mut consumer).await;
+            seen.insert(delivery.decode::<u32>().unwrap());
+            delivery.ack().await.unwrap();
+        }
+        seen
+    });
+    let leader = stream(&cluster[0], "jobs")["cluster"]["leader"].clone();
+    let leader: usize = leader.as_str().unwrap()[1..].parse().unwrap();
+    cluster[leader].kill().unwrap();
+    let mut confirmed = Vec::new();
+    for publishing in publishing {
+        confirmed.push(publishing.await.unwrap());
+    }
+    assert_eq!(confirmed[0].len(), 2_000);
+    let seen = tokio::time::timeout(PATIENCE, consuming).await;
+    assert!(seen.unwrap().unwrap().is_superset(&confirmed[0]));
+    let mut kept = BTreeSet::new();
+    while kept.len() < confirmed[1].len() {
+        // Nobody else has any.
+        let delivery = connection
+            .get("kept")
+            .await
+            .unwrap()
+            .expect("all are there");
+        kept.insert(delivery.decode::<u32>().unwrap());
+        delivery.ack().await.unwrap();
+    }
+    assert_eq!(kept, confirmed[1]);
+    // One that comes back changes nothing.
+    cluster[leader].restart(Data::Keep).unwrap();
+    connection.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test with")]
+async fn temporary_queues_are_not_replicated() {
+    let cluster = Nats::start_cluster().unwrap();
+    let connection = connect(&cluster).await;
+    for (queue, replicas) in [
+        (Queue::new("durable"), 3),
+        (Queue::new("exclusive").exclusive(true), 1),
+        (Queue::new("auto-delete").auto_delete(true), 1),
+        (Queue::new("expires").expires(Duration::from_secs(60)), 1),
+        (Queue::new("transient").durable(false), 1),
+    ] {
+        connection.declare_queue(&queue).await.unwrap();
+        let config = stream(&cluster[0], queue.name())["config"].clone();
+        assert_eq!(config["num_replicas"], replicas, "{}", queue.name());
+    }
+    connection.close().await.unwrap();
+}

@@ -1,0 +1,385 @@
+//! What a session with NATS does when the server, or something on it, goes away.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use kombu::{
+    Binding, Connection, DeclareMode, ErrorKind, Event, Events, Exchange, Overflow, Queue,
+    RetryPolicy,
+};
+use kombu_testkit::brokers::{Data, Nats};
+use kombu_testkit::expect::{collect, collect_one, drain, texts};
+use kombu_testkit::proxy::{Direction, Proxy};
+use kombu_tests::NatsLine;
+use url::Url;
+
+/// How soon something is put right: twice the longest silence of a pull, and a pause.
+const SOON: Duration = Duration::from_secs(5);
+
+async fn connect(url: &str) -> Connection {
+    kombu::connect(url).await.unwrap()
+}
+
+/// How often something is tried: as the environment says, or as often as here.
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect(name))
+}
+
+/// What is said to have been put right.
+async fn repaired(events: &mut Events) -> (String, String) {
+    let wait = async {
+        loop {
+            if let Event::Repaired { queue, reason } = events.next().await.unwrap() {
+                return (queue.to_string(), reason);
+            }
+        }
+    };
+    tokio::time::timeout(SOON, wait).await.expect("an event")
+}
+
+/// The stream of a queue.
+fn stream_of(nats: &Nats, queue: &str) -> (NatsLine, String) {
+    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
+    let subject = format!(r#"{{"subject":"kombu.q.{queue}.*"}}"#);
+    let names = line.request("$JS.API.STREAM.NAMES", &subject);
+    let name = names["streams"][0].as_str().unwrap().to_owned();
+    (line, name)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn what_was_confirmed_survives_a_killed_server_and_consumers_go_on() {
+    let mut nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    connection.declare_queue(&Queue::new("kept")).await.unwrap();
+    for number in 0..100 {
+        let text = number.to_string();
+        producer
+            .publish_text(text)
+            .routing_key("kept")
+            .await
+            .unwrap();
+    }
+    nats.kill().unwrap();
+    nats.restart(Data::Keep).unwrap();
+    producer.publish_text("after").await.unwrap();
+    let delivery = collect_one(&mut consumer).await;
+    assert_eq!(delivery.body(), "after");
+    delivery.ack().confirmed().await.unwrap();
+    let kept = texts(&drain(&connection, "kept").await);
+    assert_eq!(
+        kept,
+        (0..100)
+            .map(|number| number.to_string())
+            .collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn what_a_lost_session_held_is_given_back_by_the_next() {
+    let mut nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    for text in ["0", "1", "2"] {
+        producer.publish_text(text).await.unwrap();
+    }
+    let held = collect(&mut consumer, 3).await;
+    nats.kill().unwrap();
+    nats.restart(Data::Keep).unwrap();
+    // Long before the server takes them for abandoned.
+    let again = tokio::time::timeout(Duration::from_secs(15), collect(&mut consumer, 3));
+    let again = again.await.unwrap();
+    assert_eq!(texts(&again), ["0", "1", "2"]);
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_stream_that_vanished_is_made_again_and_its_consumer_goes_on() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let mut events = connection.events();
+    let (mut line, name) = stream_of(&nats, "jobs");
+    line.request(&format!("$JS.API.STREAM.DELETE.{name}"), "");
+    let next = tokio::spawn(async move { collect_one(&mut consumer).await.body().clone() });
+    // Though nobody publishes.
+    let (queue, reason) = repaired(&mut events).await;
+    assert_eq!(queue, "jobs");
+    assert!(reason.contains("stream was gone"), "{reason}");
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    producer.publish_text("after").await.unwrap();
+    assert_eq!(next.await.unwrap(), "after");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_publish_makes_a_stream_again_that_vanished() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let (mut line, name) = stream_of(&nats, "jobs");
+    line.request(&format!("$JS.API.STREAM.DELETE.{name}"), "");
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    producer.publish_text("after").await.unwrap();
+    assert_eq!(texts(&drain(&connection, "jobs").await), ["after"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_durable_consumer_that_vanished_is_made_again_and_nothing_is_lost() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let mut events = connection.events();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    let (mut line, name) = stream_of(&nats, "jobs");
+    line.request(&format!("$JS.API.CONSUMER.DELETE.{name}.c0"), "");
+    producer.publish_text("0").await.unwrap();
+    let delivery = tokio::time::timeout(SOON, collect_one(&mut consumer)).await;
+    let delivery = delivery.expect("consumption goes on");
+    assert_eq!(delivery.body(), "0");
+    delivery.ack().confirmed().await.unwrap();
+    let (queue, reason) = repaired(&mut events).await;
+    assert_eq!(queue, "jobs");
+    assert!(reason.contains("consumer was gone"), "{reason}");
+    // A single get finds out as well.
+    consumer.cancel().await.unwrap();
+    producer.publish_text("1").await.unwrap();
+    line.request(&format!("$JS.API.CONSUMER.DELETE.{name}.c0"), "");
+    let delivery = connection.get("jobs").await.unwrap().unwrap();
+    assert_eq!(delivery.body(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn consumption_goes_on_after_a_server_was_silent() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    nats.pause().unwrap();
+    let other = producer.clone();
+    let publish = tokio::spawn(async move { other.publish_text("0").await.map(drop) });
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    nats.resume().unwrap();
+    let delivery = tokio::time::timeout(2 * SOON, collect_one(&mut consumer)).await;
+    assert_eq!(delivery.expect("consumption goes on").body(), "0");
+    publish.await.unwrap().unwrap();
+}
+
+/// Whoever listens at the port of a server that is gone hears nobody: the client of the lost session doesn't come back.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn no_byte_of_an_old_session_reaches_a_restarted_server() {
+    let mut nats = Nats::start().unwrap();
+    let connection = Connection::builder(kombu::registry())
+        .url(nats.url())
+        .retry(RetryPolicy::default().max_attempts(1))
+        .await
+        .unwrap();
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    for text in ["0", "1"] {
+        producer.publish_text(text).await.unwrap();
+    }
+    let mut held = collect(&mut consumer, 2).await;
+    let mut events = connection.events();
+    nats.kill().unwrap();
+    // The next session would call here as well.
+    while !matches!(events.next().await.unwrap(), Event::GivenUp { .. }) {}
+    let listener = tokio::net::TcpListener::bind(nats.address()).await.unwrap();
+    let settled = held.remove(0).ack().confirmed().await;
+    assert_eq!(settled.unwrap_err().kind(), ErrorKind::SettleLost);
+    drop(held);
+    assert!(producer.publish_text("2").await.is_err());
+    let called = tokio::time::timeout(Duration::from_secs(2), listener.accept()).await;
+    assert!(called.is_err(), "somebody called: {called:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn what_the_server_would_not_take_is_refused_before_it_is_sent() {
+    let nats = Nats::builder().config("max_payload: 64KB").start().unwrap();
+    let connection = connect(&nats.url()).await;
+    let mut events = connection.events();
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    let limit = connection.capabilities().max_message_size();
+    assert_eq!(limit, 48 << 10);
+    let error = producer.publish_bytes(vec![0; limit + 1]).await;
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::TooLarge);
+    // With its headers it is more than the server takes.
+    let headers = "h".repeat(20 << 10);
+    let error = producer.publish_bytes(vec![0; limit]).header("h", headers);
+    assert_eq!(error.await.unwrap_err().kind(), ErrorKind::TooLarge);
+    producer.publish_bytes(vec![0; limit]).await.unwrap();
+    assert_eq!(drain(&connection, "jobs").await.len(), 1);
+    connection.close().await.unwrap();
+    while let Some(event) = events.next().await {
+        assert!(!matches!(event, Event::Lost { .. }), "{event:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn two_publishes_with_one_message_id_are_both_stored() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    for _ in 0..2 {
+        producer
+            .publish_text("same")
+            .message_id("same")
+            .await
+            .unwrap();
+    }
+    assert_eq!(texts(&drain(&connection, "jobs").await), ["same", "same"]);
+}
+
+/// The other connection hears of everything 2 ms late.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_bind_or_unbind_on_one_connection_counts_for_the_next_publish_on_another() {
+    let nats = Nats::start().unwrap();
+    let proxy = Proxy::start(nats.address()).await.unwrap();
+    proxy.delay(Direction::ToClient, Duration::from_millis(2));
+    let connection = connect(&nats.url()).await;
+    let other = connect(&format!("nats://{}", proxy.address())).await;
+    let news = Exchange::fanout("news");
+    let jobs = Queue::new("jobs");
+    connection.declare_exchange(&news).await.unwrap();
+    connection.declare_queue(&jobs).await.unwrap();
+    let producer = other.producer(&news).await.unwrap();
+    let binding = || Binding::new(news.clone(), "");
+    let tries = number("KOMBU_TEST_NATS_BINDS", 300);
+    for _ in 0..tries {
+        connection.bind_queue("jobs", &binding()).await.unwrap();
+        assert!(producer.publish_text("bound").await.unwrap().routed);
+        connection.unbind_queue("jobs", &binding()).await.unwrap();
+        assert!(!producer.publish_text("unbound").await.unwrap().routed);
+    }
+    assert_eq!(connection.purge("jobs").await.unwrap(), tries);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_publish_that_is_repeated_after_a_lost_answer_is_stored_once() {
+    let nats = Nats::start().unwrap();
+    let proxy = Proxy::start(nats.address()).await.unwrap();
+    let connection = Connection::builder(kombu::registry())
+        .url(format!("nats://{}", proxy.address()))
+        .retry(RetryPolicy::default().longest_pause(Duration::from_millis(20)))
+        .await
+        .unwrap();
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let news = Exchange::fanout("news");
+    let queues = ["one", "other"].map(|name| Queue::new(name).bind(&news, ""));
+    for queue in &queues {
+        connection.declare_queue(queue).await.unwrap();
+    }
+    let direct = connection.producer(Exchange::default());
+    let direct = direct.routing_key("jobs").await.unwrap();
+    let fanout = connection.producer(&news).await.unwrap();
+    let answers = number("KOMBU_TEST_NATS_LOST_ANSWERS", 60);
+    for answer in 0..answers {
+        let text = format!("lost-{answer:06}");
+        // The server has it when its answer is lost.
+        proxy.lose_reply_to(&text);
+        let producer = if answer % 3 == 0 { &fanout } else { &direct };
+        let published = producer.publish_text(text).await.unwrap();
+        assert!(published.resent, "{answer}");
+    }
+    assert_eq!(proxy.counts().cuts, answers);
+    let to_jobs = (0..answers).filter(|answer| answer % 3 != 0).count() as u64;
+    for (queue, expected) in [
+        ("jobs", to_jobs),
+        ("one", answers - to_jobs),
+        ("other", answers - to_jobs),
+    ] {
+        assert_eq!(connection.purge(queue).await.unwrap(), expected, "{queue}");
+    }
+}
+
+/// Though it had not yet written down everything that it had removed.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_killed_server_leaves_nothing_that_counts_and_is_never_delivered() {
+    let mut nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    let limited = Queue::new("limited")
+        .max_length(1000)
+        .overflow(Overflow::RejectPublish);
+    let levels = Queue::new("levels").max_priority(2);
+    for queue in [&limited, &levels] {
+        connection.declare_queue(queue).await.unwrap();
+    }
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    for name in ["limited", "levels"] {
+        let mut receipts = Vec::new();
+        for number in 0..1000_u32 {
+            let publish = producer.publish_text(number.to_string()).routing_key(name);
+            let publish = publish.priority((number % 3) as u8);
+            receipts.push(publish.send().await.unwrap());
+        }
+        for receipt in receipts {
+            receipt.await.unwrap();
+        }
+        let mut consumer = connection
+            .consumer(&Queue::new(name))
+            .declare(DeclareMode::Never)
+            .prefetch(900)
+            .await
+            .unwrap();
+        let mut held = collect(&mut consumer, 900).await;
+        let last = held.pop().unwrap();
+        for delivery in held {
+            delivery.ack().await.unwrap();
+        }
+        last.ack().confirmed().await.unwrap();
+        consumer.cancel().await.unwrap();
+    }
+    nats.kill().unwrap();
+    nats.restart(Data::Keep).unwrap();
+    // Acknowledgements of the last second may be forgotten, and their messages come again.
+    let empty = async {
+        for name in ["limited", "levels"] {
+            let (mut line, stream) = stream_of(&nats, name);
+            loop {
+                while let Some(delivery) = connection.get(name).await.unwrap() {
+                    delivery.ack().confirmed().await.unwrap();
+                }
+                let info = line.request(&format!("$JS.API.STREAM.INFO.{stream}"), "");
+                if info["state"]["messages"] == 0 {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            let info = connection.queue_info(name).await.unwrap();
+            assert_eq!((info.ready, info.unsettled), (0, Some(0)), "{name}");
+        }
+    };
+    let patience = Duration::from_secs(100);
+    tokio::time::timeout(patience, empty)
+        .await
+        .expect("nothing stays");
+    for number in 0..1000 {
+        let publish = producer.publish_text(number.to_string());
+        publish.routing_key("limited").await.unwrap();
+    }
+}
