@@ -10,6 +10,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use kombu_core::{Error, ErrorKind, Name, Result};
 use parking_lot::Mutex;
@@ -35,6 +36,9 @@ pub(crate) struct Hands(Mutex<State>);
 struct State {
     inboxes: HashMap<u64, Weak<Inbox>>,
     windows: HashMap<u64, Weak<Window>>,
+    /// The numbers of windows by their addresses, which come again.
+    numbers: HashMap<usize, u64>,
+    last_number: u64,
 }
 
 /// What was handed over to a window.
@@ -98,11 +102,18 @@ impl Inbox {
 }
 
 impl Hands {
-    /// An inbox for the reader with this number, in a window.
-    pub(crate) fn open(&self, reader: u64, window_number: u64, bell: Arc<Bell>) -> Arc<Inbox> {
-        let mut state = self.0.lock();
-        let known = state.windows.get(&window_number).and_then(Weak::upgrade);
-        let window = known.unwrap_or_default();
+    /// An inbox for the reader with this number, in the window at an address.
+    pub(crate) fn open(&self, reader: u64, address: usize, bell: Arc<Bell>) -> Arc<Inbox> {
+        let mut guard = self.0.lock();
+        let state = &mut *guard;
+        let number = state.numbers.get(&address).copied();
+        let known =
+            number.and_then(|number| Some((number, state.windows.get(&number)?.upgrade()?)));
+        let (window_number, window) = known.unwrap_or_else(|| {
+            state.last_number += 1;
+            (state.last_number, Arc::default())
+        });
+        state.numbers.insert(address, window_number);
         state.windows.insert(window_number, Arc::downgrade(&window));
         let inbox = Arc::new(Inbox {
             reader,
@@ -117,10 +128,15 @@ impl Hands {
 
     /// Its reader is gone; what it hasn't taken goes back.
     pub(crate) fn close(&self, inbox: &Inbox, line: &Line, holder: &Holder) {
-        let mut state = self.0.lock();
+        let mut guard = self.0.lock();
+        let state = &mut *guard;
         state.inboxes.remove(&inbox.reader);
-        state.windows.retain(|_, window| window.strong_count() > 0);
-        drop(state);
+        let windows = &mut state.windows;
+        windows.retain(|_, window| window.strong_count() > 0);
+        state
+            .numbers
+            .retain(|_, number| windows.contains_key(number));
+        drop(guard);
         let mut left = Messages::new();
         inbox.take_before(u64::MAX, &mut left);
         // Each goes in front of its successor.
@@ -151,18 +167,12 @@ impl Hands {
             }
             None => handed.messages,
         };
-        if let Some(window) = &window {
-            let accepted = left.len() as u64;
-            window.accepted.fetch_add(accepted, Ordering::AcqRel);
-            window.arrived.fetch_add(count, Ordering::AcqRel);
-        }
-        let others = state.inboxes.values().filter_map(Weak::upgrade);
-        let waits = inbox.or_else(|| {
-            others
-                .into_iter()
-                .find(|other| other.window_number == handed.window)
-        });
+        let inboxes = state.inboxes.values().filter_map(Weak::upgrade);
+        let of_the_window: Vec<_> = inboxes
+            .filter(|inbox| inbox.window_number == handed.window)
+            .collect();
         drop(state);
+        let accepted = left.len() as u64;
         if !left.is_empty() {
             let holder = Holder::new(handed.reader, handed.queue);
             holder.leave();
@@ -170,30 +180,33 @@ impl Hands {
                 give_back(line, &holder, id);
             }
         }
-        // The readers of a window have one task.
-        if let Some(inbox) = waits {
-            inbox.bell.task.wake();
-        }
+        // Behind that: who waits for it goes on.
         if let Some(window) = window {
+            window.accepted.fetch_add(accepted, Ordering::AcqRel);
+            window.arrived.fetch_add(count, Ordering::AcqRel);
             window.news.notify_waiters();
+        }
+        for inbox in of_the_window {
+            inbox.bell.task.wake();
         }
     }
 }
 
-/// Has the server hand messages to this session. `None` if it can't, and consumers ask for each.
-pub(crate) async fn listen(shared: &Arc<Shared>) -> Option<Wire> {
-    let patience = shared.pulse.lease() / 3;
-    match timeout(patience, subscribe(shared)).await {
+/// How long the other connection may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Has the server hand messages to this session. If it can't, consumers ask for each.
+pub(crate) async fn listen(shared: &Arc<Shared>) -> bool {
+    let problem = match timeout(PATIENCE, subscribe(shared)).await {
         Ok(Ok(wire)) => {
-            tokio::spawn(look_after(Arc::downgrade(shared), wire.connection.clone()));
-            Some(wire)
+            tokio::spawn(look_after(Arc::downgrade(shared), wire));
+            return true;
         }
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "this Redis can't hand messages to consumers, so they ask for each");
-            None
-        }
-        Err(_) => None,
-    }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "there is no answer".to_owned(),
+    };
+    tracing::debug!(%problem, "this Redis can't hand messages to consumers, so they ask for each");
+    false
 }
 
 async fn subscribe(shared: &Arc<Shared>) -> Result<Wire> {
@@ -233,8 +246,8 @@ fn hear(shared: &Shared, push: &PushInfo) {
 }
 
 /// What is handed over at a dead connection would wait for ever: it ends the session. Runs until that is over, or nobody has it
-/// any more.
-async fn look_after(shared: Weak<Shared>, mut connection: redis::aio::MultiplexedConnection) {
+/// any more, and ends the connection then.
+async fn look_after(shared: Weak<Shared>, mut wire: Wire) {
     loop {
         let Some(strong) = shared.upgrade() else {
             return;
@@ -246,8 +259,8 @@ async fn look_after(shared: Weak<Shared>, mut connection: redis::aio::Multiplexe
             () = line.over() => return,
         }
         let ping = redis::cmd("PING");
-        let answered = timeout(lease / 3, connection.send_packed_command(&ping)).await;
-        if answered.is_err() {
+        let answered = timeout(lease / 3, wire.connection.send_packed_command(&ping)).await;
+        if !matches!(answered, Ok(Ok(_))) {
             line.lose(&Error::new(
                 ErrorKind::ConnectionLost,
                 "the connection at which Redis hands over messages is dead",

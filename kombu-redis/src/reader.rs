@@ -80,7 +80,7 @@ impl RedisReader {
         let keys = bell::keys(&line.prefix, &holder.0.queue);
         bells.add(&keys, &bell);
         let number = holder.0.number.unwrap_or_default();
-        let inbox = hands.open(number, room.number() as u64, bell.clone());
+        let inbox = hands.open(number, room.number(), bell.clone());
         RedisReader {
             here: Taken {
                 messages: VecDeque::new(),
@@ -112,7 +112,7 @@ impl RedisReader {
 
     /// How many messages the consumer may have, and which of its readers share them: for scripts.
     pub(crate) fn wants(&self) -> String {
-        format!("{} {}", self.told, self.room.number())
+        format!("{} {}", self.told, self.inbox.window_number)
     }
 
     /// Tells the server how many messages the consumer may have.
@@ -133,7 +133,7 @@ impl RedisReader {
         command
             .arg(self.holder.0.number)
             .arg(self.holder.0.queue.as_str())
-            .arg(self.room.number());
+            .arg(self.inbox.window_number);
         self.line.ask(command)
     }
 

@@ -16,7 +16,6 @@ use tokio::sync::{OnceCell, oneshot};
 use crate::bell::Bells;
 #[cfg(not(feature = "tls"))]
 use crate::dial::Tls;
-use crate::dial::Wire;
 use crate::flight::{self, number};
 use crate::hand::{self, Hands};
 use crate::hear::{self, Ear};
@@ -53,8 +52,8 @@ pub(crate) struct Shared {
     pub(crate) known: Mutex<Known>,
     pub(crate) bells: Arc<Bells>,
     pub(crate) hands: Arc<Hands>,
-    /// Where the server hands messages to this session, if it can, since the first consumer.
-    hearing: OnceCell<Option<Wire>>,
+    /// Whether the server hands messages to this session, since the first consumer.
+    hears: OnceCell<bool>,
     pub(crate) pulse: Arc<Pulse>,
     /// The server tells when keys change. Otherwise somebody looks.
     pub(crate) is_told: bool,
@@ -108,7 +107,7 @@ impl Shared {
             known: Mutex::new(Known::new()),
             bells,
             hands: Arc::default(),
-            hearing: OnceCell::new(),
+            hears: OnceCell::new(),
             pulse: Arc::new(Pulse::new(lease)),
             is_told,
             ear,
@@ -120,8 +119,8 @@ impl Shared {
 
     /// The database, if the server may hand messages to this session.
     async fn handed_at(self: &Arc<Self>) -> Option<i64> {
-        let hearing = self.hearing.get_or_init(|| hand::listen(self)).await;
-        hearing.as_ref().map(|_| self.address.db)
+        let hears = self.hears.get_or_init(|| hand::listen(self)).await;
+        hears.then_some(self.address.db)
     }
 
     /// Loads the declarations, and answers the new table.

@@ -48,10 +48,7 @@ async fn producer_to(connection: &Connection, queue: &str) -> Producer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[cfg_attr(
-    not(kombu_test_nats_python),
-    ignore = "there is no NATS, or no Python, to test with"
-)]
+#[cfg_attr(not(kombu_test_nats_python), ignore = "no NATS or no Python")]
 async fn what_python_publishes_is_read_with_its_properties() {
     let (_nats, connection, mut peer) = meeting().await;
     let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
@@ -107,10 +104,7 @@ async fn what_python_publishes_is_read_with_its_properties() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[cfg_attr(
-    not(kombu_test_nats_python),
-    ignore = "there is no NATS, or no Python, to test with"
-)]
+#[cfg_attr(not(kombu_test_nats_python), ignore = "no NATS or no Python")]
 async fn what_python_publishes_twice_is_stored_once_and_expires_when_it_says() {
     let (_nats, connection, mut peer) = meeting().await;
     connection.declare_queue(&Queue::new("a b")).await.unwrap();
@@ -130,10 +124,7 @@ async fn what_python_publishes_twice_is_stored_once_and_expires_when_it_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[cfg_attr(
-    not(kombu_test_nats_python),
-    ignore = "there is no NATS, or no Python, to test with"
-)]
+#[cfg_attr(not(kombu_test_nats_python), ignore = "no NATS or no Python")]
 async fn python_reads_what_we_publish_with_its_properties() {
     let (_nats, connection, mut peer) = meeting().await;
     let jobs = Queue::new("jobs").bind(Exchange::topic("media"), "video.*");
@@ -186,10 +177,7 @@ async fn python_reads_what_we_publish_with_its_properties() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[cfg_attr(
-    not(kombu_test_nats_python),
-    ignore = "there is no NATS, or no Python, to test with"
-)]
+#[cfg_attr(not(kombu_test_nats_python), ignore = "no NATS or no Python")]
 async fn what_python_gives_back_is_ours_and_the_other_way_round() {
     let (_nats, connection, mut peer) = meeting().await;
     let jobs = Queue::new("jobs").max_priority(2);

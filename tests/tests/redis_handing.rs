@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use kombu::{
-    Connection, Consumer, Delivery, Event, Events, Exchange, Producer, Queue, RetryPolicy,
+    Connection, Consumer, Delivery, ErrorKind, Event, Events, Exchange, Producer, Queue,
+    RetryPolicy,
 };
 use kombu_testkit::brokers::Redis;
 use kombu_testkit::expect::{collect_one, drain, info};
@@ -313,4 +314,67 @@ async fn a_session_that_can_not_be_handed_messages_any_more_is_lost() {
         assert!(delivery.redelivered());
         delivery.ack().confirmed().await.unwrap();
     }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_consumer_that_does_not_read_is_handed_only_so_much() {
+    const COUNT: u64 = 500;
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let (one, other) = (connect(redis.url()).await, connect(redis.url()).await);
+    let consumer = one.consumer(&Queue::new("jobs"));
+    let mut consumer = consumer.prefetch(1000).await.unwrap();
+    park(&mut consumer, &admin, "jobs", 1).await;
+    let producer = producer_to(&other, "jobs").await;
+    for number in 0..COUNT {
+        producer.publish(&(number, "x".repeat(1000))).await.unwrap();
+    }
+    let counts = info(&other, "jobs").await;
+    assert!((1..=65).contains(&counts.unsettled.unwrap()), "{counts:?}");
+    for number in 0..COUNT {
+        let delivery = receive(&mut consumer).await;
+        assert_eq!(delivery.decode::<(u64, String)>().unwrap().0, number);
+        assert!(!delivery.redelivered());
+        delivery.ack().await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_full_redis_stores_nothing_for_a_consumer_without_room() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let (one, other) = (connect(redis.url()).await, connect(redis.url()).await);
+    let consumer = one.consumer(&Queue::new("jobs"));
+    let mut consumer = consumer.prefetch(1).await.unwrap();
+    park(&mut consumer, &admin, "jobs", 1).await;
+    let producer = producer_to(&other, "jobs").await;
+    producer.publish(&0_u64).await.unwrap();
+    assert_eq!(admin.ask(["HLEN", "_kombu.rs.parked.jobs"]), ":1");
+    admin.ask(["CONFIG", "SET", "maxmemory", "1"]);
+    let refused = producer.publish(&1_u64).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Backpressure, "{refused}");
+    assert_eq!(admin.ask(["LLEN", "jobs"]), ":0");
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_closed_connection_does_not_hear_any_more_although_a_delivery_is_kept() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let connection = connect(redis.url()).await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let producer = producer_to(&connection, "jobs").await;
+    producer.publish(&0_u64).await.unwrap();
+    let kept = receive(&mut consumer).await;
+    assert_eq!(admin.ask(["PUBSUB", "CHANNELS"]), "*1");
+    connection.close().await.unwrap();
+    let gone = async {
+        while admin.ask(["PUBSUB", "CHANNELS"]) != "*0" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("it is gone");
+    drop(kept);
 }

@@ -9,6 +9,8 @@ local call, P = redis.call, ARGV[1]
 local R = P .. '_kombu.rs.'
 local STEP = {[0] = '', '\6\0223', '\6\0226', '\6\0229'}
 local CHUNK = 4000
+-- What a consumer without a window wants.
+local UNLIMITED = 2 ^ 40
 -- What one call does at most of what may be much: the server does nothing else meanwhile. So many steps, and so many bytes,
 -- if one message isn't more.
 local STEPS, BYTES = 1000, 1048576
@@ -48,7 +50,7 @@ local function room(holder, wants)
   local limit, window = wants:match('^(%d+) (%d+)$')
   local session = holder:match('^%d+')
   local n = tonumber(limit)
-  if n == 0 then return 0 end
+  if n == 0 or n >= UNLIMITED then return n end
   for _, one in ipairs(call('SMEMBERS', R .. 'window.' .. session .. '.' .. window)) do
     n = n - call('HLEN', R .. 'unacked.' .. session .. '.' .. one)
   end

@@ -7,9 +7,6 @@
 -- negative numbers, which ones couldn't be said at their channel. Or nothing was done: STALE, for the declarations have changed;
 -- EARLY, for a call before this one wasn't done. SESSION: the server doesn't know it.
 
--- How many bytes are handed over at once; beyond that consumers ask.
-local HANDED = 65536
-
 -- Says to a consumer what is handed over to it. False if nobody hears that.
 local function say(holder, db, q, window, before, given)
   local session, n = holder:match('^(%d+)%.(%d+)$')
@@ -32,14 +29,15 @@ local function hand_over(q, step, all, first, last)
   if not one[1] or call('EXISTS', list, list .. STEP[1], list .. STEP[2], list .. STEP[3]) > 0 then return 0 end
   while one[1] do
     local holder, wants = one[1], call('HGET', R .. 'wants.' .. q, one[1])
-    local n, bytes, given = wants and math.min(room(holder, wants), last - first + 1) or 0, 0, {}
+    local db, left = one[2]:match('^(%d+) (%d+)$')
+    local n, given = wants and math.min(room(holder, wants), last - first + 1) or 0, {}
+    left = tonumber(left)
     for i = 1, n do
-      bytes = bytes + #all[first + i - 1]
-      if bytes > HANDED then
-        if i == 1 then return 0 end
+      if #all[first + i - 1] > left then
         n = i - 1
         break
       end
+      left = left - #all[first + i - 1]
     end
     if n > 0 then
       local seq = call('HINCRBY', R .. 'q.' .. q, 'seq', n) - n
@@ -49,13 +47,17 @@ local function hand_over(q, step, all, first, last)
       end
       local session, window = holder:match('^%d+'), wants:match('%d+$')
       local handed = call('HINCRBY', R .. 'handed.' .. session, window, n)
-      if say(holder, one[2], q, window, string.format('%d', handed - n), given) then
+      if say(holder, db, q, window, string.format('%d', handed - n), given) then
         for i = 1, #given, CHUNK do
           call('HSET', R .. 'unacked.' .. holder .. '.' .. q, unpack(given, i, math.min(i + CHUNK - 1, #given)))
         end
+        call('HSET', parked, holder, db .. ' ' .. left)
         return n
       end
       call('HINCRBY', R .. 'handed.' .. session, window, -n)
+    else
+      -- A server without memory refuses this, and not what follows.
+      call('HINCRBY', R .. 'q.' .. q, 'seq', 0)
     end
     -- It is told of what comes all the same, and asks.
     call('HDEL', parked, holder)

@@ -103,8 +103,11 @@ if got > 0 and (got == want or stopped) then
 end
 if once and got == 0 then common().forget(q) end
 if got == want and want < asked then stopped = true end
--- Whoever publishes next hands it over.
-if not once and ARGV[8] ~= '' and got < want and not stopped then call('HSET', R .. 'parked.' .. q, holder, ARGV[8]) end
+-- Whoever publishes next hands it over, up to so many bytes: beyond that it isn't read fast enough. Each time all queues of its
+-- window are looked at.
+if not once and ARGV[8] ~= '' and got < want and not stopped and call('SCARD', R .. 'window.' .. session .. '.' .. ARGV[6]) <= 16 then
+  call('HSET', R .. 'parked.' .. q, holder, ARGV[8] .. ' 65536')
+end
 table.insert(taken, 1, died)
 table.insert(taken, 2, stopped and 1 or 0)
 table.insert(taken, 3, handed)

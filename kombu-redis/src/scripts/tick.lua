@@ -5,7 +5,7 @@
 local session = ARGV[2]
 if not is_alive(session) then return 'LOST' end
 write_in_any_case()
-call('ZADD', R .. 'sessions', 'XX', now() + tonumber(ARGV[3]), session)
+call('ZADD', R .. 'sessions', now() + tonumber(ARGV[3]), session)
 local seen, overdue, wait, dead = {}, {}, 60000, nil
 for i = 5, #ARGV, 2 do seen[ARGV[i]] = ARGV[i + 1] end
 local found = call('ZRANGEBYSCORE', R .. 'sessions', '-inf', now(), 'WITHSCORES', 'LIMIT', 0, 100)
