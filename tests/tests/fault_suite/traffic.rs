@@ -217,6 +217,10 @@ pub(crate) async fn under_mixed_faults(broker: &mut Breakable) {
     // A session that was restored may have a channel more than the first one.
     broker.inflict(Fault::Cut).await.unwrap();
     sentinels.send_and_wait().await;
+    // Nobody has polled this consumer since.
+    producer.publish(&0).await.unwrap();
+    let delivery = collect_one(&mut consumer).await;
+    delivery.ack().confirmed().await.unwrap();
     let before = Counts::steady(broker).await;
 
     let (stop, stopped) = watch::channel(false);
