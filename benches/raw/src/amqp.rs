@@ -19,14 +19,10 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 
-use crate::sample::BODY;
+use crate::sample::{BODY, QUEUE, WINDOW};
 
-/// Publishes without an answer, and deliveries without an ack.
-pub const WINDOW: usize = 1000;
 /// How many deliveries one ack settles.
 const ACK: u64 = 100;
-/// The queue of all cases.
-pub const QUEUE: &str = "kombu-bench";
 
 type Outcome = Result<(), Box<dyn Error>>;
 

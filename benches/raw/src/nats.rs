@@ -15,12 +15,8 @@ use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 
-use crate::sample::BODY;
+use crate::sample::{BODY, WINDOW};
 
-/// Publishes without an answer, and messages that aren't acked.
-pub const WINDOW: usize = 1000;
-/// The queue of all cases.
-pub const QUEUE: &str = "kombu-bench";
 /// The queues of a fanout.
 pub const QUEUES: usize = 10;
 

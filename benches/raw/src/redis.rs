@@ -13,14 +13,10 @@ use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamReadOptions, StreamReadReply};
 use redis::{AsyncCommands, AsyncConnectionConfig, Client, RedisResult};
 
-use crate::sample::BODY;
+use crate::sample::{BODY, QUEUE, WINDOW};
 
-/// Commands without an answer, and messages that aren't acked.
-pub const WINDOW: usize = 1000;
 /// Commands of one pipeline, and messages that are read at once.
 pub const BATCH: usize = 100;
-/// The queue of all cases.
-pub const QUEUE: &str = "kombu-bench";
 
 const STREAM: &str = "kombu-bench-stream";
 const GROUP: &str = "group";

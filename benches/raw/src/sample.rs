@@ -49,3 +49,8 @@ pub fn video() -> Video {
 
 /// A body of 100 bytes that is never copied, allocated or counted.
 pub const BODY: &[u8; 100] = &[7; 100];
+
+/// The queue of all cases.
+pub const QUEUE: &str = "kombu-bench";
+/// Publishes without an answer, and deliveries that aren't acked.
+pub const WINDOW: usize = 1000;

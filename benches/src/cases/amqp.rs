@@ -1,14 +1,10 @@
 //! Publishing and consuming on RabbitMQ, against lapin by the strategies that get the most out of it; and those against
 //! their naive forms, without which they would be no limit.
 
-use std::collections::VecDeque;
-use std::future::Future;
+use kombu_bench_raw::amqp as raw;
 
-use kombu::{Connection, Consumer, DeclareMode, Exchange, Producer, Queue};
-use kombu_bench_raw::amqp::{self as raw, QUEUE, WINDOW};
-use kombu_bench_raw::sample::BODY;
-
-use super::{Case, Limit, Outcome, Side, on};
+use super::program::{ack, consume, open_consumer, open_producer, publish, send};
+use super::{Case, Limit, Outcome, side};
 
 /// Where RabbitMQ is; without it there are no cases. `scripts/bench` starts one.
 const URL: &str = "KOMBU_TEST_AMQP_URL";
@@ -70,29 +66,8 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-fn side<F>(url: &'static str, run: impl Fn(&'static str, u64) -> F + 'static) -> Side
-where
-    F: Future<Output = Outcome> + 'static,
-{
-    Box::new(move |count| on(2, run(url, count)))
-}
-
 async fn empty(url: &str, _: u64) -> Outcome {
     raw::prepare(url).await
-}
-
-async fn publish(url: &str, messages: u64) -> Outcome {
-    let connection = kombu::connect(url).await?;
-    let producer = open_producer(&connection).await?;
-    tokio::spawn(send(producer, messages)).await??;
-    Ok(connection.close().await?)
-}
-
-async fn consume(url: &str, messages: u64) -> Outcome {
-    let connection = kombu::connect(url).await?;
-    let consumer = open_consumer(&connection).await?;
-    tokio::spawn(ack(consumer, messages)).await??;
-    Ok(connection.close().await?)
 }
 
 async fn both(url: &str, messages: u64) -> Outcome {
@@ -104,45 +79,4 @@ async fn both(url: &str, messages: u64) -> Outcome {
     publishing.await??;
     consuming.await??;
     Ok(connection.close().await?)
-}
-
-async fn open_producer(connection: &Connection) -> kombu::Result<Producer> {
-    connection
-        .producer(Exchange::default())
-        .routing_key(QUEUE)
-        .await
-}
-
-async fn open_consumer(connection: &Connection) -> kombu::Result<Consumer> {
-    connection
-        .consumer(&Queue::new(QUEUE))
-        .declare(DeclareMode::Never)
-        .prefetch(WINDOW as u32)
-        .await
-}
-
-async fn send(producer: Producer, messages: u64) -> kombu::Result<()> {
-    let mut receipts = VecDeque::new();
-    for _ in 0..messages {
-        if receipts.len() == WINDOW
-            && let Some(receipt) = receipts.pop_front()
-        {
-            receipt.await?;
-        }
-        receipts.push_back(producer.publish_bytes(&BODY[..]).send().await?);
-    }
-    for receipt in receipts {
-        receipt.await?;
-    }
-    Ok(())
-}
-
-async fn ack(mut consumer: Consumer, messages: u64) -> kombu::Result<()> {
-    for _ in 0..messages {
-        let Some(delivery) = consumer.try_next().await? else {
-            break;
-        };
-        delivery.ack().await?;
-    }
-    Ok(())
 }

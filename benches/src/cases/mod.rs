@@ -4,6 +4,7 @@ mod amqp;
 mod codec;
 mod memory;
 mod nats;
+mod program;
 mod redis;
 mod routing;
 mod rpc;
@@ -70,6 +71,14 @@ fn nothing() -> Side {
 /// Runs on a fresh runtime with this many worker threads.
 fn on(workers: usize, work: impl Future<Output = Outcome>) -> Outcome {
     runtime(workers)?.block_on(work)
+}
+
+/// Runs against a broker, with two worker threads.
+fn side<F>(url: &'static str, run: impl Fn(&'static str, u64) -> F + 'static) -> Side
+where
+    F: Future<Output = Outcome> + 'static,
+{
+    Box::new(move |count| on(2, run(url, count)))
 }
 
 fn runtime(workers: usize) -> io::Result<Runtime> {

@@ -1,14 +1,11 @@
 //! Publishing and consuming on Redis, against redis by the strategies that get the most out of it; and those against their
 //! naive forms, without which they would be no limit.
 
-use std::collections::VecDeque;
-use std::future::Future;
-
-use kombu::{Connection, Consumer, Exchange, Producer, Queue};
-use kombu_bench_raw::redis::{self as raw, BATCH, QUEUE, WINDOW};
+use kombu_bench_raw::redis::{self as raw, BATCH};
 use kombu_bench_raw::sample::BODY;
 
-use super::{Case, Limit, Outcome, Side, on};
+use super::program::{consume, handover, open_producer, publish};
+use super::{Case, Limit, Outcome, side};
 
 /// Where Redis is; without it there are no cases. `scripts/bench` starts one. Its database is flushed.
 const URL: &str = "KOMBU_TEST_REDIS_URL";
@@ -63,13 +60,6 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-fn side<F>(url: &'static str, run: impl Fn(&'static str, u64) -> F + 'static) -> Side
-where
-    F: Future<Output = Outcome> + 'static,
-{
-    Box::new(move |count| on(2, run(url, count)))
-}
-
 async fn empty(url: &str, _: u64) -> Outcome {
     raw::prepare(url).await
 }
@@ -78,13 +68,6 @@ async fn empty(url: &str, _: u64) -> Outcome {
 async fn fill(url: &str, messages: u64) -> Outcome {
     raw::fill(url, messages).await?;
     publish(url, messages).await
-}
-
-async fn publish(url: &str, messages: u64) -> Outcome {
-    let connection = kombu::connect(url).await?;
-    let producer = open_producer(&connection).await?;
-    tokio::spawn(send(producer, messages)).await??;
-    Ok(connection.close().await?)
 }
 
 async fn publish_batch(url: &str, messages: u64) -> Outcome {
@@ -104,82 +87,4 @@ async fn publish_batch(url: &str, messages: u64) -> Outcome {
     });
     publishing.await??;
     Ok(connection.close().await?)
-}
-
-async fn consume(url: &str, messages: u64) -> Outcome {
-    let connection = kombu::connect(url).await?;
-    let consumer = open_consumer(&connection).await?;
-    tokio::spawn(ack(consumer, messages)).await??;
-    Ok(connection.close().await?)
-}
-
-async fn handover(url: &str, messages: u64) -> Outcome {
-    let (publishing, consuming) = (kombu::connect(url).await?, kombu::connect(url).await?);
-    let mut consumer = open_consumer(&consuming).await?;
-    let producer = open_producer(&publishing).await?;
-    let (arrived, mut arrivals) = tokio::sync::mpsc::channel(1);
-    let consumer = tokio::spawn(async move {
-        for _ in 0..messages {
-            let Some(delivery) = consumer.try_next().await? else {
-                break;
-            };
-            if arrived.send(()).await.is_err() {
-                break;
-            }
-            delivery.ack().await?;
-        }
-        kombu::Result::Ok(())
-    });
-    let publisher = tokio::spawn(async move {
-        for _ in 0..messages {
-            producer.publish_bytes(&BODY[..]).await?;
-            arrivals.recv().await;
-        }
-        kombu::Result::Ok(())
-    });
-    publisher.await??;
-    consumer.await??;
-    publishing.close().await?;
-    Ok(consuming.close().await?)
-}
-
-async fn open_producer(connection: &Connection) -> kombu::Result<Producer> {
-    connection.declare_queue(&Queue::new(QUEUE)).await?;
-    connection
-        .producer(Exchange::default())
-        .routing_key(QUEUE)
-        .await
-}
-
-async fn open_consumer(connection: &Connection) -> kombu::Result<Consumer> {
-    connection
-        .consumer(&Queue::new(QUEUE))
-        .prefetch(WINDOW as u32)
-        .await
-}
-
-async fn send(producer: Producer, messages: u64) -> kombu::Result<()> {
-    let mut receipts = VecDeque::new();
-    for _ in 0..messages {
-        if receipts.len() == WINDOW
-            && let Some(receipt) = receipts.pop_front()
-        {
-            receipt.await?;
-        }
-        receipts.push_back(producer.publish_bytes(&BODY[..]).send().await?);
-    }
-    for receipt in receipts {
-        receipt.await?;
-    }
-    Ok(())
-}
-
-async fn ack(mut consumer: Consumer, messages: u64) -> kombu::Result<()> {
-    for _ in 0..messages {
-        let Some(delivery) = consumer.try_next().await? else {
-            break;
-        };
-        delivery.ack().await?;
-    }
-    Ok(())
 }

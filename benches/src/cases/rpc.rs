@@ -7,15 +7,12 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use kombu::handler::{Attempt, Payload, Router, State};
 use kombu::{Caller, Connection, Delivery, Exchange, Queue};
-use kombu_bench_raw::sample::BODY;
+use kombu_bench_raw::sample::{BODY, QUEUE, WINDOW};
 use kombu_bench_raw::{amqp, redis};
 use tokio::task::JoinHandle;
 
-use super::{Case, Limit, Outcome, Side, nothing, on};
-
-const QUEUE: &str = "kombu-bench";
-/// Calls that wait for their answers.
-const AT_ONCE: usize = 1000;
+use super::program::{ack, open_consumer, open_producer, send};
+use super::{Case, Limit, Outcome, Side, nothing, on, side};
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = vec![Case {
@@ -66,10 +63,6 @@ fn url(variable: &str) -> Option<&'static str> {
     Some(url.leak())
 }
 
-fn side(url: &'static str, run: impl AsyncFn(&'static str, u64) -> Outcome + 'static) -> Side {
-    Box::new(move |count| on(2, run(url, count)))
-}
-
 /// A thousand calls at once, against publishing and consuming as many messages.
 fn concurrent(
     name: &'static str,
@@ -103,7 +96,7 @@ async fn echo_on(connection: &Connection) -> kombu::Result<JoinHandle<kombu::Res
         question.ack().await
     });
     let serve = connection.serve(router).queues(&Queue::new(QUEUE));
-    let serve = serve.concurrency(AT_ONCE).prefetch(AT_ONCE as u32);
+    let serve = serve.concurrency(WINDOW).prefetch(WINDOW as u32);
     Ok(tokio::spawn(async move { serve.run().await.map(drop) }))
 }
 
@@ -144,7 +137,7 @@ async fn at_once(url: &'static str, calls: u64) -> Outcome {
     let calling = tokio::spawn(async move {
         let mut under_way = FuturesUnordered::new();
         for _ in 0..calls {
-            if under_way.len() == AT_ONCE
+            if under_way.len() == WINDOW
                 && let Some(answer) = under_way.next().await
             {
                 answer?;
@@ -166,35 +159,10 @@ async fn publish_and_consume(url: &'static str, messages: u64) -> Outcome {
         true => here.clone(),
         false => kombu::connect(url).await?,
     };
-    let queue = Queue::new(QUEUE);
-    let mut consumer = there.consumer(&queue).prefetch(AT_ONCE as u32).await?;
-    let producer = here
-        .producer(Exchange::default())
-        .routing_key(QUEUE)
-        .await?;
-    let publishing = tokio::spawn(async move {
-        let mut receipts = std::collections::VecDeque::new();
-        for _ in 0..messages {
-            if receipts.len() == AT_ONCE
-                && let Some(receipt) = receipts.pop_front()
-            {
-                receipt.await?;
-            }
-            receipts.push_back(producer.publish_bytes(&BODY[..]).send().await?);
-        }
-        for receipt in receipts {
-            receipt.await?;
-        }
-        kombu::Result::Ok(())
-    });
-    let consuming = tokio::spawn(async move {
-        for _ in 0..messages {
-            if let Some(delivery) = consumer.try_next().await? {
-                delivery.ack().await?;
-            }
-        }
-        kombu::Result::Ok(())
-    });
+    let consumer = open_consumer(&there).await?;
+    let producer = open_producer(&here).await?;
+    let publishing = tokio::spawn(send(producer, messages));
+    let consuming = tokio::spawn(ack(consumer, messages));
     publishing.await??;
     consuming.await??;
     close(vec![here, there]).await
