@@ -10,6 +10,7 @@ mod memory;
 mod nats;
 mod peer;
 mod redis;
+mod trust;
 mod worker;
 
 pub use amqp::{AmqpHarness, ask};
@@ -20,4 +21,5 @@ pub use memory::MemoryHarness;
 pub use nats::{NatsHarness, NatsLine};
 pub use peer::Peer;
 pub use redis::{RawRedis, RedisAdmin, RedisHarness, redis_command};
+pub use trust::{Trust, connect, refused, round_trip};
 pub use worker::{Work, publish, work, worker_event};

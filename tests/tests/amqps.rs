@@ -5,19 +5,15 @@
 #![cfg_attr(not(kombu_test_amqp), allow(dead_code, unused_imports))]
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kombu::amqp::{Amqp, rustls};
-use kombu::{
-    Connection, ConnectionBuilder, Credentials, Error, ErrorKind, Event, Exchange, Queue, Registry,
-};
+use kombu::{Connection, Credentials, ErrorKind, Event, Registry};
 use kombu_testkit::brokers::{Certificates, RabbitMq};
-use kombu_tests::{Authority, Pair, ask};
+use kombu_tests::{Pair, Trust, ask, connect, refused, round_trip};
 use rcgen::date_time_ymd;
 use tokio_rustls::TlsAcceptor;
 
@@ -26,86 +22,37 @@ const NAME: &str = "broker.example";
 /// The user that our certificate names.
 const SERVICE: &str = "service";
 
-/// Who may certify what, and the files that URLs name. They are left behind with the other files of the test run.
-struct World {
-    brokers: Authority,
-    clients: Authority,
-    folder: PathBuf,
-}
-
-static WORLD: LazyLock<World> = LazyLock::new(|| {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("amqps");
-    std::fs::create_dir_all(&folder).unwrap();
-    let world = World {
-        brokers: Authority::new("the brokers' authority"),
-        clients: Authority::new("the clients' authority"),
-        folder,
-    };
-    world.write("ca.pem", &world.brokers.pem());
-    world.write("other-ca.pem", &Authority::new("somebody else").pem());
-    let ours = world.clients.certify(SERVICE, |_| {});
-    world.write("service.pem", &ours.certificate);
-    world.write("service.key", &ours.key);
-    world.write("both.pem", &format!("{}{}", ours.certificate, ours.key));
-    let unknown = world.clients.certify("nobody", |_| {});
-    world.write(
-        "nobody.pem",
-        &format!("{}{}", unknown.certificate, unknown.key),
-    );
-    let foreign = world.brokers.certify(SERVICE, |_| {});
-    world.write(
-        "foreign.pem",
-        &format!("{}{}", foreign.certificate, foreign.key),
-    );
-    world.write("text.pem", "no certificate");
-    world
+static TRUST: LazyLock<Trust> = LazyLock::new(|| {
+    let trust = Trust::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/amqps"), SERVICE);
+    let unknown = trust.clients.certify("nobody", |_| {});
+    trust.write_pair("nobody.pem", &unknown);
+    trust.write("text.pem", "no certificate");
+    trust
 });
 
-impl World {
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path(name), text).unwrap();
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{}-{name}", std::process::id()))
-    }
-
-    fn query(&self, options: &[(&str, &str)]) -> String {
-        let mut query = String::from("?");
-        for (key, value) in options {
-            let value = match value.ends_with(".pem") || value.ends_with(".key") {
-                true => self.path(value).display().to_string(),
-                false => (*value).to_owned(),
-            };
-            write!(query, "{key}={value}&").unwrap();
-        }
-        query
-    }
-
-    fn start(&self, certificates_are_asked_for: bool) -> RabbitMq {
-        let pair = self.brokers.certify(NAME, |_| {});
-        RabbitMq::builder()
-            .tls(Certificates {
-                authority: self.clients.pem(),
-                certificate: pair.certificate,
-                key: pair.key,
-            })
-            .plugin("rabbitmq_auth_mechanism_ssl")
-            .config("auth_mechanisms.1 = PLAIN")
-            .config("auth_mechanisms.2 = EXTERNAL")
-            .config("ssl_cert_login_from = common_name")
-            .config("ssl_options.verify = verify_peer")
-            .config(&format!(
-                "ssl_options.fail_if_no_peer_cert = {certificates_are_asked_for}"
-            ))
-            .start()
-            .unwrap()
-    }
+fn start(certificates_are_asked_for: bool) -> RabbitMq {
+    let pair = TRUST.brokers.certify(NAME, |_| {});
+    RabbitMq::builder()
+        .tls(Certificates {
+            authority: TRUST.clients.pem(),
+            certificate: pair.certificate,
+            key: pair.key,
+        })
+        .plugin("rabbitmq_auth_mechanism_ssl")
+        .config("auth_mechanisms.1 = PLAIN")
+        .config("auth_mechanisms.2 = EXTERNAL")
+        .config("ssl_cert_login_from = common_name")
+        .config("ssl_options.verify = verify_peer")
+        .config(&format!(
+            "ssl_options.fail_if_no_peer_cert = {certificates_are_asked_for}"
+        ))
+        .start()
+        .unwrap()
 }
 
 /// It ends with this process.
 static BROKER: LazyLock<RabbitMq> = LazyLock::new(|| {
-    let broker = WORLD.start(false);
+    let broker = start(false);
     add_user(&broker, SERVICE, "never-used");
     broker
 });
@@ -119,7 +66,7 @@ fn add_user(broker: &RabbitMq, name: &str, password: &str) {
 /// The broker's URL with TLS, and this in front of its address and behind it.
 fn url(user: &str, options: &[(&str, &str)]) -> String {
     let address = BROKER.tls_address().unwrap();
-    format!("amqps://{user}{address}/{}", WORLD.query(options))
+    format!("amqps://{user}{address}/{}", TRUST.query(options))
 }
 
 /// With what it takes to trust the broker.
@@ -127,35 +74,6 @@ fn trusting(user: &str, options: &[(&str, &str)]) -> String {
     let mut all = vec![("ca_file", "ca.pem"), ("server_name", NAME)];
     all.extend_from_slice(options);
     url(user, &all)
-}
-
-fn connect(url: impl Into<String>) -> ConnectionBuilder {
-    Connection::builder(kombu::registry()).url(url)
-}
-
-/// Connecting fails for good, and not because time ran out.
-async fn refused(url: impl Into<String>) -> Error {
-    let begin = Instant::now();
-    let error = connect(url).await.unwrap_err();
-    assert!(begin.elapsed() < Duration::from_secs(8), "{error}");
-    assert!(!error.is_transient(), "{error}");
-    error
-}
-
-/// A message goes there and back.
-async fn round_trip(connection: &Connection) {
-    let queue = Queue::new(format!("round-trip-{}", fastrand::u64(..))).exclusive(true);
-    let mut consumer = connection.consumer(&queue).await.unwrap();
-    let producer = connection.producer(Exchange::default()).await.unwrap();
-    let body = vec![7; 300_000];
-    producer
-        .publish_bytes(body.clone())
-        .routing_key(queue.name().clone())
-        .await
-        .unwrap();
-    let delivery = consumer.try_next().await.unwrap().unwrap();
-    assert_eq!(delivery.body(), &body);
-    delivery.ack().await.unwrap();
 }
 
 /// What the broker says about the connections of this name, when it shows `count` of them.
@@ -266,7 +184,7 @@ fn what_the_system_trusts_is_trusted_unless_an_authority_is_named() {
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "program", "--nocapture"])
             .env(SYSTEM, url("guest:guest@", options))
-            .env("SSL_CERT_FILE", WORLD.path(system))
+            .env("SSL_CERT_FILE", TRUST.path(system))
             .env_remove("SSL_CERT_DIR")
             .output()
             .unwrap();
@@ -318,15 +236,15 @@ async fn server_with(pair: &Pair) -> (u16, Arc<AtomicUsize>) {
 
 #[tokio::test]
 async fn a_certificate_out_of_its_time_is_refused_at_the_first_attempt() {
-    let expired = WORLD
+    let expired = TRUST
         .brokers
         .certify(NAME, |params| params.not_after = date_time_ymd(2020, 1, 1));
-    let early = WORLD
+    let early = TRUST
         .brokers
         .certify(NAME, |params| params.not_before = date_time_ymd(2999, 1, 1));
     for pair in [expired, early] {
         let (port, came) = server_with(&pair).await;
-        let query = WORLD.query(&[("ca_file", "ca.pem"), ("server_name", NAME)]);
+        let query = TRUST.query(&[("ca_file", "ca.pem"), ("server_name", NAME)]);
         let error = refused(format!("amqps://127.0.0.1:{port}/{query}")).await;
         assert_eq!(error.kind(), ErrorKind::Tls, "{error}");
         assert_eq!(came.load(Ordering::SeqCst), 1);
@@ -337,7 +255,7 @@ async fn a_certificate_out_of_its_time_is_refused_at_the_first_attempt() {
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test with")]
 async fn our_certificate_says_who_we_are() {
     for (number, own) in [
-        vec![("cert_file", "service.pem"), ("key_file", "service.key")],
+        vec![("cert_file", "ours.pem"), ("key_file", "ours.key")],
         vec![("cert_file", "both.pem")],
     ]
     .into_iter()
@@ -381,12 +299,12 @@ async fn a_certificate_that_the_broker_does_not_trust_is_refused() {
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test with")]
 async fn a_broker_that_asks_for_a_certificate_gets_one_or_refuses() {
-    let strict = WORLD.start(true);
+    let strict = start(true);
     let at = |options: &[(&str, &str)]| {
         let mut all = vec![("ca_file", "ca.pem"), ("server_name", NAME)];
         all.extend_from_slice(options);
         let address = strict.tls_address().unwrap();
-        format!("amqps://guest:guest@{address}/{}", WORLD.query(&all))
+        format!("amqps://guest:guest@{address}/{}", TRUST.query(&all))
     };
     for _ in 0..10 {
         let error = refused(at(&[])).await;
@@ -400,14 +318,14 @@ async fn a_broker_that_asks_for_a_certificate_gets_one_or_refuses() {
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test with")]
 async fn a_mechanism_that_the_broker_does_not_offer_is_refused() {
-    let pair = WORLD.brokers.certify(NAME, |_| {});
+    let pair = TRUST.brokers.certify(NAME, |_| {});
     let certificates = Certificates {
-        authority: WORLD.clients.pem(),
+        authority: TRUST.clients.pem(),
         certificate: pair.certificate,
         key: pair.key,
     };
     let plain = RabbitMq::builder().tls(certificates).start().unwrap();
-    let query = WORLD.query(&[
+    let query = TRUST.query(&[
         ("ca_file", "ca.pem"),
         ("server_name", NAME),
         ("cert_file", "both.pem"),
@@ -425,7 +343,7 @@ async fn a_mechanism_that_the_broker_does_not_offer_is_refused() {
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test with")]
 async fn neither_side_is_spoken_to_without_encryption_when_it_was_asked_for() {
     let plain = BROKER.address();
-    let query = WORLD.query(&[("ca_file", "ca.pem"), ("server_name", NAME)]);
+    let query = TRUST.query(&[("ca_file", "ca.pem"), ("server_name", NAME)]);
     let error = refused(format!("amqps://guest:guest@{plain}/{query}")).await;
     assert_eq!(error.kind(), ErrorKind::Tls, "{error}");
 }
@@ -473,23 +391,17 @@ async fn options_that_would_have_no_effect_are_refused() {
             "text.pem`: there is none in PEM",
         ),
         (
-            "amqps://h/?ca_file=ca.pem&cert_file=service.pem",
+            "amqps://h/?ca_file=ca.pem&cert_file=ours.pem",
             "private key",
         ),
         (
-            "amqps://h/?ca_file=ca.pem&cert_file=nobody.pem&key_file=service.key",
+            "amqps://h/?ca_file=ca.pem&cert_file=nobody.pem&key_file=ours.key",
             "don't go together",
         ),
     ] {
         let mut filled = url.to_owned();
-        for name in [
-            "text.pem",
-            "ca.pem",
-            "service.pem",
-            "nobody.pem",
-            "service.key",
-        ] {
-            let path = WORLD.path(name).display().to_string();
+        for name in ["text.pem", "ca.pem", "ours.pem", "nobody.pem", "ours.key"] {
+            let path = TRUST.path(name).display().to_string();
             filled = filled.replace(&format!("={name}"), &format!("={path}"));
         }
         let error = refused(filled).await;
@@ -504,7 +416,7 @@ async fn a_program_can_bring_a_tls_configuration_of_its_own() {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
     let mut roots = rustls::RootCertStore::empty();
-    let authority = CertificateDer::from_pem_slice(WORLD.brokers.pem().as_bytes()).unwrap();
+    let authority = CertificateDer::from_pem_slice(TRUST.brokers.pem().as_bytes()).unwrap();
     roots.add(authority).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)

@@ -4,131 +4,50 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(not(kombu_test_redis), allow(dead_code, unused_imports))]
 
-use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kombu::redis::{Redis, rustls};
-use kombu::{
-    Connection, ConnectionBuilder, Deadlines, Error, ErrorKind, Exchange, Queue, Registry,
-};
+use kombu::{Connection, Deadlines, ErrorKind, Registry};
 use kombu_testkit::brokers::{self, Certificates, Sentinel};
-use kombu_tests::{Authority, RedisAdmin};
+use kombu_tests::{RedisAdmin, Trust, connect, refused, round_trip};
 use rcgen::{CertificateParams, date_time_ymd};
 
 /// The only name in the server's certificate.
 const NAME: &str = "redis.example";
 
-/// Who may certify what, and the files that URLs name. They are left behind with the other files of the test run.
-struct World {
-    servers: Authority,
-    clients: Authority,
-    folder: PathBuf,
+static TRUST: LazyLock<Trust> =
+    LazyLock::new(|| Trust::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/rediss"), "service"));
+
+fn certificates(change: impl FnOnce(&mut CertificateParams)) -> Certificates {
+    let pair = TRUST.brokers.certify(NAME, change);
+    Certificates {
+        authority: TRUST.clients.pem(),
+        certificate: pair.certificate,
+        key: pair.key,
+    }
 }
 
-static WORLD: LazyLock<World> = LazyLock::new(|| {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("rediss");
-    std::fs::create_dir_all(&folder).unwrap();
-    let world = World {
-        servers: Authority::new("the servers' authority"),
-        clients: Authority::new("the clients' authority"),
-        folder,
-    };
-    world.write("ca.pem", &world.servers.pem());
-    world.write("other-ca.pem", &Authority::new("somebody else").pem());
-    let ours = world.clients.certify("service", |_| {});
-    world.write("ours.pem", &ours.certificate);
-    world.write("ours.key", &ours.key);
-    world.write("both.pem", &format!("{}{}", ours.certificate, ours.key));
-    let foreign = world.servers.certify("service", |_| {});
-    world.write(
-        "foreign.pem",
-        &format!("{}{}", foreign.certificate, foreign.key),
-    );
-    world
-});
-
-impl World {
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path(name), text).unwrap();
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{}-{name}", std::process::id()))
-    }
-
-    fn query(&self, options: &[(&str, &str)]) -> String {
-        let mut query = String::from("?");
-        for (key, value) in options {
-            let value = match value.ends_with(".pem") || value.ends_with(".key") {
-                true => self.path(value).display().to_string(),
-                false => (*value).to_owned(),
-            };
-            write!(query, "{key}={value}&").unwrap();
-        }
-        query
-    }
-
-    fn certificates(&self, change: impl FnOnce(&mut CertificateParams)) -> Certificates {
-        let pair = self.servers.certify(NAME, change);
-        Certificates {
-            authority: self.clients.pem(),
-            certificate: pair.certificate,
-            key: pair.key,
-        }
-    }
-
-    fn start(&self, change: impl FnOnce(&mut CertificateParams)) -> brokers::Redis {
-        brokers::Redis::builder()
-            .tls(self.certificates(change))
-            .config("tls-auth-clients no")
-            .config("user alice on >a-secret ~* &* +@all")
-            .start()
-            .unwrap()
-    }
+fn start(change: impl FnOnce(&mut CertificateParams)) -> brokers::Redis {
+    brokers::Redis::builder()
+        .tls(certificates(change))
+        .config("tls-auth-clients no")
+        .config("user alice on >a-secret ~* &* +@all")
+        .start()
+        .unwrap()
 }
 
 /// It ends with this process.
-static SERVER: LazyLock<brokers::Redis> = LazyLock::new(|| WORLD.start(|_| {}));
+static SERVER: LazyLock<brokers::Redis> = LazyLock::new(|| start(|_| {}));
 
 fn at(redis: &brokers::Redis, user: &str, options: &[(&str, &str)]) -> String {
     let address = redis.tls_address().unwrap();
-    format!("rediss://{user}{address}/{}", WORLD.query(options))
+    format!("rediss://{user}{address}/{}", TRUST.query(options))
 }
 
 /// With what it takes to trust the server.
 fn trusting<'a>(options: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     [&[("ca_file", "ca.pem"), ("server_name", NAME)], options].concat()
-}
-
-fn connect(url: impl Into<String>) -> ConnectionBuilder {
-    Connection::builder(kombu::registry()).url(url)
-}
-
-/// Connecting fails for good, and not because time ran out.
-async fn refused(url: impl Into<String>) -> Error {
-    let begin = Instant::now();
-    let error = connect(url).await.unwrap_err();
-    assert!(begin.elapsed() < Duration::from_secs(8), "{error}");
-    assert!(!error.is_transient(), "{error}");
-    error
-}
-
-/// A message goes there and back.
-async fn round_trip(connection: &Connection) {
-    let queue = Queue::new(format!("round-trip-{}", fastrand::u64(..))).exclusive(true);
-    let mut consumer = connection.consumer(&queue).await.unwrap();
-    let producer = connection.producer(Exchange::default()).await.unwrap();
-    let body = vec![7; 300_000];
-    producer
-        .publish_bytes(body.clone())
-        .routing_key(queue.name().clone())
-        .await
-        .unwrap();
-    let delivery = consumer.try_next().await.unwrap().unwrap();
-    assert_eq!(delivery.body(), &body);
-    delivery.ack().await.unwrap();
 }
 
 #[tokio::test]
@@ -174,8 +93,8 @@ async fn a_server_with_another_name_is_refused() {
 #[tokio::test]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
 async fn a_certificate_out_of_its_time_is_refused() {
-    let expired = WORLD.start(|params| params.not_after = date_time_ymd(2020, 1, 1));
-    let early = WORLD.start(|params| params.not_before = date_time_ymd(2999, 1, 1));
+    let expired = start(|params| params.not_after = date_time_ymd(2020, 1, 1));
+    let early = start(|params| params.not_before = date_time_ymd(2999, 1, 1));
     for server in [expired, early] {
         let error = refused(at(&server, "", &trusting(&[]))).await;
         assert_eq!(error.kind(), ErrorKind::Tls, "{error}");
@@ -186,7 +105,7 @@ async fn a_certificate_out_of_its_time_is_refused() {
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
 async fn a_server_that_asks_for_a_certificate_gets_one_or_refuses() {
     let strict = brokers::Redis::builder()
-        .tls(WORLD.certificates(|_| {}))
+        .tls(certificates(|_| {}))
         .config("tls-auth-clients yes")
         .start()
         .unwrap();
@@ -222,7 +141,7 @@ async fn users_are_asked_for_their_passwords_over_tls_too() {
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
 async fn neither_side_is_spoken_to_without_encryption_when_it_was_asked_for() {
     let plain = SERVER.address();
-    let query = WORLD.query(&trusting(&[]));
+    let query = TRUST.query(&trusting(&[]));
     let mut deadlines = Deadlines::default();
     deadlines.connect = Duration::from_secs(2);
     let connected = connect(format!("rediss://{plain}/{query}"))
@@ -245,12 +164,12 @@ async fn sentinels_and_the_master_that_they_name_are_spoken_to_with_encryption()
     let tls_address = SERVER.tls_address().unwrap();
     let port = tls_address.rsplit(':').next().unwrap().parse().unwrap();
     let sentinel = Sentinel::of("main", port)
-        .tls(WORLD.certificates(|_| {}))
+        .tls(certificates(|_| {}))
         .config("tls-auth-clients no")
         .start()
         .unwrap();
     let at = |address: String, options: &[(&str, &str)]| {
-        let query = WORLD.query(options);
+        let query = TRUST.query(options);
         format!("rediss+sentinel://{address}/main{query}")
     };
     let url = at(sentinel.tls_address().unwrap(), &trusting(&[]));
@@ -271,7 +190,7 @@ async fn a_program_can_bring_a_tls_configuration_of_its_own() {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
     let mut roots = rustls::RootCertStore::empty();
-    let authority = CertificateDer::from_pem_slice(WORLD.servers.pem().as_bytes()).unwrap();
+    let authority = CertificateDer::from_pem_slice(TRUST.brokers.pem().as_bytes()).unwrap();
     roots.add(authority).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
@@ -295,7 +214,7 @@ async fn a_program_can_bring_a_tls_configuration_of_its_own() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
 async fn an_encrypted_connection_that_is_cut_comes_back_encrypted() {
-    let server = WORLD.start(|_| {});
+    let server = start(|_| {});
     let url = at(&server, "alice:a-secret@", &trusting(&[]));
     let connection = connect(url).await.unwrap();
     let mut events = connection.events();
