@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kombu::driver::BoxFuture;
-use kombu::{CallError, Connection, Content, ErrorKind, Exchange, Interceptor, Queue, Result};
+use kombu::{
+    CallError, Connection, Content, DeliveryMode, ErrorKind, Exchange, Interceptor, Queue, Result,
+};
 
 async fn answering(connection: &Connection, answers: usize) {
     let mut questions = connection.consumer(&Queue::new("questions")).await.unwrap();
@@ -194,4 +196,46 @@ async fn what_cannot_be_written_is_not_sent() {
     };
     assert_eq!(error.kind(), ErrorKind::UnknownSerializer);
     assert_eq!(connection.queue_info("questions").await.unwrap().ready, 0);
+}
+
+#[tokio::test]
+async fn a_question_that_is_asked_again_needs_not_survive_its_broker() {
+    let connection = kombu::connect("memory://").await.unwrap();
+    let queue = Queue::new("questions");
+    let mut questions = connection.consumer(&queue).await.unwrap();
+    let caller = connection.caller(Exchange::default());
+    let caller = caller.routing_key("questions").await.unwrap();
+    let kept = connection.caller(Exchange::default());
+    let kept = kept.delivery_mode(DeliveryMode::Persistent);
+    let kept = kept.routing_key("questions").await.unwrap();
+    for (caller, retries, own, expected) in [
+        (&caller, 4, None, DeliveryMode::Transient),
+        (&caller, 0, None, DeliveryMode::Persistent),
+        (&kept, 4, None, DeliveryMode::Persistent),
+        (
+            &kept,
+            0,
+            Some(DeliveryMode::Transient),
+            DeliveryMode::Transient,
+        ),
+    ] {
+        let mut call = caller.call::<_, usize>(&()).max_retries(retries);
+        if let Some(own) = own {
+            call = call.delivery_mode(own);
+        }
+        let answer = call.answer();
+        let (_, delivery) = tokio::join!(answer, async {
+            let question = questions.try_next().await.unwrap().unwrap();
+            question.reply(&1).await.unwrap();
+            question
+        });
+        assert_eq!(delivery.delivery_mode(), expected);
+        delivery.ack().await.unwrap();
+    }
+    // Nobody waits for the answer, and so nobody asks again.
+    let asked = caller.call::<_, usize>(&()).ask().await.unwrap();
+    let question = questions.try_next().await.unwrap().unwrap();
+    assert_eq!(question.delivery_mode(), DeliveryMode::Persistent);
+    question.ack().await.unwrap();
+    drop(asked);
 }

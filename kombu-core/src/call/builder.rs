@@ -34,6 +34,7 @@ const KEPT: Duration = Duration::from_secs(30 * 60);
 pub struct Call<'a, B, Resp> {
     caller: &'a Caller,
     publish: Publish<'a, B>,
+    delivery_mode: Option<DeliveryMode>,
     timeout: Option<Duration>,
     max_retries: u32,
     needs_responder: bool,
@@ -56,13 +57,13 @@ impl<'a, B: Body, Resp> Call<'a, B, Resp> {
         let publish = Publish::new(&caller.line.producer.inner, body)
             .exchange(&settings.exchange)
             .routing_key(&settings.routing_key)
-            .delivery_mode(settings.delivery_mode)
             .codec(settings.codec.as_ref())
             .stage(settings.compression.as_ref())
             .mandatory();
         Call {
             caller,
             publish,
+            delivery_mode: settings.delivery_mode,
             timeout: settings.timeout,
             max_retries: settings.max_retries,
             needs_responder: false,
@@ -79,6 +80,13 @@ impl<'a, B: Body, Resp> Call<'a, B, Resp> {
     /// How often the question is sent again if no answer comes. Default: the caller's, 4.
     pub fn max_retries(mut self, retries: u32) -> Self {
         self.max_retries = retries;
+        self
+    }
+
+    /// Whether the question should survive a restart of the broker. Default: the caller's; without one, not if it may be asked
+    /// again, and else what the exchange says.
+    pub fn delivery_mode(mut self, mode: DeliveryMode) -> Self {
+        self.delivery_mode = Some(mode);
         self
     }
 
@@ -102,8 +110,6 @@ impl<'a, B: Body, Resp> Call<'a, B, Resp> {
         content_type(value: impl Into<Name>);
         /// The content encoding, in place of the serializer's.
         content_encoding(value: impl Into<Name>);
-        /// Whether the question should survive a restart of the broker. Default: the caller's.
-        delivery_mode(mode: DeliveryMode);
         /// The priority, on queues that have priorities.
         priority(priority: u8);
         /// How long the question may wait in its queue.
@@ -133,7 +139,13 @@ impl<'a, B: Body, Resp> Call<'a, B, Resp> {
     fn question(self, reply_to: Option<&Name>) -> Result<(Question, Check)> {
         let line = self.caller.line.clone();
         let id = line.answers.next_id();
-        let mut content = self.publish.prepare().map_err(CallError::Transport)?;
+        let is_repeated = reply_to.is_none() && self.max_retries > 0;
+        let mode = self.delivery_mode.unwrap_or_else(|| match is_repeated {
+            true => DeliveryMode::Transient,
+            false => self.caller.settings.exchange.get_delivery_mode(),
+        });
+        let publish = self.publish.delivery_mode(mode);
+        let mut content = publish.prepare().map_err(CallError::Transport)?;
         if content.message_id().is_none() {
             content.set_message_id(&id);
         }

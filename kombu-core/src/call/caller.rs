@@ -96,7 +96,8 @@ impl OpenCaller {
         self
     }
 
-    /// Whether questions should survive a restart of the broker. Default: what the exchange says.
+    /// Whether questions should survive a restart of the broker. By default those need not that are asked again if nobody
+    /// answers: RabbitMQ writes what is persistent to its disk before it goes on. Others are what the exchange says.
     pub fn delivery_mode(mut self, mode: DeliveryMode) -> Self {
         self.delivery_mode = Some(mode);
         self
@@ -143,9 +144,7 @@ impl OpenCaller {
         let settings = Settings {
             codec,
             compression,
-            delivery_mode: self
-                .delivery_mode
-                .unwrap_or_else(|| self.exchange.get_delivery_mode()),
+            delivery_mode: self.delivery_mode,
             exchange: self.exchange,
             routing_key: self.routing_key,
             timeout: self.timeout,
@@ -191,7 +190,7 @@ pub(super) struct Settings {
     pub(super) routing_key: Name,
     pub(super) codec: Option<Codec>,
     pub(super) compression: Option<Stage>,
-    pub(super) delivery_mode: DeliveryMode,
+    pub(super) delivery_mode: Option<DeliveryMode>,
     pub(super) timeout: Option<Duration>,
     pub(super) max_retries: u32,
     pub(super) reading: Reading,
