@@ -30,17 +30,25 @@ pub(crate) struct Fetched {
     pub(crate) ack: Subject,
     pub(crate) headers: Option<HeaderMap>,
     pub(crate) body: Bytes,
+    /// When the server can have sent it at the earliest.
+    pub(crate) since: Instant,
 }
 
 impl Fetched {
     /// `None` for what isn't a message of a stream.
     pub(crate) fn of(message: Message) -> Option<Self> {
+        Fetched::sent(message, Instant::now())
+    }
+
+    /// The same for one that can't have been sent before this time.
+    pub(crate) fn sent(message: Message, since: Instant) -> Option<Self> {
         let ack = message.reply?;
         Some(Fetched {
             delivered: Delivered::of(&ack)?,
             ack,
             headers: message.headers,
             body: message.payload,
+            since,
         })
     }
 
@@ -99,7 +107,7 @@ impl Holder {
             ack: fetched.ack.clone(),
             position: fetched.delivered.position,
             expires: fetched.expires(&self.0.queue),
-            since: Instant::now(),
+            since: fetched.since,
             death,
         };
         let mut all = self.0.held.lock();
@@ -175,13 +183,17 @@ impl Hold {
         self.held.lock().len()
     }
 
-    /// Tells the server that all are still held.
+    /// Tells the server that all are still held. What it takes for abandoned by now, since this program stood still, isn't.
     pub(crate) fn progress(&self, line: &Line) {
         let now = Instant::now();
-        for held in self.held.lock().values_mut() {
-            held.since = now;
-            line.tell(held.ack.clone(), PROGRESS);
-        }
+        self.held.lock().retain(|_, held| {
+            let is_ours = held.is_ours();
+            if is_ours {
+                held.since = now;
+                line.tell(held.ack.clone(), PROGRESS);
+            }
+            is_ours
+        });
     }
 
     /// Ends all holds.
@@ -195,10 +207,15 @@ impl Hold {
     }
 }
 
+/// Whether the server can't have given something to somebody else yet that it heard of at this time.
+pub(crate) fn is_ours(since: Instant) -> bool {
+    since.elapsed() + MARGIN < ACK_WAIT
+}
+
 impl Held {
     /// Whether the server can't have given it to somebody else yet.
-    fn is_ours(&self) -> bool {
-        self.since.elapsed() + MARGIN < ACK_WAIT
+    pub(crate) fn is_ours(&self) -> bool {
+        is_ours(self.since)
     }
 
     /// The id of the letter that a dead message becomes: made of its place.

@@ -35,7 +35,31 @@ pub(crate) fn leave(place: &str, session: u64, mut held: Vec<(Arc<str>, Held)>) 
     here.push(Left { session, held });
 }
 
-/// Takes the sessions that were left at a place.
-pub(crate) fn take(place: &str) -> Vec<Left> {
-    LEFT.lock().remove(place).unwrap_or_default()
+/// The sessions that were left at a place, with what nobody else can have been given yet.
+pub(crate) fn at(place: &str) -> Vec<Left> {
+    let mut left = LEFT.lock();
+    for one in left.values_mut().flatten() {
+        one.held.retain(|(_, held)| held.is_ours());
+    }
+    left.get(place).cloned().unwrap_or_default()
+}
+
+/// What this session held has gone back.
+pub(crate) fn forget_held(place: &str, session: u64) {
+    let mut left = LEFT.lock();
+    let here = left.get_mut(place).into_iter().flatten();
+    for one in here.filter(|one| one.session == session) {
+        one.held.clear();
+    }
+}
+
+/// This session has been ended.
+pub(crate) fn forget(place: &str, session: u64) {
+    let mut left = LEFT.lock();
+    if let Some(here) = left.get_mut(place) {
+        here.retain(|one| one.session != session);
+        if here.is_empty() {
+            left.remove(place);
+        }
+    }
 }

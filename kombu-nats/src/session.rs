@@ -15,14 +15,14 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedRwLockReadGuard, RwLock, broadcast, mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::api::{self, ConsumerInfo};
+use crate::api::{self, ACK_WAIT, ConsumerInfo};
 use crate::bell::Bells;
 use crate::clock::Clock;
 use crate::error::{self, code};
 use crate::hold::{self, Corpse, Fetched, Hold, Holder};
 use crate::known::{self, Known, NatsQueue, Written};
 use crate::limits::{self, Sizes};
-use crate::line::{Line, PATIENCE};
+use crate::line::Line;
 use crate::members;
 use crate::names::encoded;
 use crate::outlet::Outlet;
@@ -45,6 +45,19 @@ const TOLD: Duration = Duration::from_secs(5);
 /// How often somebody who takes one message looks for what is due.
 const OVERDUE: usize = 50;
 
+/// Why a queue that is as it should be didn't answer.
+pub(crate) const CHANGED_LEADER: &str = "its stream didn't answer, as while it changes its leader";
+
+/// What came of a look at a queue that doesn't answer.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Looked {
+    /// It was deleted.
+    Gone,
+    Whole,
+    /// Something of it was made again.
+    Repaired,
+}
+
 /// What came of a pull.
 enum Pulled {
     Message(Fetched),
@@ -54,9 +67,9 @@ enum Pulled {
 }
 
 impl Pulled {
-    fn of(message: Message) -> Self {
+    fn of(message: Message, asked: Instant) -> Self {
         match message.status {
-            None => Fetched::of(message).map_or(Pulled::Nothing, Pulled::Message),
+            None => Fetched::sent(message, asked).map_or(Pulled::Nothing, Pulled::Message),
             Some(StatusCode::NO_RESPONDERS) => Pulled::Nobody,
             Some(_) => Pulled::Nothing,
         }
@@ -348,21 +361,30 @@ impl Shared {
 
     /// Looks after a queue whose stream doesn't answer; false if it isn't there any more.
     pub(crate) async fn repair(self: &Arc<Self>, queue: &NatsQueue) -> Result<bool> {
+        let looked = self.look_at_whole(queue).await?;
+        if looked == Looked::Whole {
+            self.tell_repaired(queue, CHANGED_LEADER);
+        }
+        Ok(looked != Looked::Gone)
+    }
+
+    /// Looks whether all of a queue is there, and makes again what isn't.
+    pub(crate) async fn look_at_whole(self: &Arc<Self>, queue: &NatsQueue) -> Result<Looked> {
         loop {
             match self.try_to_repair(queue).await {
                 // There is no leader, for one.
                 Err(error) if error.is_transient() && !self.line.is_over() => {
                     tokio::time::sleep(PAUSE).await;
                 }
-                repaired => return repaired,
+                looked => return looked,
             }
         }
     }
 
-    async fn try_to_repair(self: &Arc<Self>, queue: &NatsQueue) -> Result<bool> {
+    async fn try_to_repair(self: &Arc<Self>, queue: &NatsQueue) -> Result<Looked> {
         self.catch_up().await?;
         if !self.known.lock().has(queue) {
-            return Ok(false);
+            return Ok(Looked::Gone);
         }
         let stream = api::stream_info(&self.line, queue.stream(), None).await?;
         let mut is_whole = stream.is_ok();
@@ -379,25 +401,20 @@ impl Shared {
                         Err(refused) => return Err(refused.during("a look at a queue")),
                     }
                 }
-                match is_whole {
-                    false => {
-                        "its consumer was gone, and is made again: what was unsettled comes again"
-                    }
-                    true => "its stream didn't answer, as while it changes its leader",
-                }
+                "its consumer was gone, and is made again: what was unsettled comes again"
             }
         };
         if is_whole {
             tokio::time::sleep(PAUSE).await;
-        } else {
-            match self.make(queue).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-                made => made?,
-            }
-            self.ring(queue.name(), false);
+            return Ok(Looked::Whole);
         }
+        match self.make(queue).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Looked::Gone),
+            made => made?,
+        }
+        self.ring(queue.name(), false);
         self.tell_repaired(queue, reason);
-        Ok(true)
+        Ok(Looked::Repaired)
     }
 
     /// Tells whoever listens that something of a queue was put right.
@@ -511,6 +528,7 @@ impl Shared {
         let subject = self
             .line
             .pull_subject(queue.stream(), &api::consumer(level));
+        let asked = Instant::now();
         let mut arrivals = self.line.pull_one(subject)?;
         let (reply, answer) = oneshot::channel();
         let (shared, queue) = (self.clone(), queue.clone());
@@ -518,7 +536,7 @@ impl Shared {
         tokio::spawn(async move {
             let mut is_late = false;
             let taken = match timeout(SILENCE, arrivals.next()).await {
-                Ok(Some(message)) => Ok(Pulled::of(message)),
+                Ok(Some(message)) => Ok(Pulled::of(message, asked)),
                 Ok(None) => Err(shared.line.loss()),
                 Err(_) => {
                     is_late = true;
@@ -533,8 +551,8 @@ impl Shared {
                 _ => None,
             };
             if is_late
-                && let Ok(Some(message)) = timeout(PATIENCE, arrivals.next()).await
-                && let Pulled::Message(fetched) = Pulled::of(message)
+                && let Ok(Some(message)) = timeout(ACK_WAIT, arrivals.next()).await
+                && let Pulled::Message(fetched) = Pulled::of(message, asked)
             {
                 shared.see(&queue, &fetched);
                 unwanted = Some(fetched);
@@ -627,6 +645,10 @@ impl Shared {
         counts: bool,
         delay: Option<Duration>,
     ) {
+        if !held.is_ours() {
+            // It is somebody else's by now.
+            return;
+        }
         match delay {
             Some(delay) => self.agenda.ring_in(queue.name(), delay),
             None => self.look_after(queue, held.expires),
@@ -653,6 +675,9 @@ impl Shared {
     }
 
     pub(crate) fn give_back_fetched(&self, queue: &NatsQueue, fetched: &Fetched) {
+        if !hold::is_ours(fetched.since) {
+            return;
+        }
         let expires = fetched.expires(queue);
         self.look_after(queue, expires);
         let back = Return {

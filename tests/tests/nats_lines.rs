@@ -1,0 +1,89 @@
+//! What a consumer on NATS gets over a line that is slow or stands still, and of whom it takes nothing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use kombu::{Connection, DeclareMode, Event, Exchange, Producer, Queue};
+use kombu_testkit::brokers::Nats;
+use kombu_testkit::expect::{collect, texts};
+use kombu_testkit::proxy::{Direction, Proxy};
+
+/// Longer than a pull may be silent.
+const LATE: Duration = Duration::from_millis(2600);
+
+async fn connect(address: impl std::fmt::Display) -> Connection {
+    kombu::connect(format!("nats://{address}")).await.unwrap()
+}
+
+async fn producer_to(connection: &Connection, queue: &str) -> Producer {
+    let producer = connection.producer(Exchange::default());
+    producer.routing_key(queue).await.unwrap()
+}
+
+/// A queue whose messages die when they come back a single time.
+async fn declare_frail(connection: &Connection) {
+    connection.declare_queue(&Queue::new("dead")).await.unwrap();
+    let frail = Queue::new("jobs").max_deliveries(1);
+    let frail = frail.dead_letter_exchange("").dead_letter_routing_key("dead");
+    connection.declare_queue(&frail).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn what_comes_later_than_it_was_waited_for_is_handed_out() {
+    let nats = Nats::start().unwrap();
+    let proxy = Proxy::start(nats.address()).await.unwrap();
+    let near = connect(nats.address()).await;
+    let far = connect(proxy.address()).await;
+    declare_frail(&near).await;
+    let producer = producer_to(&near, "jobs").await;
+    for number in 0..20 {
+        producer.publish_text(number.to_string()).await.unwrap();
+    }
+    let consumer = far.consumer(&Queue::new("jobs"));
+    let consumer = consumer.declare(DeclareMode::Never).prefetch(8);
+    let mut consumer = consumer.await.unwrap();
+    let first = collect(&mut consumer, 8).await;
+    proxy.delay(Direction::ToClient, LATE);
+    for delivery in first {
+        delivery.ack().await.unwrap();
+    }
+    let next = tokio::time::timeout(4 * LATE, collect(&mut consumer, 8));
+    let next = next.await.expect("it comes");
+    let expected: Vec<_> = (8..16).map(|number| number.to_string()).collect();
+    assert_eq!(texts(&next), expected);
+    assert!(next.iter().all(|delivery| !delivery.redelivered()));
+    assert_eq!(near.queue_info("dead").await.unwrap().ready, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn large_messages_come_over_a_slow_line_without_an_end() {
+    const COUNT: usize = 20;
+    let nats = Nats::start().unwrap();
+    let proxy = Proxy::start(nats.address()).await.unwrap();
+    let near = connect(nats.address()).await;
+    let far = connect(proxy.address()).await;
+    declare_frail(&near).await;
+    let producer = producer_to(&near, "jobs").await;
+    for _ in 0..COUNT {
+        producer.publish_bytes(vec![0; 500_000]).await.unwrap();
+    }
+    let mut events = far.events();
+    proxy.throttle(Direction::ToClient, 2_000_000);
+    let consumer = far.consumer(&Queue::new("jobs"));
+    let mut consumer = consumer.declare(DeclareMode::Never).await.unwrap();
+    for _ in 0..COUNT {
+        let next = tokio::time::timeout(4 * LATE, consumer.try_next()).await;
+        let delivery = next.expect("it comes").unwrap().unwrap();
+        assert!(!delivery.redelivered());
+        delivery.ack().await.unwrap();
+    }
+    far.close().await.unwrap();
+    while let Some(event) = events.next().await {
+        let was_wrong = matches!(event, Event::Lost { .. } | Event::Repaired { .. });
+        assert!(!was_wrong, "{event:?}");
+    }
+    assert_eq!(near.queue_info("dead").await.unwrap().ready, 0);
+}
