@@ -63,3 +63,31 @@ pub(crate) fn forget(place: &str, session: u64) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::api::ACK_WAIT;
+
+    #[test]
+    fn a_session_is_left_until_one_has_ended_it_and_what_others_may_hold_is_not() {
+        let stream: Arc<str> = "stream".into();
+        let now = Instant::now();
+        let held = |position, since| (stream.clone(), Held::at(position, since));
+        let long_ago = now.checked_sub(ACK_WAIT);
+        let both = [Some(now), long_ago].into_iter().flatten();
+        let both = both.zip(1..).map(|(since, position)| held(position, since));
+        leave("a place", 7, both.collect());
+        for _ in 0..2 {
+            let left = at("a place");
+            let positions = left[0].held.iter().map(|(_, held)| held.position);
+            assert_eq!(positions.collect::<Vec<_>>(), [1]);
+        }
+        forget_held("a place", 7);
+        assert!(at("a place")[0].held.is_empty());
+        forget("a place", 7);
+        assert!(at("a place").is_empty());
+    }
+}

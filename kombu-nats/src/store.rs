@@ -33,11 +33,11 @@ impl NatsStore {
 
     /// Ends a hold that the server is told of by `text`.
     fn tell(&self, holder: &Holder, held: Held) -> Op<Result<Answer>> {
-        let shared = self.shared.clone();
+        let (shared, queue) = (self.shared.clone(), holder.queue().clone());
         shared.line.tell(held.ack.clone(), ACK);
         holder.freed(shared.clock.now());
         Op::Pending(Box::pin(async move {
-            hold::barrier(&shared.line, held.ack).await?;
+            hold::acknowledged(&shared, &queue, &held).await?;
             Ok(Answer::Done)
         }))
     }
@@ -110,7 +110,7 @@ impl NatsStore {
                 return Err(error::settle_lost());
             };
             shared.line.tell(held.ack.clone(), ACK);
-            hold::barrier(&shared.line, held.ack).await?;
+            hold::acknowledged(&shared, holder.queue(), &held).await?;
             Ok(answer)
         })
     }
