@@ -31,6 +31,10 @@
 //! | `Kombu-More` | JSON: what a header of NATS can't hold |
 //! | any other, but `Nats-…` | a header of the message, as text |
 //!
+//! Who waits here for a message looks for one every second. An empty message to `kombu.new.jobs`, sent behind the one for the queue,
+//! wakes it at once; ours do so. At `kombu.q.jobs.0` nobody but the server listens, and nobody else should: where somebody does, a stream
+//! that is gone is noticed late.
+//!
 //! `Nats-Msg-Id` says which publish it was, so that one that is repeated is stored once; it isn't the message id.
 
 mod access;
@@ -47,6 +51,7 @@ mod line;
 mod members;
 mod message;
 mod names;
+mod news;
 mod outlet;
 mod pulse;
 mod push;

@@ -17,6 +17,7 @@ use crate::clock;
 use crate::line::Answer;
 use crate::members;
 use crate::names::encoded;
+use crate::news;
 use crate::reader;
 use crate::returns;
 use crate::session::{Job, Shared};
@@ -186,6 +187,13 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver
                         inlet.empty(&shared).await;
                         shared.flush_returns();
                         drop(_on_its_way);
+                        Ok(())
+                    }));
+                }
+                Some(Job::Ring(queue)) => {
+                    let shared = shared.clone();
+                    work.push(Box::pin(async move {
+                        news::ring_later(&shared, &queue).await;
                         Ok(())
                     }));
                 }

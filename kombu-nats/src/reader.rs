@@ -1,8 +1,7 @@
 //! Takes messages from a queue for a consumer.
 //!
 //! A pull takes what is there and is over at once, or, while messages come one by one, a moment later. Where nothing is there,
-//! the reader listens at the subjects of the queue for the next message, which it doesn't take from there: so nothing is ever
-//! on its way to somebody who has left.
+//! the reader listens for news of the queue and pulls again: so nothing is ever on its way to somebody who has left.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -12,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use async_nats::{Message, Subject, Subscriber};
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use kombu_core::Result;
 use kombu_core::driver::Op;
 use kombu_core::virt::{Batch, Reader, Room};
@@ -197,12 +196,12 @@ impl Inlet {
             give_back(message, since);
         }
         loop {
-            let silence = match self.state.lock().pulls.is_empty() {
-                false => SILENCE,
-                true => Duration::ZERO,
+            let is_expected = !self.state.lock().pulls.is_empty();
+            let next = match is_expected {
+                true => tokio::time::timeout(SILENCE, arrivals.next()).await.ok(),
+                false => arrivals.next().now_or_never(),
             };
-            let next = tokio::time::timeout(silence, arrivals.next()).await;
-            let Ok(Some(message)) = next else {
+            let Some(Some(message)) = next else {
                 return;
             };
             let since = self.state.lock().take_note(&message);
@@ -462,8 +461,8 @@ impl NatsReader {
             self.timer.as_mut().reset(until.into());
             self.patience = (self.patience * 2).min(IDLE);
         } else {
-            let subject = self.shared.line.layout.subject(self.queue.name(), "*");
-            self.doorbell = self.shared.line.listen_once(subject.into()).ok();
+            let news = self.queue.news().subject().clone();
+            self.doorbell = self.shared.line.listen_once(news).ok();
         }
     }
 

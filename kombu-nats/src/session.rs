@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::api::{self, ACK_WAIT, ConsumerInfo};
 use crate::bell::Bells;
 use crate::clock::Clock;
-use crate::error::{self, code};
+use crate::error::{self, ApiError, code};
 use crate::hold::{self, Corpse, Fetched, Hold, Holder};
 use crate::known::{self, Known, NatsQueue, Written};
 use crate::limits::{self, Sizes};
@@ -39,6 +39,8 @@ const LEAVING: Duration = Duration::from_secs(3);
 pub(crate) const SILENCE: Duration = Duration::from_secs(2);
 /// How long a look waits for what is there and doesn't answer.
 pub(crate) const PAUSE: Duration = Duration::from_millis(100);
+/// How long a stream that was gone is left alone before it is made again.
+const DELETION: Duration = Duration::from_millis(250);
 /// How long the same isn't told again.
 const TOLD: Duration = Duration::from_secs(5);
 
@@ -88,6 +90,8 @@ pub(crate) enum Job {
         inlet: Arc<Inlet>,
         _on_its_way: Option<OwnedRwLockReadGuard<()>>,
     },
+    /// Those that wait for messages of a queue are to be woken once more.
+    Ring(NatsQueue),
     /// Messages go back.
     Return(NatsQueue, Vec<Return>),
     /// Nobody has the session any more.
@@ -386,7 +390,12 @@ impl Shared {
         if !self.known.lock().has(queue) {
             return Ok(Looked::Gone);
         }
-        let stream = api::stream_info(&self.line, queue.stream(), None).await?;
+        let mut stream = api::stream_info(&self.line, queue.stream(), None).await?;
+        if stream.as_ref().is_err_and(ApiError::is_missing) {
+            // The server may still be at removing its files, and would remove those of a new one.
+            tokio::time::sleep(DELETION).await;
+            stream = api::stream_info(&self.line, queue.stream(), None).await?;
+        }
         let mut is_whole = stream.is_ok();
         let reason = match stream {
             Err(refused) if !refused.is_missing() => {

@@ -8,6 +8,8 @@ use kombu::{Connection, DeclareMode, Event, Exchange, Producer, Queue};
 use kombu_testkit::brokers::Nats;
 use kombu_testkit::expect::{collect, texts};
 use kombu_testkit::proxy::{Direction, Proxy};
+use kombu_tests::NatsLine;
+use url::Url;
 
 /// Longer than a pull may be silent.
 const LATE: Duration = Duration::from_millis(2600);
@@ -25,7 +27,9 @@ async fn producer_to(connection: &Connection, queue: &str) -> Producer {
 async fn declare_frail(connection: &Connection) {
     connection.declare_queue(&Queue::new("dead")).await.unwrap();
     let frail = Queue::new("jobs").max_deliveries(1);
-    let frail = frail.dead_letter_exchange("").dead_letter_routing_key("dead");
+    let frail = frail
+        .dead_letter_exchange("")
+        .dead_letter_routing_key("dead");
     connection.declare_queue(&frail).await.unwrap();
 }
 
@@ -86,4 +90,72 @@ async fn large_messages_come_over_a_slow_line_without_an_end() {
         assert!(!was_wrong, "{event:?}");
     }
     assert_eq!(near.queue_info("dead").await.unwrap().ready, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_message_goes_to_one_of_those_that_wait_and_its_body_to_no_other() {
+    const BODY: usize = 500_000;
+    let nats = Nats::start().unwrap();
+    let proxy = Proxy::start(nats.address()).await.unwrap();
+    let near = connect(nats.address()).await;
+    let mut waiting = Vec::new();
+    for _ in 0..6 {
+        let far = connect(proxy.address()).await;
+        let mut consumer = far.consumer(&Queue::new("jobs")).await.unwrap();
+        waiting.push(tokio::spawn(async move {
+            let delivery = consumer.try_next().await.unwrap().unwrap();
+            delivery.ack().confirmed().await.unwrap();
+            // It waits for nothing more.
+            std::future::pending::<()>().await;
+            drop((far, consumer));
+        }));
+    }
+    // They have seen that nothing is there.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let before = proxy.counts().to_client;
+    let producer = producer_to(&near, "jobs").await;
+    producer.publish_bytes(vec![0; BODY]).await.unwrap();
+    let poll = async {
+        while near.queue_info("jobs").await.unwrap().unsettled != Some(0)
+            || near.queue_info("jobs").await.unwrap().ready > 0
+        {}
+    };
+    tokio::time::timeout(4 * LATE, poll)
+        .await
+        .expect("it is taken");
+    let bytes = proxy.counts().to_client - before;
+    assert!(bytes < 2 * BODY as u64, "{bytes} bytes");
+}
+
+/// Nobody but the server listens where messages are published to, so that it says at once that the stream is gone.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_publish_to_a_stream_that_vanished_under_a_waiting_consumer_costs_no_session() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(nats.address()).await;
+    let other = connect(nats.address()).await;
+    let mut consumer = other.consumer(&Queue::new("jobs")).await.unwrap();
+    let mut events = [connection.events(), other.events()];
+    let producer = producer_to(&connection, "jobs").await;
+    // It waits for the next one.
+    producer.publish_text("0").await.unwrap();
+    let delivery = collect(&mut consumer, 1).await.remove(0);
+    delivery.ack().confirmed().await.unwrap();
+    let next = tokio::spawn(async move { texts(&collect(&mut consumer, 1).await) });
+    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
+    let subject = r#"{"subject":"kombu.q.jobs.*"}"#;
+    let names = line.request("$JS.API.STREAM.NAMES", subject);
+    let name = names["streams"][0].as_str().unwrap();
+    line.request(&format!("$JS.API.STREAM.DELETE.{name}"), "");
+    producer.publish_text("1").await.unwrap();
+    let next = tokio::time::timeout(4 * LATE, next).await;
+    assert_eq!(next.expect("it comes").unwrap(), ["1"]);
+    connection.close().await.unwrap();
+    other.close().await.unwrap();
+    for events in &mut events {
+        while let Some(event) = events.next().await {
+            assert!(!matches!(event, Event::Lost { .. }), "{event:?}");
+        }
+    }
 }
