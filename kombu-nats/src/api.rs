@@ -185,6 +185,17 @@ impl Delivered {
     }
 }
 
+/// The level of the consumer that a message came from, by the subject that acknowledges it.
+pub(crate) fn level_of(ack: &str) -> u8 {
+    let skipped = match ack.split('.').count() {
+        9 => 3,
+        _ => 5,
+    };
+    let consumer = ack.split('.').nth(skipped).unwrap_or_default();
+    let level = consumer.strip_prefix('c').map(str::parse);
+    level.and_then(std::result::Result::ok).unwrap_or(0)
+}
+
 /// What a consumer says of itself.
 #[derive(Debug, Deserialize)]
 pub(crate) struct ConsumerInfo {
@@ -420,5 +431,7 @@ mod tests {
         assert_eq!(Delivered::of(old), expected);
         assert_eq!(Delivered::of(new), expected);
         assert_eq!(Delivered::of("somewhere.else"), None);
+        assert_eq!(level_of(&old.replace("c0", "c7")), 7);
+        assert_eq!(level_of(&new.replace("c0", "c7")), 7);
     }
 }

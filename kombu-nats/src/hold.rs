@@ -185,6 +185,15 @@ impl Hold {
         self.held.lock().len()
     }
 
+    /// How many of a level.
+    pub(crate) fn count_at(&self, level: u8) -> usize {
+        let held = self.held.lock();
+        let of = held
+            .values()
+            .filter(|held| api::level_of(&held.ack) == level);
+        of.count()
+    }
+
     /// Tells the server that all are still held. What it takes for abandoned by now, since this program stood still, isn't.
     pub(crate) fn progress(&self, line: &Line) {
         let now = Instant::now();

@@ -41,6 +41,7 @@ mod access;
 mod api;
 mod bell;
 mod clock;
+mod discounts;
 mod error;
 mod hold;
 mod known;

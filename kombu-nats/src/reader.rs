@@ -4,7 +4,7 @@
 //! the reader listens for news of the queue and pulls again: so nothing is ever on its way to somebody who has left.
 
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -29,7 +29,7 @@ use crate::message;
 use crate::session::{CHANGED_LEADER, Job, Looked, PAUSE, SILENCE, Shared};
 
 /// The most messages that are taken at once.
-const MAX_BATCH: usize = 256;
+pub(crate) const MAX_BATCH: usize = 256;
 /// Where so many are wanted, half of them are, and the other half while those are handed out.
 const HALF: usize = MAX_BATCH / 2;
 /// How long a pull waits for more while messages come one by one.
@@ -207,6 +207,58 @@ impl Inlet {
             let since = self.state.lock().take_note(&message);
             give_back(message, since);
         }
+    }
+}
+
+/// Takes messages for the session itself.
+pub(crate) struct Pulls {
+    shared: Arc<Shared>,
+    subject: Subject,
+    inlet: Arc<Inlet>,
+    number: u64,
+}
+
+impl Pulls {
+    pub(crate) fn open(shared: &Arc<Shared>, queue: &NatsQueue, level: u8) -> Result<Self> {
+        let consumer = api::consumer(level);
+        Ok(Pulls {
+            shared: shared.clone(),
+            subject: shared.line.pull_subject(queue.stream(), &consumer),
+            inlet: Inlet::open(shared, queue, &Arc::default())?,
+            number: 0,
+        })
+    }
+
+    /// Takes up to so many that are there.
+    pub(crate) async fn take(&mut self, count: usize) -> Result<Vec<Fetched>> {
+        self.number += 1;
+        let inbox = self.inlet.expect(self.number, count);
+        let line = &self.shared.line;
+        line.tell_with_reply(self.subject.clone(), inbox, api::pull(count));
+        let mut taken = Vec::with_capacity(count);
+        while self.inlet.state.lock().left_of(self.number) > 0 {
+            let next = poll_fn(|context| self.inlet.state.lock().poll_next(context));
+            match tokio::time::timeout(SILENCE, next).await {
+                Ok(Some((message, since))) if message.status.is_none() => {
+                    taken.extend(Fetched::sent(message, since));
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(line.loss()),
+                // What comes later goes back.
+                Err(_) => break,
+            }
+        }
+        Ok(taken)
+    }
+}
+
+impl Drop for Pulls {
+    fn drop(&mut self) {
+        // Without its task, the session is over.
+        drop(self.shared.jobs.send(Job::Empty {
+            inlet: self.inlet.clone(),
+            _on_its_way: None,
+        }));
     }
 }
 
@@ -494,7 +546,10 @@ impl NatsReader {
             let id = self.shared.next();
             self.holder.hold(id, &fetched, None);
             let count = fetched.delivered.count;
-            let failures = self.shared.returns.failures(self.queue.stream(), &fetched);
+            let failures = self
+                .shared
+                .discounts
+                .failures(self.queue.stream(), &fetched);
             let body = fetched.body;
             let envelope = message::read(fetched.headers.as_ref(), body, self.queue.name());
             batch.push(envelope, id, failures, count > 1);

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use crate::api::{self, ACK_WAIT, ConsumerInfo};
 use crate::bell::Bells;
 use crate::clock::Clock;
+use crate::discounts::{self, Discounts};
 use crate::error::{self, ApiError, code};
 use crate::hold::{self, Corpse, Fetched, Hold, Holder};
 use crate::known::{self, Known, NatsQueue, Written};
@@ -108,6 +109,7 @@ pub(crate) struct Shared {
     pub(crate) bells: Bells,
     pub(crate) clock: Clock,
     pub(crate) returns: Returns,
+    pub(crate) discounts: Discounts,
     pub(crate) agenda: Agenda,
     pub(crate) sizes: Sizes,
     pub(crate) jobs: mpsc::UnboundedSender<Job>,
@@ -156,6 +158,7 @@ impl Shared {
             bells: Bells::default(),
             clock: Clock::default(),
             returns: Returns::default(),
+            discounts: Discounts::default(),
             agenda: Agenda::default(),
             sizes: Sizes::default(),
             jobs,
@@ -325,6 +328,8 @@ impl Shared {
         let deleting = api::delete_stream(&self.line, queue.stream());
         members::forget(&self.line, queue.name());
         self.sizes.forget(queue);
+        self.returns.forget_all(queue.stream());
+        discounts::forget(self, queue);
         // What is delayed for it is dropped when it is due: a purge would take the consumer's place from what is for others.
         drop(deleting.await?);
         self.ring(queue.name(), true);
@@ -574,15 +579,6 @@ impl Shared {
         answer.await.unwrap_or_else(|_| Err(self.line.loss()))
     }
 
-    /// Takes one message that was given back here before; anything else goes back at once.
-    pub(crate) async fn pull_again(
-        self: &Arc<Self>,
-        queue: &NatsQueue,
-        level: u8,
-    ) -> Result<Option<Fetched>> {
-        self.take_from(queue, level).await
-    }
-
     /// Whether a message that was pulled is beyond its time. Then it is dead, and taken care of.
     pub(crate) fn bury_if_expired(
         &self,
@@ -705,8 +701,8 @@ impl Shared {
     }
 
     /// Tells all sessions which deliveries don't count.
-    pub(crate) fn tell_uncounted(&self, queue: &NatsQueue, positions: &[u64]) {
-        for some in positions.chunks(1000) {
+    pub(crate) fn tell_uncounted(&self, queue: &NatsQueue, counts: &[(u64, u32)]) {
+        for some in counts.chunks(1000) {
             let text = returns::uncounted(self.line.session, queue.stream(), some);
             let bell = self.line.layout.bell(queue.name());
             self.line.tell(bell.into(), text.into());
