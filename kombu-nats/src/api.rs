@@ -410,11 +410,6 @@ pub(crate) fn pull(count: usize) -> Bytes {
     }
 }
 
-/// A pull that takes what is there, and what comes within a time.
-pub(crate) fn lingering_pull(count: usize, time: Duration) -> Bytes {
-    format!(r#"{{"batch":{count},"expires":{}}}"#, nanoseconds(time)).into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

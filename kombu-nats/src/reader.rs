@@ -1,7 +1,7 @@
 //! Takes messages from a queue for a consumer.
 //!
-//! A pull takes what is there and is over at once, or, while messages come one by one, a moment later. Where nothing is there,
-//! the reader listens for news of the queue and pulls again: so nothing is ever on its way to somebody who has left.
+//! A pull takes what is there and is over at once: one that waits at the server for a while may end just when a message is due
+//! again, which server 2.9 then forgets until it takes it for abandoned. Where nothing is there, the reader listens for news of the queue and pulls again: so nothing is ever on its way to somebody who has left.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -32,12 +32,11 @@ use crate::session::{CHANGED_LEADER, Job, Looked, PAUSE, SILENCE, Shared};
 pub(crate) const MAX_BATCH: usize = 256;
 /// Where so many are wanted, half of them are, and the other half while those are handed out.
 const HALF: usize = MAX_BATCH / 2;
-/// How long a pull waits for more while messages come one by one.
-const LINGER: Duration = Duration::from_millis(20);
 /// How often an idle queue is looked at without a bell: what comes back by itself rings none.
 const IDLE: Duration = Duration::from_secs(1);
-/// How soon it is looked at again when the bell rang and nothing was there yet.
+/// How soon it is looked at again when the bell rang and nothing was there yet, after the first few times, which are at once.
 const AT_ONCE: Duration = Duration::from_millis(1);
+const FEW: u8 = 2;
 
 /// How many bytes are asked for at once, as far as can be told from those that came before: what a pull brings stands in
 /// front of every other answer.
@@ -290,13 +289,12 @@ pub(crate) struct NatsReader {
     most: usize,
     size: usize,
     here: VecDeque<Fetched>,
-    /// Something came just now, and more may follow.
-    is_hot: bool,
     /// The level that is pulled from next.
     level: u8,
     sweep: Sweep,
-    /// How long to wait without a bell.
+    /// How long to wait without a bell, after so many looks at once.
     patience: Duration,
+    at_once: u8,
     timer: Pin<Box<Sleep>>,
     checking: Option<crate::line::Answer<Check>>,
     /// Since when it is looked at because it didn't answer.
@@ -362,9 +360,9 @@ impl NatsReader {
             most: FIRST,
             size: 0,
             here: VecDeque::new(),
-            is_hot: false,
             sweep: Sweep::Due,
             patience: IDLE,
+            at_once: 0,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             checking: None,
             silent_since: None,
@@ -378,10 +376,7 @@ impl NatsReader {
     }
 
     fn ask(&mut self, max: usize) {
-        // What it keeps for itself is missing elsewhere meanwhile.
-        let lingers = self.is_hot && max >= 4 && self.queue.levels() == 1;
         let count = match max {
-            _ if lingers => (max / 4).min(HALF),
             MAX_BATCH.. => HALF,
             _ => max,
         };
@@ -392,11 +387,7 @@ impl NatsReader {
         let subject = line.pull_subject(self.queue.stream(), &consumer);
         self.pulls += 1;
         let inbox = self.inlet.expect(self.pulls, count);
-        let pull = match lingers {
-            true => api::lingering_pull(count, LINGER),
-            false => api::pull(count),
-        };
-        line.tell_with_reply(subject, inbox, pull);
+        line.tell_with_reply(subject, inbox, api::pull(count));
         self.asked = Some(Pull {
             number: self.pulls,
             has_brought: false,
@@ -440,7 +431,6 @@ impl NatsReader {
             self.take(message, since);
             if left == Some(0) {
                 // There is as much as we can take.
-                self.is_hot = false;
                 self.asked = None;
                 self.sweep = Sweep::Due;
                 self.most = (self.most * 2).min(MAX_BATCH);
@@ -453,10 +443,7 @@ impl NatsReader {
             && let Some(pull) = self.asked.take()
         {
             match matches!(status.as_u16(), 404 | 408) {
-                true if pull.has_brought && self.queue.levels() == 1 => {
-                    self.is_hot = true;
-                    self.sweep = Sweep::Due;
-                }
+                true if pull.has_brought && self.queue.levels() == 1 => self.sweep = Sweep::Due,
                 true => self.go_down(),
                 // The consumer is gone, or the server can't now.
                 false => self.check(true),
@@ -496,7 +483,6 @@ impl NatsReader {
 
     /// A level had no more.
     fn go_down(&mut self) {
-        self.is_hot = false;
         if self.level > 0 {
             self.level -= 1;
             self.sweep = Sweep::Begun;
@@ -504,6 +490,10 @@ impl NatsReader {
         }
         self.level = self.queue.levels() - 1;
         self.sweep = match self.doorbell {
+            Some(_) if self.at_once > 0 => {
+                self.at_once -= 1;
+                Sweep::Due
+            }
             Some(_) => Sweep::Nothing,
             // It could have come in between.
             None => Sweep::Due,
@@ -530,7 +520,7 @@ impl NatsReader {
         if has_rung {
             // It is stored a moment after the bell rings.
             self.patience = AT_ONCE;
-            self.is_hot = true;
+            self.at_once = FEW;
         }
         has_rung
     }
@@ -571,7 +561,6 @@ impl NatsReader {
         // Without its task, the session is over.
         drop(self.shared.jobs.send(job));
         self.asked = None;
-        self.is_hot = false;
         self.sweep = Sweep::Due;
         Ok(())
     }
@@ -632,7 +621,7 @@ impl Reader for NatsReader {
             if !self.here.is_empty() && (self.asked.is_none() || max < self.here.len() || max > 0) {
                 let handed = self.here.len().min(max);
                 self.hand_over(max, batch);
-                let is_next_due = self.asked.is_none() && self.sweep == Sweep::Due && !self.is_hot;
+                let is_next_due = self.asked.is_none() && self.sweep == Sweep::Due;
                 if handed == HALF
                     && max > HALF
                     && is_next_due
