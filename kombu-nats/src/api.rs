@@ -29,6 +29,8 @@ pub(crate) struct Raw {
     pub(crate) stored: u64,
     pub(crate) subject: String,
     pub(crate) headers: String,
+    /// Whether that is what the headers are.
+    pub(crate) is_text: bool,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -54,13 +56,17 @@ fn ask_for(line: &Line, stream: &str, which: &Value) -> Answer<Asked<Raw>> {
     let asking = line.api::<RawAnswer>(&subject, which, "a message");
     Box::pin(async move {
         Ok(match asking.await? {
-            Ok(RawAnswer { message }) => Ok(Raw {
-                position: message.seq,
-                stored: crate::clock::parse(&message.time),
-                subject: message.subject,
-                headers: String::from_utf8_lossy(&base64(&message.hdrs)).into_owned(),
-                payload: base64(&message.data),
-            }),
+            Ok(RawAnswer { message }) => {
+                let headers = base64(&message.hdrs);
+                Ok(Raw {
+                    position: message.seq,
+                    stored: crate::clock::parse(&message.time),
+                    subject: message.subject,
+                    is_text: std::str::from_utf8(&headers).is_ok(),
+                    headers: String::from_utf8_lossy(&headers).into_owned(),
+                    payload: base64(&message.data),
+                })
+            }
             Err(refused) => Err(refused),
         })
     })
@@ -142,6 +148,7 @@ pub(crate) async fn messages_from(line: &Line, stream: &str, position: u64) -> R
                     stored: delivered.stored,
                     subject: message.subject.to_string(),
                     headers: String::new(),
+                    is_text: true,
                     payload: message.payload.to_vec(),
                 });
             }

@@ -35,6 +35,8 @@
 //! wakes it at once; ours do so. At `kombu.q.jobs.0` nobody but the server listens, and nobody else should: where somebody does, a stream
 //! that is gone is noticed late.
 //!
+//! Headers are UTF-8. One that has others costs whoever pulls it two sessions, and is stored anew then, at the end of its queue.
+//!
 //! `Nats-Msg-Id` says which publish it was, so that one that is repeated is stored once; it isn't the message id.
 
 mod access;
@@ -64,6 +66,7 @@ mod store;
 mod sweep;
 mod tally;
 mod transport;
+mod unreadable;
 
 pub use kombu_core::driver::tls::rustls;
 pub use transport::{Nats, NatsOptions, NatsWithTls, Secret, Storage};

@@ -21,7 +21,7 @@ use crate::news;
 use crate::reader;
 use crate::returns;
 use crate::session::{Job, Shared};
-use crate::{later, sweep};
+use crate::{later, sweep, unreadable};
 
 /// How often a session says that it lives.
 const BEAT: Duration = Duration::from_secs(5);
@@ -146,6 +146,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver
     let mut last_beat = 0;
     work.push(later::serve(shared.clone()).boxed());
     work.push(sweep::clear_forgotten(shared.clone()).boxed());
+    work.push(unreadable::look(shared.clone()).boxed());
     loop {
         tokio::select! {
             biased;

@@ -139,6 +139,12 @@ impl Inlet {
         Ok(inlet)
     }
 
+    /// The stream that it waits for messages of, if it does.
+    pub(crate) fn waits_for(&self) -> Option<Arc<str>> {
+        let is_waiting = !self.state.lock().pulls.is_empty();
+        is_waiting.then(|| self.queue.stream().clone())
+    }
+
     /// Takes note of a pull, and answers where its messages are to go.
     fn expect(&self, number: u64, count: usize) -> Subject {
         let mut state = self.state.lock();

@@ -32,6 +32,7 @@ use crate::reader::Inlet;
 use crate::returns::{self, Return, Returns};
 use crate::tally;
 use crate::transport::Place;
+use crate::unreadable;
 
 /// How long the end of a session waits for consumers that are leaving.
 const LEAVING: Duration = Duration::from_secs(3);
@@ -118,6 +119,8 @@ pub(crate) struct Shared {
     /// Whose turn it is to look for what is over.
     pub(crate) looking: tokio::sync::Mutex<()>,
     inlets: Mutex<Vec<Weak<Inlet>>>,
+    /// Streams that single messages are pulled from.
+    pulling: Mutex<Vec<Arc<str>>>,
     holds: Mutex<Vec<Weak<Hold>>>,
     /// By stream.
     own: Mutex<HashMap<Arc<str>, Holder>>,
@@ -165,6 +168,7 @@ impl Shared {
             leaving: Arc::default(),
             looking: tokio::sync::Mutex::default(),
             inlets: Mutex::default(),
+            pulling: Mutex::default(),
             holds: Mutex::default(),
             own: Mutex::default(),
             notices: broadcast::Sender::new(64),
@@ -544,6 +548,7 @@ impl Shared {
             .pull_subject(queue.stream(), &api::consumer(level));
         let asked = Instant::now();
         let mut arrivals = self.line.pull_one(subject)?;
+        self.pulling.lock().push(queue.stream().clone());
         let (reply, answer) = oneshot::channel();
         let (shared, queue) = (self.clone(), queue.clone());
         // Whoever asks may stop waiting, and what comes then has to go back.
@@ -557,6 +562,13 @@ impl Shared {
                     Ok(Pulled::Nobody)
                 }
             };
+            if taken.is_ok() {
+                let mut pulling = shared.pulling.lock();
+                let stream = queue.stream();
+                if let Some(index) = pulling.iter().position(|other| other == stream) {
+                    pulling.swap_remove(index);
+                }
+            }
             if let Ok(Pulled::Message(fetched)) = &taken {
                 shared.see(&queue, fetched);
             }
@@ -844,6 +856,12 @@ impl Shared {
     }
 
     pub(crate) fn leave_to_next(&self) {
+        let inlets = self.inlets();
+        let mut waiting: Vec<Arc<str>> = self.pulling.lock().clone();
+        waiting.extend(inlets.iter().filter_map(|inlet| inlet.waits_for()));
+        waiting.sort();
+        waiting.dedup();
+        unreadable::take_note(waiting.into_iter());
         let mut held = Vec::new();
         for hold in self.holds() {
             held.extend(

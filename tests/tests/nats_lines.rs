@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::time::Duration;
 
-use kombu::{Connection, DeclareMode, Event, Exchange, Producer, Queue};
+use kombu::{Connection, DeclareMode, Event, Exchange, FieldValue, Producer, Queue};
 use kombu_testkit::brokers::Nats;
 use kombu_testkit::expect::{collect, texts};
 use kombu_testkit::proxy::{Direction, Proxy};
@@ -158,4 +160,43 @@ async fn a_publish_to_a_stream_that_vanished_under_a_waiting_consumer_costs_no_s
             assert!(!matches!(event, Event::Lost { .. }), "{event:?}");
         }
     }
+}
+
+/// The client of NATS takes such a header for a broken line.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn messages_whose_headers_are_no_text_are_read_after_two_sessions() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(nats.address()).await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let mut events = connection.events();
+    let next = tokio::spawn(async move {
+        let mut both = Vec::new();
+        for delivery in collect(&mut consumer, 2).await {
+            let name = delivery.headers().get("Name").cloned();
+            both.push((delivery.body().clone(), name));
+            delivery.ack().confirmed().await.unwrap();
+        }
+        (consumer, both)
+    });
+    let mut plain = TcpStream::connect(nats.address()).unwrap();
+    plain
+        .write_all(b"CONNECT {\"verbose\":false,\"headers\":true}\r\n")
+        .unwrap();
+    for body in ["0", "1"] {
+        let headers = b"NATS/1.0\r\nName: Ren\xe9\r\n\r\n";
+        let (length, all) = (headers.len(), headers.len() + 1);
+        let mut text = format!("HPUB kombu.q.jobs.0 {length} {all}\r\n").into_bytes();
+        text.extend(headers);
+        text.extend(format!("{body}\r\n").bytes());
+        plain.write_all(&text).unwrap();
+        while !matches!(events.next().await.unwrap(), Event::Lost { .. }) {}
+    }
+    let next = tokio::time::timeout(4 * LATE, next).await;
+    let (_consumer, both) = next.expect("they come").unwrap();
+    let name = Some(FieldValue::from("Ren\u{fffd}"));
+    assert_eq!(both, [("0".into(), name.clone()), ("1".into(), name)]);
+    // Nothing is left of what can't be read.
+    let info = connection.queue_info("jobs").await.unwrap();
+    assert_eq!((info.ready, info.unsettled), (0, Some(0)));
 }
