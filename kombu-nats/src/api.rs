@@ -29,6 +29,8 @@ pub(crate) struct Raw {
     pub(crate) stored: u64,
     pub(crate) subject: String,
     pub(crate) headers: String,
+    /// Whether that is what the headers are.
+    pub(crate) is_text: bool,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -54,13 +56,17 @@ fn ask_for(line: &Line, stream: &str, which: &Value) -> Answer<Asked<Raw>> {
     let asking = line.api::<RawAnswer>(&subject, which, "a message");
     Box::pin(async move {
         Ok(match asking.await? {
-            Ok(RawAnswer { message }) => Ok(Raw {
-                position: message.seq,
-                stored: crate::clock::parse(&message.time),
-                subject: message.subject,
-                headers: String::from_utf8_lossy(&base64(&message.hdrs)).into_owned(),
-                payload: base64(&message.data),
-            }),
+            Ok(RawAnswer { message }) => {
+                let headers = base64(&message.hdrs);
+                Ok(Raw {
+                    position: message.seq,
+                    stored: crate::clock::parse(&message.time),
+                    subject: message.subject,
+                    is_text: std::str::from_utf8(&headers).is_ok(),
+                    headers: String::from_utf8_lossy(&headers).into_owned(),
+                    payload: base64(&message.data),
+                })
+            }
             Err(refused) => Err(refused),
         })
     })
@@ -142,6 +148,7 @@ pub(crate) async fn messages_from(line: &Line, stream: &str, position: u64) -> R
                     stored: delivered.stored,
                     subject: message.subject.to_string(),
                     headers: String::new(),
+                    is_text: true,
                     payload: message.payload.to_vec(),
                 });
             }
@@ -183,6 +190,17 @@ impl Delivered {
             stored: number()?,
         })
     }
+}
+
+/// The level of the consumer that a message came from, by the subject that acknowledges it.
+pub(crate) fn level_of(ack: &str) -> u8 {
+    let skipped = match ack.split('.').count() {
+        9 => 3,
+        _ => 5,
+    };
+    let consumer = ack.split('.').nth(skipped).unwrap_or_default();
+    let level = consumer.strip_prefix('c').map(str::parse);
+    level.and_then(std::result::Result::ok).unwrap_or(0)
 }
 
 /// What a consumer says of itself.
@@ -399,11 +417,6 @@ pub(crate) fn pull(count: usize) -> Bytes {
     }
 }
 
-/// A pull that takes what is there, and what comes within a time.
-pub(crate) fn lingering_pull(count: usize, time: Duration) -> Bytes {
-    format!(r#"{{"batch":{count},"expires":{}}}"#, nanoseconds(time)).into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -420,5 +433,7 @@ mod tests {
         assert_eq!(Delivered::of(old), expected);
         assert_eq!(Delivered::of(new), expected);
         assert_eq!(Delivered::of("somewhere.else"), None);
+        assert_eq!(level_of(&old.replace("c0", "c7")), 7);
+        assert_eq!(level_of(&new.replace("c0", "c7")), 7);
     }
 }

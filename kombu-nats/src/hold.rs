@@ -11,10 +11,12 @@ use kombu_core::Result;
 use kombu_core::virt::{Death, Room};
 use parking_lot::Mutex;
 
-use crate::api::{ACK_WAIT, Delivered, nanoseconds};
+use crate::api::{self, ACK_WAIT, Delivered, nanoseconds};
+use crate::error;
 use crate::known::NatsQueue;
 use crate::line::Line;
 use crate::message;
+use crate::session::{Looked, Shared};
 
 pub(crate) const ACK: Bytes = Bytes::from_static(b"+ACK");
 /// Says that the holder lives. It changes nothing for a message that was acknowledged; one that went back with a delay would
@@ -30,17 +32,25 @@ pub(crate) struct Fetched {
     pub(crate) ack: Subject,
     pub(crate) headers: Option<HeaderMap>,
     pub(crate) body: Bytes,
+    /// When the server can have sent it at the earliest.
+    pub(crate) since: Instant,
 }
 
 impl Fetched {
     /// `None` for what isn't a message of a stream.
     pub(crate) fn of(message: Message) -> Option<Self> {
+        Fetched::sent(message, Instant::now())
+    }
+
+    /// The same for one that can't have been sent before this time.
+    pub(crate) fn sent(message: Message, since: Instant) -> Option<Self> {
         let ack = message.reply?;
         Some(Fetched {
             delivered: Delivered::of(&ack)?,
             ack,
             headers: message.headers,
             body: message.payload,
+            since,
         })
     }
 
@@ -99,7 +109,7 @@ impl Holder {
             ack: fetched.ack.clone(),
             position: fetched.delivered.position,
             expires: fetched.expires(&self.0.queue),
-            since: Instant::now(),
+            since: fetched.since,
             death,
         };
         let mut all = self.0.held.lock();
@@ -175,13 +185,26 @@ impl Hold {
         self.held.lock().len()
     }
 
-    /// Tells the server that all are still held.
+    /// How many of a level.
+    pub(crate) fn count_at(&self, level: u8) -> usize {
+        let held = self.held.lock();
+        let of = held
+            .values()
+            .filter(|held| api::level_of(&held.ack) == level);
+        of.count()
+    }
+
+    /// Tells the server that all are still held. What it takes for abandoned by now, since this program stood still, isn't.
     pub(crate) fn progress(&self, line: &Line) {
         let now = Instant::now();
-        for held in self.held.lock().values_mut() {
-            held.since = now;
-            line.tell(held.ack.clone(), PROGRESS);
-        }
+        self.held.lock().retain(|_, held| {
+            let is_ours = held.is_ours();
+            if is_ours {
+                held.since = now;
+                line.tell(held.ack.clone(), PROGRESS);
+            }
+            is_ours
+        });
     }
 
     /// Ends all holds.
@@ -195,20 +218,40 @@ impl Hold {
     }
 }
 
+/// Whether the server can't have given something to somebody else yet that it heard of at this time.
+pub(crate) fn is_ours(since: Instant) -> bool {
+    since.elapsed() + MARGIN < ACK_WAIT
+}
+
 impl Held {
+    #[cfg(test)]
+    pub(crate) fn at(position: u64, since: Instant) -> Self {
+        Held {
+            ack: format!("$JS.ACK.stream.c0.1.{position}.{position}.0.0").into(),
+            position,
+            expires: None,
+            since,
+            death: None,
+        }
+    }
+
     /// Whether the server can't have given it to somebody else yet.
-    fn is_ours(&self) -> bool {
-        self.since.elapsed() + MARGIN < ACK_WAIT
+    pub(crate) fn is_ours(&self) -> bool {
+        is_ours(self.since)
+    }
+
+    /// The stream that it lies in.
+    fn stream(&self) -> &str {
+        let skipped = match self.ack.split('.').count() {
+            9 => 2,
+            _ => 4,
+        };
+        self.ack.split('.').nth(skipped).unwrap_or_default()
     }
 
     /// The id of the letter that a dead message becomes: made of its place.
     pub(crate) fn letter_id(&self) -> String {
-        let parts: Vec<&str> = self.ack.split('.').collect();
-        let stream = match parts.len() {
-            9 => parts[2],
-            _ => parts.get(4).copied().unwrap_or_default(),
-        };
-        format!("dlx:{stream}:{}", self.position)
+        format!("dlx:{}:{}", self.stream(), self.position)
     }
 }
 
@@ -222,12 +265,42 @@ pub(crate) struct Corpse {
     pub(crate) fetched: Fetched,
 }
 
-/// Settles that were told to the server are done when it answers this.
-pub(crate) fn barrier(line: &Line, ack: Subject) -> crate::line::Answer<()> {
+/// Settles that were told to the server are done when it answers this. False if nobody is there to answer.
+pub(crate) fn barrier(line: &Line, ack: Subject) -> crate::line::Answer<bool> {
     let asking = line.ask(ack, None, PROGRESS, "a settle");
     Box::pin(async move {
-        // Nobody is there to answer if the queue is gone, and the message went with it.
         let answer: Result<Option<Message>> = asking.await;
-        answer.map(drop)
+        answer.map(|answer| answer.is_some())
     })
+}
+
+/// Waits until the server has taken in that a message was acknowledged.
+pub(crate) async fn acknowledged(
+    shared: &Arc<Shared>,
+    queue: &NatsQueue,
+    held: &Held,
+) -> Result<()> {
+    let mut is_heard = barrier(&shared.line, held.ack.clone()).await?;
+    if is_heard || *held.stream() != **queue.stream() {
+        return Ok(());
+    }
+    // Nobody was there: its queue is gone, or it has no leader now, or its consumer had to be made again.
+    while !is_heard {
+        match shared.look_at_whole(queue).await? {
+            // And the message with it.
+            Looked::Gone => return Ok(()),
+            Looked::Repaired => break,
+            Looked::Whole => {}
+        }
+        let asking = shared
+            .line
+            .ask(held.ack.clone(), None, ACK, "an acknowledgement");
+        is_heard = asking.await?.is_some();
+    }
+    match api::message(&shared.line, queue.stream(), held.position).await? {
+        // It comes again.
+        Ok(_) => Err(error::settle_lost()),
+        Err(refused) if refused.is_missing() => Ok(()),
+        Err(refused) => Err(refused.during("an acknowledgement")),
+    }
 }

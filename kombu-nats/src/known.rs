@@ -17,6 +17,7 @@ use crate::error::{self, code};
 use crate::line::{Answer, Line, Stored};
 use crate::message;
 use crate::names::{self, Layout};
+use crate::news::News;
 use crate::records::{self, QueueRecord, Record};
 
 /// How many records are asked for one by one; more are read as a stream.
@@ -32,6 +33,7 @@ struct Place {
     stream: Arc<str>,
     /// By level.
     subjects: Vec<Subject>,
+    news: News,
 }
 
 impl NatsQueue {
@@ -43,8 +45,14 @@ impl NatsQueue {
             subjects: (0..=levels)
                 .map(|level| layout.subject(name, &level.to_string()).into())
                 .collect(),
+            news: News::new(layout.news(name).into()),
             declaration,
         }))
+    }
+
+    /// What is told to those that wait for a message.
+    pub(crate) fn news(&self) -> &News {
+        &self.0.news
     }
 
     pub(crate) fn name(&self) -> &Name {

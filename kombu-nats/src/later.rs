@@ -44,11 +44,12 @@ pub(crate) async fn leave_dead(shared: &Arc<Shared>, parcel: &Parcel, death: Dea
     let id = format!("dead:{}:{:x}", parcel.queue.stream(), fastrand::u128(..));
     message::replace_id(&mut headers, &id);
     let subject = Subject::from(shared.line.layout.later_subject(parcel.queue.stream()));
-    match shared
+    let storing = shared
         .line
-        .store(subject, Some(headers), parcel.body.clone())
-        .await?
-    {
+        .store(subject, Some(headers), parcel.body.clone());
+    let news = shared.line.layout.later_news();
+    shared.line.tell(news.into(), Bytes::new());
+    match storing.await? {
         Stored::At(_) => Ok(()),
         Stored::Refused(refused) => Err(refused.during("a dead message")),
         Stored::Nowhere => Err(crate::error::unexpected("a dead message")),
@@ -65,7 +66,7 @@ pub(crate) async fn serve(shared: Arc<Shared>) -> Result<()> {
     let mut next: Option<Instant> = None;
     loop {
         // Armed before the look that finds nothing.
-        let mut doorbell = line.listen_once(line.layout.later_subject("*").into())?;
+        let mut doorbell = line.listen_once(line.layout.later_news().into())?;
         let mut came = 0;
         {
             // The end of the session waits for what was taken here.

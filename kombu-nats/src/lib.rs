@@ -31,12 +31,19 @@
 //! | `Kombu-More` | JSON: what a header of NATS can't hold |
 //! | any other, but `Nats-…` | a header of the message, as text |
 //!
+//! Who waits here for a message looks for one every second. An empty message to `kombu.new.jobs`, sent behind the one for the queue,
+//! wakes it at once; ours do so. At `kombu.q.jobs.0` nobody but the server listens, and nobody else should: where somebody does, a stream
+//! that is gone is noticed late.
+//!
+//! Headers are UTF-8. One that has others costs whoever pulls it two sessions, and is stored anew then, at the end of its queue.
+//!
 //! `Nats-Msg-Id` says which publish it was, so that one that is repeated is stored once; it isn't the message id.
 
 mod access;
 mod api;
 mod bell;
 mod clock;
+mod discounts;
 mod error;
 mod hold;
 mod known;
@@ -47,6 +54,7 @@ mod line;
 mod members;
 mod message;
 mod names;
+mod news;
 mod outlet;
 mod pulse;
 mod push;
@@ -58,6 +66,7 @@ mod store;
 mod sweep;
 mod tally;
 mod transport;
+mod unreadable;
 
 pub use kombu_core::driver::tls::rustls;
 pub use transport::{Nats, NatsOptions, NatsWithTls, Secret, Storage};

@@ -147,6 +147,7 @@ pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> 
                 return push::refused(&shared, &parcel).await;
             }
             let sent = push::send(&shared, &parcel);
+            drop(push::tell(&shared, &parcel));
             push::settle(&shared, &parcel, sent).await
         });
         // In its turn.
@@ -156,6 +157,7 @@ pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> 
         };
     }
     let sent = push::send(&shared, &parcel);
+    drop(push::tell(&shared, &parcel));
     Box::pin(async move {
         let answer = push::settle(&shared, &parcel, sent).await?;
         trim(&shared, &parcel.queue).await?;

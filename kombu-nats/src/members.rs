@@ -22,6 +22,8 @@ use crate::session::Shared;
 const IN_TURN: &[u8] = b"1";
 /// How long a turn may take.
 const TURN: Duration = Duration::from_secs(5);
+/// How long whoever waits for a turn looks away at most.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// The consumers of a queue, those first that came first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -144,6 +146,7 @@ pub(crate) async fn take_turn(shared: &Shared, queue: &NatsQueue) -> Result<u64>
     let line = &shared.line;
     let bucket = line.layout.sessions();
     let subject = Subject::from(bucket.subject(&turn_key(queue)));
+    let mut pause = Duration::from_millis(2);
     loop {
         let last = match api::last_message(line, &bucket.stream, &subject).await? {
             Ok(raw) if raw.payload == IN_TURN => {
@@ -169,7 +172,8 @@ pub(crate) async fn take_turn(shared: &Shared, queue: &NatsQueue) -> Result<u64>
                 Stored::Nowhere => return Err(error::unexpected("a turn")),
             }
         }
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(LONGEST_PAUSE);
     }
 }
 

@@ -61,6 +61,16 @@ impl Layout {
         }
     }
 
+    /// Where whoever publishes to a queue wakes those that wait for a message.
+    pub(crate) fn news(&self, queue: &str) -> String {
+        format!("{}.new.{}", self.prefix, encoded(queue))
+    }
+
+    /// The same for what is delayed.
+    pub(crate) fn later_news(&self) -> String {
+        format!("{}.delayed", self.prefix)
+    }
+
     /// Where sessions are asked for what they hold.
     pub(crate) fn question(&self) -> String {
         format!("{}.held", self.prefix)

@@ -17,10 +17,11 @@ use crate::clock;
 use crate::line::Answer;
 use crate::members;
 use crate::names::encoded;
+use crate::news;
 use crate::reader;
 use crate::returns;
 use crate::session::{Job, Shared};
-use crate::{later, sweep};
+use crate::{later, sweep, unreadable};
 
 /// How often a session says that it lives.
 const BEAT: Duration = Duration::from_secs(5);
@@ -145,6 +146,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver
     let mut last_beat = 0;
     work.push(later::serve(shared.clone()).boxed());
     work.push(sweep::clear_forgotten(shared.clone()).boxed());
+    work.push(unreadable::look(shared.clone()).boxed());
     loop {
         tokio::select! {
             biased;
@@ -186,6 +188,13 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver
                         inlet.empty(&shared).await;
                         shared.flush_returns();
                         drop(_on_its_way);
+                        Ok(())
+                    }));
+                }
+                Some(Job::Ring(queue)) => {
+                    let shared = shared.clone();
+                    work.push(Box::pin(async move {
+                        news::ring_later(&shared, &queue).await;
                         Ok(())
                     }));
                 }

@@ -15,6 +15,7 @@ use crate::later;
 use crate::limits;
 use crate::line::{self, Stored};
 use crate::message;
+use crate::news::{self, UnderWay};
 use crate::session::Shared;
 
 /// What a stream is told of a message.
@@ -138,24 +139,38 @@ fn one(shared: &Arc<Shared>, mut parcel: Parcel) -> line::Answer<Answer> {
         // Cloning them is what a publish costs most.
         Some(_) => {
             let headers = std::mem::take(&mut parcel.headers);
-            let subject = parcel.subject.clone();
-            shared
-                .line
-                .store(subject, Some(headers), parcel.body.clone())
+            store(&shared, &parcel, headers)
         }
         None => send(&shared, &parcel),
     };
-    Box::pin(async move { settle(&shared, &parcel, first).await })
+    let under_way = tell(&shared, &parcel);
+    Box::pin(async move {
+        let settled = settle(&shared, &parcel, first).await;
+        drop(under_way);
+        settled
+    })
+}
+
+fn store(shared: &Shared, parcel: &Parcel, headers: HeaderMap) -> line::Answer<Stored> {
+    let subject = parcel.subject.clone();
+    shared
+        .line
+        .store(subject, Some(headers), parcel.body.clone())
+}
+
+/// Wakes whoever waits for a parcel that was sent.
+pub(crate) fn tell(shared: &Arc<Shared>, parcel: &Parcel) -> Option<UnderWay> {
+    if parcel.is_delayed {
+        let news = shared.line.layout.later_news();
+        shared.line.tell(news.into(), Bytes::new());
+        return None;
+    }
+    Some(news::tell(shared, &parcel.queue))
 }
 
 pub(crate) fn send(shared: &Arc<Shared>, parcel: &Parcel) -> line::Answer<Stored> {
     match parcel.headers(shared) {
-        Ok(headers) => {
-            let subject = parcel.subject.clone();
-            shared
-                .line
-                .store(subject, Some(headers), parcel.body.clone())
-        }
+        Ok(headers) => store(shared, parcel, headers),
         Err(error) => Box::pin(async move { Err(error) }),
     }
 }
@@ -189,6 +204,7 @@ pub(crate) async fn settle(
             return Ok(Answer::Stale);
         }
         sent = send(shared, parcel);
+        drop(tell(shared, parcel));
     }
 }
 

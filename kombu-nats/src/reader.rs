@@ -1,92 +1,162 @@
 //! Takes messages from a queue for a consumer.
 //!
-//! A pull takes what is there and is over at once, or, while messages come one by one, a moment later. Where nothing is there,
-//! the reader listens at the subjects of the queue for the next message, which it doesn't take from there: so nothing is ever
-//! on its way to somebody who has left.
+//! A pull takes what is there and is over at once: one that waits at the server for a while may end just when a message is due
+//! again, which server 2.9 then forgets until it takes it for abandoned. Where nothing is there, the reader listens for news of the queue and pulls again: so nothing is ever on its way to somebody who has left.
 
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::{Message, Subject, Subscriber};
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use kombu_core::Result;
 use kombu_core::driver::Op;
 use kombu_core::virt::{Batch, Reader, Room};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedRwLockReadGuard, oneshot};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
-use crate::api;
+use crate::api::{self, ACK_WAIT};
 use crate::bell::Bell;
 use crate::error;
-use crate::hold::{Fetched, Holder, PROGRESS};
+use crate::hold::{Fetched, Holder, PROGRESS, is_ours};
 use crate::known::NatsQueue;
 use crate::members;
 use crate::message;
-use crate::session::{Job, PAUSE, SILENCE, Shared};
+use crate::session::{CHANGED_LEADER, Job, Looked, PAUSE, SILENCE, Shared};
 
 /// The most messages that are taken at once.
-const MAX_BATCH: usize = 256;
+pub(crate) const MAX_BATCH: usize = 256;
 /// Where so many are wanted, half of them are, and the other half while those are handed out.
 const HALF: usize = MAX_BATCH / 2;
-/// How long a pull waits for more while messages come one by one.
-const LINGER: Duration = Duration::from_millis(20);
 /// How often an idle queue is looked at without a bell: what comes back by itself rings none.
 const IDLE: Duration = Duration::from_secs(1);
-/// How soon it is looked at again when the bell rang and nothing was there yet.
+/// How soon it is looked at again when the bell rang and nothing was there yet, after the first few times, which are at once.
 const AT_ONCE: Duration = Duration::from_millis(1);
+const FEW: u8 = 2;
+
+/// How many bytes are asked for at once, as far as can be told from those that came before: what a pull brings stands in
+/// front of every other answer.
+const MAX_BYTES: usize = 4 << 20;
+/// How many messages the first pull of a reader asks for, which knows nothing of their size.
+const FIRST: usize = 8;
 
 /// Where pulls of a reader bring their messages. The session has it too, so that what comes when it ends goes back.
 #[derive(Debug)]
 pub(crate) struct Inlet {
     queue: NatsQueue,
     bell: Arc<Bell>,
+    /// Pulls are answered at subjects below it.
+    inbox: Subject,
     state: Mutex<InletState>,
 }
 
 #[derive(Debug)]
 struct InletState {
     arrivals: Option<Subscriber>,
-    /// What came while the reader wasn't asked.
-    came: VecDeque<Message>,
-    /// How many messages may come.
+    /// What came while the reader wasn't asked, and when the server last heard of it.
+    came: VecDeque<(Message, Instant)>,
+    /// What was asked for, the newest last, and hasn't come.
+    pulls: VecDeque<Asked>,
+    /// When it was asked the last time.
+    asked: Instant,
+}
+
+/// A pull whose answers may come.
+#[derive(Debug)]
+struct Asked {
+    number: u64,
     left: usize,
+    at: Instant,
 }
 
 impl InletState {
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Message>> {
-        if let Some(message) = self.came.pop_front() {
-            return Poll::Ready(Some(message));
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(Message, Instant)>> {
+        if let Some(came) = self.came.pop_front() {
+            return Poll::Ready(Some(came));
         }
-        match &mut self.arrivals {
-            Some(arrivals) => Pin::new(arrivals).poll_next(context),
-            None => Poll::Pending,
+        let Some(arrivals) = &mut self.arrivals else {
+            return Poll::Pending;
+        };
+        let message = std::task::ready!(Pin::new(arrivals).poll_next(context));
+        Poll::Ready(message.map(|message| {
+            let since = self.take_note(&message);
+            (message, since)
+        }))
+    }
+
+    /// Something came: that much less is to come. Answers when the server can have sent it at the earliest.
+    fn take_note(&mut self, message: &Message) -> Instant {
+        if message.status.is_some() {
+            let number = number_of(message);
+            self.pulls.retain(|pull| Some(pull.number) != number);
+            return self.asked;
         }
+        // A message doesn't say which pull it answers. Those that got no answer for long may never get one.
+        let Some(newest) = self.pulls.back_mut() else {
+            return self.asked;
+        };
+        let since = newest.at;
+        newest.left -= 1;
+        if newest.left == 0 {
+            self.pulls.pop_back();
+        }
+        since
+    }
+
+    /// How much of a pull hasn't come.
+    fn left_of(&self, number: u64) -> usize {
+        let mut all = self.pulls.iter();
+        all.find(|pull| pull.number == number)
+            .map_or(0, |pull| pull.left)
     }
 }
 
+/// The number of the pull that a status is about.
+fn number_of(status: &Message) -> Option<u64> {
+    status.subject.rsplit('.').next()?.parse().ok()
+}
+
 impl Inlet {
-    fn open(
-        shared: &Shared,
-        queue: &NatsQueue,
-        bell: &Arc<Bell>,
-        inbox: &Subject,
-    ) -> Result<Arc<Self>> {
+    fn open(shared: &Shared, queue: &NatsQueue, bell: &Arc<Bell>) -> Result<Arc<Self>> {
+        let inbox = shared.line.inbox();
+        let arrivals = shared.line.listen(format!("{inbox}.*").into())?;
         let inlet = Arc::new(Inlet {
             queue: queue.clone(),
             bell: bell.clone(),
+            inbox,
             state: Mutex::new(InletState {
-                arrivals: Some(shared.line.listen(inbox.clone())?),
+                arrivals: Some(arrivals),
                 came: VecDeque::new(),
-                left: 0,
+                pulls: VecDeque::new(),
+                asked: Instant::now(),
             }),
         });
         shared.add_inlet(&inlet);
         Ok(inlet)
+    }
+
+    /// The stream that it waits for messages of, if it does.
+    pub(crate) fn waits_for(&self) -> Option<Arc<str>> {
+        let is_waiting = !self.state.lock().pulls.is_empty();
+        is_waiting.then(|| self.queue.stream().clone())
+    }
+
+    /// Takes note of a pull, and answers where its messages are to go.
+    fn expect(&self, number: u64, count: usize) -> Subject {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        state.asked = now;
+        state.pulls.retain(|pull| pull.at + ACK_WAIT > now);
+        state.pulls.push_back(Asked {
+            number,
+            left: count,
+            at: now,
+        });
+        format!("{}.{number}", self.inbox).into()
     }
 
     /// Tells the server that what has come, and hasn't been looked at yet, is held all the same.
@@ -96,10 +166,15 @@ impl Inlet {
         while let Some(arrivals) = &mut state.arrivals
             && let Poll::Ready(Some(message)) = Pin::new(arrivals).poll_next(&mut context)
         {
-            state.came.push_back(message);
+            let since = state.take_note(&message);
+            state.came.push_back((message, since));
         }
-        for message in state.came.iter().filter(|message| message.status.is_none()) {
-            if let Some(ack) = &message.reply {
+        for (message, since) in &mut state.came {
+            if message.status.is_none()
+                && let Some(ack) = &message.reply
+                && is_ours(*since)
+            {
+                *since = Instant::now();
                 shared.line.tell(ack.clone(), PROGRESS);
             }
         }
@@ -110,34 +185,93 @@ impl Inlet {
 
     /// Takes what is still on its way, and gives it back. Nothing comes here afterwards.
     pub(crate) async fn empty(&self, shared: &Shared) {
-        let (arrivals, came, mut left) = {
+        let (arrivals, came) = {
             let mut state = self.state.lock();
-            let came = std::mem::take(&mut state.came);
-            (state.arrivals.take(), came, state.left)
+            (state.arrivals.take(), std::mem::take(&mut state.came))
         };
-        let Some(arrivals) = arrivals else {
+        let Some(mut arrivals) = arrivals else {
             return;
         };
-        let mut arrivals = futures_util::stream::iter(came).chain(arrivals);
-        let rest = async {
-            while left > 0
-                && let Some(message) = arrivals.next().await
-                && message.status.is_none()
-            {
-                left -= 1;
-                if let Some(fetched) = Fetched::of(message) {
-                    shared.give_back_fetched(&self.queue, &fetched);
-                }
+        let give_back = |message, since| {
+            if let Some(fetched) = Fetched::sent(message, since) {
+                shared.give_back_fetched(&self.queue, &fetched);
             }
         };
-        drop(tokio::time::timeout(SILENCE, rest).await);
+        for (message, since) in came {
+            give_back(message, since);
+        }
+        loop {
+            let is_expected = !self.state.lock().pulls.is_empty();
+            let next = match is_expected {
+                true => tokio::time::timeout(SILENCE, arrivals.next()).await.ok(),
+                false => arrivals.next().now_or_never(),
+            };
+            let Some(Some(message)) = next else {
+                return;
+            };
+            let since = self.state.lock().take_note(&message);
+            give_back(message, since);
+        }
+    }
+}
+
+/// Takes messages for the session itself.
+pub(crate) struct Pulls {
+    shared: Arc<Shared>,
+    subject: Subject,
+    inlet: Arc<Inlet>,
+    number: u64,
+}
+
+impl Pulls {
+    pub(crate) fn open(shared: &Arc<Shared>, queue: &NatsQueue, level: u8) -> Result<Self> {
+        let consumer = api::consumer(level);
+        Ok(Pulls {
+            shared: shared.clone(),
+            subject: shared.line.pull_subject(queue.stream(), &consumer),
+            inlet: Inlet::open(shared, queue, &Arc::default())?,
+            number: 0,
+        })
+    }
+
+    /// Takes up to so many that are there.
+    pub(crate) async fn take(&mut self, count: usize) -> Result<Vec<Fetched>> {
+        self.number += 1;
+        let inbox = self.inlet.expect(self.number, count);
+        let line = &self.shared.line;
+        line.tell_with_reply(self.subject.clone(), inbox, api::pull(count));
+        let mut taken = Vec::with_capacity(count);
+        while self.inlet.state.lock().left_of(self.number) > 0 {
+            let next = poll_fn(|context| self.inlet.state.lock().poll_next(context));
+            match tokio::time::timeout(SILENCE, next).await {
+                Ok(Some((message, since))) if message.status.is_none() => {
+                    taken.extend(Fetched::sent(message, since));
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(line.loss()),
+                // What comes later goes back.
+                Err(_) => break,
+            }
+        }
+        Ok(taken)
+    }
+}
+
+impl Drop for Pulls {
+    fn drop(&mut self) {
+        // Without its task, the session is over.
+        drop(self.shared.jobs.send(Job::Empty {
+            inlet: self.inlet.clone(),
+            _on_its_way: None,
+        }));
     }
 }
 
 /// A pull that is under way.
 struct Pull {
-    count: usize,
-    came: usize,
+    number: u64,
+    /// Whether it has brought something.
+    has_brought: bool,
     /// When it was asked for, by the server's clock.
     at: u64,
 }
@@ -148,22 +282,29 @@ pub(crate) struct NatsReader {
     holder: Holder,
     number: u64,
 
-    inbox: Subject,
     inlet: Arc<Inlet>,
     has_left: bool,
     bell: Arc<Bell>,
     doorbell: Option<Subscriber>,
     asked: Option<Pull>,
+    /// The number of the last pull.
+    pulls: u64,
+    /// When the last answer to a pull came.
+    heard: Instant,
+    /// How many messages a pull asks for at most, and how large they were of late.
+    most: usize,
+    size: usize,
     here: VecDeque<Fetched>,
-    /// Something came just now, and more may follow.
-    is_hot: bool,
     /// The level that is pulled from next.
     level: u8,
     sweep: Sweep,
-    /// How long to wait without a bell.
+    /// How long to wait without a bell, after so many looks at once.
     patience: Duration,
+    at_once: u8,
     timer: Pin<Box<Sleep>>,
     checking: Option<crate::line::Answer<Check>>,
+    /// Since when it is looked at because it didn't answer.
+    silent_since: Option<Instant>,
     /// Whether it is this consumer's turn, where only one is served.
     is_active: bool,
 }
@@ -182,6 +323,8 @@ enum Sweep {
 /// What a look at the declarations says.
 struct Check {
     is_there: bool,
+    /// Whether nothing had to be put right.
+    was_whole: bool,
     is_active: bool,
 }
 
@@ -202,9 +345,8 @@ impl NatsReader {
         is_active: bool,
         room: Room,
     ) -> Result<Self> {
-        let inbox = shared.line.inbox();
         let bell: Arc<Bell> = Arc::default();
-        let inlet = Inlet::open(&shared, &queue, &bell, &inbox)?;
+        let inlet = Inlet::open(&shared, &queue, &bell)?;
         shared.bells.add(queue.name(), &bell);
         shared.add_room(&queue, number, room.clone());
         Ok(NatsReader {
@@ -214,18 +356,22 @@ impl NatsReader {
             queue,
             number,
 
-            inbox,
             inlet,
             has_left: false,
             bell,
             doorbell: None,
             asked: None,
+            pulls: 0,
+            heard: Instant::now(),
+            most: FIRST,
+            size: 0,
             here: VecDeque::new(),
-            is_hot: false,
             sweep: Sweep::Due,
             patience: IDLE,
+            at_once: 0,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             checking: None,
+            silent_since: None,
             is_active,
         })
     }
@@ -236,28 +382,25 @@ impl NatsReader {
     }
 
     fn ask(&mut self, max: usize) {
-        // What it keeps for itself is missing elsewhere meanwhile.
-        let lingers = self.is_hot && max >= 4 && self.queue.levels() == 1;
         let count = match max {
-            _ if lingers => (max / 4).min(HALF),
             MAX_BATCH.. => HALF,
             _ => max,
         };
+        let count = count.min(self.most).min(MAX_BYTES / self.size.max(1));
+        let count = count.max(1);
         let consumer = api::consumer(self.level);
         let line = &self.shared.line;
         let subject = line.pull_subject(self.queue.stream(), &consumer);
-        self.inlet.state.lock().left = count;
-        let pull = match lingers {
-            true => api::lingering_pull(count, LINGER),
-            false => api::pull(count),
-        };
-        line.tell_with_reply(subject, self.inbox.clone(), pull);
+        self.pulls += 1;
+        let inbox = self.inlet.expect(self.pulls, count);
+        line.tell_with_reply(subject, inbox, api::pull(count));
         self.asked = Some(Pull {
-            count,
-            came: 0,
+            number: self.pulls,
+            has_brought: false,
             at: self.shared.clock.now(),
         });
-        self.timer.as_mut().reset(Instant::now() + SILENCE);
+        self.heard = Instant::now();
+        self.timer.as_mut().reset((self.heard + SILENCE).into());
     }
 
     /// Looks whether the queue is still there, and whose turn it is.
@@ -276,56 +419,61 @@ impl NatsReader {
         }));
     }
 
-    /// Takes what the pull brings; false if there is nothing more now.
+    /// Takes what pulls bring, late or not; false if there is nothing more now.
     fn poll_arrivals(&mut self, context: &mut Context<'_>) -> Result<bool> {
-        let message = {
+        let asked = self.asked.as_ref().map(|pull| pull.number);
+        let (message, since, left) = {
             let mut state = self.inlet.state.lock();
             match state.poll_next(context) {
-                Poll::Ready(Some(message)) => {
-                    state.left = match message.status {
-                        None => state.left.saturating_sub(1),
-                        Some(_) => 0,
-                    };
-                    message
+                Poll::Ready(Some((message, since))) => {
+                    let left = asked.map(|number| state.left_of(number));
+                    (message, since, left)
                 }
                 Poll::Ready(None) => return Err(self.shared.line.loss()),
                 Poll::Pending => return Ok(false),
             }
         };
-        let Some(pull) = &mut self.asked else {
+        let Some(status) = message.status else {
+            self.take(message, since);
+            if left == Some(0) {
+                // There is as much as we can take.
+                self.asked = None;
+                self.sweep = Sweep::Due;
+                self.most = (self.most * 2).min(MAX_BATCH);
+            }
             return Ok(true);
         };
-        if let Some(status) = message.status {
-            let is_over = matches!(status.as_u16(), 404 | 408);
-            let found_some = pull.came > 0;
-            self.asked = None;
-            match is_over {
-                true if found_some && self.queue.levels() == 1 => {
-                    self.is_hot = true;
-                    self.sweep = Sweep::Due;
-                }
+        // The end of one that was given up says nothing of the next.
+        if asked.is_some()
+            && asked == number_of(&message)
+            && let Some(pull) = self.asked.take()
+        {
+            match matches!(status.as_u16(), 404 | 408) {
+                true if pull.has_brought && self.queue.levels() == 1 => self.sweep = Sweep::Due,
                 true => self.go_down(),
                 // The consumer is gone, or the server can't now.
                 false => self.check(true),
             }
-            return Ok(true);
         }
-        pull.came += 1;
-        let at = pull.at;
-        if pull.came == pull.count {
-            // There is as much as we can take.
-            self.is_hot = false;
-            self.asked = None;
-            self.sweep = Sweep::Due;
-        }
-        self.take(message, at);
         Ok(true)
     }
 
-    fn take(&mut self, message: Message, pulled: u64) {
-        let Some(fetched) = Fetched::of(message) else {
+    fn take(&mut self, message: Message, since: Instant) {
+        let pulled = match &mut self.asked {
+            Some(pull) => {
+                pull.has_brought = true;
+                pull.at
+            }
+            None => self.shared.clock.now(),
+        };
+        self.size = message.length.max(self.size - self.size / 8);
+        let Some(fetched) = Fetched::sent(message, since) else {
             return;
         };
+        if !is_ours(since) {
+            // It comes again, here or elsewhere.
+            return;
+        }
         self.shared.see(&self.queue, &fetched);
         // Beyond its time only if nobody had room for it when it came.
         let since = self.holder.room_since();
@@ -341,7 +489,6 @@ impl NatsReader {
 
     /// A level had no more.
     fn go_down(&mut self) {
-        self.is_hot = false;
         if self.level > 0 {
             self.level -= 1;
             self.sweep = Sweep::Begun;
@@ -349,16 +496,21 @@ impl NatsReader {
         }
         self.level = self.queue.levels() - 1;
         self.sweep = match self.doorbell {
+            Some(_) if self.at_once > 0 => {
+                self.at_once -= 1;
+                Sweep::Due
+            }
             Some(_) => Sweep::Nothing,
             // It could have come in between.
             None => Sweep::Due,
         };
         if self.sweep == Sweep::Nothing {
-            self.timer.as_mut().reset(Instant::now() + self.patience);
+            let until = Instant::now() + self.patience;
+            self.timer.as_mut().reset(until.into());
             self.patience = (self.patience * 2).min(IDLE);
         } else {
-            let subject = self.shared.line.layout.subject(self.queue.name(), "*");
-            self.doorbell = self.shared.line.listen_once(subject.into()).ok();
+            let news = self.queue.news().subject().clone();
+            self.doorbell = self.shared.line.listen_once(news).ok();
         }
     }
 
@@ -374,7 +526,7 @@ impl NatsReader {
         if has_rung {
             // It is stored a moment after the bell rings.
             self.patience = AT_ONCE;
-            self.is_hot = true;
+            self.at_once = FEW;
         }
         has_rung
     }
@@ -390,7 +542,10 @@ impl NatsReader {
             let id = self.shared.next();
             self.holder.hold(id, &fetched, None);
             let count = fetched.delivered.count;
-            let failures = self.shared.returns.failures(self.queue.stream(), &fetched);
+            let failures = self
+                .shared
+                .discounts
+                .failures(self.queue.stream(), &fetched);
             let body = fetched.body;
             let envelope = message::read(fetched.headers.as_ref(), body, self.queue.name());
             batch.push(envelope, id, failures, count > 1);
@@ -404,8 +559,7 @@ impl NatsReader {
 
     /// There is no room for what a pull brings, and nobody may ask again: it goes back.
     fn turn_away(&mut self) -> Result<()> {
-        self.inbox = self.shared.line.inbox();
-        let next = Inlet::open(&self.shared, &self.queue, &self.bell, &self.inbox)?;
+        let next = Inlet::open(&self.shared, &self.queue, &self.bell)?;
         let job = Job::Empty {
             inlet: std::mem::replace(&mut self.inlet, next),
             _on_its_way: self.shared.leaving.clone().try_read_owned().ok(),
@@ -413,7 +567,6 @@ impl NatsReader {
         // Without its task, the session is over.
         drop(self.shared.jobs.send(job));
         self.asked = None;
-        self.is_hot = false;
         self.sweep = Sweep::Due;
         Ok(())
     }
@@ -444,35 +597,41 @@ impl Reader for NatsReader {
         let has_room = max > 0 && self.is_active;
         self.holder.look_at_room(has_room, self.shared.clock.now());
         loop {
-            if let Some(checking) = &mut self.checking {
-                match checking.as_mut().poll(context) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(checked) => {
-                        self.checking = None;
-                        let checked = checked?;
-                        if !checked.is_there {
-                            return Poll::Ready(Err(error::deleted(self.queue.name())));
-                        }
-                        self.is_active = checked.is_active;
-                        self.sweep = Sweep::Due;
-                    }
+            if let Some(checking) = &mut self.checking
+                && let Poll::Ready(checked) = checking.as_mut().poll(context)
+            {
+                self.checking = None;
+                let checked = checked?;
+                if !checked.is_there {
+                    return Poll::Ready(Err(error::deleted(self.queue.name())));
+                }
+                self.is_active = checked.is_active;
+                self.sweep = Sweep::Due;
+                if !checked.was_whole {
+                    self.silent_since = None;
                 }
             }
-            if self.bell.take_changed() {
+            if self.checking.is_none() && self.bell.take_changed() {
                 self.check(false);
                 continue;
             }
-            while self.poll_arrivals(context)? {}
-            if self.checking.is_some() {
-                continue;
+            while self.poll_arrivals(context)? {
+                self.heard = Instant::now();
+            }
+            if let Some(since) = self.silent_since.take_if(|_| self.checking.is_none())
+                && self.heard < since
+            {
+                // Nothing was wrong with it, and yet it didn't answer.
+                self.shared.tell_repaired(&self.queue, CHANGED_LEADER);
             }
             if !self.here.is_empty() && (self.asked.is_none() || max < self.here.len() || max > 0) {
                 let handed = self.here.len().min(max);
                 self.hand_over(max, batch);
-                let is_next_due = self.asked.is_none() && self.sweep == Sweep::Due && !self.is_hot;
+                let is_next_due = self.asked.is_none() && self.sweep == Sweep::Due;
                 if handed == HALF
                     && max > HALF
                     && is_next_due
+                    && self.checking.is_none()
                     && self.is_active
                     && !self.shared.returns.is_busy(&self.queue)
                 {
@@ -483,16 +642,26 @@ impl Reader for NatsReader {
                     return Poll::Ready(Ok(()));
                 }
             }
+            if self.checking.is_some() {
+                return Poll::Pending;
+            }
             if self.asked.is_some() && max == 0 {
                 self.turn_away()?;
             }
             if self.asked.is_some() {
-                if self.timer.as_mut().poll(context).is_ready() {
-                    self.asked = None;
-                    self.check(true);
+                if self.timer.as_mut().poll(context).is_pending() {
+                    return Poll::Pending;
+                }
+                let until = self.heard + SILENCE;
+                if until > Instant::now() {
+                    self.timer.as_mut().reset(until.into());
                     continue;
                 }
-                return Poll::Pending;
+                // What it brings all the same is taken, or goes back.
+                self.asked = None;
+                self.silent_since = Some(Instant::now());
+                self.check(true);
+                continue;
             }
             if max == 0 || !self.is_active {
                 return Poll::Pending;
@@ -518,7 +687,8 @@ impl Reader for NatsReader {
     }
 
     fn asked_for(&self) -> usize {
-        self.asked.as_ref().map_or(0, |pull| pull.count - pull.came)
+        let asked = self.asked.as_ref();
+        asked.map_or(0, |pull| self.inlet.state.lock().left_of(pull.number))
     }
 
     fn close(mut self) -> Op<Result<()>> {
@@ -561,13 +731,17 @@ async fn look(
     number: u64,
     repairs: bool,
 ) -> Result<Check> {
-    let is_there = match repairs {
-        true => shared.repair(queue).await?,
+    let looked = match repairs {
+        true => shared.look_at_whole(queue).await?,
         false => {
             shared.catch_up().await?;
-            shared.known.lock().has(queue)
+            match shared.known.lock().has(queue) {
+                true => Looked::Whole,
+                false => Looked::Gone,
+            }
         }
     };
+    let is_there = looked != Looked::Gone;
     let mut is_active = true;
     if is_there && queue.declaration().is_single_active_consumer() {
         let (members, _) = members::of(&shared.line, queue).await?;
@@ -575,6 +749,7 @@ async fn look(
     }
     Ok(Check {
         is_there,
+        was_whole: looked == Looked::Whole,
         is_active,
     })
 }

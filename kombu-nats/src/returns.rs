@@ -4,28 +4,33 @@
 //! before. So those of one queue go together, sorted; where one goes back behind others that belong after it, those are
 //! taken again first; and nothing of this session pulls until the server has answered.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::Subject;
 use bytes::Bytes;
+use futures_util::future::join_all;
 use kombu_core::Result;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::api::nanoseconds;
+use crate::api::{self, nanoseconds};
+use crate::discounts;
 use crate::hold::Fetched;
 use crate::known::NatsQueue;
-use crate::session::{Job, Shared};
+use crate::reader::{MAX_BATCH, Pulls};
+use crate::session::{Job, Looked, Shared};
 
+/// What is said of it in errors.
+const WHAT: &str = "a message that goes back";
 const NAK: Bytes = Bytes::from_static(b"-NAK");
 
 /// How long the server may take to notice that a message is due.
 const LATE: Duration = Duration::from_secs(1);
 
-/// How many messages that were given back are remembered.
-const MOST: usize = 10_000;
+/// How many messages of a stream that were given back are remembered.
+const MOST: usize = 1 << 20;
 
 /// A message that goes back.
 #[derive(Clone, Debug)]
@@ -39,12 +44,75 @@ pub(crate) struct Return {
     pub(crate) delay: Option<Duration>,
 }
 
-/// A message that was given back, and that nobody here has seen since.
-#[derive(Debug)]
+impl Return {
+    fn of(fetched: &Fetched, queue: &NatsQueue) -> Self {
+        Return {
+            ack: fetched.ack.clone(),
+            position: fetched.delivered.position,
+            expires: fetched.expires(queue),
+            counts: false,
+            delay: None,
+        }
+    }
+
+    fn level(&self) -> u8 {
+        api::level_of(&self.ack)
+    }
+
+    fn text(&self) -> Bytes {
+        match self.delay {
+            None => NAK,
+            Some(delay) => format!(r#"-NAK {{"delay":{}}}"#, nanoseconds(delay)).into(),
+        }
+    }
+}
+
+/// What this session has given back of a stream, and hasn't seen since.
+#[derive(Debug, Default)]
+struct GivenBack {
+    /// Ready, by position.
+    back: BTreeMap<u64, Back>,
+    /// Invisible until then.
+    delayed: HashMap<u64, Instant>,
+    due: BTreeSet<(Instant, u64)>,
+}
+
+#[derive(Clone, Copy, Debug)]
 struct Back {
-    stream: Arc<str>,
-    position: u64,
+    level: u8,
+    /// When its time is over, by the server's clock.
     expires: Option<u64>,
+}
+
+impl GivenBack {
+    fn insert(&mut self, position: u64, back: Back) {
+        if self.back.len() < MOST {
+            self.back.insert(position, back);
+        }
+    }
+
+    fn delay(&mut self, position: u64, due: Instant) {
+        let now = Instant::now();
+        while let Some((first, position)) = self.due.first().copied()
+            && first + LATE <= now
+        {
+            self.due.pop_first();
+            self.delayed.remove(&position);
+        }
+        if self.due.len() < MOST {
+            if let Some(before) = self.delayed.insert(position, due) {
+                self.due.remove(&(before, position));
+            }
+            self.due.insert((due, position));
+        }
+    }
+
+    fn see(&mut self, position: u64) {
+        self.back.remove(&position);
+        if let Some(due) = self.delayed.remove(&position) {
+            self.due.remove(&(due, position));
+        }
+    }
 }
 
 /// What is to go back, by stream.
@@ -56,18 +124,8 @@ pub(crate) struct Returns {
     /// Streams whose messages are on their way back, and how many.
     busy: Mutex<HashMap<Arc<str>, usize>>,
     idle: Notify,
-    /// What is invisible until then.
-    delayed: Mutex<VecDeque<(Arc<str>, u64, Instant)>>,
-    back: Mutex<Vec<Back>>,
-    uncounted: Mutex<Uncounted>,
+    given_back: Mutex<HashMap<Arc<str>, GivenBack>>,
     pub(crate) bell: Notify,
-}
-
-/// How many deliveries of a message don't count, as far as this session was told.
-#[derive(Debug, Default)]
-struct Uncounted {
-    by_message: HashMap<(Arc<str>, u64), u32>,
-    oldest: VecDeque<(Arc<str>, u64)>,
 }
 
 impl Returns {
@@ -148,64 +206,74 @@ impl Returns {
         }
     }
 
+    fn change<T>(&self, stream: &str, change: impl FnOnce(&mut GivenBack) -> T) -> Option<T> {
+        self.given_back.lock().get_mut(stream).map(change)
+    }
+
     /// A message was handed over: if it was given back here, it isn't any more.
     pub(crate) fn see(&self, stream: &str, position: u64) {
-        let mut back = self.back.lock();
-        if !back.is_empty() {
-            back.retain(|back| back.position != position || *back.stream != *stream);
-        }
-        drop(back);
-        let mut delayed = self.delayed.lock();
-        if !delayed.is_empty() {
-            delayed.retain(|(of, at, _)| *at != position || **of != *stream);
-        }
+        self.change(stream, |of| of.see(position));
     }
 
     /// The positions of those that were given back to a stream.
     pub(crate) fn back(&self, stream: &str) -> Vec<u64> {
-        let back = self.back.lock();
-        let of = back.iter().filter(|back| *back.stream == *stream);
-        of.map(|back| back.position).collect()
+        let all = self.change(stream, |of| of.back.keys().copied().collect());
+        all.unwrap_or_default()
     }
 
-    /// The position of the first of them, and when its time is over, by the server's clock.
-    pub(crate) fn first(&self, stream: &str) -> Option<(u64, Option<u64>)> {
-        let back = self.back.lock();
-        let of = back.iter().filter(|back| *back.stream == *stream);
-        of.map(|back| (back.position, back.expires)).min()
+    /// How many were given back at a level, if one of them belongs behind a position.
+    fn around(&self, stream: &str, level: u8, position: u64) -> usize {
+        let count = self.change(stream, |of| {
+            let is_at = |back: &Back| back.level == level;
+            match of.back.range(position..).any(|(_, back)| is_at(back)) {
+                true => of.back.values().filter(|back| is_at(back)).count(),
+                false => 0,
+            }
+        });
+        count.unwrap_or(0)
     }
 
-    /// None of them is there any more.
-    pub(crate) fn forget(&self, stream: &str) {
-        self.back.lock().retain(|back| *back.stream != *stream);
+    /// The position of the first of them at a level, and when its time is over, by the server's clock.
+    pub(crate) fn first(&self, stream: &str, level: u8) -> Option<(u64, Option<u64>)> {
+        self.change(stream, |of| {
+            let mut all = of.back.iter();
+            let first = all.find(|(_, back)| back.level == level);
+            first.map(|(position, back)| (*position, back.expires))
+        })
+        .flatten()
+    }
+
+    /// None of those of a level is there any more.
+    pub(crate) fn forget(&self, stream: &str, level: u8) {
+        self.change(stream, |of| of.back.retain(|_, back| back.level != level));
     }
 
     /// How many messages of a stream this session has made invisible.
     pub(crate) fn delayed(&self, stream: &str) -> usize {
         let now = Instant::now();
-        let mut delayed = self.delayed.lock();
-        delayed.retain(|(_, _, due)| *due + LATE > now);
-        let of = delayed
-            .iter()
-            .filter(|(of, _, due)| **of == *stream && *due > now);
-        of.count()
+        let count = self.change(stream, |of| of.due.range((now, 0)..).count());
+        count.unwrap_or(0)
     }
 
     /// Whether the server should have handed out a message again that this session has made invisible.
     pub(crate) fn is_overdue(&self, stream: &str) -> bool {
         let now = Instant::now();
-        let delayed = self.delayed.lock();
-        let mut of = delayed.iter().filter(|(of, ..)| **of == *stream);
-        of.any(|(_, _, due)| (*due..*due + LATE).contains(&now))
+        let is = self.change(stream, |of| {
+            let mut due = of.due.range(..=(now, u64::MAX)).rev();
+            due.next().is_some_and(|(due, _)| *due + LATE > now)
+        });
+        is.unwrap_or(false)
     }
 
     /// Tells the other sessions what will be over in their queues, which this one doesn't see any more.
     pub(crate) fn leave_to_others(&self, shared: &Shared) {
         let mut left: HashMap<Arc<str>, Vec<String>> = HashMap::new();
-        for back in self.back.lock().iter() {
-            if let Some(expires) = back.expires {
-                let of = left.entry(back.stream.clone()).or_default();
-                of.push(format!("{}:{expires}", back.position));
+        for (stream, of) in self.given_back.lock().iter() {
+            for (position, back) in &of.back {
+                if let Some(expires) = back.expires {
+                    let of = left.entry(stream.clone()).or_default();
+                    of.push(format!("{position}:{expires}:{}", back.level));
+                }
             }
         }
         for (stream, left) in left {
@@ -219,51 +287,29 @@ impl Returns {
         }
     }
 
-    /// Messages of a queue that another session gave back before it ended.
-    fn take_over(&self, stream: &Arc<str>, left: impl Iterator<Item = (u64, u64)>) -> Option<u64> {
-        let mut all = self.back.lock();
+    /// Messages of a queue that another session gave back before it ended. Answers when the first of them is over.
+    fn take_over(
+        &self,
+        stream: &Arc<str>,
+        left: impl Iterator<Item = (u64, u64, u8)>,
+    ) -> Option<u64> {
+        let mut all = self.given_back.lock();
+        let of = all.entry(stream.clone()).or_default();
         let mut first = None;
-        for (position, expires) in left {
-            if all.len() < MOST {
-                all.push(Back {
-                    stream: stream.clone(),
-                    position,
-                    expires: Some(expires),
-                });
-                first = first.into_iter().chain([expires]).min();
-            }
+        for (position, expires, level) in left {
+            let back = Back {
+                level,
+                expires: Some(expires),
+            };
+            of.insert(position, back);
+            first = first.into_iter().chain([expires]).min();
         }
         first
     }
 
-    /// Takes note that a delivery of these messages doesn't count.
-    pub(crate) fn discount(&self, stream: &Arc<str>, positions: impl Iterator<Item = u64>) {
-        let mut uncounted = self.uncounted.lock();
-        for position in positions {
-            let message = (stream.clone(), position);
-            let count = uncounted.by_message.entry(message.clone()).or_insert(0);
-            *count += 1;
-            if *count == 1 {
-                uncounted.oldest.push_back(message);
-            }
-            if uncounted.oldest.len() > MOST
-                && let Some(oldest) = uncounted.oldest.pop_front()
-            {
-                uncounted.by_message.remove(&oldest);
-            }
-        }
-    }
-
-    /// How often a message came back for good reason, after so many deliveries.
-    pub(crate) fn failures(&self, stream: &Arc<str>, fetched: &Fetched) -> u32 {
-        let delivered = fetched.delivered;
-        if delivered.count < 2 {
-            return 0;
-        }
-        let uncounted = self.uncounted.lock();
-        let message = (stream.clone(), delivered.position);
-        let less = uncounted.by_message.get(&message).copied().unwrap_or(0);
-        (delivered.count - 1).saturating_sub(less)
+    /// A queue is gone.
+    pub(crate) fn forget_all(&self, stream: &str) {
+        self.given_back.lock().remove(stream);
     }
 }
 
@@ -285,30 +331,14 @@ pub(crate) async fn go_back(
 async fn tell(shared: &Arc<Shared>, queue: &NatsQueue, mut returns: Vec<Return>) -> Result<()> {
     let known = &shared.returns;
     let stream = queue.stream();
-    let first = returns
-        .iter()
-        .filter(|back| back.delay.is_none())
-        .map(|back| back.position)
-        .min();
-    // Those that went back before, if one of them belongs behind.
-    let before = known.back(stream);
-    let after = match first {
-        Some(first) if before.iter().any(|back| *back > first) => before.len(),
-        _ => 0,
-    };
-    for level in (0..queue.levels()).rev() {
-        let mut left = after;
-        while left > 0
-            && let Some(fetched) = shared.pull_again(queue, level).await?
-        {
-            left -= 1;
-            returns.push(Return {
-                ack: fetched.ack.clone(),
-                position: fetched.delivered.position,
-                expires: fetched.expires(queue),
-                counts: false,
-                delay: None,
-            });
+    for level in 0..queue.levels() {
+        let ready = returns.iter().filter(|back| back.delay.is_none());
+        let first = ready.filter(|back| back.level() == level);
+        let first = first.map(|back| back.position).min();
+        // Those that went back before, if one of them belongs behind.
+        let around = first.map_or(0, |first| known.around(stream, level, first));
+        if around > 0 {
+            take_again(shared, queue, level, around, &mut returns).await?;
         }
     }
     if let Some(count) = known.busy.lock().get_mut(stream) {
@@ -320,50 +350,106 @@ async fn tell(shared: &Arc<Shared>, queue: &NatsQueue, mut returns: Vec<Return>)
         .filter(|back| !back.counts)
         .map(|back| back.position)
         .collect();
-    known.discount(stream, uncounted.iter().copied());
-    shared.tell_uncounted(queue, &uncounted);
-    let mut last = None;
-    for back in returns {
-        // Each is asked for its answer, and the last answer says that all are done.
-        let text = match back.delay {
-            None => NAK,
-            Some(delay) => format!(r#"-NAK {{"delay":{}}}"#, nanoseconds(delay)).into(),
-        };
-        last = Some(
-            shared
-                .line
-                .ask(back.ack, None, text, "a message that goes back"),
-        );
-        let Some(delay) = back.delay else {
-            // A look that was due before found it on its way.
-            shared.look_after(queue, back.expires);
-            let mut all = known.back.lock();
-            if all.len() < MOST {
-                all.push(Back {
-                    stream: stream.clone(),
-                    position: back.position,
-                    expires: back.expires,
-                });
-            }
-            continue;
-        };
-        if let Some(due) = Instant::now().checked_add(delay) {
-            let delayed = (stream.clone(), back.position, due);
-            known.delayed.lock().push_back(delayed);
+    if !uncounted.is_empty() {
+        let counts = discounts::add(shared, queue, &uncounted).await?;
+        shared.tell_uncounted(queue, &counts);
+    }
+    // Each is asked for its answer: nobody hears it while the consumer has no leader, for one.
+    let asking: Vec<_> = returns
+        .iter()
+        .map(|back| {
+            let asking = shared.line.ask(back.ack.clone(), None, back.text(), WHAT);
+            remember(shared, queue, back);
+            asking
+        })
+        .collect();
+    let answers = join_all(asking).await.into_iter();
+    let answers: Vec<_> = answers.collect::<Result<_>>()?;
+    let unheard = returns
+        .iter()
+        .zip(answers)
+        .filter(|(_, answer)| answer.is_none());
+    let unheard: Vec<&Return> = unheard.map(|(back, _)| back).collect();
+    if !unheard.is_empty() && shared.look_at_whole(queue).await? == Looked::Whole {
+        for back in unheard {
+            shared.line.tell(back.ack.clone(), back.text());
         }
     }
-    match last {
-        Some(answer) => answer.await.map(drop),
-        None => Ok(()),
+    Ok(())
+}
+
+/// Takes what was given back at a level before, to give it back together with what goes back now.
+async fn take_again(
+    shared: &Arc<Shared>,
+    queue: &NatsQueue,
+    level: u8,
+    mut wanted: usize,
+    returns: &mut Vec<Return>,
+) -> Result<()> {
+    let known = &shared.returns;
+    let stream = queue.stream();
+    let look = api::consumer_info(&shared.line, stream, level).await?;
+    // Others may hold some, or have had them: then the server hands out what nobody has had, which is to stay as it is.
+    let held = shared.holds();
+    let held = held.iter().filter(|hold| **hold.queue.stream() == **stream);
+    let held = held.map(|hold| hold.count_at(level)).sum::<usize>() + known.delayed(stream);
+    let is_at = |back: &&Return| back.level() == level;
+    let on_their_way = returns.iter().filter(is_at).count() + {
+        let waiting = known.waiting.lock();
+        let waiting = waiting.get(stream);
+        waiting.map_or(0, |(_, waiting)| waiting.iter().filter(is_at).count())
+    };
+    let held = (held + on_their_way) as u64;
+    let back = look.map_or(0, |look| look.num_ack_pending.saturating_sub(held));
+    let mut count = if back == wanted as u64 { wanted } else { 1 };
+    wanted = wanted.min(usize::try_from(back).unwrap_or(usize::MAX));
+    let mut pulls = Pulls::open(shared, queue, level)?;
+    let mut is_all = wanted == 0;
+    while wanted > 0 && !is_all {
+        count = count.min(wanted).min(MAX_BATCH);
+        let taken = pulls.take(count).await?;
+        is_all = taken.len() < count;
+        wanted -= taken.len();
+        count *= 2;
+        for fetched in taken {
+            shared.see(queue, &fetched);
+            // Nothing that went back is left in front of it.
+            is_all |= fetched.delivered.count == 1;
+            returns.push(Return::of(&fetched, queue));
+        }
+    }
+    if is_all {
+        known.forget(stream, level);
+    }
+    Ok(())
+}
+
+/// Takes note of where a message is that goes back.
+fn remember(shared: &Shared, queue: &NatsQueue, back: &Return) {
+    let mut all = shared.returns.given_back.lock();
+    let of = all.entry(queue.stream().clone()).or_default();
+    match back.delay {
+        None => {
+            let level = back.level();
+            let expires = back.expires;
+            of.insert(back.position, Back { level, expires });
+            drop(all);
+            // A look that was due before found it on its way.
+            shared.look_after(queue, expires);
+        }
+        Some(delay) => {
+            if let Some(due) = Instant::now().checked_add(delay) {
+                of.delay(back.position, due);
+            }
+        }
     }
 }
 
 /// What a ring says of deliveries that don't count.
-pub(crate) fn uncounted(session: u64, stream: &str, positions: &[u64]) -> String {
+pub(crate) fn uncounted(session: u64, stream: &str, counts: &[(u64, u32)]) -> String {
     let mut text = format!("more {session} {stream}");
-    for position in positions {
-        text.push(' ');
-        text.push_str(&position.to_string());
+    for (position, count) in counts {
+        text.push_str(&format!(" {position}:{count}"));
     }
     text
 }
@@ -378,14 +464,22 @@ pub(crate) fn take_ring(shared: &Shared, text: &[u8]) -> Option<(Arc<str>, u64)>
     let stream = stream.into();
     if what == "left" {
         let left = words.filter_map(|word| {
-            let (position, expires) = word.split_once(':')?;
-            Some((position.parse().ok()?, expires.parse().ok()?))
+            let (position, rest) = word.split_once(':')?;
+            let (expires, level) = rest.split_once(':')?;
+            Some((
+                position.parse().ok()?,
+                expires.parse().ok()?,
+                level.parse().ok()?,
+            ))
         });
         let first = shared.returns.take_over(&stream, left)?;
         return Some((stream, first));
     }
-    let positions = words.filter_map(|word| word.parse().ok());
-    shared.returns.discount(&stream, positions);
+    let counts = words.filter_map(|word| {
+        let (position, count) = word.split_once(':')?;
+        Some((position.parse().ok()?, count.parse().ok()?))
+    });
+    shared.discounts.learn(&stream, counts);
     None
 }
 

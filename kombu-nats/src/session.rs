@@ -15,14 +15,15 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedRwLockReadGuard, RwLock, broadcast, mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::api::{self, ConsumerInfo};
+use crate::api::{self, ACK_WAIT, ConsumerInfo};
 use crate::bell::Bells;
 use crate::clock::Clock;
-use crate::error::{self, code};
+use crate::discounts::{self, Discounts};
+use crate::error::{self, ApiError, code};
 use crate::hold::{self, Corpse, Fetched, Hold, Holder};
 use crate::known::{self, Known, NatsQueue, Written};
 use crate::limits::{self, Sizes};
-use crate::line::{Line, PATIENCE};
+use crate::line::Line;
 use crate::members;
 use crate::names::encoded;
 use crate::outlet::Outlet;
@@ -31,6 +32,7 @@ use crate::reader::Inlet;
 use crate::returns::{self, Return, Returns};
 use crate::tally;
 use crate::transport::Place;
+use crate::unreadable;
 
 /// How long the end of a session waits for consumers that are leaving.
 const LEAVING: Duration = Duration::from_secs(3);
@@ -39,11 +41,26 @@ const LEAVING: Duration = Duration::from_secs(3);
 pub(crate) const SILENCE: Duration = Duration::from_secs(2);
 /// How long a look waits for what is there and doesn't answer.
 pub(crate) const PAUSE: Duration = Duration::from_millis(100);
+/// How long a stream that was gone is left alone before it is made again.
+const DELETION: Duration = Duration::from_millis(250);
 /// How long the same isn't told again.
 const TOLD: Duration = Duration::from_secs(5);
 
 /// How often somebody who takes one message looks for what is due.
 const OVERDUE: usize = 50;
+
+/// Why a queue that is as it should be didn't answer.
+pub(crate) const CHANGED_LEADER: &str = "its stream didn't answer, as while it changes its leader";
+
+/// What came of a look at a queue that doesn't answer.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Looked {
+    /// It was deleted.
+    Gone,
+    Whole,
+    /// Something of it was made again.
+    Repaired,
+}
 
 /// What came of a pull.
 enum Pulled {
@@ -54,9 +71,9 @@ enum Pulled {
 }
 
 impl Pulled {
-    fn of(message: Message) -> Self {
+    fn of(message: Message, asked: Instant) -> Self {
         match message.status {
-            None => Fetched::of(message).map_or(Pulled::Nothing, Pulled::Message),
+            None => Fetched::sent(message, asked).map_or(Pulled::Nothing, Pulled::Message),
             Some(StatusCode::NO_RESPONDERS) => Pulled::Nobody,
             Some(_) => Pulled::Nothing,
         }
@@ -75,6 +92,8 @@ pub(crate) enum Job {
         inlet: Arc<Inlet>,
         _on_its_way: Option<OwnedRwLockReadGuard<()>>,
     },
+    /// Those that wait for messages of a queue are to be woken once more.
+    Ring(NatsQueue),
     /// Messages go back.
     Return(NatsQueue, Vec<Return>),
     /// Nobody has the session any more.
@@ -91,6 +110,7 @@ pub(crate) struct Shared {
     pub(crate) bells: Bells,
     pub(crate) clock: Clock,
     pub(crate) returns: Returns,
+    pub(crate) discounts: Discounts,
     pub(crate) agenda: Agenda,
     pub(crate) sizes: Sizes,
     pub(crate) jobs: mpsc::UnboundedSender<Job>,
@@ -99,6 +119,8 @@ pub(crate) struct Shared {
     /// Whose turn it is to look for what is over.
     pub(crate) looking: tokio::sync::Mutex<()>,
     inlets: Mutex<Vec<Weak<Inlet>>>,
+    /// Streams that single messages are pulled from.
+    pulling: Mutex<Vec<Arc<str>>>,
     holds: Mutex<Vec<Weak<Hold>>>,
     /// By stream.
     own: Mutex<HashMap<Arc<str>, Holder>>,
@@ -139,12 +161,14 @@ impl Shared {
             bells: Bells::default(),
             clock: Clock::default(),
             returns: Returns::default(),
+            discounts: Discounts::default(),
             agenda: Agenda::default(),
             sizes: Sizes::default(),
             jobs,
             leaving: Arc::default(),
             looking: tokio::sync::Mutex::default(),
             inlets: Mutex::default(),
+            pulling: Mutex::default(),
             holds: Mutex::default(),
             own: Mutex::default(),
             notices: broadcast::Sender::new(64),
@@ -308,6 +332,8 @@ impl Shared {
         let deleting = api::delete_stream(&self.line, queue.stream());
         members::forget(&self.line, queue.name());
         self.sizes.forget(queue);
+        self.returns.forget_all(queue.stream());
+        discounts::forget(self, queue);
         // What is delayed for it is dropped when it is due: a purge would take the consumer's place from what is for others.
         drop(deleting.await?);
         self.ring(queue.name(), true);
@@ -348,23 +374,37 @@ impl Shared {
 
     /// Looks after a queue whose stream doesn't answer; false if it isn't there any more.
     pub(crate) async fn repair(self: &Arc<Self>, queue: &NatsQueue) -> Result<bool> {
+        let looked = self.look_at_whole(queue).await?;
+        if looked == Looked::Whole {
+            self.tell_repaired(queue, CHANGED_LEADER);
+        }
+        Ok(looked != Looked::Gone)
+    }
+
+    /// Looks whether all of a queue is there, and makes again what isn't.
+    pub(crate) async fn look_at_whole(self: &Arc<Self>, queue: &NatsQueue) -> Result<Looked> {
         loop {
             match self.try_to_repair(queue).await {
                 // There is no leader, for one.
                 Err(error) if error.is_transient() && !self.line.is_over() => {
                     tokio::time::sleep(PAUSE).await;
                 }
-                repaired => return repaired,
+                looked => return looked,
             }
         }
     }
 
-    async fn try_to_repair(self: &Arc<Self>, queue: &NatsQueue) -> Result<bool> {
+    async fn try_to_repair(self: &Arc<Self>, queue: &NatsQueue) -> Result<Looked> {
         self.catch_up().await?;
         if !self.known.lock().has(queue) {
-            return Ok(false);
+            return Ok(Looked::Gone);
         }
-        let stream = api::stream_info(&self.line, queue.stream(), None).await?;
+        let mut stream = api::stream_info(&self.line, queue.stream(), None).await?;
+        if stream.as_ref().is_err_and(ApiError::is_missing) {
+            // The server may still be at removing its files, and would remove those of a new one.
+            tokio::time::sleep(DELETION).await;
+            stream = api::stream_info(&self.line, queue.stream(), None).await?;
+        }
         let mut is_whole = stream.is_ok();
         let reason = match stream {
             Err(refused) if !refused.is_missing() => {
@@ -379,25 +419,20 @@ impl Shared {
                         Err(refused) => return Err(refused.during("a look at a queue")),
                     }
                 }
-                match is_whole {
-                    false => {
-                        "its consumer was gone, and is made again: what was unsettled comes again"
-                    }
-                    true => "its stream didn't answer, as while it changes its leader",
-                }
+                "its consumer was gone, and is made again: what was unsettled comes again"
             }
         };
         if is_whole {
             tokio::time::sleep(PAUSE).await;
-        } else {
-            match self.make(queue).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-                made => made?,
-            }
-            self.ring(queue.name(), false);
+            return Ok(Looked::Whole);
         }
+        match self.make(queue).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Looked::Gone),
+            made => made?,
+        }
+        self.ring(queue.name(), false);
         self.tell_repaired(queue, reason);
-        Ok(true)
+        Ok(Looked::Repaired)
     }
 
     /// Tells whoever listens that something of a queue was put right.
@@ -511,20 +546,29 @@ impl Shared {
         let subject = self
             .line
             .pull_subject(queue.stream(), &api::consumer(level));
+        let asked = Instant::now();
         let mut arrivals = self.line.pull_one(subject)?;
+        self.pulling.lock().push(queue.stream().clone());
         let (reply, answer) = oneshot::channel();
         let (shared, queue) = (self.clone(), queue.clone());
         // Whoever asks may stop waiting, and what comes then has to go back.
         tokio::spawn(async move {
             let mut is_late = false;
             let taken = match timeout(SILENCE, arrivals.next()).await {
-                Ok(Some(message)) => Ok(Pulled::of(message)),
+                Ok(Some(message)) => Ok(Pulled::of(message, asked)),
                 Ok(None) => Err(shared.line.loss()),
                 Err(_) => {
                     is_late = true;
                     Ok(Pulled::Nobody)
                 }
             };
+            if taken.is_ok() {
+                let mut pulling = shared.pulling.lock();
+                let stream = queue.stream();
+                if let Some(index) = pulling.iter().position(|other| other == stream) {
+                    pulling.swap_remove(index);
+                }
+            }
             if let Ok(Pulled::Message(fetched)) = &taken {
                 shared.see(&queue, fetched);
             }
@@ -533,8 +577,8 @@ impl Shared {
                 _ => None,
             };
             if is_late
-                && let Ok(Some(message)) = timeout(PATIENCE, arrivals.next()).await
-                && let Pulled::Message(fetched) = Pulled::of(message)
+                && let Ok(Some(message)) = timeout(ACK_WAIT, arrivals.next()).await
+                && let Pulled::Message(fetched) = Pulled::of(message, asked)
             {
                 shared.see(&queue, &fetched);
                 unwanted = Some(fetched);
@@ -545,15 +589,6 @@ impl Shared {
             }
         });
         answer.await.unwrap_or_else(|_| Err(self.line.loss()))
-    }
-
-    /// Takes one message that was given back here before; anything else goes back at once.
-    pub(crate) async fn pull_again(
-        self: &Arc<Self>,
-        queue: &NatsQueue,
-        level: u8,
-    ) -> Result<Option<Fetched>> {
-        self.take_from(queue, level).await
     }
 
     /// Whether a message that was pulled is beyond its time. Then it is dead, and taken care of.
@@ -627,6 +662,10 @@ impl Shared {
         counts: bool,
         delay: Option<Duration>,
     ) {
+        if !held.is_ours() {
+            // It is somebody else's by now.
+            return;
+        }
         match delay {
             Some(delay) => self.agenda.ring_in(queue.name(), delay),
             None => self.look_after(queue, held.expires),
@@ -653,6 +692,9 @@ impl Shared {
     }
 
     pub(crate) fn give_back_fetched(&self, queue: &NatsQueue, fetched: &Fetched) {
+        if !hold::is_ours(fetched.since) {
+            return;
+        }
         let expires = fetched.expires(queue);
         self.look_after(queue, expires);
         let back = Return {
@@ -671,8 +713,8 @@ impl Shared {
     }
 
     /// Tells all sessions which deliveries don't count.
-    pub(crate) fn tell_uncounted(&self, queue: &NatsQueue, positions: &[u64]) {
-        for some in positions.chunks(1000) {
+    pub(crate) fn tell_uncounted(&self, queue: &NatsQueue, counts: &[(u64, u32)]) {
+        for some in counts.chunks(1000) {
             let text = returns::uncounted(self.line.session, queue.stream(), some);
             let bell = self.line.layout.bell(queue.name());
             self.line.tell(bell.into(), text.into());
@@ -814,6 +856,12 @@ impl Shared {
     }
 
     pub(crate) fn leave_to_next(&self) {
+        let inlets = self.inlets();
+        let mut waiting: Vec<Arc<str>> = self.pulling.lock().clone();
+        waiting.extend(inlets.iter().filter_map(|inlet| inlet.waits_for()));
+        waiting.sort();
+        waiting.dedup();
+        unreadable::take_note(waiting.into_iter());
         let mut held = Vec::new();
         for hold in self.holds() {
             held.extend(

@@ -6,6 +6,7 @@ use kombu_core::virt::{Answer, Applied, Change, Dead, Finish, QueueStore, Reader
 use kombu_core::{Error, ErrorKind, Name, Result};
 
 use crate::clock;
+use crate::discounts;
 use crate::error;
 use crate::hold::{self, ACK, Corpse, Held, Holder};
 use crate::known::NatsQueue;
@@ -33,11 +34,11 @@ impl NatsStore {
 
     /// Ends a hold that the server is told of by `text`.
     fn tell(&self, holder: &Holder, held: Held) -> Op<Result<Answer>> {
-        let shared = self.shared.clone();
+        let (shared, queue) = (self.shared.clone(), holder.queue().clone());
         shared.line.tell(held.ack.clone(), ACK);
         holder.freed(shared.clock.now());
         Op::Pending(Box::pin(async move {
-            hold::barrier(&shared.line, held.ack).await?;
+            hold::acknowledged(&shared, &queue, &held).await?;
             Ok(Answer::Done)
         }))
     }
@@ -110,7 +111,7 @@ impl NatsStore {
                 return Err(error::settle_lost());
             };
             shared.line.tell(held.ack.clone(), ACK);
-            hold::barrier(&shared.line, held.ack).await?;
+            hold::acknowledged(&shared, holder.queue(), &held).await?;
             Ok(answer)
         })
     }
@@ -182,6 +183,7 @@ impl QueueStore for NatsStore {
         )?;
         // The queue may need its stream made again.
         shared.looks(queue).await?;
+        discounts::read_all(shared, queue).await?;
         let members = members::join(&shared.line, queue, member).await?;
         if members.is_first(shared.line.session, number) {
             reader.activate();
@@ -194,6 +196,7 @@ impl QueueStore for NatsStore {
         if queue.declaration().get_expires().is_some() {
             members::use_queue(&shared.line, queue.name()).await?;
         }
+        discounts::read_all(shared, queue).await?;
         loop {
             let pulled = shared.clock.now();
             let Some(fetched) = shared.take_one(queue).await? else {
@@ -206,7 +209,7 @@ impl QueueStore for NatsStore {
             let id = shared.next();
             holder.hold(id, &fetched, None);
             let count = fetched.delivered.count;
-            let failures = shared.returns.failures(queue.stream(), &fetched);
+            let failures = shared.discounts.failures(queue.stream(), &fetched);
             let headers = fetched.headers.as_ref();
             let delivery = RawDelivery {
                 envelope: message::read(headers, fetched.body, queue.name()),

@@ -125,12 +125,12 @@ async fn look_at_head(
         Ok(look) => look,
         Err(_) => return Ok(None),
     };
-    if look.num_ack_pending == 0 && queue.levels() == 1 {
+    if look.num_ack_pending == 0 {
         // Others have had what was given back here.
-        shared.returns.forget(queue.stream());
+        shared.returns.forget(queue.stream(), level);
     }
     // Messages that were given back are in front of those that were never handed out.
-    if let Some((position, expires)) = shared.returns.first(queue.stream()) {
+    if let Some((position, expires)) = shared.returns.first(queue.stream(), level) {
         let now = shared.clock.now();
         let Some(expires) = expires else {
             shared.agenda.look_when_asked(queue.name());
@@ -140,8 +140,14 @@ async fn look_at_head(
             return Ok(Some(Some(Duration::from_nanos(expires - now))));
         }
         let taken = shared.take_from(queue, level).await?;
-        // If it was another one, somebody else has had it.
-        shared.returns.see(queue.stream(), position);
+        match &taken {
+            // If it was another one, somebody else has had it.
+            Some(taken) if taken.delivered.count > 1 => {
+                shared.returns.see(queue.stream(), position);
+            }
+            // They would have come before it.
+            _ => shared.returns.forget(queue.stream(), level),
+        }
         if let Some(fetched) = taken
             && let Some(fetched) = shared.bury_if_expired(queue, fetched, now)
         {

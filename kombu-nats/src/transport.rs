@@ -303,8 +303,9 @@ async fn begin(line: Line, place: Place) -> Result<Arc<Shared>> {
         line.hang_up();
         return Err(error);
     }
-    let left = left::take(&place.name());
+    let place_name = place.name();
     let (shared, jobs) = Shared::new(line, place);
+    let left = left::at(&place_name);
     for one in &left {
         // The others that are at them are told by the server itself.
         for (_, held) in &one.held {
@@ -313,8 +314,14 @@ async fn begin(line: Line, place: Place) -> Result<Arc<Shared>> {
                 .tell(held.ack.clone(), bytes::Bytes::from_static(b"-NAK"));
         }
     }
+    if !left.is_empty() {
+        // The server has taken that in.
+        known::revision(&shared.line).await?;
+    }
     for one in left {
+        left::forget_held(&place_name, one.session);
         shared.remove_session(one.session).await?;
+        left::forget(&place_name, one.session);
     }
     tokio::spawn(outlet::serve(shared.clone()));
     tokio::spawn(pulse::serve(shared.clone(), jobs));

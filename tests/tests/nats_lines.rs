@@ -1,0 +1,202 @@
+//! What a consumer on NATS gets over a line that is slow or stands still, and of whom it takes nothing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use kombu::{Connection, DeclareMode, Event, Exchange, FieldValue, Producer, Queue};
+use kombu_testkit::brokers::Nats;
+use kombu_testkit::expect::{collect, texts};
+use kombu_testkit::proxy::{Direction, Proxy};
+use kombu_tests::NatsLine;
+use url::Url;
+
+/// Longer than a pull may be silent.
+const LATE: Duration = Duration::from_millis(2600);
+
+async fn connect(address: impl std::fmt::Display) -> Connection {
+    kombu::connect(format!("nats://{address}")).await.unwrap()
+}
+
+async fn producer_to(connection: &Connection, queue: &str) -> Producer {
+    let producer = connection.producer(Exchange::default());
+    producer.routing_key(queue).await.unwrap()
+}
+
+/// A queue whose messages die when they come back a single time.
+async fn declare_frail(connection: &Connection) {
+    connection.declare_queue(&Queue::new("dead")).await.unwrap();
+    let frail = Queue::new("jobs").max_deliveries(1);
+    let frail = frail
+        .dead_letter_exchange("")
+        .dead_letter_routing_key("dead");
+    connection.declare_queue(&frail).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn what_comes_later_than_it_was_waited_for_is_handed_out() {
+    let nats = Nats::start().unwrap();
+    let proxy = Proxy::start(nats.address()).await.unwrap();
+    let near = connect(nats.address()).await;
+    let far = connect(proxy.address()).await;
+    declare_frail(&near).await;
+    let producer = producer_to(&near, "jobs").await;
+    for number in 0..20 {
+        producer.publish_text(number.to_string()).await.unwrap();
+    }
+    let consumer = far.consumer(&Queue::new("jobs"));
+    let consumer = consumer.declare(DeclareMode::Never).prefetch(8);
+    let mut consumer = consumer.await.unwrap();
+    let first = collect(&mut consumer, 8).await;
+    proxy.delay(Direction::ToClient, LATE);
+    for delivery in first {
+        delivery.ack().await.unwrap();
+    }
+    let next = tokio::time::timeout(4 * LATE, collect(&mut consumer, 8));
+    let next = next.await.expect("it comes");
+    let expected: Vec<_> = (8..16).map(|number| number.to_string()).collect();
+    assert_eq!(texts(&next), expected);
+    assert!(next.iter().all(|delivery| !delivery.redelivered()));
+    assert_eq!(near.queue_info("dead").await.unwrap().ready, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn large_messages_come_over_a_slow_line_without_an_end() {
+    const COUNT: usize = 20;
+    let nats = Nats::start().unwrap();
+    let proxy = Proxy::start(nats.address()).await.unwrap();
+    let near = connect(nats.address()).await;
+    let far = connect(proxy.address()).await;
+    declare_frail(&near).await;
+    let producer = producer_to(&near, "jobs").await;
+    for _ in 0..COUNT {
+        producer.publish_bytes(vec![0; 500_000]).await.unwrap();
+    }
+    let mut events = far.events();
+    proxy.throttle(Direction::ToClient, 2_000_000);
+    let consumer = far.consumer(&Queue::new("jobs"));
+    let mut consumer = consumer.declare(DeclareMode::Never).await.unwrap();
+    for _ in 0..COUNT {
+        let next = tokio::time::timeout(4 * LATE, consumer.try_next()).await;
+        let delivery = next.expect("it comes").unwrap().unwrap();
+        assert!(!delivery.redelivered());
+        delivery.ack().await.unwrap();
+    }
+    far.close().await.unwrap();
+    while let Some(event) = events.next().await {
+        let was_wrong = matches!(event, Event::Lost { .. } | Event::Repaired { .. });
+        assert!(!was_wrong, "{event:?}");
+    }
+    assert_eq!(near.queue_info("dead").await.unwrap().ready, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_message_goes_to_one_of_those_that_wait_and_its_body_to_no_other() {
+    const BODY: usize = 500_000;
+    let nats = Nats::start().unwrap();
+    let proxy = Proxy::start(nats.address()).await.unwrap();
+    let near = connect(nats.address()).await;
+    let mut waiting = Vec::new();
+    for _ in 0..6 {
+        let far = connect(proxy.address()).await;
+        let mut consumer = far.consumer(&Queue::new("jobs")).await.unwrap();
+        waiting.push(tokio::spawn(async move {
+            let delivery = consumer.try_next().await.unwrap().unwrap();
+            delivery.ack().confirmed().await.unwrap();
+            // It waits for nothing more.
+            std::future::pending::<()>().await;
+            drop((far, consumer));
+        }));
+    }
+    // They have seen that nothing is there.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let before = proxy.counts().to_client;
+    let producer = producer_to(&near, "jobs").await;
+    producer.publish_bytes(vec![0; BODY]).await.unwrap();
+    let poll = async {
+        while near.queue_info("jobs").await.unwrap().unsettled != Some(0)
+            || near.queue_info("jobs").await.unwrap().ready > 0
+        {}
+    };
+    tokio::time::timeout(4 * LATE, poll)
+        .await
+        .expect("it is taken");
+    let bytes = proxy.counts().to_client - before;
+    assert!(bytes < 2 * BODY as u64, "{bytes} bytes");
+}
+
+/// Nobody but the server listens where messages are published to, so that it says at once that the stream is gone.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_publish_to_a_stream_that_vanished_under_a_waiting_consumer_costs_no_session() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(nats.address()).await;
+    let other = connect(nats.address()).await;
+    let mut consumer = other.consumer(&Queue::new("jobs")).await.unwrap();
+    let mut events = [connection.events(), other.events()];
+    let producer = producer_to(&connection, "jobs").await;
+    // It waits for the next one.
+    producer.publish_text("0").await.unwrap();
+    let delivery = collect(&mut consumer, 1).await.remove(0);
+    delivery.ack().confirmed().await.unwrap();
+    let next = tokio::spawn(async move { texts(&collect(&mut consumer, 1).await) });
+    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
+    let subject = r#"{"subject":"kombu.q.jobs.*"}"#;
+    let names = line.request("$JS.API.STREAM.NAMES", subject);
+    let name = names["streams"][0].as_str().unwrap();
+    line.request(&format!("$JS.API.STREAM.DELETE.{name}"), "");
+    producer.publish_text("1").await.unwrap();
+    let next = tokio::time::timeout(4 * LATE, next).await;
+    assert_eq!(next.expect("it comes").unwrap(), ["1"]);
+    connection.close().await.unwrap();
+    other.close().await.unwrap();
+    for events in &mut events {
+        while let Some(event) = events.next().await {
+            assert!(!matches!(event, Event::Lost { .. }), "{event:?}");
+        }
+    }
+}
+
+/// The client of NATS takes such a header for a broken line.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn messages_whose_headers_are_no_text_are_read_after_two_sessions() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(nats.address()).await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let mut events = connection.events();
+    let next = tokio::spawn(async move {
+        let mut both = Vec::new();
+        for delivery in collect(&mut consumer, 2).await {
+            let name = delivery.headers().get("Name").cloned();
+            both.push((delivery.body().clone(), name));
+            delivery.ack().confirmed().await.unwrap();
+        }
+        (consumer, both)
+    });
+    let mut plain = TcpStream::connect(nats.address()).unwrap();
+    plain
+        .write_all(b"CONNECT {\"verbose\":false,\"headers\":true}\r\n")
+        .unwrap();
+    for body in ["0", "1"] {
+        let headers = b"NATS/1.0\r\nName: Ren\xe9\r\n\r\n";
+        let (length, all) = (headers.len(), headers.len() + 1);
+        let mut text = format!("HPUB kombu.q.jobs.0 {length} {all}\r\n").into_bytes();
+        text.extend(headers);
+        text.extend(format!("{body}\r\n").bytes());
+        plain.write_all(&text).unwrap();
+        while !matches!(events.next().await.unwrap(), Event::Lost { .. }) {}
+    }
+    let next = tokio::time::timeout(4 * LATE, next).await;
+    let (_consumer, both) = next.expect("they come").unwrap();
+    let name = Some(FieldValue::from("Ren\u{fffd}"));
+    assert_eq!(both, [("0".into(), name.clone()), ("1".into(), name)]);
+    // Nothing is left of what can't be read.
+    let info = connection.queue_info("jobs").await.unwrap();
+    assert_eq!((info.ready, info.unsettled), (0, Some(0)));
+}
