@@ -1,7 +1,8 @@
 //! Takes messages from a queue for a consumer.
 //!
-//! A pull takes what is there and is over at once: one that waits at the server for a while may end just when a message is due
-//! again, which server 2.9 then forgets until it takes it for abandoned. Where nothing is there, the reader listens for news of the queue and pulls again: so nothing is ever on its way to somebody who has left.
+//! A pull takes what is there and is over at once. With pulls that waited at the server 2.9.10 for a while, one that ended just
+//! when a message was due again was seen to leave it lying, until the server took it for abandoned. Where nothing is there, the
+//! reader listens for news of the queue and pulls again: so nothing is ever on its way to somebody who has left.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
