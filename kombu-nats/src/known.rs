@@ -1,6 +1,6 @@
 //! What a session knows of the declarations, and how it learns of others'.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::api::{self, Raw};
 use crate::error::{self, code};
-use crate::line::{Answer, Line, Stored};
+use crate::line::{Line, Stored};
 use crate::message;
 use crate::names::{self, Layout};
 use crate::records::{self, QueueRecord, Record};
@@ -30,16 +30,18 @@ pub(crate) struct NatsQueue(Arc<Place>);
 struct Place {
     declaration: Arc<Queue>,
     stream: Arc<str>,
+    is_adopted: bool,
     /// By level.
     subjects: Vec<Subject>,
 }
 
 impl NatsQueue {
-    fn new(layout: &Layout, declaration: Arc<Queue>, id: &str) -> Self {
+    fn new(layout: &Layout, declaration: Arc<Queue>, record: &QueueRecord) -> Self {
         let name = declaration.name();
         let levels = declaration.get_max_priority().unwrap_or(0);
         NatsQueue(Arc::new(Place {
-            stream: layout.stream(name, id).into(),
+            stream: layout.stream(name, &record.id).into(),
+            is_adopted: record.adopted,
             subjects: (0..=levels)
                 .map(|level| layout.subject(name, &level.to_string()).into())
                 .collect(),
@@ -57,6 +59,11 @@ impl NatsQueue {
 
     pub(crate) fn stream(&self) -> &Arc<str> {
         &self.0.stream
+    }
+
+    /// Whether its stream was there before its record.
+    pub(crate) fn is_adopted(&self) -> bool {
+        self.0.is_adopted
     }
 
     /// How many priorities are told apart.
@@ -92,6 +99,8 @@ pub(crate) struct Known {
     revision: u64,
     ids: HashMap<Name, QueueRecord>,
     queues: HashMap<Name, NatsQueue>,
+    /// Those that were deleted.
+    gone: HashSet<Name>,
     layout: Layout,
 }
 
@@ -102,6 +111,7 @@ impl Known {
             revision: 0,
             ids: HashMap::new(),
             queues: HashMap::new(),
+            gone: HashSet::new(),
             layout,
         }
     }
@@ -125,6 +135,11 @@ impl Known {
         self.queues.values()
     }
 
+    /// Whether there is a record of this name: of a queue, or that it was deleted.
+    fn was_there(&self, name: &Name) -> bool {
+        self.queues.contains_key(name) || self.gone.contains(name)
+    }
+
     /// Whether the queue is there, as it was when it was looked up.
     pub(crate) fn has(&self, queue: &NatsQueue) -> bool {
         self.queues
@@ -138,13 +153,15 @@ impl Known {
             Record::Queue(record) => {
                 let name = record.queue.name().clone();
                 let declaration = Arc::new(record.queue.clone());
-                let queue = NatsQueue::new(&self.layout, declaration, &record.id);
+                let queue = NatsQueue::new(&self.layout, declaration, record);
+                self.gone.remove(&name);
                 self.queues.insert(name.clone(), queue);
                 self.ids.insert(name, record.clone());
             }
             Record::NoQueue(name) => {
                 self.queues.remove(name);
                 self.ids.remove(name);
+                self.gone.insert(name.clone());
             }
             _ => {}
         }
@@ -162,19 +179,20 @@ impl Known {
 /// What came of writing changes.
 pub(crate) enum Written {
     Done,
+    /// Somebody else wrote between them: the first ones are made, the others aren't.
+    Partly,
     Stale,
 }
 
-/// Asks for the position of the last record, as it is when the server is asked.
-pub(crate) fn revision(line: &Line) -> Answer<u64> {
+/// Asks for the position of the last record, as it is when the server is asked. Without any, the session is lost: the next
+/// one declares again what this one had.
+pub(crate) async fn revision(line: &Line) -> Result<u64> {
     let bucket = line.layout.topology();
-    let asking = api::last_message(line, &bucket.stream, ">");
-    Box::pin(async move {
-        match asking.await? {
-            Ok(raw) => Ok(raw.position),
-            Err(refused) => Err(refused.during("the declarations, which are gone")),
-        }
-    })
+    match api::last_message(line, &bucket.stream, ">").await? {
+        Ok(raw) => Ok(raw.position),
+        Err(refused) if refused.is_missing() => Err(line.lose_data()),
+        Err(refused) => Err(refused.during("the declarations")),
+    }
 }
 
 /// Reads what was written behind what is known.
@@ -231,8 +249,12 @@ pub(crate) async fn write(
     let base = known.lock().revision;
     let mut records = Vec::with_capacity(changes.len());
     let mut storing = Vec::with_capacity(changes.len());
-    for (expected, change) in (base..).zip(changes) {
-        let (key, record) = records::written(change, names::fresh_id)?;
+    let mut found = Vec::with_capacity(changes.len());
+    for change in changes {
+        found.push(find_stream(line, known, change).await?);
+    }
+    for ((expected, change), found) in (base..).zip(changes).zip(found) {
+        let (key, record) = records::written(change, found, names::fresh_id)?;
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Expected-Last-Sequence", message::digits(expected));
         if record.is_mark() {
@@ -251,11 +273,14 @@ pub(crate) async fn write(
                     known.take(position, records[index].clone())?;
                 }
             }
-            Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE && index == 0 => {
-                return Ok(Written::Stale);
+            Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => {
+                return Ok(match index {
+                    0 => Written::Stale,
+                    _ => Written::Partly,
+                });
             }
             Stored::Refused(refused) => return Err(refused.during("a declaration")),
-            Stored::Nowhere => return Err(error::unexpected("a declaration")),
+            Stored::Nowhere => return Err(error::nobody("a declaration")),
         }
     }
     // Nobody reads the bindings of what is gone, and nothing waits for them to go.
@@ -269,6 +294,28 @@ pub(crate) async fn write(
         drop(line.api::<Purged>(&subject, &purge, "a purge"));
     }
     Ok(Written::Done)
+}
+
+/// The id of the stream of a queue that is declared, if it is there already, and nothing says that the queue was deleted: then
+/// the records are gone, and not the messages.
+async fn find_stream(
+    line: &Line,
+    known: &parking_lot::Mutex<Known>,
+    change: &Change,
+) -> Result<Option<String>> {
+    let Change::PutQueue(queue, _) = change else {
+        return Ok(None);
+    };
+    let name = queue.name();
+    if known.lock().was_there(name) {
+        return Ok(None);
+    }
+    let subject = line.layout.subject(name, "*");
+    let streams = api::streams_at(line, &subject).await?;
+    let mut ids = streams
+        .iter()
+        .filter_map(|stream| line.layout.id_of(name, stream));
+    Ok(ids.next().map(str::to_owned))
 }
 
 /// What a purge answers.

@@ -57,6 +57,18 @@ pub(crate) async fn leave_dead(shared: &Arc<Shared>, parcel: &Parcel, death: Dea
 
 /// Moves what is due, until the session is over.
 pub(crate) async fn serve(shared: Arc<Shared>) -> Result<()> {
+    loop {
+        match move_due(&shared).await {
+            Err(error) if !shared.line.is_over() => {
+                tracing::debug!(%error, "what is delayed waits");
+                tokio::time::sleep(IDLE).await;
+            }
+            moved => return moved,
+        }
+    }
+}
+
+async fn move_due(shared: &Arc<Shared>) -> Result<()> {
     let line = &shared.line;
     let inbox = line.inbox();
     let mut arrivals = line.listen(inbox.clone())?;
@@ -78,7 +90,7 @@ pub(crate) async fn serve(shared: Arc<Shared>) -> Result<()> {
                 match timeout(SILENCE, arrivals.next()).await {
                     Ok(Some(message)) if message.status.is_none() => {
                         came += 1;
-                        match take(&shared, message).await {
+                        match take(shared, message).await {
                             Ok(due) => next = next.into_iter().chain(due).min(),
                             Err(error) if error.kind() == ErrorKind::ConnectionLost => {
                                 return Err(error);

@@ -39,3 +39,11 @@ pub(crate) fn leave(place: &str, session: u64, mut held: Vec<(Arc<str>, Held)>) 
 pub(crate) fn take(place: &str) -> Vec<Left> {
     LEFT.lock().remove(place).unwrap_or_default()
 }
+
+/// Leaves those that couldn't be ended to the next attempt.
+pub(crate) fn put_back(place: &str, left: Vec<Left>) {
+    let mut all = LEFT.lock();
+    let here = all.entry(place.to_owned()).or_default();
+    here.splice(0..0, left);
+    here.truncate(MOST);
+}

@@ -12,6 +12,7 @@ use kombu_core::declare::Queue;
 use kombu_core::virt::{Answer, Death};
 use kombu_core::{ErrorKind, Overflow, Result};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::api;
 use crate::hold::ACK;
@@ -146,8 +147,9 @@ pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> 
             {
                 return push::refused(&shared, &parcel).await;
             }
+            let at = Instant::now();
             let sent = push::send(&shared, &parcel);
-            push::settle(&shared, &parcel, sent).await
+            push::settle(&shared, &parcel, sent, at).await
         });
         // In its turn.
         return match line::begin(&mut pushing) {
@@ -155,10 +157,14 @@ pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> 
             None => Box::pin(to_the_end(pushing)),
         };
     }
+    let at = Instant::now();
     let sent = push::send(&shared, &parcel);
     Box::pin(async move {
-        let answer = push::settle(&shared, &parcel, sent).await?;
-        trim(&shared, &parcel.queue).await?;
+        let answer = push::settle(&shared, &parcel, sent, at).await?;
+        // It is stored, whatever comes of the others.
+        if let Err(error) = trim(&shared, &parcel.queue).await {
+            tracing::debug!(%error, queue = %parcel.queue.name(), "a queue may be too long");
+        }
         // The queue's consumer may not have counted it yet.
         shared.agenda.look_in(parcel.queue.name(), COUNTED);
         Ok(answer)

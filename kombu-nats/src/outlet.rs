@@ -95,7 +95,9 @@ pub(crate) async fn serve(shared: Arc<Shared>) {
                 _ = &mut lost => return,
             }
         }
-        let newest = known::revision(&shared.line).await;
+        // Whoever waits for it has a deadline.
+        let newest = shared.patiently(|| known::revision(&shared.line));
+        let newest = newest.await;
         for one in waiting {
             let pushed = match &newest {
                 Ok(revision) if one.is_compared && revision + 1 != one.version => {

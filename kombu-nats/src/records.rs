@@ -38,6 +38,9 @@ pub(crate) struct QueueRecord {
     pub(crate) owner: Option<u64>,
     /// What the name of its stream ends with.
     pub(crate) id: String,
+    /// Its stream was there before the record.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) adopted: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -82,9 +85,10 @@ impl BindingText {
     }
 }
 
-/// What a change writes, and where.
+/// What a change writes, and where. A queue whose stream is there already has the id of that.
 pub(crate) fn written(
     change: &Change,
+    found: Option<String>,
     fresh_id: impl FnOnce() -> String,
 ) -> Result<(String, Record)> {
     Ok(match change {
@@ -97,7 +101,8 @@ pub(crate) fn written(
             let record = QueueRecord {
                 queue: queue.clone(),
                 owner: *owner,
-                id: fresh_id(),
+                adopted: found.is_some(),
+                id: found.unwrap_or_else(fresh_id),
             };
             (queue_key(queue.name()), Record::Queue(record))
         }

@@ -1,6 +1,6 @@
 //! One session: what its readers, publishers and tasks have in common.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -103,6 +103,8 @@ pub(crate) struct Shared {
     /// By stream.
     own: Mutex<HashMap<Arc<str>, Holder>>,
     notices: broadcast::Sender<Notice>,
+    /// Sessions that this one listens for, because they may be dead.
+    pub(crate) suspects: Mutex<HashSet<u64>>,
     /// What was told of late, and when.
     told: Mutex<HashMap<(Name, String), Instant>>,
     /// How much the consumers of this session have room for.
@@ -127,6 +129,15 @@ pub(crate) async fn to_the_end<T: Send + 'static>(
     })
 }
 
+/// How a set of changes is made.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Wanted {
+    /// With the number of messages that go with queues.
+    Counts,
+    /// Whatever is in them.
+    Nothing,
+}
+
 impl Shared {
     pub(crate) fn new(line: Line, place: Place) -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
         let (jobs, receiver) = mpsc::unbounded_channel();
@@ -148,6 +159,7 @@ impl Shared {
             holds: Mutex::default(),
             own: Mutex::default(),
             notices: broadcast::Sender::new(64),
+            suspects: Mutex::default(),
             told: Mutex::default(),
             rooms: Mutex::default(),
             dead: Mutex::default(),
@@ -237,7 +249,28 @@ impl Shared {
         Ok(revision + 1 == version)
     }
 
-    pub(crate) async fn apply(self: &Arc<Self>, base: u64, changes: &[Change]) -> Result<Applied> {
+    /// Does something again while nobody can answer it, for as long as somebody waits for it.
+    pub(crate) async fn patiently<T, F>(&self, work: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        loop {
+            match work().await {
+                Err(error) if error::is_passing(&error) && !self.line.is_over() => {
+                    tracing::debug!(%error, "NATS is asked again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    pub(crate) async fn apply(
+        self: &Arc<Self>,
+        base: u64,
+        changes: &[Change],
+        wanted: Wanted,
+    ) -> Result<Applied> {
         if self.known.lock().table().version() != base {
             return Ok(Applied::Stale);
         }
@@ -251,7 +284,15 @@ impl Shared {
             }
         }
         for (queue, options) in &gone {
-            let info = self.info(queue).await?;
+            let is_asked = options.if_unused || options.if_empty;
+            if wanted == Wanted::Nothing && !is_asked {
+                continue;
+            }
+            let info = match self.info(queue).await {
+                // Its server is gone, which keeps nobody from deleting it.
+                Err(error) if error::is_passing(&error) && !is_asked => continue,
+                info => info?,
+            };
             messages += info.ready;
             let refused = match () {
                 () if options.if_unused && info.consumers > 0 => format!(
@@ -275,13 +316,23 @@ impl Shared {
             if self.known.lock().table().version() != base {
                 return Ok(Applied::Stale);
             }
-            known::write(&self.line, &self.known, changes).await?
+            known::write(&self.line, &self.known, changes).await
         };
-        if let Written::Stale = written {
-            return Ok(Applied::Stale);
+        let is_done = match written {
+            Ok(Written::Done) => true,
+            Ok(Written::Stale) => return Ok(Applied::Stale),
+            // Some of them are made: the rest is told apart by whoever looks again.
+            Ok(Written::Partly) => false,
+            Err(error) if error::is_passing(&error) => false,
+            Err(error) => return Err(error),
+        };
+        if !is_done {
+            self.patiently(|| self.catch_up()).await?;
         }
         for (queue, _) in &gone {
-            self.remove(queue).await?;
+            if !self.known.lock().has(queue) {
+                self.remove(queue).await?;
+            }
         }
         for change in changes {
             let Change::PutQueue(declaration, _) = change else {
@@ -289,7 +340,13 @@ impl Shared {
             };
             let queue = self.known.lock().queue(declaration.name());
             if let Some(queue) = queue {
-                match self.make(&queue).await {
+                let making = self.patiently(|| async {
+                    if !self.known.lock().has(&queue) {
+                        return Err(error::missing_queue(queue.name()));
+                    }
+                    self.make(&queue).await
+                });
+                match making.await {
                     // Somebody has deleted it already.
                     Err(error) if error.kind() == ErrorKind::NotFound => continue,
                     made => made?,
@@ -298,6 +355,9 @@ impl Shared {
                     members::use_queue(&self.line, queue.name()).await?;
                 }
             }
+        }
+        if !is_done {
+            return Ok(Applied::Stale);
         }
         let version = self.known.lock().table().version();
         Ok(Applied::Done { version, messages })
@@ -309,7 +369,11 @@ impl Shared {
         members::forget(&self.line, queue.name());
         self.sizes.forget(queue);
         // What is delayed for it is dropped when it is due: a purge would take the consumer's place from what is for others.
-        drop(deleting.await?);
+        match deleting.await {
+            // Where its server is gone, it goes when that comes back.
+            Err(error) if error::is_passing(&error) => {}
+            deleted => drop(deleted?),
+        }
         self.ring(queue.name(), true);
         Ok(())
     }
@@ -318,14 +382,29 @@ impl Shared {
     pub(crate) async fn make(self: &Arc<Self>, queue: &NatsQueue) -> Result<()> {
         let refused_above = limits::refused_above(queue.declaration());
         loop {
-            let made = api::create_queue(&self.line, &self.place, queue, refused_above).await?;
-            match made {
+            let made = api::create_queue(&self.line, &self.place, queue, refused_above).await;
+            if let Err(error) = &made
+                && error::is_passing(error)
+            {
+                self.take_back(queue).await;
+            }
+            match made? {
                 Ok(()) => return Ok(()),
                 Err(refused) if refused.err_code == code::OVERLAP => {
                     self.clear_away(queue).await?;
                 }
                 Err(refused) => return Err(refused.during("the stream of a queue")),
             }
+        }
+    }
+
+    /// A new stream may be given to a server that has just died. It waits there for ever, unless it is taken away.
+    async fn take_back(&self, queue: &NatsQueue) {
+        let is_new = !queue.is_adopted() && self.place.of(queue.declaration()).1 == 1;
+        let look = api::stream_info(&self.line, queue.stream(), None).await;
+        if is_new && look.is_err_and(|error| error::is_passing(&error)) {
+            // Whoever leads it would have to answer, and does nothing.
+            drop(api::delete_stream(&self.line, queue.stream()));
         }
     }
 
@@ -339,19 +418,36 @@ impl Shared {
             return Err(error::missing_queue(queue.name()));
         }
         for stream in streams {
+            if self.line.layout.id_of(queue.name(), &stream).is_none() {
+                return Err(Error::new(
+                    ErrorKind::PreconditionFailed,
+                    format!(
+                        "stream `{stream}`, which isn't this library's, takes what is published to queue `{}`; give it other \
+                         subjects, or use another prefix",
+                        queue.name()
+                    ),
+                ));
+            }
             if stream != **queue.stream() {
-                drop(api::delete_stream(&self.line, &stream).await?);
+                match api::delete_stream(&self.line, &stream).await {
+                    // Where its server is gone, its place is free all the same.
+                    Err(error) if error::is_passing(&error) => {}
+                    deleted => drop(deleted?),
+                }
             }
         }
         Ok(())
     }
 
-    /// Looks after a queue whose stream doesn't answer; false if it isn't there any more.
+    /// Looks after a queue whose stream doesn't answer; false if it isn't there any more. An error if that can't be known now.
     pub(crate) async fn repair(self: &Arc<Self>, queue: &NatsQueue) -> Result<bool> {
+        let end = Instant::now() + PATIENCE;
         loop {
             match self.try_to_repair(queue).await {
                 // There is no leader, for one.
-                Err(error) if error.is_transient() && !self.line.is_over() => {
+                Err(error)
+                    if error.is_transient() && !self.line.is_over() && Instant::now() < end =>
+                {
                     tokio::time::sleep(PAUSE).await;
                 }
                 repaired => return repaired,
@@ -690,20 +786,15 @@ impl Shared {
     /// A consumer of this session is gone.
     pub(crate) async fn leave(self: &Arc<Self>, queue: &NatsQueue, number: u64) -> Result<()> {
         let session = self.line.session;
-        let mut was_there = false;
-        let members = members::change(&self.line, queue, |members| {
-            was_there = members.has(session, number);
-            members
-                .consumers
-                .retain(|member| (member.session, member.number) != (session, number));
-            Ok(())
-        })
-        .await?;
-        if !was_there {
-            return Ok(());
+        let leaving = self.patiently(|| {
+            members::remove(&self.line, queue, move |member| {
+                (member.session, member.number) == (session, number)
+            })
+        });
+        match leaving.await? {
+            Some(left) => self.after_leaving(queue, left == 0).await,
+            None => Ok(()),
         }
-        self.after_leaving(queue, members.consumers.is_empty())
-            .await
     }
 
     /// A consumer of a queue was taken off its list.
@@ -738,7 +829,10 @@ impl Shared {
                 }
             }
             let changes = table.removal_of_queue(queue.name(), options);
-            match self.apply(table.version(), &changes).await? {
+            match self
+                .apply(table.version(), &changes, Wanted::Nothing)
+                .await?
+            {
                 Applied::Done { .. } => return Ok(()),
                 Applied::Stale => {}
             }
@@ -777,40 +871,45 @@ impl Shared {
         ended
     }
 
-    /// Removes what belongs to a session that is over.
+    /// Removes what belongs to a session that is over: its consumers, for others wait for their turn, then its queues. One
+    /// that can't be removed now keeps none of the others; then there is an error, and the session's key stays for whoever
+    /// tries again.
     pub(crate) async fn remove_session(self: &Arc<Self>, session: u64) -> Result<()> {
         let table = self.catch_up().await?;
+        let used = members::keys(&self.line, "u").await?;
+        let queues: Vec<NatsQueue> = {
+            let known = self.known.lock();
+            let all = known.queues();
+            all.filter(|queue| used.contains(&encoded(queue.name())))
+                .cloned()
+                .collect()
+        };
+        let mut all_removed = Ok(());
+        for queue in queues {
+            if let Err(error) = self.remove_consumers(&queue, session).await {
+                tracing::debug!(%error, session, queue = %queue.name(), "consumers of a session stay");
+                all_removed = Err(error);
+            }
+        }
         for name in table.owned_by(session) {
             let queue = self.known.lock().queue(&name);
-            if let Some(queue) = queue {
-                self.delete(&queue, false).await?;
+            if let Some(queue) = queue
+                && let Err(error) = self.delete(&queue, false).await
+            {
+                tracing::debug!(%error, session, queue = %name, "a queue of a session stays");
+                all_removed = Err(error);
             }
         }
-        let used = members::keys(&self.line, "u").await?;
-        if !used.is_empty() {
-            let queues: Vec<NatsQueue> = {
-                let known = self.known.lock();
-                let all = known.queues();
-                all.filter(|queue| used.contains(&encoded(queue.name())))
-                    .cloned()
-                    .collect()
-            };
-            for queue in queues {
-                let mut was_there = false;
-                let members = members::change(&self.line, &queue, |members| {
-                    let before = members.consumers.len();
-                    members.consumers.retain(|member| member.session != session);
-                    was_there = members.consumers.len() < before;
-                    Ok(())
-                })
-                .await?;
-                if was_there {
-                    self.after_leaving(&queue, members.consumers.is_empty())
-                        .await?;
-                }
-            }
-        }
+        all_removed?;
         members::die(&self.line, session).await
+    }
+
+    async fn remove_consumers(self: &Arc<Self>, queue: &NatsQueue, session: u64) -> Result<()> {
+        let left = members::remove(&self.line, queue, |member| member.session == session);
+        match left.await? {
+            Some(left) => self.after_leaving(queue, left == 0).await,
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn leave_to_next(&self) {

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use kombu_core::driver::{BoxFuture, Capabilities, Notices, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
@@ -8,14 +9,17 @@ use kombu_core::{Error, ErrorKind, Name, Result};
 use crate::clock;
 use crate::error;
 use crate::hold::{self, ACK, Corpse, Held, Holder};
-use crate::known::NatsQueue;
+use crate::known::{self, NatsQueue};
 use crate::limits;
 use crate::members::{self, Member};
 use crate::message;
 use crate::push;
 use crate::reader::NatsReader;
-use crate::session::{Job, Shared, to_the_end};
+use crate::session::{Job, SILENCE, Shared, Wanted, to_the_end};
 use crate::sweep;
+
+/// How long somebody who asks for something waits for a look at queues.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// One session with a NATS server.
 pub(crate) struct NatsStore {
@@ -47,7 +51,7 @@ impl NatsStore {
         holder: &Holder,
         id: u64,
         counts: bool,
-        delay: Option<std::time::Duration>,
+        delay: Option<Duration>,
     ) -> Op<Result<Answer>> {
         let Some(held) = holder.let_go(id) else {
             return Op::ready(Err(error::settle_lost()));
@@ -131,21 +135,41 @@ impl QueueStore for NatsStore {
 
     fn load(&self) -> Op<Result<Table>> {
         let shared = self.shared.clone();
-        Op::start(async move { shared.catch_up().await })
+        Op::start(async move { shared.patiently(|| shared.catch_up()).await })
     }
 
     fn is_current(&self, version: u64) -> Op<Result<bool>> {
         let shared = self.shared.clone();
-        Op::start(async move { shared.is_current(version).await })
+        Op::start(async move {
+            let asking = shared.patiently(|| shared.is_current(version));
+            asking.await
+        })
+    }
+
+    fn repeats_within(&self) -> Option<Duration> {
+        Some(push::SAME)
+    }
+
+    fn ping(&self, _version: u64) -> Op<Result<()>> {
+        let shared = self.shared.clone();
+        Op::start(async move {
+            shared.line.ping().await?;
+            // It loses the session if they are gone, and is of no matter if nobody can tell now.
+            let declarations = known::revision(&shared.line);
+            drop(tokio::time::timeout(SILENCE, declarations).await);
+            Ok(())
+        })
     }
 
     async fn apply(&self, base: u64, changes: &[Change]) -> Result<Applied> {
-        let (shared, changes) = (self.shared.clone(), changes.to_vec());
-        to_the_end(async move {
-            sweep::look_before_deleting(&shared, &changes).await?;
-            shared.apply(base, &changes).await
-        })
-        .await
+        let applying = self.shared.patiently(|| {
+            let (shared, changes) = (self.shared.clone(), changes.to_vec());
+            to_the_end(async move {
+                sweep::look_before_deleting(&shared, &changes).await;
+                shared.apply(base, &changes, Wanted::Counts).await
+            })
+        });
+        applying.await
     }
 
     fn queue(&self, name: &Name) -> Option<NatsQueue> {
@@ -181,8 +205,9 @@ impl QueueStore for NatsStore {
             options.room,
         )?;
         // The queue may need its stream made again.
-        shared.looks(queue).await?;
-        let members = members::join(&shared.line, queue, member).await?;
+        shared.patiently(|| shared.looks(queue)).await?;
+        let joining = shared.patiently(|| members::join(&shared.line, queue, member.clone()));
+        let members = joining.await?;
         if members.is_first(shared.line.session, number) {
             reader.activate();
         }
@@ -192,11 +217,14 @@ impl QueueStore for NatsStore {
     async fn take_one(&self, queue: &NatsQueue) -> Result<Option<(RawDelivery, Holder)>> {
         let shared = &self.shared;
         if queue.declaration().get_expires().is_some() {
-            members::use_queue(&shared.line, queue.name()).await?;
+            shared
+                .patiently(|| members::use_queue(&shared.line, queue.name()))
+                .await?;
         }
         loop {
             let pulled = shared.clock.now();
-            let Some(fetched) = shared.take_one(queue).await? else {
+            let taking = shared.patiently(|| shared.take_one(queue));
+            let Some(fetched) = taking.await? else {
                 return Ok(None);
             };
             let Some(fetched) = shared.bury_if_expired(queue, fetched, pulled) else {
@@ -258,7 +286,9 @@ impl QueueStore for NatsStore {
         let shared = self.shared.clone();
         Op::start(async move {
             let looking = shared.clone();
-            to_the_end(async move { sweep::look_at_due(&looking).await }).await?;
+            let looking = to_the_end(async move { Ok(sweep::look_at_due(&looking).await) });
+            // A queue whose server is gone keeps nobody from the others.
+            drop(tokio::time::timeout(LOOK, looking).await);
             Ok(shared.take_dead().into_iter().map(dead).collect())
         })
     }
@@ -269,7 +299,8 @@ impl QueueStore for NatsStore {
     }
 
     async fn info(&self, queue: &NatsQueue) -> Result<QueueInfo> {
-        self.shared.info(queue).await
+        let shared = &self.shared;
+        shared.patiently(|| shared.info(queue)).await
     }
 
     async fn purge(&self, queue: &NatsQueue) -> Result<u64> {

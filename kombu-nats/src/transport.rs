@@ -303,7 +303,7 @@ async fn begin(line: Line, place: Place) -> Result<Arc<Shared>> {
         line.hang_up();
         return Err(error);
     }
-    let left = left::take(&place.name());
+    let mut left = left::take(&place.name());
     let (shared, jobs) = Shared::new(line, place);
     for one in &left {
         // The others that are at them are told by the server itself.
@@ -313,11 +313,24 @@ async fn begin(line: Line, place: Place) -> Result<Arc<Shared>> {
                 .tell(held.ack.clone(), bytes::Bytes::from_static(b"-NAK"));
         }
     }
-    for one in left {
-        shared.remove_session(one.session).await?;
-    }
+    let begun = async {
+        while let Some(one) = left.last() {
+            shared.remove_session(one.session).await?;
+            left.pop();
+        }
+        // Before anything that depends on the server's clock.
+        pulse::beat(&shared, 0).await
+    };
+    let first_beat = match begun.await {
+        Ok(first_beat) => first_beat,
+        Err(error) => {
+            left::put_back(&shared.place.name(), left);
+            shared.line.hang_up();
+            return Err(error);
+        }
+    };
     tokio::spawn(outlet::serve(shared.clone()));
-    tokio::spawn(pulse::serve(shared.clone(), jobs));
+    tokio::spawn(pulse::serve(shared.clone(), jobs, first_beat));
     Ok(shared)
 }
 
