@@ -77,6 +77,8 @@ pub(crate) struct Held {
     since: Instant,
     /// It died in its queue: that may be gone by now.
     pub(crate) death: Option<Death>,
+    /// How often it was to become a dead letter, and there was no room.
+    pub(crate) tries: u32,
 }
 
 impl Holder {
@@ -101,6 +103,7 @@ impl Holder {
             expires: fetched.expires(&self.0.queue),
             since: Instant::now(),
             death,
+            tries: 0,
         };
         let mut all = self.0.held.lock();
         all.insert(id, held);
@@ -152,6 +155,11 @@ impl Holder {
         held.is_ours().then_some(held)
     }
 
+    /// Holds what was held elsewhere.
+    pub(crate) fn take_over(&self, id: u64, held: Held) {
+        self.0.held.lock().insert(id, held);
+    }
+
     pub(crate) fn get(&self, id: u64) -> Option<Held> {
         self.0.held.lock().get(&id).cloned()
     }
@@ -201,14 +209,19 @@ impl Held {
         self.since.elapsed() + MARGIN < ACK_WAIT
     }
 
+    /// The stream that it lies in.
+    pub(crate) fn stream(&self) -> &str {
+        let mut parts = self.ack.split('.');
+        let place = match self.ack.split('.').count() {
+            9 => 2,
+            _ => 4,
+        };
+        parts.nth(place).unwrap_or_default()
+    }
+
     /// The id of the letter that a dead message becomes: made of its place.
     pub(crate) fn letter_id(&self) -> String {
-        let parts: Vec<&str> = self.ack.split('.').collect();
-        let stream = match parts.len() {
-            9 => parts[2],
-            _ => parts.get(4).copied().unwrap_or_default(),
-        };
-        format!("dlx:{stream}:{}", self.position)
+        format!("dlx:{}:{}", self.stream(), self.position)
     }
 }
 

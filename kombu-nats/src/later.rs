@@ -191,7 +191,7 @@ async fn send(
 ) -> Result<()> {
     message::replace_id(&mut headers, &format!("later:{position}"));
     if let Some(left) = queue.time_to_live(message::expiration(Some(&headers))) {
-        shared.agenda.look_in(queue.name(), left);
+        shared.expires_in(&queue, left);
     }
     let parcel = Parcel::new(queue, subject, headers, body);
     push::all(shared, vec![parcel]).await.map(drop)

@@ -247,7 +247,7 @@ fn turn_key(queue: &NatsQueue) -> String {
 /// Forgets all that is known of the consumers of a queue that is gone.
 pub(crate) fn forget(line: &Line, queue: &Name) {
     let bucket = line.layout.sessions();
-    for kind in ["u", "e", "t"] {
+    for kind in ["u", "e", "t", "x"] {
         let purge = json!({ "filter": bucket.subject(&format!("{kind}.{}", encoded(queue))) });
         let subject = format!("STREAM.PURGE.{}", bucket.stream);
         drop(line.api::<serde_json::Value>(&subject, &purge, "a purge"));
@@ -379,6 +379,14 @@ pub(crate) async fn written(line: &Line, sort: &str, key: &str) -> Result<Option
         Err(refused) if refused.is_missing() => Ok(None),
         Err(refused) => Err(refused.during("a look at a key")),
     }
+}
+
+/// Takes note that messages of a queue may expire, which its declaration doesn't say. Nobody waits for it: if it is lost, it is
+/// said again.
+pub(crate) fn mark_expiring(line: &Line, queue: &NatsQueue) {
+    let bucket = line.layout.sessions();
+    let subject = bucket.subject(&format!("x.{}", encoded(queue.name())));
+    drop(line.store(subject.into(), None, "{}".into()));
 }
 
 /// Takes note that a queue is used, which keeps it from expiring.

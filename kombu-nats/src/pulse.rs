@@ -154,6 +154,7 @@ pub(crate) async fn serve(
     // One at a time: each says which was the last.
     let mut beating: FuturesUnordered<Answer<u64>> = FuturesUnordered::new();
     let mut last_beat = first_beat;
+    let mut looked = fastrand::u32(..1 << 16);
     work.push(later::serve(shared.clone()).boxed());
     loop {
         tokio::select! {
@@ -198,6 +199,12 @@ pub(crate) async fn serve(
                         drop(_on_its_way);
                         Ok(())
                     }));
+                }
+                Some(Job::TryAgain { holder, id, death }) => {
+                    let shared = shared.clone();
+                    work.push(Box::pin(
+                        async move { shared.try_again(holder, id, death).await },
+                    ));
                 }
                 Some(Job::Return(queue, returns)) => {
                     let shared = shared.clone();
@@ -260,9 +267,12 @@ pub(crate) async fn serve(
                 }
             }
             _ = looks.tick() => {
+                // Not all sessions look at everything at the same time.
+                looked = looked.wrapping_add(1);
+                let looked = looked;
                 let shared = shared.clone();
                 work.push(Box::pin(async move {
-                    sweep::look_at_all(&shared).await?;
+                    sweep::look_at_all(&shared, looked).await?;
                     sweep::clear_forgotten(&shared).await
                 }));
             }

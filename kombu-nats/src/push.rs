@@ -100,7 +100,7 @@ pub(crate) fn parcel(
         message::set_other_id(&mut headers, &format!("{id}:{}", queue.stream()), envelope);
         subject = shared.line.layout.later_subject(queue.stream()).into();
     } else if let Some(left) = queue.time_to_live(envelope.expiration()) {
-        shared.agenda.look_in(queue.name(), left);
+        shared.expires_in(queue, left);
     }
     Ok(Parcel {
         queue: queue.clone(),

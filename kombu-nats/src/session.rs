@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedRwLockReadGuard, RwLock, broadcast, mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::api::{self, ConsumerInfo};
+use crate::api::{self, ConsumerInfo, Delivered};
 use crate::bell::Bells;
 use crate::clock::Clock;
 use crate::error::{self, code};
@@ -24,6 +24,7 @@ use crate::known::{self, Known, NatsQueue, Written};
 use crate::limits::{self, Sizes};
 use crate::line::{Line, PATIENCE};
 use crate::members;
+use crate::message;
 use crate::names::encoded;
 use crate::outlet::Outlet;
 use crate::pulse::Agenda;
@@ -41,6 +42,13 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(2);
 pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 /// How long the same isn't told again.
 const TOLD: Duration = Duration::from_secs(5);
+
+/// How soon a dead message is tried again that couldn't be moved; twice as late each time.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// How long it is enough to have told the others that messages of a queue expire.
+const MARKED: Duration = Duration::from_secs(60);
 
 /// How often somebody who takes one message looks for what is due.
 const OVERDUE: usize = 50;
@@ -75,6 +83,12 @@ pub(crate) enum Job {
         inlet: Arc<Inlet>,
         _on_its_way: Option<OwnedRwLockReadGuard<()>>,
     },
+    /// A dead message that couldn't be moved is tried again.
+    TryAgain {
+        holder: Holder,
+        id: u64,
+        death: Death,
+    },
     /// Messages go back.
     Return(NatsQueue, Vec<Return>),
     /// Nobody has the session any more.
@@ -103,6 +117,8 @@ pub(crate) struct Shared {
     /// By stream.
     own: Mutex<HashMap<Arc<str>, Holder>>,
     notices: broadcast::Sender<Notice>,
+    /// When others were told last that messages of a stream may expire.
+    marked: Mutex<HashMap<Arc<str>, Instant>>,
     /// Sessions that this one listens for, because they may be dead.
     pub(crate) suspects: Mutex<HashSet<u64>>,
     /// What was told of late, and when.
@@ -160,6 +176,7 @@ impl Shared {
             own: Mutex::default(),
             notices: broadcast::Sender::new(64),
             suspects: Mutex::default(),
+            marked: Mutex::default(),
             told: Mutex::default(),
             rooms: Mutex::default(),
             dead: Mutex::default(),
@@ -368,6 +385,7 @@ impl Shared {
         let deleting = api::delete_stream(&self.line, queue.stream());
         members::forget(&self.line, queue.name());
         self.sizes.forget(queue);
+        self.marked.lock().remove(queue.stream());
         // What is delayed for it is dropped when it is due: a purge would take the consumer's place from what is for others.
         match deleting.await {
             // Where its server is gone, it goes when that comes back.
@@ -711,6 +729,51 @@ impl Shared {
         self.deaths.notify_one();
     }
 
+    /// Has a dead message moved that couldn't be before. What it is made of lies in its stream.
+    pub(crate) async fn try_again(&self, holder: Holder, id: u64, death: Death) -> Result<()> {
+        let died = self.clock.now();
+        let raw = loop {
+            let Some(held) = holder.get(id) else {
+                return Ok(());
+            };
+            let pause = TRY_AGAIN * 2_u32.saturating_pow(held.tries.min(6));
+            tokio::time::sleep(pause.min(LONGEST)).await;
+            match api::message(&self.line, held.stream(), held.position).await {
+                Ok(Ok(raw)) => break raw,
+                Ok(Err(refused)) if refused.is_missing() => {
+                    // It went with its queue.
+                    drop(holder.let_go_for_good(id));
+                    return Ok(());
+                }
+                Err(error) if !error::is_passing(&error) => return Err(error),
+                _ => {}
+            }
+        };
+        let Some(held) = holder.get(id) else {
+            return Ok(());
+        };
+        let own = [message::DUE, message::TO, message::DEATH];
+        let fetched = Fetched {
+            delivered: Delivered {
+                count: 1,
+                position: raw.position,
+                stored: raw.stored,
+            },
+            ack: held.ack,
+            headers: Some(message::without(&message::parse(&raw.headers), &own)),
+            body: raw.payload.into(),
+        };
+        self.dead.lock().push_back(Corpse {
+            holder,
+            id,
+            death,
+            died,
+            fetched,
+        });
+        self.deaths.notify_one();
+        Ok(())
+    }
+
     pub(crate) fn take_dead(&self) -> Vec<Corpse> {
         self.dead.lock().drain(..).collect()
     }
@@ -735,6 +798,25 @@ impl Shared {
             delay,
         };
         self.returns.add(queue, back);
+    }
+
+    /// A message that is on its way into a queue is beyond its time by then. If only the message says so, the others are told
+    /// to look at the queue as well: this session may not be there any more.
+    pub(crate) fn expires_in(&self, queue: &NatsQueue, left: Duration) {
+        self.agenda.look_in(queue.name(), left);
+        if queue.declaration().get_message_ttl().is_some() {
+            return;
+        }
+        let mut marked = self.marked.lock();
+        let now = Instant::now();
+        if marked
+            .get(queue.stream())
+            .is_none_or(|at| *at + MARKED < now)
+        {
+            marked.insert(queue.stream().clone(), now);
+            drop(marked);
+            members::mark_expiring(&self.line, queue);
+        }
     }
 
     /// What goes back may be beyond its time, or beyond the limits of its queue.

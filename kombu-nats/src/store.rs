@@ -3,7 +3,9 @@ use std::time::Duration;
 
 use kombu_core::driver::{BoxFuture, Capabilities, Notices, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
-use kombu_core::virt::{Answer, Applied, Change, Dead, Finish, QueueStore, ReaderOptions, Table};
+use kombu_core::virt::{
+    Answer, Applied, Change, Dead, Death, Finish, QueueStore, ReaderOptions, Table,
+};
 use kombu_core::{Error, ErrorKind, Name, Result};
 
 use crate::clock;
@@ -69,6 +71,27 @@ impl NatsStore {
                 false => Ok(Answer::Done),
             }
         }))
+    }
+
+    /// Keeps a dead message that can't be moved, because the server has no room for its letter, for one: it stays where it is, held
+    /// by the session, and is tried again. If the session ends before, it goes back to its queue.
+    fn keep_dead(&self, holder: &Holder, id: u64, death: Death) -> Result<Answer> {
+        let shared = &self.shared;
+        let Some(mut held) = holder.let_go(id) else {
+            return Err(error::settle_lost());
+        };
+        holder.freed(shared.clock.now());
+        held.tries += 1;
+        held.death = Some(death);
+        let (own, id) = (shared.own_holder(holder.queue()), shared.next());
+        own.take_over(id, held);
+        // Without its task, the session is over.
+        drop(shared.jobs.send(Job::TryAgain {
+            holder: own,
+            id,
+            death,
+        }));
+        Ok(Answer::Done)
     }
 
     /// Moves a message: its letter gets an id that is made of its place, so that it arrives once however often it is moved.
@@ -262,11 +285,8 @@ impl QueueStore for NatsStore {
         {
             return self.move_away(holder, id, targets, version, envelope);
         }
-        if let Finish::LeaveDead { .. } = finish {
-            return Op::ready(Err(Error::new(
-                ErrorKind::Unsupported,
-                "this transport keeps no dead messages for others",
-            )));
+        if let Finish::LeaveDead { death } = finish {
+            return Op::ready(self.keep_dead(holder, id, death));
         }
         match finish {
             Finish::Forget | Finish::Discard { .. } => match holder.let_go_for_good(id) {
