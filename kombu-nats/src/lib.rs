@@ -49,6 +49,7 @@ mod message;
 mod names;
 mod outlet;
 mod pulse;
+mod purge;
 mod push;
 mod reader;
 mod records;

@@ -15,6 +15,7 @@ use crate::known::{self, NatsQueue};
 use crate::limits;
 use crate::members::{self, Member};
 use crate::message;
+use crate::purge;
 use crate::push;
 use crate::reader::NatsReader;
 use crate::session::{Job, SILENCE, Shared, Wanted, to_the_end};
@@ -324,12 +325,8 @@ impl QueueStore for NatsStore {
     }
 
     async fn purge(&self, queue: &NatsQueue) -> Result<u64> {
-        let mut count = 0;
-        while let Some(fetched) = self.shared.take_one(queue).await? {
-            self.shared.line.tell(fetched.ack.clone(), ACK);
-            count += 1;
-        }
-        Ok(count)
+        let shared = &self.shared;
+        purge::purge(shared, queue).await
     }
 
     fn notices(&self) -> Notices {
