@@ -7,8 +7,9 @@ use std::time::Duration;
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use futures_util::future::join_all;
+use kombu_core::driver::Destination;
 use kombu_core::virt::{Change, Table};
-use kombu_core::{Name, Queue, Result};
+use kombu_core::{Exchange, Name, Queue, Result};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -101,6 +102,10 @@ pub(crate) struct Known {
     queues: HashMap<Name, NatsQueue>,
     /// Those that were deleted.
     gone: HashSet<Name>,
+    /// The versions in which exchanges were changed last, as far as their own bindings are concerned.
+    touched: HashMap<Name, u64>,
+    /// The same for all that a message reaches which is published to one, as far as it was asked for.
+    reached: HashMap<Name, u64>,
     layout: Layout,
 }
 
@@ -112,6 +117,8 @@ impl Known {
             ids: HashMap::new(),
             queues: HashMap::new(),
             gone: HashSet::new(),
+            touched: HashMap::new(),
+            reached: HashMap::new(),
             layout,
         }
     }
@@ -165,9 +172,56 @@ impl Known {
             }
             _ => {}
         }
+        for exchange in record.touches(&self.table) {
+            self.touched.insert(exchange, position + 1);
+        }
+        self.reached.clear();
         record.apply(&mut self.table)?;
         self.set_revision(position);
         Ok(())
+    }
+
+    /// Whether a route of an earlier version is the same now: others declare what it has nothing to do with.
+    pub(crate) fn still_holds(
+        &mut self,
+        version: u64,
+        exchange: &Name,
+        targets: &[NatsQueue],
+    ) -> bool {
+        if version == self.table.version() {
+            return true;
+        }
+        if targets.is_empty() || !targets.iter().all(|queue| self.has(queue)) {
+            return false;
+        }
+        exchange.is_empty() || self.changed(exchange) <= version
+    }
+
+    /// The version in which the way of what is published to an exchange was changed last.
+    fn changed(&mut self, exchange: &Name) -> u64 {
+        if let Some(changed) = self.reached.get(exchange) {
+            return *changed;
+        }
+        let mut changed = 0;
+        let mut seen = HashSet::from([exchange.clone()]);
+        let mut next = vec![exchange.clone()];
+        while let Some(name) = next.pop() {
+            changed = changed.max(self.touched.get(&name).copied().unwrap_or(0));
+            let alternate = self.table.exchange(&name);
+            let alternate = alternate.and_then(Exchange::get_alternate_exchange);
+            let bindings = self.table.bindings_from(&name);
+            let behind = bindings.filter_map(|record| match &record.destination {
+                Destination::Exchange(behind) => Some(behind),
+                Destination::Queue(_) => None,
+            });
+            for name in alternate.into_iter().chain(behind) {
+                if seen.insert(name.clone()) {
+                    next.push(name.clone());
+                }
+            }
+        }
+        self.reached.insert(exchange.clone(), changed);
+        changed
     }
 
     fn set_revision(&mut self, revision: u64) {
@@ -195,15 +249,19 @@ pub(crate) async fn revision(line: &Line) -> Result<u64> {
     }
 }
 
-/// Reads what was written behind what is known.
+/// Reads what was written behind what is known, as far as a revision that is known to be there, or the newest.
 pub(crate) async fn catch_up(
     line: &Line,
     known: &parking_lot::Mutex<Known>,
     turn: &tokio::sync::Mutex<()>,
+    newest: Option<u64>,
 ) -> Result<Table> {
     // Two that read at once would take in the same.
     let _turn = turn.lock().await;
-    let newest = revision(line).await?;
+    let newest = match newest {
+        Some(newest) => newest,
+        None => revision(line).await?,
+    };
     let from = known.lock().revision + 1;
     let bucket = line.layout.topology();
     let records = match newest.saturating_sub(from) {

@@ -133,6 +133,31 @@ impl Record {
         )
     }
 
+    /// The exchanges whose routes it may change, in a table that doesn't have it yet.
+    pub(crate) fn touches(&self, table: &Table) -> Vec<Name> {
+        let sources = |destination| {
+            let bindings = table.bindings_to(&destination);
+            bindings.map(|record| record.source.clone()).collect()
+        };
+        match self {
+            Record::Layout(_) => Vec::new(),
+            Record::Exchange(exchange) => {
+                let mut touched: Vec<Name> =
+                    sources(Destination::Exchange(exchange.name().clone()));
+                touched.push(exchange.name().clone());
+                touched
+            }
+            Record::NoExchange(name) => {
+                let mut touched: Vec<Name> = sources(Destination::Exchange(name.clone()));
+                touched.push(name.clone());
+                touched
+            }
+            Record::Queue(record) => sources(Destination::Queue(record.queue.name().clone())),
+            Record::NoQueue(name) => sources(Destination::Queue(name.clone())),
+            Record::Binding(text) | Record::NoBinding(text) => vec![text.source.clone()],
+        }
+    }
+
     pub(crate) fn text(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(self).map_err(|problem| {
             Error::new(ErrorKind::Protocol, "a declaration can't be written").with_source(problem)

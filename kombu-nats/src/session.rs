@@ -251,11 +251,31 @@ impl Shared {
 
     /// Reads the declarations that are new.
     pub(crate) async fn catch_up(self: &Arc<Self>) -> Result<Table> {
+        self.catch_up_to(None).await
+    }
+
+    /// The same as far as this revision, if it is given.
+    pub(crate) async fn catch_up_to(self: &Arc<Self>, newest: Option<u64>) -> Result<Table> {
         let shared = self.clone();
-        to_the_end(
-            async move { known::catch_up(&shared.line, &shared.known, &shared.reading).await },
-        )
+        to_the_end(async move {
+            known::catch_up(&shared.line, &shared.known, &shared.reading, newest).await
+        })
         .await
+    }
+
+    /// Whether a route is the one that counts now.
+    pub(crate) async fn is_route_current(
+        self: &Arc<Self>,
+        version: u64,
+        exchange: &Name,
+        targets: &[NatsQueue],
+    ) -> Result<bool> {
+        let newest = known::revision(&self.line).await?;
+        if newest + 1 != self.known.lock().table().version() {
+            self.catch_up_to(Some(newest)).await?;
+        }
+        let mut known = self.known.lock();
+        Ok(known.still_holds(version, exchange, targets))
     }
 
     pub(crate) async fn is_current(&self, version: u64) -> Result<bool> {

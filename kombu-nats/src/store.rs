@@ -110,12 +110,14 @@ impl NatsStore {
         let shared = self.shared.clone();
         let (holder, targets, envelope) = (holder.clone(), targets.to_vec(), envelope.clone());
         Op::start(async move {
-            if !envelope.exchange().is_empty() && !shared.is_current(version).await? {
+            let exchange = envelope.exchange();
+            if !exchange.is_empty() && !shared.is_route_current(version, exchange, &targets).await?
+            {
                 return Ok(Answer::Stale);
             }
             {
-                let known = shared.known.lock();
-                if known.table().version() != version {
+                let mut known = shared.known.lock();
+                if !known.still_holds(version, exchange, &targets) {
                     return Ok(Answer::Stale);
                 }
                 if held.death.is_none() && !known.has(holder.queue()) {
@@ -201,7 +203,13 @@ impl QueueStore for NatsStore {
     }
 
     fn push(&self, targets: &[NatsQueue], version: u64, envelope: &Envelope) -> Op<Result<Answer>> {
-        if self.shared.known.lock().table().version() != version {
+        let exchange = envelope.exchange();
+        if !self
+            .shared
+            .known
+            .lock()
+            .still_holds(version, exchange, targets)
+        {
             return Op::ready(Ok(Answer::Stale));
         }
         Op::Pending(

@@ -438,3 +438,40 @@ async fn what_was_deleted_does_not_come_again() {
     connection.declare_queue(&Queue::new("jobs")).await.unwrap();
     assert_eq!(connection.queue_info("jobs").await.unwrap().ready, 0);
 }
+
+/// What they declare is none of its business.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_publish_gets_through_though_others_go_on_declaring() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    let news = Exchange::topic("news");
+    let jobs = Queue::new("jobs").bind(&news, "#");
+    connection.declare_queue(&jobs).await.unwrap();
+    let producer = connection.producer(&news).await.unwrap();
+    let proxy = Proxy::start(nats.address()).await.unwrap();
+    // Whoever had to route anew would never be in time.
+    let slow = connect(&format!("nats://{}", proxy.address())).await;
+    let late = slow.producer(&news).await.unwrap();
+    late.publish_text("0").await.unwrap();
+    proxy.delay(Direction::ToClient, Duration::from_millis(50));
+    let other = connect(&nats.url()).await;
+    let declaring = tokio::spawn(async move {
+        other.declare_exchange(&Exchange::direct("other")).await?;
+        other.declare_queue(&Queue::new("others")).await?;
+        for number in 0_u64.. {
+            let binding = Binding::new(Exchange::direct("other"), (number % 2).to_string());
+            other.bind_queue("others", &binding).await?;
+            other.unbind_queue("others", &binding).await?;
+        }
+        kombu::Result::Ok(())
+    });
+    for number in 1..=3 {
+        let publish = late.publish_text(number.to_string());
+        let published = tokio::time::timeout(Duration::from_secs(2), publish).await;
+        assert!(published.expect("it gets through").unwrap().routed);
+    }
+    declaring.abort();
+    producer.publish_text("4").await.unwrap();
+    assert_eq!(connection.purge("jobs").await.unwrap(), 5);
+}
