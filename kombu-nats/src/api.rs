@@ -224,6 +224,11 @@ pub(crate) struct StreamInfo {
 #[derive(Deserialize)]
 pub(crate) struct StreamState {
     #[serde(default)]
+    pub(crate) messages: u64,
+    /// With headers, and what the stream needs itself.
+    #[serde(default)]
+    pub(crate) bytes: u64,
+    #[serde(default)]
     pub(crate) first_seq: u64,
     #[serde(default)]
     pub(crate) last_seq: u64,

@@ -2,10 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::time::Duration;
 
-use kombu::{Connection, ErrorKind, Exchange, Producer, Queue};
+use kombu::{Connection, ErrorKind, Exchange, Overflow, Producer, Queue};
 use kombu_testkit::brokers::Nats;
+use kombu_testkit::proxy::Proxy;
+use kombu_tests::NatsLine;
+use url::Url;
 
 /// Longer than what is due takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -80,4 +85,54 @@ async fn what_expires_dies_though_its_publisher_is_gone() {
     publish.await.unwrap();
     other.close().await.unwrap();
     assert_eq!(dead_letter(&connection).await, "late");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_full_queue_drops_nothing_for_what_another_program_holds() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    let queue = Queue::new("jobs").max_length(5);
+    connection.declare_queue(&queue).await.unwrap();
+    let jobs = producer(&connection, "jobs").await;
+    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
+    let names = line.request("$JS.API.STREAM.NAMES", r#"{"subject":"kombu.q.jobs.*"}"#);
+    let stream = names["streams"][0].as_str().unwrap().to_owned();
+    for _ in 0..5 {
+        jobs.publish_text("held").await.unwrap();
+        line.request(&format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.c0"), "1");
+    }
+    for _ in 0..5 {
+        jobs.publish_text("ready").await.unwrap();
+    }
+    let info = line.request(&format!("$JS.API.STREAM.INFO.{stream}"), "");
+    assert_eq!(info["state"]["messages"], 10);
+}
+
+/// Nobody reads a gigabyte to count it.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_limit_in_bytes_costs_little_however_much_there_is() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    let jobs = Queue::new("jobs").max_length_bytes(10_000_000);
+    let jobs = jobs.overflow(Overflow::RejectPublish);
+    connection.declare_queue(&jobs).await.unwrap();
+    let other = TcpStream::connect(nats.address()).unwrap();
+    let mut other = std::io::BufWriter::new(other);
+    other.write_all(b"CONNECT {\"verbose\":false}\r\n").unwrap();
+    for _ in 0..1_500 {
+        other.write_all(b"PUB kombu.q.jobs.0 7000\r\n").unwrap();
+        other.write_all(&[b'x'; 7000]).unwrap();
+        other.write_all(b"\r\n").unwrap();
+    }
+    other.flush().unwrap();
+    while connection.queue_info("jobs").await.unwrap().ready < 1_500 {}
+    let proxy = Proxy::start(nats.address()).await.unwrap();
+    let late = connect(&format!("nats://{}", proxy.address())).await;
+    let before = proxy.counts().to_client;
+    let error = producer(&late, "jobs").await.publish_text("more").await;
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Nacked);
+    let cost = proxy.counts().to_client - before;
+    assert!(cost < 1_000_000, "{cost}");
 }
