@@ -154,7 +154,6 @@ pub(crate) async fn serve(
     // One at a time: each says which was the last.
     let mut beating: FuturesUnordered<Answer<u64>> = FuturesUnordered::new();
     let mut last_beat = first_beat;
-    let mut looked = fastrand::u32(..1 << 16);
     work.push(later::serve(shared.clone()).boxed());
     loop {
         tokio::select! {
@@ -267,12 +266,9 @@ pub(crate) async fn serve(
                 }
             }
             _ = looks.tick() => {
-                // Not all sessions look at everything at the same time.
-                looked = looked.wrapping_add(1);
-                let looked = looked;
                 let shared = shared.clone();
                 work.push(Box::pin(async move {
-                    sweep::look_at_all(&shared, looked).await?;
+                    sweep::look_at_all(&shared).await?;
                     sweep::clear_forgotten(&shared).await
                 }));
             }

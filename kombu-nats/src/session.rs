@@ -700,6 +700,8 @@ impl Shared {
         let Some(expires) = fetched.expires(queue) else {
             return Some(fetched);
         };
+        // Another program may have published it.
+        self.mark_expiring(queue);
         // What came while somebody waited for it was as good as delivered.
         let looked = match fetched.delivered.count {
             1 => pulled,
@@ -824,6 +826,10 @@ impl Shared {
     /// to look at the queue as well: this session may not be there any more.
     pub(crate) fn expires_in(&self, queue: &NatsQueue, left: Duration) {
         self.agenda.look_in(queue.name(), left);
+        self.mark_expiring(queue);
+    }
+
+    fn mark_expiring(&self, queue: &NatsQueue) {
         if queue.declaration().get_message_ttl().is_some() {
             return;
         }

@@ -22,8 +22,6 @@ use crate::session::Shared;
 const BEHIND: Duration = Duration::from_millis(200);
 /// How soon one is looked at again that couldn't be.
 const AGAIN: Duration = Duration::from_secs(30);
-/// One look of so many is at all queues.
-const OTHERS: u32 = 6;
 /// How many are looked at together.
 const AT_ONCE: usize = 16;
 
@@ -51,19 +49,17 @@ pub(crate) async fn look_at_due(shared: &Arc<Shared>) {
         .await;
 }
 
-/// Looks at all queues where something may be over: their declarations say so, or whoever published to them; and now and then
-/// at all the others, to which another program may have published what expires.
-pub(crate) async fn look_at_all(shared: &Arc<Shared>, times: u32) -> Result<()> {
+/// Looks at all queues where something may be over: their declarations say so, or whoever published to them, or has
+/// seen what others did.
+pub(crate) async fn look_at_all(shared: &Arc<Shared>) -> Result<()> {
     shared.catch_up().await?;
     let marked = members::keys(&shared.line, "x").await?;
     let marked: HashSet<String> = marked.into_iter().collect();
-    let with_others = times.is_multiple_of(OTHERS);
     let queues: Vec<Name> = {
         let known = shared.known.lock();
         let all = known.queues().map(NatsQueue::declaration);
         all.filter(|queue| {
-            with_others
-                || queue.get_message_ttl().is_some()
+            queue.get_message_ttl().is_some()
                 || queue.get_expires().is_some()
                 || marked.contains(&encoded(queue.name()))
         })
