@@ -294,6 +294,7 @@ mod tests {
             Record::Queue(QueueRecord {
                 queue: Queue::new("jobs"),
                 owner: None,
+                adopted: false,
                 id: id.to_owned(),
             })
         };

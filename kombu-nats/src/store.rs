@@ -315,7 +315,10 @@ impl QueueStore for NatsStore {
         let shared = self.shared.clone();
         Op::start(async move {
             let looking = shared.clone();
-            let looking = to_the_end(async move { Ok(sweep::look_at_due(&looking).await) });
+            let looking = to_the_end(async move {
+                sweep::look_at_due(&looking).await;
+                Ok(())
+            });
             // A queue whose server is gone keeps nobody from the others.
             drop(tokio::time::timeout(LOOK, looking).await);
             Ok(shared.take_dead().into_iter().map(dead).collect())
