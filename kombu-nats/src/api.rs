@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use async_nats::Subject;
+use async_nats::{StatusCode, Subject};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use kombu_core::Result;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::error::{ApiError, code};
+use crate::error::{self, ApiError, code};
 use crate::known::NatsQueue;
-use crate::line::{Answer, Line};
+use crate::line::{Answer, Line, PATIENCE};
 use crate::transport::Place;
 
 type Asked<T> = std::result::Result<T, ApiError>;
@@ -19,7 +19,7 @@ type Asked<T> = std::result::Result<T, ApiError>;
 /// How long the holder of a message may be silent.
 pub(crate) const ACK_WAIT: Duration = Duration::from_secs(30);
 /// How long a stream remembers which publishes it has.
-const DUPLICATE_WINDOW: Duration = Duration::from_secs(15);
+pub(crate) const DUPLICATE_WINDOW: Duration = Duration::from_secs(15);
 
 /// A message as it lies in a stream.
 #[derive(Debug)]
@@ -103,7 +103,7 @@ struct Created {
     num_pending: u64,
 }
 
-/// All messages from a position on, in order.
+/// All messages from a position on, in order; or an error, and never only some of them.
 pub(crate) async fn messages_from(line: &Line, stream: &str, position: u64) -> Result<Vec<Raw>> {
     let config = json!({
         "stream_name": stream,
@@ -133,12 +133,18 @@ pub(crate) async fn messages_from(line: &Line, stream: &str, position: u64) -> R
         line.tell_with_reply(pull.clone(), inbox.clone(), request.into());
         let mut came = 0;
         while came < batch {
-            let next = tokio::time::timeout(Duration::from_secs(5), messages.next()).await;
-            let Ok(Some(message)) = next else {
+            let next = match tokio::time::timeout(PATIENCE, messages.next()).await {
+                Ok(next) => next,
+                Err(_) => return Err(error::silence("a look at all declarations")),
+            };
+            let Some(message) = next else {
                 return Err(line.loss());
             };
-            if message.status.is_some() {
-                break;
+            match message.status {
+                None => {}
+                // Those that were replaced meanwhile don't come.
+                Some(StatusCode::NOT_FOUND) => break,
+                Some(_) => return Err(error::nobody("a look at all declarations")),
             }
             came += 1;
             let reply = message.reply.as_deref().unwrap_or_default();
@@ -236,6 +242,11 @@ pub(crate) struct StreamInfo {
 #[derive(Deserialize)]
 pub(crate) struct StreamState {
     #[serde(default)]
+    pub(crate) messages: u64,
+    /// With headers, and what the stream needs itself.
+    #[serde(default)]
+    pub(crate) bytes: u64,
+    #[serde(default)]
     pub(crate) first_seq: u64,
     #[serde(default)]
     pub(crate) last_seq: u64,
@@ -291,21 +302,35 @@ pub(crate) async fn create_shared(line: &Line, place: &Place) -> Result<()> {
             "retention": "limits",
             "duplicate_window": nanoseconds(DUPLICATE_WINDOW),
         });
-        create_stream(line, &config)
-            .await?
-            .map_err(|refused| refused.during("a bucket"))?;
+        ensure_stream(line, &config).await?;
     }
     let later = line.layout.later();
     let subjects = line.layout.later_subject("*");
-    create_stream(
+    ensure_stream(
         line,
         &work_queue(&later, &subjects, "file", place.replicas, None),
     )
-    .await?
-    .map_err(|refused| refused.during("the stream of what is delayed"))?;
+    .await?;
+    if let Ok(_there) = consumer_info(line, &later, 0).await? {
+        return Ok(());
+    }
     create_consumer(line, &later, 0, "")
         .await?
         .map_err(|refused| refused.during("the consumer of what is delayed"))
+}
+
+/// Makes a stream that is mostly there. One that is asked for again is made by whoever leads it, who may be missing; those who
+/// are asked for it answer.
+async fn ensure_stream(line: &Line, config: &Value) -> Result<()> {
+    let name = config["name"].as_str().unwrap_or_default();
+    match stream_info(line, name, None).await? {
+        Ok(_) => return Ok(()),
+        Err(refused) if refused.is_missing() => {}
+        Err(refused) => return Err(refused.during("a look at a stream")),
+    }
+    create_stream(line, config)
+        .await?
+        .map_err(|refused| refused.during("a stream"))
 }
 
 fn work_queue(

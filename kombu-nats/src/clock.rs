@@ -1,36 +1,57 @@
 //! The server's clock, as far as it can be known from here.
+//!
+//! Ours may be wrong, and set while we run. So it is looked at once, and only for what the first word of the server's leaves
+//! open; from there on, time is what has passed here.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-/// What the server's clock is ahead of ours, in ns.
-#[derive(Debug, Default)]
-pub(crate) struct Clock(AtomicI64);
+/// The server's clock.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    /// The time from which it counts, and our own then, in ns since 1970.
+    start: (Instant, u64),
+    /// What the server's is ahead, in ns.
+    ahead: AtomicI64,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Clock {
+            start: (
+                Instant::now(),
+                since.map_or(0, |since| since.as_nanos() as u64),
+            ),
+            ahead: AtomicI64::new(0),
+        }
+    }
+}
 
 impl Clock {
     /// The server's time, in ns since 1970.
     pub(crate) fn now(&self) -> u64 {
-        own().saturating_add_signed(self.0.load(Ordering::Relaxed))
+        self.at(Instant::now())
     }
 
-    /// The server stored something at `stored`, which was asked for at `asked` and answered now, both by our clock.
-    pub(crate) fn set(&self, stored: u64, asked: u64) {
-        let (now, stored) = (own() as i64, stored as i64);
-        let asked = asked as i64;
-        // As long as it may have happened at any time in between, the clocks may be the same.
-        let ahead = match stored {
-            _ if stored > now => stored - now,
-            _ if stored < asked => stored - asked,
-            _ => 0,
+    fn at(&self, at: Instant) -> u64 {
+        let (start, own) = self.start;
+        let passed = at.saturating_duration_since(start).as_nanos() as u64;
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        own.saturating_add(passed).saturating_add_signed(ahead)
+    }
+
+    /// The server stored something at `stored`, by its clock, which was asked for at `asked` and was answered at `answered`.
+    pub(crate) fn set(&self, stored: u64, asked: Instant, answered: Instant) {
+        // As long as it may have happened at any time in between, what is known is right.
+        let (asked, answered) = (self.at(asked), self.at(answered));
+        let error = match stored {
+            _ if stored > answered => (stored - answered) as i64,
+            _ if stored < asked => -((asked - stored) as i64),
+            _ => return,
         };
-        self.0.store(ahead, Ordering::Relaxed);
+        self.ahead.fetch_add(error, Ordering::Relaxed);
     }
-}
-
-/// Our own time, in ns since 1970.
-pub(crate) fn own() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_nanos() as u64)
 }
 
 pub(crate) fn time(nanoseconds: u64) -> SystemTime {
@@ -67,6 +88,23 @@ fn parsed(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_clock_is_the_servers_and_stays_where_nothing_contradicts_it() {
+        let clock = Clock::default();
+        let asked = Instant::now();
+        let answered = asked + Duration::from_millis(10);
+        let own = clock.at(asked);
+        for (stored, expected) in [
+            // Behind, ahead, and anywhere in between.
+            (own - 7_000_000_000, own - 7_000_000_000),
+            (own + 60_000_000_000, own + 59_990_000_000),
+            (own + 59_995_000_000, own + 59_990_000_000),
+        ] {
+            clock.set(stored, asked, answered);
+            assert_eq!(clock.at(asked), expected);
+        }
+    }
 
     #[test]
     fn the_servers_times_are_read() {

@@ -9,8 +9,11 @@ use serde::Deserialize;
 
 /// The errors of JetStream that are told apart.
 pub(crate) mod code {
+    pub(crate) const ACCOUNT_IS_FULL: u64 = 10002;
     pub(crate) const CONSUMER_NOT_FOUND: u64 = 10014;
+    pub(crate) const MEMORY_IS_FULL: u64 = 10028;
     pub(crate) const NO_MESSAGE: u64 = 10037;
+    pub(crate) const STORAGE_IS_FULL: u64 = 10047;
     pub(crate) const STREAM_NOT_MADE: u64 = 10049;
     pub(crate) const STREAM_IN_USE: u64 = 10058;
     pub(crate) const STREAM_NOT_FOUND: u64 = 10059;
@@ -43,13 +46,16 @@ impl ApiError {
     pub(crate) fn during(&self, what: &str) -> Error {
         let kind = match self.err_code {
             // The stream's limits, or the account's.
-            code::STORE_FAILED => ErrorKind::Backpressure,
+            code::STORE_FAILED
+            | code::ACCOUNT_IS_FULL
+            | code::STORAGE_IS_FULL
+            | code::MEMORY_IS_FULL => ErrorKind::Backpressure,
             // Its disk, for one; or somebody deletes the last stream of the account at this moment.
-            code::STREAM_NOT_MADE => ErrorKind::ConnectionLost,
+            code::STREAM_NOT_MADE => ErrorKind::Unavailable,
             _ => match self.code {
                 401 | 403 => ErrorKind::AccessRefused,
-                404 => ErrorKind::ConnectionLost,
-                503 => ErrorKind::ConnectionLost,
+                // There is no leader, for one.
+                404 | 503 => ErrorKind::Unavailable,
                 _ => ErrorKind::Protocol,
             },
         };
@@ -92,16 +98,8 @@ pub(crate) fn classify_request(error: RequestError, what: &str) -> Error {
                 "{what} is larger, headers included, than the `max_payload` of the NATS server; send less, or raise it"
             ),
         ),
-        RequestErrorKind::NoResponders => Error::new(
-            ErrorKind::ConnectionLost,
-            format!(
-                "nobody answers {what}: JetStream isn't enabled on this NATS server, or not available now"
-            ),
-        ),
-        RequestErrorKind::TimedOut => Error::new(
-            ErrorKind::ConnectionLost,
-            format!("NATS doesn't answer {what}"),
-        ),
+        RequestErrorKind::NoResponders => nobody(what),
+        RequestErrorKind::TimedOut => silence(what),
         _ => {
             let reason = error.source().map(ToString::to_string).unwrap_or_default();
             Error::new(
@@ -110,6 +108,29 @@ pub(crate) fn classify_request(error: RequestError, what: &str) -> Error {
             )
         }
     }
+}
+
+/// Nobody is there to answer, on a line that is well.
+pub(crate) fn nobody(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        format!(
+            "nobody answers {what}: JetStream isn't enabled on this NATS server, or not available now"
+        ),
+    )
+}
+
+/// Nothing was answered, on a line that is well.
+pub(crate) fn silence(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("NATS doesn't answer {what}: the server that has to may be gone"),
+    )
+}
+
+/// Whether the same may be answered in a moment, on this session.
+pub(crate) fn is_passing(error: &Error) -> bool {
+    error.kind() == ErrorKind::Unavailable
 }
 
 pub(crate) fn unexpected(what: &str) -> Error {

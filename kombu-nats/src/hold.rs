@@ -84,9 +84,11 @@ pub(crate) struct Held {
     /// When its time is over, by the server's clock.
     pub(crate) expires: Option<u64>,
     /// When the server last heard of it.
-    since: Instant,
+    pub(crate) since: Instant,
     /// It died in its queue: that may be gone by now.
     pub(crate) death: Option<Death>,
+    /// How often it was to become a dead letter, and there was no room.
+    pub(crate) tries: u32,
 }
 
 impl Holder {
@@ -111,6 +113,7 @@ impl Holder {
             expires: fetched.expires(&self.0.queue),
             since: fetched.since,
             death,
+            tries: 0,
         };
         let mut all = self.0.held.lock();
         all.insert(id, held);
@@ -160,6 +163,11 @@ impl Holder {
         // Under the same lock: whoever counts sees one of the two.
         *self.0.last.lock() = Some(held.ack.clone());
         held.is_ours().then_some(held)
+    }
+
+    /// Holds what was held elsewhere.
+    pub(crate) fn take_over(&self, id: u64, held: Held) {
+        self.0.held.lock().insert(id, held);
     }
 
     pub(crate) fn get(&self, id: u64) -> Option<Held> {
@@ -232,6 +240,7 @@ impl Held {
             expires: None,
             since,
             death: None,
+            tries: 0,
         }
     }
 
@@ -241,12 +250,13 @@ impl Held {
     }
 
     /// The stream that it lies in.
-    fn stream(&self) -> &str {
-        let skipped = match self.ack.split('.').count() {
+    pub(crate) fn stream(&self) -> &str {
+        let mut parts = self.ack.split('.');
+        let place = match self.ack.split('.').count() {
             9 => 2,
             _ => 4,
         };
-        self.ack.split('.').nth(skipped).unwrap_or_default()
+        parts.nth(place).unwrap_or_default()
     }
 
     /// The id of the letter that a dead message becomes: made of its place.

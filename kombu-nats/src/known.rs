@@ -1,20 +1,21 @@
 //! What a session knows of the declarations, and how it learns of others'.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use futures_util::future::join_all;
+use kombu_core::driver::Destination;
 use kombu_core::virt::{Change, Table};
-use kombu_core::{Name, Queue, Result};
+use kombu_core::{Exchange, Name, Queue, Result};
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::api::{self, Raw};
 use crate::error::{self, code};
-use crate::line::{Answer, Line, Stored};
+use crate::line::{Line, Stored};
 use crate::message;
 use crate::names::{self, Layout};
 use crate::news::News;
@@ -31,17 +32,19 @@ pub(crate) struct NatsQueue(Arc<Place>);
 struct Place {
     declaration: Arc<Queue>,
     stream: Arc<str>,
+    is_adopted: bool,
     /// By level.
     subjects: Vec<Subject>,
     news: News,
 }
 
 impl NatsQueue {
-    fn new(layout: &Layout, declaration: Arc<Queue>, id: &str) -> Self {
+    fn new(layout: &Layout, declaration: Arc<Queue>, record: &QueueRecord) -> Self {
         let name = declaration.name();
         let levels = declaration.get_max_priority().unwrap_or(0);
         NatsQueue(Arc::new(Place {
-            stream: layout.stream(name, id).into(),
+            stream: layout.stream(name, &record.id).into(),
+            is_adopted: record.adopted,
             subjects: (0..=levels)
                 .map(|level| layout.subject(name, &level.to_string()).into())
                 .collect(),
@@ -65,6 +68,11 @@ impl NatsQueue {
 
     pub(crate) fn stream(&self) -> &Arc<str> {
         &self.0.stream
+    }
+
+    /// Whether its stream was there before its record.
+    pub(crate) fn is_adopted(&self) -> bool {
+        self.0.is_adopted
     }
 
     /// How many priorities are told apart.
@@ -100,6 +108,12 @@ pub(crate) struct Known {
     revision: u64,
     ids: HashMap<Name, QueueRecord>,
     queues: HashMap<Name, NatsQueue>,
+    /// Those that were deleted.
+    gone: HashSet<Name>,
+    /// The versions in which exchanges were changed last, as far as their own bindings are concerned.
+    touched: HashMap<Name, u64>,
+    /// The same for all that a message reaches which is published to one, as far as it was asked for.
+    reached: HashMap<Name, u64>,
     layout: Layout,
 }
 
@@ -110,6 +124,9 @@ impl Known {
             revision: 0,
             ids: HashMap::new(),
             queues: HashMap::new(),
+            gone: HashSet::new(),
+            touched: HashMap::new(),
+            reached: HashMap::new(),
             layout,
         }
     }
@@ -133,6 +150,11 @@ impl Known {
         self.queues.values()
     }
 
+    /// Whether there is a record of this name: of a queue, or that it was deleted.
+    fn was_there(&self, name: &Name) -> bool {
+        self.queues.contains_key(name) || self.gone.contains(name)
+    }
+
     /// Whether the queue is there, as it was when it was looked up.
     pub(crate) fn has(&self, queue: &NatsQueue) -> bool {
         self.queues
@@ -146,19 +168,68 @@ impl Known {
             Record::Queue(record) => {
                 let name = record.queue.name().clone();
                 let declaration = Arc::new(record.queue.clone());
-                let queue = NatsQueue::new(&self.layout, declaration, &record.id);
+                let queue = NatsQueue::new(&self.layout, declaration, record);
+                self.gone.remove(&name);
                 self.queues.insert(name.clone(), queue);
                 self.ids.insert(name, record.clone());
             }
             Record::NoQueue(name) => {
                 self.queues.remove(name);
                 self.ids.remove(name);
+                self.gone.insert(name.clone());
             }
             _ => {}
         }
+        for exchange in record.touches(&self.table) {
+            self.touched.insert(exchange, position + 1);
+        }
+        self.reached.clear();
         record.apply(&mut self.table)?;
         self.set_revision(position);
         Ok(())
+    }
+
+    /// Whether a route of an earlier version is the same now: others declare what it has nothing to do with.
+    pub(crate) fn still_holds(
+        &mut self,
+        version: u64,
+        exchange: &Name,
+        targets: &[NatsQueue],
+    ) -> bool {
+        if version == self.table.version() {
+            return true;
+        }
+        if targets.is_empty() || !targets.iter().all(|queue| self.has(queue)) {
+            return false;
+        }
+        exchange.is_empty() || self.changed(exchange) <= version
+    }
+
+    /// The version in which the way of what is published to an exchange was changed last.
+    fn changed(&mut self, exchange: &Name) -> u64 {
+        if let Some(changed) = self.reached.get(exchange) {
+            return *changed;
+        }
+        let mut changed = 0;
+        let mut seen = HashSet::from([exchange.clone()]);
+        let mut next = vec![exchange.clone()];
+        while let Some(name) = next.pop() {
+            changed = changed.max(self.touched.get(&name).copied().unwrap_or(0));
+            let alternate = self.table.exchange(&name);
+            let alternate = alternate.and_then(Exchange::get_alternate_exchange);
+            let bindings = self.table.bindings_from(&name);
+            let behind = bindings.filter_map(|record| match &record.destination {
+                Destination::Exchange(behind) => Some(behind),
+                Destination::Queue(_) => None,
+            });
+            for name in alternate.into_iter().chain(behind) {
+                if seen.insert(name.clone()) {
+                    next.push(name.clone());
+                }
+            }
+        }
+        self.reached.insert(exchange.clone(), changed);
+        changed
     }
 
     fn set_revision(&mut self, revision: u64) {
@@ -170,30 +241,35 @@ impl Known {
 /// What came of writing changes.
 pub(crate) enum Written {
     Done,
+    /// Somebody else wrote between them: the first ones are made, the others aren't.
+    Partly,
     Stale,
 }
 
-/// Asks for the position of the last record, as it is when the server is asked.
-pub(crate) fn revision(line: &Line) -> Answer<u64> {
+/// Asks for the position of the last record, as it is when the server is asked. Without any, the session is lost: the next
+/// one declares again what this one had.
+pub(crate) async fn revision(line: &Line) -> Result<u64> {
     let bucket = line.layout.topology();
-    let asking = api::last_message(line, &bucket.stream, ">");
-    Box::pin(async move {
-        match asking.await? {
-            Ok(raw) => Ok(raw.position),
-            Err(refused) => Err(refused.during("the declarations, which are gone")),
-        }
-    })
+    match api::last_message(line, &bucket.stream, ">").await? {
+        Ok(raw) => Ok(raw.position),
+        Err(refused) if refused.is_missing() => Err(line.lose_data()),
+        Err(refused) => Err(refused.during("the declarations")),
+    }
 }
 
-/// Reads what was written behind what is known.
+/// Reads what was written behind what is known, as far as a revision that is known to be there, or the newest.
 pub(crate) async fn catch_up(
     line: &Line,
     known: &parking_lot::Mutex<Known>,
     turn: &tokio::sync::Mutex<()>,
+    newest: Option<u64>,
 ) -> Result<Table> {
     // Two that read at once would take in the same.
     let _turn = turn.lock().await;
-    let newest = revision(line).await?;
+    let newest = match newest {
+        Some(newest) => newest,
+        None => revision(line).await?,
+    };
     let from = known.lock().revision + 1;
     let bucket = line.layout.topology();
     let records = match newest.saturating_sub(from) {
@@ -239,8 +315,12 @@ pub(crate) async fn write(
     let base = known.lock().revision;
     let mut records = Vec::with_capacity(changes.len());
     let mut storing = Vec::with_capacity(changes.len());
-    for (expected, change) in (base..).zip(changes) {
-        let (key, record) = records::written(change, names::fresh_id)?;
+    let mut found = Vec::with_capacity(changes.len());
+    for change in changes {
+        found.push(find_stream(line, known, change).await?);
+    }
+    for ((expected, change), found) in (base..).zip(changes).zip(found) {
+        let (key, record) = records::written(change, found, names::fresh_id)?;
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Expected-Last-Sequence", message::digits(expected));
         if record.is_mark() {
@@ -259,11 +339,14 @@ pub(crate) async fn write(
                     known.take(position, records[index].clone())?;
                 }
             }
-            Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE && index == 0 => {
-                return Ok(Written::Stale);
+            Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => {
+                return Ok(match index {
+                    0 => Written::Stale,
+                    _ => Written::Partly,
+                });
             }
             Stored::Refused(refused) => return Err(refused.during("a declaration")),
-            Stored::Nowhere => return Err(error::unexpected("a declaration")),
+            Stored::Nowhere => return Err(error::nobody("a declaration")),
         }
     }
     // Nobody reads the bindings of what is gone, and nothing waits for them to go.
@@ -277,6 +360,28 @@ pub(crate) async fn write(
         drop(line.api::<Purged>(&subject, &purge, "a purge"));
     }
     Ok(Written::Done)
+}
+
+/// The id of the stream of a queue that is declared, if it is there already, and nothing says that the queue was deleted: then
+/// the records are gone, and not the messages.
+async fn find_stream(
+    line: &Line,
+    known: &parking_lot::Mutex<Known>,
+    change: &Change,
+) -> Result<Option<String>> {
+    let Change::PutQueue(queue, _) = change else {
+        return Ok(None);
+    };
+    let name = queue.name();
+    if known.lock().was_there(name) {
+        return Ok(None);
+    }
+    let subject = line.layout.subject(name, "*");
+    let streams = api::streams_at(line, &subject).await?;
+    let mut ids = streams
+        .iter()
+        .filter_map(|stream| line.layout.id_of(name, stream));
+    Ok(ids.next().map(str::to_owned))
 }
 
 /// What a purge answers.

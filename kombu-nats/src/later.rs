@@ -58,6 +58,18 @@ pub(crate) async fn leave_dead(shared: &Arc<Shared>, parcel: &Parcel, death: Dea
 
 /// Moves what is due, until the session is over.
 pub(crate) async fn serve(shared: Arc<Shared>) -> Result<()> {
+    loop {
+        match move_due(&shared).await {
+            Err(error) if !shared.line.is_over() => {
+                tracing::debug!(%error, "what is delayed waits");
+                tokio::time::sleep(IDLE).await;
+            }
+            moved => return moved,
+        }
+    }
+}
+
+async fn move_due(shared: &Arc<Shared>) -> Result<()> {
     let line = &shared.line;
     let inbox = line.inbox();
     let mut arrivals = line.listen(inbox.clone())?;
@@ -79,7 +91,7 @@ pub(crate) async fn serve(shared: Arc<Shared>) -> Result<()> {
                 match timeout(SILENCE, arrivals.next()).await {
                     Ok(Some(message)) if message.status.is_none() => {
                         came += 1;
-                        match take(&shared, message).await {
+                        match take(shared, message).await {
                             Ok(due) => next = next.into_iter().chain(due).min(),
                             Err(error) if error.kind() == ErrorKind::ConnectionLost => {
                                 return Err(error);
@@ -180,7 +192,7 @@ async fn send(
 ) -> Result<()> {
     message::replace_id(&mut headers, &format!("later:{position}"));
     if let Some(left) = queue.time_to_live(message::expiration(Some(&headers))) {
-        shared.agenda.look_in(queue.name(), left);
+        shared.expires_in(&queue, left);
     }
     let parcel = Parcel::new(queue, subject, headers, body);
     push::all(shared, vec![parcel]).await.map(drop)

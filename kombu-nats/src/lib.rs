@@ -57,6 +57,7 @@ mod names;
 mod news;
 mod outlet;
 mod pulse;
+mod purge;
 mod push;
 mod reader;
 mod records;

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use kombu_core::declare::Queue;
 use kombu_core::virt::{Answer, Death};
 use kombu_core::{ErrorKind, Overflow, Result};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
-use crate::api;
+use crate::api::{self, StreamState};
 use crate::hold::ACK;
 use crate::known::NatsQueue;
 use crate::line;
@@ -24,6 +26,14 @@ use crate::tally;
 
 /// How soon what was published is counted.
 const COUNTED: Duration = Duration::from_millis(5);
+
+/// Up to how many messages the bytes of a queue are counted; those of a longer one are estimated by some of them.
+const EXACT: u64 = 1000;
+const SAMPLES: u64 = 50;
+/// How many messages are read together.
+const AT_ONCE: usize = 8;
+/// What a stream needs for itself by message.
+const OWN: u64 = 34;
 
 /// Whether publishers have something to do for the limits of a queue.
 pub(crate) fn is_limited(queue: &Queue) -> bool {
@@ -70,6 +80,9 @@ pub(crate) struct Known {
     /// Sizes and levels, as far as they are known, by position.
     sizes: BTreeMap<u64, (u64, usize)>,
     read_to: u64,
+    /// How far a long queue was when some of it was read, and the share of bodies in what that takes.
+    sampled_to: u64,
+    share: f64,
     /// The wishes that were fulfilled.
     fulfilled: u64,
 }
@@ -92,24 +105,31 @@ pub(crate) async fn pause(limited: &Limited) -> impl Drop {
 }
 
 impl Known {
-    /// Learns of what is new, and answers how many bytes are ready.
-    async fn ready(&mut self, shared: &Arc<Shared>, queue: &NatsQueue) -> Result<u64> {
+    /// Learns of what is new, and answers how many bytes are ready; or as good as none, if they are certainly no more than
+    /// `enough`.
+    async fn ready(&mut self, shared: &Arc<Shared>, queue: &NatsQueue, enough: u64) -> Result<u64> {
         let info = api::stream_info(&shared.line, queue.stream(), None).await?;
         let Ok(info) = info else { return Ok(0) };
         let state = info.state;
-        let from = (self.read_to + 1).max(state.first_seq);
-        let asking = (from..=state.last_seq)
-            .map(|position| api::message(&shared.line, queue.stream(), position));
-        for answer in futures_util::future::join_all(asking).await {
-            if let Ok(raw) = answer? {
-                let level = raw.subject.rsplit('.').next();
-                let level = level.and_then(|level| level.parse().ok()).unwrap_or(0);
-                self.sizes
-                    .insert(raw.position, (raw.payload.len() as u64, level));
-            }
+        if state.bytes <= enough {
+            return Ok(0);
         }
-        self.read_to = self.read_to.max(state.last_seq);
+        if state.messages > EXACT {
+            return self.estimate(shared, queue, &state).await;
+        }
         self.sizes = self.sizes.split_off(&state.first_seq);
+        let from = (self.read_to + 1).max(state.first_seq);
+        let reading = (from..=state.last_seq).map(|position| read_size(shared, queue, position));
+        let mut reading = futures_util::stream::iter(reading).buffered(AT_ONCE);
+        while let Some(read) = reading.next().await {
+            let (position, size) = read?;
+            if let Some(size) = size {
+                self.sizes.insert(position, size);
+            }
+            // Whoever asks next goes on from here.
+            self.read_to = self.read_to.max(position);
+        }
+        drop(reading);
         let looks = shared.looks(queue).await?;
         let is_waiting = |position: u64, level: usize| {
             let look = looks.get(level).or(looks.first());
@@ -130,6 +150,54 @@ impl Known {
             .sum();
         Ok(waiting + back)
     }
+
+    /// The same for a long queue, by what its bodies are of all bytes in some places of it.
+    async fn estimate(
+        &mut self,
+        shared: &Arc<Shared>,
+        queue: &NatsQueue,
+        state: &StreamState,
+    ) -> Result<u64> {
+        if state.last_seq >= self.sampled_to + EXACT || self.sampled_to == 0 {
+            let step = ((state.last_seq - state.first_seq) / SAMPLES).max(1);
+            let places = (state.first_seq..=state.last_seq).step_by(step as usize);
+            let reading =
+                places.map(|position| api::message(&shared.line, queue.stream(), position));
+            let mut reading = futures_util::stream::iter(reading).buffered(AT_ONCE);
+            let (mut bodies, mut all) = (0, 0);
+            while let Some(read) = reading.next().await {
+                if let Ok(raw) = read? {
+                    let body = raw.payload.len() as u64;
+                    bodies += body;
+                    all += body + (raw.headers.len() + raw.subject.len()) as u64 + OWN;
+                }
+            }
+            drop(reading);
+            self.share = bodies as f64 / (all.max(1)) as f64;
+            self.sampled_to = state.last_seq;
+            // It is read anew when it has become short.
+            self.sizes.clear();
+            self.read_to = 0;
+        }
+        let counts = tally::count(shared, queue, false).await?;
+        let ready = counts.ready as f64 / state.messages.max(1) as f64;
+        Ok((state.bytes as f64 * self.share * ready.min(1.0)) as u64)
+    }
+}
+
+/// The size of the message at a position, and its level.
+async fn read_size(
+    shared: &Arc<Shared>,
+    queue: &NatsQueue,
+    position: u64,
+) -> Result<(u64, Option<(u64, usize)>)> {
+    let raw = api::message(&shared.line, queue.stream(), position).await?;
+    let size = raw.ok().map(|raw| {
+        let level = raw.subject.rsplit('.').next();
+        let level = level.and_then(|level| level.parse().ok()).unwrap_or(0);
+        (raw.payload.len() as u64, level)
+    });
+    Ok((position, size))
 }
 
 /// Publishes into a limited queue.
@@ -138,17 +206,23 @@ pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> 
         let mut pushing: line::Answer<Answer> = Box::pin(async move {
             let limited = shared.sizes.of(&parcel.queue);
             let mut known = limited.turn.lock().await;
-            let ready = known.ready(&shared, &parcel.queue).await?;
             let declaration = parcel.queue.declaration();
-            let limit = declaration.get_max_length_bytes();
-            if limit.is_some_and(|limit| ready + parcel.body.len() as u64 > limit)
-                || declaration.get_max_length() == Some(0)
-            {
+            let size = parcel.body.len() as u64;
+            let is_too_much = match declaration.get_max_length_bytes() {
+                Some(limit) if size > limit => true,
+                Some(limit) => {
+                    let room = limit - size;
+                    known.ready(&shared, &parcel.queue, room).await? > room
+                }
+                None => false,
+            };
+            if is_too_much || declaration.get_max_length() == Some(0) {
                 return push::refused(&shared, &parcel).await;
             }
+            let at = Instant::now();
             let sent = push::send(&shared, &parcel);
             drop(push::tell(&shared, &parcel));
-            push::settle(&shared, &parcel, sent).await
+            push::settle(&shared, &parcel, sent, at).await
         });
         // In its turn.
         return match line::begin(&mut pushing) {
@@ -156,11 +230,15 @@ pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> 
             None => Box::pin(to_the_end(pushing)),
         };
     }
+    let at = Instant::now();
     let sent = push::send(&shared, &parcel);
     drop(push::tell(&shared, &parcel));
     Box::pin(async move {
-        let answer = push::settle(&shared, &parcel, sent).await?;
-        trim(&shared, &parcel.queue).await?;
+        let answer = push::settle(&shared, &parcel, sent, at).await?;
+        // It is stored, whatever comes of the others.
+        if let Err(error) = trim(&shared, &parcel.queue).await {
+            tracing::debug!(%error, queue = %parcel.queue.name(), "a queue may be too long");
+        }
         // The queue's consumer may not have counted it yet.
         shared.agenda.look_in(parcel.queue.name(), COUNTED);
         Ok(answer)
@@ -204,12 +282,12 @@ async fn excess(shared: &Arc<Shared>, queue: &NatsQueue, known: &mut Known) -> R
     let declaration = queue.declaration();
     let counts = tally::count(shared, queue, false).await?;
     let mut excess = match declaration.get_max_length() {
-        Some(limit) => counts.ready.saturating_sub(limit),
+        Some(limit) => counts.certain.saturating_sub(limit),
         None => 0,
     };
     if excess == 0
         && let Some(limit) = declaration.get_max_length_bytes()
-        && known.ready(shared, queue).await? > limit
+        && known.ready(shared, queue, limit).await? > limit
     {
         excess = 1;
     }

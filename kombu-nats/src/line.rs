@@ -17,11 +17,12 @@ use kombu_core::{Error, ErrorKind, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::error::{self, ApiError};
 use crate::names::Layout;
 
-/// How long the server may take to answer.
+/// How long an answer may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) type Answer<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
@@ -65,6 +66,45 @@ struct StoredText {
 enum ApiAnswer<T> {
     Refused { error: ApiError },
     Done(T),
+}
+
+/// Waits for an answer; `None` if there is none in time.
+///
+/// That needn't be the line's fault: whoever would answer may be on another server, which is gone. So the one that the line
+/// leads to is asked as well, and if that is silent too, the line is lost. Something else may stand in front of its answer for
+/// long, and is a sign of life.
+async fn answer_in_time<T>(
+    client: &Client,
+    lost: &Loss,
+    asking: impl Future<Output = T>,
+) -> Option<T> {
+    let mut asking = std::pin::pin!(asking);
+    if let Ok(answer) = timeout(PATIENCE / 2, &mut asking).await {
+        return Some(answer);
+    }
+    let came = || {
+        let statistics = client.statistics();
+        statistics.in_bytes.load(Ordering::Relaxed)
+    };
+    let before = came();
+    let inbox = client.new_inbox();
+    let sign = client.send_request(inbox, Request::new().timeout(None));
+    let both = async {
+        tokio::select! {
+            biased;
+            answer = &mut asking => return answer,
+            _ = sign => {}
+        }
+        asking.await
+    };
+    if let Ok(answer) = timeout(PATIENCE / 2, both).await {
+        return Some(answer);
+    }
+    if came() == before {
+        let text = "NATS gives no sign of life".to_owned();
+        lose(lost, ErrorKind::ConnectionLost, text);
+    }
+    None
 }
 
 /// Lets a future begin its work now.
@@ -141,23 +181,35 @@ impl Line {
     ) -> impl Future<Output = Result<Option<Message>>> + Send + use<> {
         let (client, lost) = (self.client.clone(), self.lost.clone());
         async move {
-            let mut request = Request::new().payload(payload).timeout(Some(PATIENCE));
+            let mut request = Request::new().payload(payload).timeout(None);
             if let Some(headers) = headers {
                 request = request.headers(headers);
             }
-            match client.send_request(subject, request).await {
-                Ok(message) => Ok(Some(message)),
-                Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
-                Err(error) => {
+            let asking = answer_in_time(&client, &lost, client.send_request(subject, request));
+            match asking.await {
+                Some(Ok(message)) => Ok(Some(message)),
+                Some(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
+                Some(Err(error)) => {
                     let error = error::classify_request(error, what);
                     if error.kind() == ErrorKind::ConnectionLost {
-                        // What isn't answered now may never be.
                         lose(&lost, error.kind(), error.to_string());
                     }
                     Err(error)
                 }
+                None => match &*lost.borrow() {
+                    Some((kind, text)) => Err(Error::new(*kind, text.clone())),
+                    None => Err(error::silence(what)),
+                },
             }
         }
+    }
+
+    /// Asks the server that this line leads to for a sign of life.
+    pub(crate) fn ping(&self) -> Answer<()> {
+        let subject = self.inbox();
+        // Nobody listens there, and that is what it answers.
+        let asking = self.ask(subject, None, Bytes::new(), "a sign of life");
+        Box::pin(async move { asking.await.map(drop) })
     }
 
     /// Publishes into a stream.
@@ -209,10 +261,7 @@ impl Line {
         let asking = self.ask(subject, None, payload, what);
         Box::pin(async move {
             let Some(message) = asking.await? else {
-                return Err(Error::new(
-                    ErrorKind::ConnectionLost,
-                    "nobody answers: JetStream isn't enabled on this NATS server, or not available now",
-                ));
+                return Err(error::nobody(what));
             };
             match serde_json::from_slice(&message.payload) {
                 Ok(ApiAnswer::Refused { error }) => Ok(Err(error)),
@@ -225,6 +274,11 @@ impl Line {
     /// The subject that pulls from a consumer.
     pub(crate) fn pull_subject(&self, stream: &str, consumer: &str) -> Subject {
         format!("{}.CONSUMER.MSG.NEXT.{stream}.{consumer}", self.api).into()
+    }
+
+    /// The name of the server since it was started.
+    pub(crate) fn server(&self) -> String {
+        self.client.server_info().server_id
     }
 
     /// A subject of our own.
@@ -311,6 +365,15 @@ impl Line {
             lose(&self.lost, error.kind(), error.to_string());
         }
         self.end();
+    }
+
+    /// What every session of a virtual host needs is gone.
+    pub(crate) fn lose_data(&self) -> Error {
+        self.lose(&Error::new(
+            ErrorKind::ConnectionLost,
+            "NATS has lost its data",
+        ));
+        self.loss()
     }
 
     /// Ends it on purpose.

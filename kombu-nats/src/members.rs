@@ -10,7 +10,7 @@ use kombu_core::{Error, ErrorKind, Name, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::api::{self, nanoseconds};
+use crate::api::{self, ACK_WAIT, nanoseconds};
 use crate::error::{self, code};
 use crate::known::NatsQueue;
 use crate::line::{Line, Stored};
@@ -24,6 +24,10 @@ const IN_TURN: &[u8] = b"1";
 const TURN: Duration = Duration::from_secs(5);
 /// How long whoever waits for a turn looks away at most.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often what a server forgot is cleared when it has begun, and how long that is good for.
+const CLEARINGS: u32 = 3;
+const CLEARED: Duration = Duration::from_secs(600);
 
 /// The consumers of a queue, those first that came first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -114,14 +118,35 @@ pub(crate) async fn change(
             Stored::At(_) => return Ok(members),
             Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => {}
             Stored::Refused(refused) => return Err(refused.during("a consumer")),
-            Stored::Nowhere => return Err(error::unexpected("a consumer")),
+            Stored::Nowhere => return Err(nowhere(line).await),
         }
     }
+}
+
+/// Takes consumers of a queue off its list. Answers how many are left; `None` if none was there.
+pub(crate) async fn remove(
+    line: &Line,
+    queue: &NatsQueue,
+    is_gone: impl Fn(&Member) -> bool,
+) -> Result<Option<usize>> {
+    let mut was_there = false;
+    let members = change(line, queue, |members| {
+        let before = members.consumers.len();
+        members.consumers.retain(|member| !is_gone(member));
+        was_there = members.consumers.len() < before;
+        Ok(())
+    });
+    let left = members.await?.consumers.len();
+    Ok(was_there.then_some(left))
 }
 
 /// Adds a consumer.
 pub(crate) async fn join(line: &Line, queue: &NatsQueue, member: Member) -> Result<Members> {
     change(line, queue, |members| {
+        if members.has(member.session, member.number) {
+            // Written down before, though no answer came.
+            return Ok(());
+        }
         let others = &members.consumers;
         let is_refused = others.iter().any(|other| other.exclusive)
             || (member.exclusive && !others.is_empty());
@@ -169,7 +194,7 @@ pub(crate) async fn take_turn(shared: &Shared, queue: &NatsQueue) -> Result<u64>
                 Stored::At(position) => return Ok(position),
                 Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => {}
                 Stored::Refused(refused) => return Err(refused.during("a turn")),
-                Stored::Nowhere => return Err(error::unexpected("a turn")),
+                Stored::Nowhere => return Err(nowhere(line).await),
             }
         }
         tokio::time::sleep(pause).await;
@@ -189,6 +214,36 @@ pub(crate) async fn end_turn(shared: &Shared, queue: &NatsQueue, turn: u64) -> R
         .map(drop)
 }
 
+/// Whether this session is to clear what the server that it is with forgot when it was killed: when that has begun, twice more
+/// when what was unsettled then has come again, and from time to time, for others' sake.
+pub(crate) async fn take_clearing(shared: &Shared) -> Result<bool> {
+    let line = &shared.line;
+    let bucket = line.layout.sessions();
+    let subject = bucket.subject(&format!("c.{}", line.server()));
+    let (last, times) = match api::last_message(line, &bucket.stream, &subject).await? {
+        Ok(raw) => {
+            let text = std::str::from_utf8(&raw.payload).unwrap_or_default();
+            let times: u32 = text.parse().unwrap_or(CLEARINGS);
+            let pause = match times {
+                ..CLEARINGS => ACK_WAIT + Duration::from_secs(2),
+                _ => CLEARED,
+            };
+            if shared.clock.now().saturating_sub(raw.stored) < nanoseconds(pause) {
+                return Ok(false);
+            }
+            (raw.position, times)
+        }
+        Err(refused) if refused.is_missing() => (0, 0),
+        Err(refused) => return Err(refused.during("a look at a key")),
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Expected-Last-Subject-Sequence", message::digits(last));
+    let text = (times + 1).min(CLEARINGS).to_string();
+    let storing = line.store(Subject::from(subject), Some(headers), text.into());
+    // Refused if somebody else does it.
+    Ok(matches!(storing.await?, Stored::At(_)))
+}
+
 fn turn_key(queue: &NatsQueue) -> String {
     format!("t.{}", encoded(queue.name()))
 }
@@ -196,7 +251,7 @@ fn turn_key(queue: &NatsQueue) -> String {
 /// Forgets all that is known of the consumers of a queue that is gone.
 pub(crate) fn forget(line: &Line, queue: &Name) {
     let bucket = line.layout.sessions();
-    for kind in ["u", "e", "t"] {
+    for kind in ["u", "e", "t", "x"] {
         let purge = json!({ "filter": bucket.subject(&format!("{kind}.{}", encoded(queue))) });
         let subject = format!("STREAM.PURGE.{}", bucket.stream);
         drop(line.api::<serde_json::Value>(&subject, &purge, "a purge"));
@@ -217,15 +272,73 @@ pub(crate) async fn live(line: &Line, last: u64) -> Result<u64> {
     let subject = Subject::from(session_subject(line, line.session));
     match line.store(subject, Some(headers), "{}".into()).await? {
         Stored::At(position) => Ok(position),
-        Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => Err(Error::new(
-            ErrorKind::ConnectionLost,
-            "NATS doesn't know this session any more: it was silent for too long, or the server lost its data",
-        )),
+        Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => {
+            match sign(line, line.session).await? {
+                // Ours, whose answer didn't come.
+                Some(sign) if !sign.is_last => Ok(sign.position),
+                _ => Err(Error::new(
+                    ErrorKind::ConnectionLost,
+                    "NATS doesn't know this session any more: it was silent for too long, or the server lost its data",
+                )),
+            }
+        }
         Stored::Refused(refused) => Err(refused.during("a sign of life")),
-        Stored::Nowhere => Err(Error::new(
-            ErrorKind::ConnectionLost,
-            "NATS has lost its data",
-        )),
+        Stored::Nowhere => Err(nowhere(line).await),
+    }
+}
+
+/// Nobody takes what is written about sessions: for a moment, or because it is gone.
+async fn nowhere(line: &Line) -> Error {
+    let stream = line.layout.sessions().stream;
+    match api::stream_info(line, &stream, None).await {
+        Ok(Err(refused)) if refused.err_code == code::STREAM_NOT_FOUND => line.lose_data(),
+        Ok(_) => error::nobody("what is written about sessions"),
+        Err(error) => error,
+    }
+}
+
+/// The last that was heard of a session.
+pub(crate) struct Sign {
+    pub(crate) position: u64,
+    /// By the server's clock.
+    pub(crate) stored: u64,
+    /// Others have taken the session for dead, and it ends.
+    pub(crate) is_last: bool,
+}
+
+/// What the key of a session says when others end it.
+const LAST: &[u8] = b"ended";
+
+pub(crate) async fn sign(line: &Line, session: u64) -> Result<Option<Sign>> {
+    let bucket = line.layout.sessions();
+    let subject = session_subject(line, session);
+    match api::last_message(line, &bucket.stream, &subject).await? {
+        Ok(raw) => Ok(Some(Sign {
+            position: raw.position,
+            stored: raw.stored,
+            is_last: raw.payload == LAST,
+        })),
+        Err(refused) if refused.is_missing() => Ok(None),
+        Err(refused) => Err(refused.during("a look at a session")),
+    }
+}
+
+/// Ends a session that has given no sign since this one. False if it has.
+pub(crate) async fn end(line: &Line, session: u64, sign: &Sign) -> Result<bool> {
+    if sign.is_last {
+        return Ok(true);
+    }
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        "Nats-Expected-Last-Subject-Sequence",
+        message::digits(sign.position),
+    );
+    let subject = Subject::from(session_subject(line, session));
+    match line.store(subject, Some(headers), LAST.into()).await? {
+        Stored::At(_) => Ok(true),
+        Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => Ok(false),
+        Stored::Refused(refused) => Err(refused.during("the end of a session")),
+        Stored::Nowhere => Err(nowhere(line).await),
     }
 }
 
@@ -243,7 +356,11 @@ pub(crate) async fn keys(line: &Line, sort: &str) -> Result<Vec<String>> {
     let bucket = line.layout.sessions();
     let pattern = bucket.subject(&format!("{sort}.*"));
     let info = api::stream_info(line, &bucket.stream, Some(&pattern)).await?;
-    let info = info.map_err(|refused| refused.during("a look at sessions"))?;
+    let info = match info {
+        Ok(info) => info,
+        Err(refused) if refused.err_code == code::STREAM_NOT_FOUND => return Err(line.lose_data()),
+        Err(refused) => return Err(refused.during("a look at sessions")),
+    };
     let start = pattern.len() - 1;
     let subjects = info.state.subjects.keys();
     Ok(subjects
@@ -266,6 +383,14 @@ pub(crate) async fn written(line: &Line, sort: &str, key: &str) -> Result<Option
         Err(refused) if refused.is_missing() => Ok(None),
         Err(refused) => Err(refused.during("a look at a key")),
     }
+}
+
+/// Takes note that messages of a queue may expire, which its declaration doesn't say. Nobody waits for it: if it is lost, it is
+/// said again.
+pub(crate) fn mark_expiring(line: &Line, queue: &NatsQueue) {
+    let bucket = line.layout.sessions();
+    let subject = bucket.subject(&format!("x.{}", encoded(queue.name())));
+    drop(line.store(subject.into(), None, "{}".into()));
 }
 
 /// Takes note that a queue is used, which keeps it from expiring.

@@ -263,6 +263,19 @@ fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
 }
 
 /// How long a message may wait by itself.
+/// Headers as they lie in a stream.
+pub(crate) fn parse(text: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for line in text.lines().skip(1) {
+        if let Some((name, value)) = line.split_once(':')
+            && let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.trim().parse())
+        {
+            headers.append::<_, HeaderValue>(name, value);
+        }
+    }
+    headers
+}
+
 pub(crate) fn expiration(headers: Option<&HeaderMap>) -> Option<Duration> {
     number(headers?, &EXPIRATION_NAME).map(Duration::from_millis)
 }

@@ -48,6 +48,11 @@ impl Layout {
         format!("{}-q-{}-{id}", self.prefix, encoded(queue))
     }
 
+    /// The id in the name of a stream of a queue; `None` if it is something else's.
+    pub(crate) fn id_of<'a>(&self, queue: &str, stream: &'a str) -> Option<&'a str> {
+        stream.strip_prefix(self.stream(queue, "").as_str())
+    }
+
     /// The subject of a level of a queue; `*` for all.
     pub(crate) fn subject(&self, queue: &str, level: &str) -> String {
         format!("{}.q.{}.{level}", self.prefix, encoded(queue))

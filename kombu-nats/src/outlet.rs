@@ -95,17 +95,32 @@ pub(crate) async fn serve(shared: Arc<Shared>) {
                 _ = &mut lost => return,
             }
         }
-        let newest = known::revision(&shared.line).await;
+        // Whoever waits for it has a deadline.
+        let newest = shared.patiently(|| read_newest(&shared)).await;
         for one in waiting {
             let pushed = match &newest {
-                Ok(revision) if one.is_compared && revision + 1 != one.version => {
+                Ok(()) if one.is_compared && !is_current(&shared, &one) => {
                     Ok(Box::pin(async { Ok(Answer::Stale) }) as Pushed)
                 }
-                Ok(_) => Ok(push::start(&shared, &one.targets, &one.envelope)),
+                Ok(()) => Ok(push::start(&shared, &one.targets, &one.envelope)),
                 Err(error) => Err(kombu_core::Error::new(error.kind(), error.to_string())),
             };
             // Nobody waits any more; it is on its way all the same.
             drop(one.reply.send(pushed));
         }
     }
+}
+
+/// What others have declared since the last look is read: it needn't concern those that wait.
+async fn read_newest(shared: &Arc<Shared>) -> Result<()> {
+    let newest = known::revision(&shared.line).await?;
+    if newest + 1 != shared.known.lock().table().version() {
+        shared.catch_up_to(Some(newest)).await?;
+    }
+    Ok(())
+}
+
+fn is_current(shared: &Shared, one: &Waiting) -> bool {
+    let mut known = shared.known.lock();
+    known.still_holds(one.version, one.envelope.exchange(), &one.targets)
 }

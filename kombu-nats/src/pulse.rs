@@ -5,15 +5,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use kombu_core::{ErrorKind, Name, Result};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 
 use crate::api::{self, ACK_WAIT};
-use crate::clock;
 use crate::line::Answer;
 use crate::members;
 use crate::names::encoded;
@@ -25,10 +25,14 @@ use crate::{later, sweep, unreadable};
 
 /// How often a session says that it lives.
 const BEAT: Duration = Duration::from_secs(5);
-/// How long one that doesn't is left alone.
-const LEASE: Duration = Duration::from_secs(20);
+/// How long one that doesn't is left alone before it is suspected.
+const LEASE: Duration = Duration::from_secs(15);
+/// How long a suspect has to be heard of, by whoever suspects it.
+const DOUBT: Duration = Duration::from_secs(7);
 /// How often queues are looked at whose messages may expire.
 const LOOK: Duration = Duration::from_secs(10);
+/// How soon a sign is given again that nobody took.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What is due, and when.
 #[derive(Default)]
@@ -127,7 +131,11 @@ impl Agenda {
 }
 
 /// Runs until the session is over.
-pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    mut jobs: mpsc::UnboundedReceiver<Job>,
+    first_beat: u64,
+) {
     let line = &shared.line;
     let (over, lost) = (line.over(), line.lost());
     tokio::pin!(over, lost);
@@ -139,13 +147,15 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver
         Err(error) => return line.lose(&error),
     };
     let mut beats = tokio::time::interval(BEAT);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut signs = tokio::time::interval(ACK_WAIT / 3);
     let mut looks = tokio::time::interval(LOOK);
     let mut work: FuturesUnordered<Answer<()>> = FuturesUnordered::new();
     let mut looking: FuturesUnordered<Answer<()>> = FuturesUnordered::new();
-    let mut last_beat = 0;
+    // One at a time: each says which was the last.
+    let mut beating: FuturesUnordered<Answer<u64>> = FuturesUnordered::new();
+    let mut last_beat = first_beat;
     work.push(later::serve(shared.clone()).boxed());
-    work.push(sweep::clear_forgotten(shared.clone()).boxed());
     work.push(unreadable::look(shared.clone()).boxed());
     loop {
         tokio::select! {
@@ -198,6 +208,12 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver
                         Ok(())
                     }));
                 }
+                Some(Job::TryAgain { holder, id, death }) => {
+                    let shared = shared.clone();
+                    work.push(Box::pin(
+                        async move { shared.try_again(holder, id, death).await },
+                    ));
+                }
                 Some(Job::Return(queue, returns)) => {
                     let shared = shared.clone();
                     work.push(Box::pin(
@@ -222,14 +238,21 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver
             // One look at a time: what is due stays so until it has been looked at.
             () = shared.agenda.next_look(), if looking.is_empty() => {
                 let shared = shared.clone();
-                looking.push(Box::pin(async move { sweep::look_at_due(&shared).await }));
+                looking.push(Box::pin(async move {
+                    sweep::look_at_due(&shared).await;
+                    Ok(())
+                }));
             }
             Some(done) = looking.next(), if !looking.is_empty() => {
                 if let Err(error) = done {
                     tracing::debug!(%error, "a session with NATS couldn't do what is due");
                 }
             }
-            _ = beats.tick() => match beat(&shared, last_beat).await {
+            _ = beats.tick(), if beating.is_empty() => {
+                let shared = shared.clone();
+                beating.push(Box::pin(async move { beat(&shared, last_beat).await }));
+            }
+            Some(beaten) = beating.next(), if !beating.is_empty() => match beaten {
                 Ok(position) => {
                     last_beat = position;
                     let shared = shared.clone();
@@ -238,7 +261,10 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver
                 Err(error) if error.kind() == ErrorKind::ConnectionLost && !shared.is_ending() => {
                     line.lose(&error);
                 }
-                Err(error) => tracing::debug!(%error, "a session with NATS couldn't say that it lives"),
+                Err(error) => {
+                    tracing::debug!(%error, "a session with NATS couldn't say that it lives");
+                    beats.reset_after(AGAIN);
+                }
             },
             _ = signs.tick() => {
                 for hold in shared.holds() {
@@ -250,7 +276,10 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver
             }
             _ = looks.tick() => {
                 let shared = shared.clone();
-                work.push(Box::pin(async move { sweep::look_at_all(&shared).await }));
+                work.push(Box::pin(async move {
+                    sweep::look_at_all(&shared).await?;
+                    sweep::clear_forgotten(&shared).await
+                }));
             }
             Some(done) = work.next(), if !work.is_empty() => {
                 if let Err(error) = done {
@@ -264,15 +293,15 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver
     }
 }
 
-/// Says that this session lives.
+/// Says that this session lives, after it has said so at `last`, and learns of the server's time.
 pub(crate) async fn beat(shared: &Shared, last: u64) -> Result<u64> {
-    let asked = clock::own();
+    let asked = Instant::now();
     let position = members::live(&shared.line, last).await?;
-    if last == 0 {
-        let bucket = shared.line.layout.sessions();
-        if let Ok(raw) = api::message(&shared.line, &bucket.stream, position).await? {
-            shared.clock.set(raw.stored, asked);
-        }
+    let answered = Instant::now();
+    let bucket = shared.line.layout.sessions();
+    if let Ok(raw) = api::message(&shared.line, &bucket.stream, position).await? {
+        let (asked, answered) = (asked.into_std(), answered.into_std());
+        shared.clock.set(raw.stored, asked, answered);
     }
     Ok(position)
 }
@@ -284,19 +313,44 @@ async fn reap(shared: &Arc<Shared>) -> Result<()> {
     if sessions.len() > 2 && fastrand::usize(..sessions.len()) >= 2 {
         return Ok(());
     }
-    for session in sessions {
-        if session == shared.line.session {
-            continue;
+    let others = sessions.into_iter();
+    let looks = others
+        .filter(|session| *session != shared.line.session)
+        .map(|session| look_at_session(shared, session));
+    // One that can't be ended now keeps none of the others.
+    for looked in join_all(looks).await {
+        if let Err(error) = looked {
+            tracing::debug!(%error, "a session with NATS is left to others");
         }
-        let written = members::written(&shared.line, "s", &session.to_string()).await?;
-        let Some(written) = written else { continue };
-        if shared.clock.now().saturating_sub(written) > api::nanoseconds(LEASE) {
-            tracing::info!(
-                session,
-                "a session with NATS was silent for too long: ended"
-            );
-            shared.remove_session(session).await?;
+    }
+    Ok(())
+}
+
+/// Ends a session that has been silent for too long. The server's clock may be set, and its words may have been missing for
+/// everybody: so whoever suspects a session listens for it, over more than the time between two of its signs.
+async fn look_at_session(shared: &Arc<Shared>, session: u64) -> Result<()> {
+    let line = &shared.line;
+    let Some(sign) = members::sign(line, session).await? else {
+        return Ok(());
+    };
+    let age = shared.clock.now().saturating_sub(sign.stored);
+    if age <= api::nanoseconds(LEASE) || !shared.suspects.lock().insert(session) {
+        return Ok(());
+    }
+    let doubted = async {
+        if !sign.is_last {
+            tokio::time::sleep(DOUBT).await;
         }
+        members::end(line, session, &sign).await
+    };
+    let is_over = doubted.await;
+    shared.suspects.lock().remove(&session);
+    if is_over? {
+        tracing::info!(
+            session,
+            "a session with NATS was silent for too long: ended"
+        );
+        shared.remove_session(session).await?;
     }
     Ok(())
 }

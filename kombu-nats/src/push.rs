@@ -1,22 +1,29 @@
 //! A message on its way into its queues.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use kombu_core::message::Envelope;
 use kombu_core::virt::{Answer, Death};
-use kombu_core::{ErrorKind, Result};
+use kombu_core::{Error, ErrorKind, Result};
+use tokio::time::Instant;
 
-use crate::error::code;
+use crate::api::DUPLICATE_WINDOW;
+use crate::error::{self, code};
 use crate::known::NatsQueue;
 use crate::later;
 use crate::limits;
 use crate::line::{self, Stored};
 use crate::message;
 use crate::news::{self, UnderWay};
-use crate::session::Shared;
+use crate::session::{PAUSE, Shared};
+
+/// How long the same message may be sent again, and is stored once: as long as streams remember it, less what it may be on its
+/// way.
+pub(crate) const SAME: Duration = DUPLICATE_WINDOW.saturating_sub(Duration::from_secs(3));
 
 /// What a stream is told of a message.
 pub(crate) struct Parcel {
@@ -94,7 +101,7 @@ pub(crate) fn parcel(
         message::set_other_id(&mut headers, &format!("{id}:{}", queue.stream()), envelope);
         subject = shared.line.layout.later_subject(queue.stream()).into();
     } else if let Some(left) = queue.time_to_live(envelope.expiration()) {
-        shared.agenda.look_in(queue.name(), left);
+        shared.expires_in(queue, left);
     }
     Ok(Parcel {
         queue: queue.clone(),
@@ -135,6 +142,7 @@ fn one(shared: &Arc<Shared>, mut parcel: Parcel) -> line::Answer<Answer> {
     if limits::is_limited(parcel.queue.declaration()) && !parcel.is_delayed {
         return limits::push(shared, parcel);
     }
+    let at = Instant::now();
     let first = match parcel.envelope {
         // Cloning them is what a publish costs most.
         Some(_) => {
@@ -145,7 +153,7 @@ fn one(shared: &Arc<Shared>, mut parcel: Parcel) -> line::Answer<Answer> {
     };
     let under_way = tell(&shared, &parcel);
     Box::pin(async move {
-        let settled = settle(&shared, &parcel, first).await;
+        let settled = settle(&shared, &parcel, first, at).await;
         drop(under_way);
         settled
     })
@@ -175,33 +183,59 @@ pub(crate) fn send(shared: &Arc<Shared>, parcel: &Parcel) -> line::Answer<Stored
     }
 }
 
-/// Takes the answer to a parcel, which goes again if its stream had to be made again.
+/// Takes the answer to a parcel, which was sent at this time. It goes again if its stream had to be made again, or has found a
+/// leader; one that may be stored all the same, only as long as the stream would know it again.
 pub(crate) async fn settle(
     shared: &Arc<Shared>,
     parcel: &Parcel,
     mut sent: line::Answer<Stored>,
+    at: Instant,
 ) -> Result<Answer> {
+    let mut is_unsure = false;
+    let told = |error: Error, is_unsure| match is_unsure {
+        true => error.with_maybe_stored(),
+        false => error,
+    };
     loop {
-        let stored = match sent.await {
-            Ok(stored) => stored,
-            Err(error) if error.kind() == ErrorKind::ConnectionLost => {
-                return Err(error.with_maybe_stored());
-            }
-            Err(error) => return Err(error),
-        };
-        match stored {
-            Stored::At(_) => return Ok(Answer::Done),
-            Stored::Refused(refused) if refused.err_code == code::STORE_FAILED => {
+        match sent.await {
+            Ok(Stored::At(_)) => return Ok(Answer::Done),
+            Ok(Stored::Refused(refused)) if refused.err_code == code::STORE_FAILED => {
                 return match limits::refuses(parcel.queue.declaration()) {
                     true => self::refused(shared, parcel).await,
                     false => Err(refused.during("a message")),
                 };
             }
-            Stored::Refused(refused) => return Err(refused.during("a message")),
-            Stored::Nowhere => {}
+            Ok(Stored::Refused(refused)) => {
+                let error = refused.during("a message");
+                if !error::is_passing(&error) {
+                    return Err(told(error, is_unsure));
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            Ok(Stored::Nowhere) => {}
+            Err(error) if error::is_passing(&error) => is_unsure = true,
+            Err(error) if error.kind() == ErrorKind::ConnectionLost => {
+                return Err(error.with_maybe_stored());
+            }
+            Err(error) => return Err(told(error, is_unsure)),
         }
-        if !shared.repair(&parcel.queue).await? {
-            return Ok(Answer::Stale);
+        // Whoever waits for it has a deadline.
+        let repaired = shared.patiently(|| async {
+            match is_unsure && at.elapsed() > SAME {
+                true => Err(Error::new(
+                    ErrorKind::Timeout,
+                    format!(
+                        "queue `{}` didn't answer, and wouldn't know the message again by now",
+                        parcel.queue.name()
+                    ),
+                )),
+                false => shared.repair(&parcel.queue).await,
+            }
+        });
+        match repaired.await {
+            Ok(true) => {}
+            Ok(false) => return Ok(Answer::Stale),
+            Err(error) => return Err(told(error, is_unsure)),
         }
         sent = send(shared, parcel);
         drop(tell(shared, parcel));

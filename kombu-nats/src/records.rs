@@ -38,6 +38,9 @@ pub(crate) struct QueueRecord {
     pub(crate) owner: Option<u64>,
     /// What the name of its stream ends with.
     pub(crate) id: String,
+    /// Its stream was there before the record.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) adopted: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -82,9 +85,10 @@ impl BindingText {
     }
 }
 
-/// What a change writes, and where.
+/// What a change writes, and where. A queue whose stream is there already has the id of that.
 pub(crate) fn written(
     change: &Change,
+    found: Option<String>,
     fresh_id: impl FnOnce() -> String,
 ) -> Result<(String, Record)> {
     Ok(match change {
@@ -97,7 +101,8 @@ pub(crate) fn written(
             let record = QueueRecord {
                 queue: queue.clone(),
                 owner: *owner,
-                id: fresh_id(),
+                adopted: found.is_some(),
+                id: found.unwrap_or_else(fresh_id),
             };
             (queue_key(queue.name()), Record::Queue(record))
         }
@@ -126,6 +131,31 @@ impl Record {
             self,
             Record::NoExchange(_) | Record::NoQueue(_) | Record::NoBinding(_)
         )
+    }
+
+    /// The exchanges whose routes it may change, in a table that doesn't have it yet.
+    pub(crate) fn touches(&self, table: &Table) -> Vec<Name> {
+        let sources = |destination| {
+            let bindings = table.bindings_to(&destination);
+            bindings.map(|record| record.source.clone()).collect()
+        };
+        match self {
+            Record::Layout(_) => Vec::new(),
+            Record::Exchange(exchange) => {
+                let mut touched: Vec<Name> =
+                    sources(Destination::Exchange(exchange.name().clone()));
+                touched.push(exchange.name().clone());
+                touched
+            }
+            Record::NoExchange(name) => {
+                let mut touched: Vec<Name> = sources(Destination::Exchange(name.clone()));
+                touched.push(name.clone());
+                touched
+            }
+            Record::Queue(record) => sources(Destination::Queue(record.queue.name().clone())),
+            Record::NoQueue(name) => sources(Destination::Queue(name.clone())),
+            Record::Binding(text) | Record::NoBinding(text) => vec![text.source.clone()],
+        }
     }
 
     pub(crate) fn text(&self) -> Result<Vec<u8>> {
@@ -264,6 +294,7 @@ mod tests {
             Record::Queue(QueueRecord {
                 queue: Queue::new("jobs"),
                 owner: None,
+                adopted: false,
                 id: id.to_owned(),
             })
         };

@@ -1,6 +1,6 @@
 //! One session: what its readers, publishers and tasks have in common.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedRwLockReadGuard, RwLock, broadcast, mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::api::{self, ACK_WAIT, ConsumerInfo};
+use crate::api::{self, ACK_WAIT, ConsumerInfo, Delivered};
 use crate::bell::Bells;
 use crate::clock::Clock;
 use crate::discounts::{self, Discounts};
@@ -23,8 +23,9 @@ use crate::error::{self, ApiError, code};
 use crate::hold::{self, Corpse, Fetched, Hold, Holder};
 use crate::known::{self, Known, NatsQueue, Written};
 use crate::limits::{self, Sizes};
-use crate::line::Line;
+use crate::line::{Line, PATIENCE};
 use crate::members;
+use crate::message;
 use crate::names::encoded;
 use crate::outlet::Outlet;
 use crate::pulse::Agenda;
@@ -45,6 +46,13 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 const DELETION: Duration = Duration::from_millis(250);
 /// How long the same isn't told again.
 const TOLD: Duration = Duration::from_secs(5);
+
+/// How soon a dead message is tried again that couldn't be moved; twice as late each time.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// How long it is enough to have told the others that messages of a queue expire.
+const MARKED: Duration = Duration::from_secs(60);
 
 /// How often somebody who takes one message looks for what is due.
 const OVERDUE: usize = 50;
@@ -94,6 +102,12 @@ pub(crate) enum Job {
     },
     /// Those that wait for messages of a queue are to be woken once more.
     Ring(NatsQueue),
+    /// A dead message that couldn't be moved is tried again.
+    TryAgain {
+        holder: Holder,
+        id: u64,
+        death: Death,
+    },
     /// Messages go back.
     Return(NatsQueue, Vec<Return>),
     /// Nobody has the session any more.
@@ -125,6 +139,10 @@ pub(crate) struct Shared {
     /// By stream.
     own: Mutex<HashMap<Arc<str>, Holder>>,
     notices: broadcast::Sender<Notice>,
+    /// When others were told last that messages of a stream may expire.
+    marked: Mutex<HashMap<Arc<str>, Instant>>,
+    /// Sessions that this one listens for, because they may be dead.
+    pub(crate) suspects: Mutex<HashSet<u64>>,
     /// What was told of late, and when.
     told: Mutex<HashMap<(Name, String), Instant>>,
     /// How much the consumers of this session have room for.
@@ -147,6 +165,15 @@ pub(crate) async fn to_the_end<T: Send + 'static>(
             "the runtime of the session is gone",
         ))
     })
+}
+
+/// How a set of changes is made.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Wanted {
+    /// With the number of messages that go with queues.
+    Counts,
+    /// Whatever is in them.
+    Nothing,
 }
 
 impl Shared {
@@ -172,6 +199,8 @@ impl Shared {
             holds: Mutex::default(),
             own: Mutex::default(),
             notices: broadcast::Sender::new(64),
+            suspects: Mutex::default(),
+            marked: Mutex::default(),
             told: Mutex::default(),
             rooms: Mutex::default(),
             dead: Mutex::default(),
@@ -246,11 +275,31 @@ impl Shared {
 
     /// Reads the declarations that are new.
     pub(crate) async fn catch_up(self: &Arc<Self>) -> Result<Table> {
+        self.catch_up_to(None).await
+    }
+
+    /// The same as far as this revision, if it is given.
+    pub(crate) async fn catch_up_to(self: &Arc<Self>, newest: Option<u64>) -> Result<Table> {
         let shared = self.clone();
-        to_the_end(
-            async move { known::catch_up(&shared.line, &shared.known, &shared.reading).await },
-        )
+        to_the_end(async move {
+            known::catch_up(&shared.line, &shared.known, &shared.reading, newest).await
+        })
         .await
+    }
+
+    /// Whether a route is the one that counts now.
+    pub(crate) async fn is_route_current(
+        self: &Arc<Self>,
+        version: u64,
+        exchange: &Name,
+        targets: &[NatsQueue],
+    ) -> Result<bool> {
+        let newest = known::revision(&self.line).await?;
+        if newest + 1 != self.known.lock().table().version() {
+            self.catch_up_to(Some(newest)).await?;
+        }
+        let mut known = self.known.lock();
+        Ok(known.still_holds(version, exchange, targets))
     }
 
     pub(crate) async fn is_current(&self, version: u64) -> Result<bool> {
@@ -261,7 +310,28 @@ impl Shared {
         Ok(revision + 1 == version)
     }
 
-    pub(crate) async fn apply(self: &Arc<Self>, base: u64, changes: &[Change]) -> Result<Applied> {
+    /// Does something again while nobody can answer it, for as long as somebody waits for it.
+    pub(crate) async fn patiently<T, F>(&self, work: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        loop {
+            match work().await {
+                Err(error) if error::is_passing(&error) && !self.line.is_over() => {
+                    tracing::debug!(%error, "NATS is asked again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    pub(crate) async fn apply(
+        self: &Arc<Self>,
+        base: u64,
+        changes: &[Change],
+        wanted: Wanted,
+    ) -> Result<Applied> {
         if self.known.lock().table().version() != base {
             return Ok(Applied::Stale);
         }
@@ -275,7 +345,15 @@ impl Shared {
             }
         }
         for (queue, options) in &gone {
-            let info = self.info(queue).await?;
+            let is_asked = options.if_unused || options.if_empty;
+            if wanted == Wanted::Nothing && !is_asked {
+                continue;
+            }
+            let info = match self.info(queue).await {
+                // Its server is gone, which keeps nobody from deleting it.
+                Err(error) if error::is_passing(&error) && !is_asked => continue,
+                info => info?,
+            };
             messages += info.ready;
             let refused = match () {
                 () if options.if_unused && info.consumers > 0 => format!(
@@ -299,13 +377,23 @@ impl Shared {
             if self.known.lock().table().version() != base {
                 return Ok(Applied::Stale);
             }
-            known::write(&self.line, &self.known, changes).await?
+            known::write(&self.line, &self.known, changes).await
         };
-        if let Written::Stale = written {
-            return Ok(Applied::Stale);
+        let is_done = match written {
+            Ok(Written::Done) => true,
+            Ok(Written::Stale) => return Ok(Applied::Stale),
+            // Some of them are made: the rest is told apart by whoever looks again.
+            Ok(Written::Partly) => false,
+            Err(error) if error::is_passing(&error) => false,
+            Err(error) => return Err(error),
+        };
+        if !is_done {
+            self.patiently(|| self.catch_up()).await?;
         }
         for (queue, _) in &gone {
-            self.remove(queue).await?;
+            if !self.known.lock().has(queue) {
+                self.remove(queue).await?;
+            }
         }
         for change in changes {
             let Change::PutQueue(declaration, _) = change else {
@@ -313,7 +401,13 @@ impl Shared {
             };
             let queue = self.known.lock().queue(declaration.name());
             if let Some(queue) = queue {
-                match self.make(&queue).await {
+                let making = self.patiently(|| async {
+                    if !self.known.lock().has(&queue) {
+                        return Err(error::missing_queue(queue.name()));
+                    }
+                    self.make(&queue).await
+                });
+                match making.await {
                     // Somebody has deleted it already.
                     Err(error) if error.kind() == ErrorKind::NotFound => continue,
                     made => made?,
@@ -322,6 +416,9 @@ impl Shared {
                     members::use_queue(&self.line, queue.name()).await?;
                 }
             }
+        }
+        if !is_done {
+            return Ok(Applied::Stale);
         }
         let version = self.known.lock().table().version();
         Ok(Applied::Done { version, messages })
@@ -334,8 +431,13 @@ impl Shared {
         self.sizes.forget(queue);
         self.returns.forget_all(queue.stream());
         discounts::forget(self, queue);
+        self.marked.lock().remove(queue.stream());
         // What is delayed for it is dropped when it is due: a purge would take the consumer's place from what is for others.
-        drop(deleting.await?);
+        match deleting.await {
+            // Where its server is gone, it goes when that comes back.
+            Err(error) if error::is_passing(&error) => {}
+            deleted => drop(deleted?),
+        }
         self.ring(queue.name(), true);
         Ok(())
     }
@@ -344,14 +446,29 @@ impl Shared {
     pub(crate) async fn make(self: &Arc<Self>, queue: &NatsQueue) -> Result<()> {
         let refused_above = limits::refused_above(queue.declaration());
         loop {
-            let made = api::create_queue(&self.line, &self.place, queue, refused_above).await?;
-            match made {
+            let made = api::create_queue(&self.line, &self.place, queue, refused_above).await;
+            if let Err(error) = &made
+                && error::is_passing(error)
+            {
+                self.take_back(queue).await;
+            }
+            match made? {
                 Ok(()) => return Ok(()),
                 Err(refused) if refused.err_code == code::OVERLAP => {
                     self.clear_away(queue).await?;
                 }
                 Err(refused) => return Err(refused.during("the stream of a queue")),
             }
+        }
+    }
+
+    /// A new stream may be given to a server that has just died. It waits there for ever, unless it is taken away.
+    async fn take_back(&self, queue: &NatsQueue) {
+        let is_new = !queue.is_adopted() && self.place.of(queue.declaration()).1 == 1;
+        let look = api::stream_info(&self.line, queue.stream(), None).await;
+        if is_new && look.is_err_and(|error| error::is_passing(&error)) {
+            // Whoever leads it would have to answer, and does nothing.
+            drop(api::delete_stream(&self.line, queue.stream()));
         }
     }
 
@@ -365,14 +482,28 @@ impl Shared {
             return Err(error::missing_queue(queue.name()));
         }
         for stream in streams {
+            if self.line.layout.id_of(queue.name(), &stream).is_none() {
+                return Err(Error::new(
+                    ErrorKind::PreconditionFailed,
+                    format!(
+                        "stream `{stream}`, which isn't this library's, takes what is published to queue `{}`; give it other \
+                         subjects, or use another prefix",
+                        queue.name()
+                    ),
+                ));
+            }
             if stream != **queue.stream() {
-                drop(api::delete_stream(&self.line, &stream).await?);
+                match api::delete_stream(&self.line, &stream).await {
+                    // Where its server is gone, its place is free all the same.
+                    Err(error) if error::is_passing(&error) => {}
+                    deleted => drop(deleted?),
+                }
             }
         }
         Ok(())
     }
 
-    /// Looks after a queue whose stream doesn't answer; false if it isn't there any more.
+    /// Looks after a queue whose stream doesn't answer; false if it isn't there any more. An error if that can't be known now.
     pub(crate) async fn repair(self: &Arc<Self>, queue: &NatsQueue) -> Result<bool> {
         let looked = self.look_at_whole(queue).await?;
         if looked == Looked::Whole {
@@ -383,10 +514,13 @@ impl Shared {
 
     /// Looks whether all of a queue is there, and makes again what isn't.
     pub(crate) async fn look_at_whole(self: &Arc<Self>, queue: &NatsQueue) -> Result<Looked> {
+        let end = Instant::now() + PATIENCE;
         loop {
             match self.try_to_repair(queue).await {
                 // There is no leader, for one.
-                Err(error) if error.is_transient() && !self.line.is_over() => {
+                Err(error)
+                    if error.is_transient() && !self.line.is_over() && Instant::now() < end =>
+                {
                     tokio::time::sleep(PAUSE).await;
                 }
                 looked => return looked,
@@ -601,6 +735,8 @@ impl Shared {
         let Some(expires) = fetched.expires(queue) else {
             return Some(fetched);
         };
+        // Another program may have published it.
+        self.mark_expiring(queue);
         // What came while somebody waited for it was as good as delivered.
         let looked = match fetched.delivered.count {
             1 => pulled,
@@ -650,6 +786,52 @@ impl Shared {
         self.deaths.notify_one();
     }
 
+    /// Has a dead message moved that couldn't be before. What it is made of lies in its stream.
+    pub(crate) async fn try_again(&self, holder: Holder, id: u64, death: Death) -> Result<()> {
+        let died = self.clock.now();
+        let raw = loop {
+            let Some(held) = holder.get(id) else {
+                return Ok(());
+            };
+            let pause = TRY_AGAIN * 2_u32.saturating_pow(held.tries.min(6));
+            tokio::time::sleep(pause.min(LONGEST)).await;
+            match api::message(&self.line, held.stream(), held.position).await {
+                Ok(Ok(raw)) => break raw,
+                Ok(Err(refused)) if refused.is_missing() => {
+                    // It went with its queue.
+                    drop(holder.let_go_for_good(id));
+                    return Ok(());
+                }
+                Err(error) if !error::is_passing(&error) => return Err(error),
+                _ => {}
+            }
+        };
+        let Some(held) = holder.get(id) else {
+            return Ok(());
+        };
+        let own = [message::DUE, message::TO, message::DEATH];
+        let fetched = Fetched {
+            delivered: Delivered {
+                count: 1,
+                position: raw.position,
+                stored: raw.stored,
+            },
+            ack: held.ack,
+            headers: Some(message::without(&message::parse(&raw.headers), &own)),
+            body: raw.payload.into(),
+            since: held.since,
+        };
+        self.dead.lock().push_back(Corpse {
+            holder,
+            id,
+            death,
+            died,
+            fetched,
+        });
+        self.deaths.notify_one();
+        Ok(())
+    }
+
     pub(crate) fn take_dead(&self) -> Vec<Corpse> {
         self.dead.lock().drain(..).collect()
     }
@@ -678,6 +860,29 @@ impl Shared {
             delay,
         };
         self.returns.add(queue, back);
+    }
+
+    /// A message that is on its way into a queue is beyond its time by then. If only the message says so, the others are told
+    /// to look at the queue as well: this session may not be there any more.
+    pub(crate) fn expires_in(&self, queue: &NatsQueue, left: Duration) {
+        self.agenda.look_in(queue.name(), left);
+        self.mark_expiring(queue);
+    }
+
+    fn mark_expiring(&self, queue: &NatsQueue) {
+        if queue.declaration().get_message_ttl().is_some() {
+            return;
+        }
+        let mut marked = self.marked.lock();
+        let now = Instant::now();
+        if marked
+            .get(queue.stream())
+            .is_none_or(|at| *at + MARKED < now)
+        {
+            marked.insert(queue.stream().clone(), now);
+            drop(marked);
+            members::mark_expiring(&self.line, queue);
+        }
     }
 
     /// What goes back may be beyond its time, or beyond the limits of its queue.
@@ -732,20 +937,15 @@ impl Shared {
     /// A consumer of this session is gone.
     pub(crate) async fn leave(self: &Arc<Self>, queue: &NatsQueue, number: u64) -> Result<()> {
         let session = self.line.session;
-        let mut was_there = false;
-        let members = members::change(&self.line, queue, |members| {
-            was_there = members.has(session, number);
-            members
-                .consumers
-                .retain(|member| (member.session, member.number) != (session, number));
-            Ok(())
-        })
-        .await?;
-        if !was_there {
-            return Ok(());
+        let leaving = self.patiently(|| {
+            members::remove(&self.line, queue, move |member| {
+                (member.session, member.number) == (session, number)
+            })
+        });
+        match leaving.await? {
+            Some(left) => self.after_leaving(queue, left == 0).await,
+            None => Ok(()),
         }
-        self.after_leaving(queue, members.consumers.is_empty())
-            .await
     }
 
     /// A consumer of a queue was taken off its list.
@@ -780,7 +980,10 @@ impl Shared {
                 }
             }
             let changes = table.removal_of_queue(queue.name(), options);
-            match self.apply(table.version(), &changes).await? {
+            match self
+                .apply(table.version(), &changes, Wanted::Nothing)
+                .await?
+            {
                 Applied::Done { .. } => return Ok(()),
                 Applied::Stale => {}
             }
@@ -819,40 +1022,45 @@ impl Shared {
         ended
     }
 
-    /// Removes what belongs to a session that is over.
+    /// Removes what belongs to a session that is over: its consumers, for others wait for their turn, then its queues. One
+    /// that can't be removed now keeps none of the others; then there is an error, and the session's key stays for whoever
+    /// tries again.
     pub(crate) async fn remove_session(self: &Arc<Self>, session: u64) -> Result<()> {
         let table = self.catch_up().await?;
+        let used = members::keys(&self.line, "u").await?;
+        let queues: Vec<NatsQueue> = {
+            let known = self.known.lock();
+            let all = known.queues();
+            all.filter(|queue| used.contains(&encoded(queue.name())))
+                .cloned()
+                .collect()
+        };
+        let mut all_removed = Ok(());
+        for queue in queues {
+            if let Err(error) = self.remove_consumers(&queue, session).await {
+                tracing::debug!(%error, session, queue = %queue.name(), "consumers of a session stay");
+                all_removed = Err(error);
+            }
+        }
         for name in table.owned_by(session) {
             let queue = self.known.lock().queue(&name);
-            if let Some(queue) = queue {
-                self.delete(&queue, false).await?;
+            if let Some(queue) = queue
+                && let Err(error) = self.delete(&queue, false).await
+            {
+                tracing::debug!(%error, session, queue = %name, "a queue of a session stays");
+                all_removed = Err(error);
             }
         }
-        let used = members::keys(&self.line, "u").await?;
-        if !used.is_empty() {
-            let queues: Vec<NatsQueue> = {
-                let known = self.known.lock();
-                let all = known.queues();
-                all.filter(|queue| used.contains(&encoded(queue.name())))
-                    .cloned()
-                    .collect()
-            };
-            for queue in queues {
-                let mut was_there = false;
-                let members = members::change(&self.line, &queue, |members| {
-                    let before = members.consumers.len();
-                    members.consumers.retain(|member| member.session != session);
-                    was_there = members.consumers.len() < before;
-                    Ok(())
-                })
-                .await?;
-                if was_there {
-                    self.after_leaving(&queue, members.consumers.is_empty())
-                        .await?;
-                }
-            }
-        }
+        all_removed?;
         members::die(&self.line, session).await
+    }
+
+    async fn remove_consumers(self: &Arc<Self>, queue: &NatsQueue, session: u64) -> Result<()> {
+        let left = members::remove(&self.line, queue, |member| member.session == session);
+        match left.await? {
+            Some(left) => self.after_leaving(queue, left == 0).await,
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn leave_to_next(&self) {

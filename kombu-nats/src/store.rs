@@ -1,22 +1,29 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use kombu_core::driver::{BoxFuture, Capabilities, Notices, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
-use kombu_core::virt::{Answer, Applied, Change, Dead, Finish, QueueStore, ReaderOptions, Table};
+use kombu_core::virt::{
+    Answer, Applied, Change, Dead, Death, Finish, QueueStore, ReaderOptions, Table,
+};
 use kombu_core::{Error, ErrorKind, Name, Result};
 
 use crate::clock;
 use crate::discounts;
 use crate::error;
 use crate::hold::{self, ACK, Corpse, Held, Holder};
-use crate::known::NatsQueue;
+use crate::known::{self, NatsQueue};
 use crate::limits;
 use crate::members::{self, Member};
 use crate::message;
+use crate::purge;
 use crate::push;
 use crate::reader::NatsReader;
-use crate::session::{Job, Shared, to_the_end};
+use crate::session::{Job, SILENCE, Shared, Wanted, to_the_end};
 use crate::sweep;
+
+/// How long somebody who asks for something waits for a look at queues.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// One session with a NATS server.
 pub(crate) struct NatsStore {
@@ -48,7 +55,7 @@ impl NatsStore {
         holder: &Holder,
         id: u64,
         counts: bool,
-        delay: Option<std::time::Duration>,
+        delay: Option<Duration>,
     ) -> Op<Result<Answer>> {
         let Some(held) = holder.let_go(id) else {
             return Op::ready(Err(error::settle_lost()));
@@ -68,6 +75,27 @@ impl NatsStore {
         }))
     }
 
+    /// Keeps a dead message that can't be moved, because the server has no room for its letter, for one: it stays where it is, held
+    /// by the session, and is tried again. If the session ends before, it goes back to its queue.
+    fn keep_dead(&self, holder: &Holder, id: u64, death: Death) -> Result<Answer> {
+        let shared = &self.shared;
+        let Some(mut held) = holder.let_go(id) else {
+            return Err(error::settle_lost());
+        };
+        holder.freed(shared.clock.now());
+        held.tries += 1;
+        held.death = Some(death);
+        let (own, id) = (shared.own_holder(holder.queue()), shared.next());
+        own.take_over(id, held);
+        // Without its task, the session is over.
+        drop(shared.jobs.send(Job::TryAgain {
+            holder: own,
+            id,
+            death,
+        }));
+        Ok(Answer::Done)
+    }
+
     /// Moves a message: its letter gets an id that is made of its place, so that it arrives once however often it is moved.
     fn move_away(
         &self,
@@ -83,12 +111,14 @@ impl NatsStore {
         let shared = self.shared.clone();
         let (holder, targets, envelope) = (holder.clone(), targets.to_vec(), envelope.clone());
         Op::start(async move {
-            if !envelope.exchange().is_empty() && !shared.is_current(version).await? {
+            let exchange = envelope.exchange();
+            if !exchange.is_empty() && !shared.is_route_current(version, exchange, &targets).await?
+            {
                 return Ok(Answer::Stale);
             }
             {
-                let known = shared.known.lock();
-                if known.table().version() != version {
+                let mut known = shared.known.lock();
+                if !known.still_holds(version, exchange, &targets) {
                     return Ok(Answer::Stale);
                 }
                 if held.death.is_none() && !known.has(holder.queue()) {
@@ -132,21 +162,41 @@ impl QueueStore for NatsStore {
 
     fn load(&self) -> Op<Result<Table>> {
         let shared = self.shared.clone();
-        Op::start(async move { shared.catch_up().await })
+        Op::start(async move { shared.patiently(|| shared.catch_up()).await })
     }
 
     fn is_current(&self, version: u64) -> Op<Result<bool>> {
         let shared = self.shared.clone();
-        Op::start(async move { shared.is_current(version).await })
+        Op::start(async move {
+            let asking = shared.patiently(|| shared.is_current(version));
+            asking.await
+        })
+    }
+
+    fn repeats_within(&self) -> Option<Duration> {
+        Some(push::SAME)
+    }
+
+    fn ping(&self, _version: u64) -> Op<Result<()>> {
+        let shared = self.shared.clone();
+        Op::start(async move {
+            shared.line.ping().await?;
+            // It loses the session if they are gone, and is of no matter if nobody can tell now.
+            let declarations = known::revision(&shared.line);
+            drop(tokio::time::timeout(SILENCE, declarations).await);
+            Ok(())
+        })
     }
 
     async fn apply(&self, base: u64, changes: &[Change]) -> Result<Applied> {
-        let (shared, changes) = (self.shared.clone(), changes.to_vec());
-        to_the_end(async move {
-            sweep::look_before_deleting(&shared, &changes).await?;
-            shared.apply(base, &changes).await
-        })
-        .await
+        let applying = self.shared.patiently(|| {
+            let (shared, changes) = (self.shared.clone(), changes.to_vec());
+            to_the_end(async move {
+                sweep::look_before_deleting(&shared, &changes).await;
+                shared.apply(base, &changes, Wanted::Counts).await
+            })
+        });
+        applying.await
     }
 
     fn queue(&self, name: &Name) -> Option<NatsQueue> {
@@ -154,7 +204,13 @@ impl QueueStore for NatsStore {
     }
 
     fn push(&self, targets: &[NatsQueue], version: u64, envelope: &Envelope) -> Op<Result<Answer>> {
-        if self.shared.known.lock().table().version() != version {
+        let exchange = envelope.exchange();
+        if !self
+            .shared
+            .known
+            .lock()
+            .still_holds(version, exchange, targets)
+        {
             return Op::ready(Ok(Answer::Stale));
         }
         Op::Pending(
@@ -182,9 +238,12 @@ impl QueueStore for NatsStore {
             options.room,
         )?;
         // The queue may need its stream made again.
-        shared.looks(queue).await?;
-        discounts::read_all(shared, queue).await?;
-        let members = members::join(&shared.line, queue, member).await?;
+        shared.patiently(|| shared.looks(queue)).await?;
+        shared
+            .patiently(|| discounts::read_all(shared, queue))
+            .await?;
+        let joining = shared.patiently(|| members::join(&shared.line, queue, member.clone()));
+        let members = joining.await?;
         if members.is_first(shared.line.session, number) {
             reader.activate();
         }
@@ -194,12 +253,15 @@ impl QueueStore for NatsStore {
     async fn take_one(&self, queue: &NatsQueue) -> Result<Option<(RawDelivery, Holder)>> {
         let shared = &self.shared;
         if queue.declaration().get_expires().is_some() {
-            members::use_queue(&shared.line, queue.name()).await?;
+            shared
+                .patiently(|| members::use_queue(&shared.line, queue.name()))
+                .await?;
         }
         discounts::read_all(shared, queue).await?;
         loop {
             let pulled = shared.clock.now();
-            let Some(fetched) = shared.take_one(queue).await? else {
+            let taking = shared.patiently(|| shared.take_one(queue));
+            let Some(fetched) = taking.await? else {
                 return Ok(None);
             };
             let Some(fetched) = shared.bury_if_expired(queue, fetched, pulled) else {
@@ -237,11 +299,8 @@ impl QueueStore for NatsStore {
         {
             return self.move_away(holder, id, targets, version, envelope);
         }
-        if let Finish::LeaveDead { .. } = finish {
-            return Op::ready(Err(Error::new(
-                ErrorKind::Unsupported,
-                "this transport keeps no dead messages for others",
-            )));
+        if let Finish::LeaveDead { death } = finish {
+            return Op::ready(self.keep_dead(holder, id, death));
         }
         match finish {
             Finish::Forget | Finish::Discard { .. } => match holder.let_go_for_good(id) {
@@ -261,7 +320,12 @@ impl QueueStore for NatsStore {
         let shared = self.shared.clone();
         Op::start(async move {
             let looking = shared.clone();
-            to_the_end(async move { sweep::look_at_due(&looking).await }).await?;
+            let looking = to_the_end(async move {
+                sweep::look_at_due(&looking).await;
+                Ok(())
+            });
+            // A queue whose server is gone keeps nobody from the others.
+            drop(tokio::time::timeout(LOOK, looking).await);
             Ok(shared.take_dead().into_iter().map(dead).collect())
         })
     }
@@ -272,16 +336,13 @@ impl QueueStore for NatsStore {
     }
 
     async fn info(&self, queue: &NatsQueue) -> Result<QueueInfo> {
-        self.shared.info(queue).await
+        let shared = &self.shared;
+        shared.patiently(|| shared.info(queue)).await
     }
 
     async fn purge(&self, queue: &NatsQueue) -> Result<u64> {
-        let mut count = 0;
-        while let Some(fetched) = self.shared.take_one(queue).await? {
-            self.shared.line.tell(fetched.ack.clone(), ACK);
-            count += 1;
-        }
-        Ok(count)
+        let shared = &self.shared;
+        purge::purge(shared, queue).await
     }
 
     fn notices(&self) -> Notices {

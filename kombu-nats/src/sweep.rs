@@ -1,14 +1,16 @@
 //! Looks for what is over: messages beyond their time at the head of a queue, queues beyond their length, and queues that
 //! nobody uses.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use kombu_core::virt::{Change, Death};
 use kombu_core::{Name, Result};
 use serde_json::{Value, json};
 
-use crate::api::{self, ACK_WAIT, nanoseconds};
+use crate::api::{self, nanoseconds};
 use crate::known::NatsQueue;
 use crate::limits;
 use crate::members;
@@ -18,29 +20,51 @@ use crate::session::Shared;
 
 /// How soon a queue is looked at again whose head doesn't expire, and what is behind it may.
 const BEHIND: Duration = Duration::from_millis(200);
+/// How soon one is looked at again that couldn't be.
+const AGAIN: Duration = Duration::from_secs(30);
+/// How many are looked at together.
+const AT_ONCE: usize = 16;
 
-/// Looks at all queues that are due.
-pub(crate) async fn look_at_due(shared: &Arc<Shared>) -> Result<()> {
+/// Looks at all queues that are due. What comes of one is no matter of the others: it is looked at again.
+pub(crate) async fn look_at_due(shared: &Arc<Shared>) {
     // Whoever asks afterwards sees what came of a look that was under way.
     let _turn = shared.looking.lock().await;
-    for name in shared.agenda.due() {
-        let queue = shared.known.lock().queue(&name);
-        if let Some(queue) = queue {
-            look_at(shared, &queue).await?;
+    let queues: Vec<NatsQueue> = {
+        let known = shared.known.lock();
+        let due = shared.agenda.due().into_iter();
+        due.filter_map(|name| known.queue(&name)).collect()
+    };
+    let looks = queues.into_iter().map(|queue| {
+        let shared = shared.clone();
+        async move {
+            if let Err(error) = look_at(&shared, &queue).await {
+                tracing::debug!(%error, queue = %queue.name(), "a look at a queue");
+                shared.agenda.look_in(queue.name(), AGAIN);
+            }
         }
-    }
-    Ok(())
+    });
+    futures_util::stream::iter(looks)
+        .buffer_unordered(AT_ONCE)
+        .collect::<()>()
+        .await;
 }
 
-/// Looks at all queues whose declarations say that something may be over.
+/// Looks at all queues where something may be over: their declarations say so, or whoever published to them, or has
+/// seen what others did.
 pub(crate) async fn look_at_all(shared: &Arc<Shared>) -> Result<()> {
     shared.catch_up().await?;
+    let marked = members::keys(&shared.line, "x").await?;
+    let marked: HashSet<String> = marked.into_iter().collect();
     let queues: Vec<Name> = {
         let known = shared.known.lock();
         let all = known.queues().map(NatsQueue::declaration);
-        all.filter(|queue| queue.get_message_ttl().is_some() || queue.get_expires().is_some())
-            .map(|queue| queue.name().clone())
-            .collect()
+        all.filter(|queue| {
+            queue.get_message_ttl().is_some()
+                || queue.get_expires().is_some()
+                || marked.contains(&encoded(queue.name()))
+        })
+        .map(|queue| queue.name().clone())
+        .collect()
     };
     for queue in queues {
         shared.agenda.look_in(&queue, Duration::ZERO);
@@ -60,17 +84,18 @@ async fn look_at(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> {
 }
 
 /// What is beyond its time doesn't go with its queue.
-pub(crate) async fn look_before_deleting(shared: &Arc<Shared>, changes: &[Change]) -> Result<()> {
+pub(crate) async fn look_before_deleting(shared: &Arc<Shared>, changes: &[Change]) {
     for change in changes {
         if let Change::DeleteQueue(name, _) = change {
             let _turn = shared.looking.lock().await;
             let queue = shared.known.lock().queue(name);
-            if let Some(queue) = queue {
-                bury_expired(shared, &queue).await?;
+            if let Some(queue) = queue
+                && let Err(error) = bury_expired(shared, &queue).await
+            {
+                tracing::debug!(%error, queue = %queue.name(), "a look at a queue that goes");
             }
         }
     }
-    Ok(())
 }
 
 /// Takes what is beyond its time from the head of a queue.
@@ -198,31 +223,38 @@ async fn look_at_head(
 
 /// Removes what was acknowledged and is there all the same: a server that is killed forgets that it had removed it, and would
 /// count it for ever. Once more when those acknowledgements that it had forgotten as well have come again.
-pub(crate) async fn clear_forgotten(shared: Arc<Shared>) -> Result<()> {
-    clear(&shared).await?;
-    for _ in 0..2 {
-        tokio::time::sleep(ACK_WAIT + Duration::from_secs(2)).await;
-        clear(&shared).await?;
+///
+/// One session does it for all that are with the same server since that was started.
+pub(crate) async fn clear_forgotten(shared: &Arc<Shared>) -> Result<()> {
+    if !members::take_clearing(shared).await? {
+        return Ok(());
     }
-    Ok(())
-}
-
-async fn clear(shared: &Arc<Shared>) -> Result<()> {
-    let queues: Vec<NatsQueue> = {
-        let known = shared.known.lock();
-        known
-            .queues()
-            .filter(|queue| queue.declaration().is_durable())
-            .cloned()
-            .collect()
-    };
+    shared.catch_up().await?;
     let later = shared.line.layout.later();
-    clear_level(shared, &later, 0, &shared.line.layout.later_subject("*")).await?;
-    for queue in queues {
-        for level in 0..queue.levels() {
-            clear_level(shared, queue.stream(), level, queue.subject(level)).await?;
+    let mut levels = vec![(later, 0, shared.line.layout.later_subject("*"))];
+    {
+        let known = shared.known.lock();
+        let queues = known.queues();
+        for queue in queues.filter(|queue| queue.declaration().is_durable()) {
+            let subjects = (0..queue.levels()).map(|level| {
+                let subject = queue.subject(level).to_string();
+                (queue.stream().to_string(), level, subject)
+            });
+            levels.extend(subjects);
         }
     }
+    let clearing = levels.into_iter().map(|(stream, level, subject)| {
+        let shared = shared.clone();
+        async move {
+            if let Err(error) = clear_level(&shared, &stream, level, &subject).await {
+                tracing::debug!(%error, stream, "what was acknowledged may be there");
+            }
+        }
+    });
+    futures_util::stream::iter(clearing)
+        .buffer_unordered(AT_ONCE)
+        .collect::<()>()
+        .await;
     Ok(())
 }
 

@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 pub(crate) struct Counts {
     pub(crate) ready: u64,
+    /// Those of them that are certainly nobody's: others may be held by whoever can't be asked.
+    pub(crate) certain: u64,
     pub(crate) unsettled: u64,
     /// How many more the consumers have room for.
     pub(crate) room: u64,
@@ -32,6 +34,9 @@ pub(crate) struct Share {
     /// Given back, and invisible.
     delayed: u64,
     room: u64,
+    /// Given back, and not seen again.
+    #[serde(default)]
+    back: u64,
 }
 
 pub(crate) fn own_share(shared: &Shared, stream: &str) -> Share {
@@ -42,6 +47,7 @@ pub(crate) fn own_share(shared: &Shared, stream: &str) -> Share {
             + shared.returns.on_their_way(stream) as u64,
         delayed: shared.returns.delayed(stream) as u64,
         room: shared.room(stream),
+        back: shared.returns.back(stream).len() as u64,
     }
 }
 
@@ -73,13 +79,16 @@ pub(crate) async fn count(
         held: own.held.max(before.held),
         delayed: own.delayed.max(before.delayed),
         room: own.room,
+        back: own.back,
     };
     if all.held + all.delayed < taken || with_room {
         ask_others(shared, queue, taken, with_room, &mut all).await?;
     }
     let unsettled = all.held.min(taken);
+    let back = taken.saturating_sub(unsettled + all.delayed);
     Ok(Counts {
-        ready: pending + taken.saturating_sub(unsettled + all.delayed),
+        ready: pending + back,
+        certain: pending + back.min(all.back),
         unsettled,
         room: all.room,
     })
@@ -117,6 +126,7 @@ async fn ask_others(
                 all.held += share.held;
                 all.delayed += share.delayed;
                 all.room += share.room;
+                all.back += share.back;
             }
         }
     };

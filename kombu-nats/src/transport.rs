@@ -314,17 +314,28 @@ async fn begin(line: Line, place: Place) -> Result<Arc<Shared>> {
                 .tell(held.ack.clone(), bytes::Bytes::from_static(b"-NAK"));
         }
     }
-    if !left.is_empty() {
-        // The server has taken that in.
-        known::revision(&shared.line).await?;
-    }
-    for one in left {
-        left::forget_held(&place_name, one.session);
-        shared.remove_session(one.session).await?;
-        left::forget(&place_name, one.session);
-    }
+    let begun = async {
+        if !left.is_empty() {
+            // The server has taken that in.
+            known::revision(&shared.line).await?;
+        }
+        for one in left {
+            left::forget_held(&place_name, one.session);
+            shared.remove_session(one.session).await?;
+            left::forget(&place_name, one.session);
+        }
+        // Before anything that depends on the server's clock.
+        pulse::beat(&shared, 0).await
+    };
+    let first_beat = match begun.await {
+        Ok(first_beat) => first_beat,
+        Err(error) => {
+            shared.line.hang_up();
+            return Err(error);
+        }
+    };
     tokio::spawn(outlet::serve(shared.clone()));
-    tokio::spawn(pulse::serve(shared.clone(), jobs));
+    tokio::spawn(pulse::serve(shared.clone(), jobs, first_beat));
     Ok(shared)
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use kombu::{Connection, Deadlines, Exchange, Queue};
+use kombu::{Connection, Deadlines, ErrorKind, Event, Exchange, Queue};
 use kombu_testkit::brokers::{Data, Nats};
 use kombu_testkit::expect::collect_one;
 use kombu_tests::NatsLine;
@@ -15,6 +15,8 @@ use url::Url;
 
 /// Longer than a cluster needs to find a leader.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than a session waits for an answer.
+const SILENCE: Duration = Duration::from_secs(7);
 
 async fn connect(cluster: &[Nats; 3]) -> Connection {
     let hosts: Vec<_> = cluster.iter().map(Nats::address).collect();
@@ -81,6 +83,7 @@ async fn what_was_confirmed_survives_the_leader() {
         confirmed.push(publishing.await.unwrap());
     }
     assert_eq!(confirmed[0].len(), 2_000);
+    assert_eq!(confirmed[1].len(), 2_000);
     let seen = tokio::time::timeout(PATIENCE, consuming).await;
     assert!(seen.unwrap().unwrap().is_superset(&confirmed[0]));
     let mut kept = BTreeSet::new();
@@ -98,6 +101,79 @@ async fn what_was_confirmed_survives_the_leader() {
     // One that comes back changes nothing.
     cluster[leader].restart(Data::Keep).unwrap();
     connection.close().await.unwrap();
+}
+
+/// The first of these queues that lies on the first server.
+async fn declare_on_first(
+    cluster: &[Nats; 3],
+    connection: &Connection,
+    queues: impl Iterator<Item = Queue>,
+) -> Queue {
+    for queue in queues {
+        connection.declare_queue(&queue).await.unwrap();
+        if stream(&cluster[0], queue.name())["cluster"]["leader"] == "n0" {
+            return queue;
+        }
+    }
+    panic!("none lies there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test with")]
+async fn a_server_that_stays_dead_costs_nobody_beside_it_a_session() {
+    let mut cluster = Nats::start_cluster().unwrap();
+    let connect = async |servers: &str, publish| {
+        let mut deadlines = Deadlines::default();
+        (deadlines.publish, deadlines.declare) = (publish, PATIENCE);
+        deadlines.connect = PATIENCE;
+        let url = format!("nats://{servers}?replicas=3");
+        let connection = Connection::builder(kombu::registry()).url(url);
+        connection.deadlines(deadlines).await.unwrap()
+    };
+    let alive = cluster[2].address();
+    let owner = connect(&alive, PATIENCE).await;
+    let names = |name| (0..50).map(move |number| Queue::new(format!("{name}{number}")));
+    let mine = names("mine").map(|queue| queue.exclusive(true));
+    let mine = declare_on_first(&cluster, &owner, mine).await;
+    let lonely = names("lonely").map(|queue| queue.expires(PATIENCE));
+    let lonely = declare_on_first(&cluster, &owner, lonely).await;
+    let (worker, sender) = (
+        connect(&alive, PATIENCE).await,
+        connect(&alive, SILENCE).await,
+    );
+    let mut events = [owner.events(), worker.events(), sender.events()];
+    let mut consumer = worker.consumer(&Queue::new("jobs")).await.unwrap();
+    let producer = worker.producer(Exchange::default()).routing_key("jobs");
+    let producer = producer.await.unwrap();
+    producer.publish_text("held").await.unwrap();
+    let held = collect_one(&mut consumer).await;
+    let to_lonely = sender
+        .producer(Exchange::default())
+        .routing_key(lonely.name());
+    let to_lonely = to_lonely.await.unwrap();
+    cluster[0].kill().unwrap();
+    // Longer than a session waits for a server.
+    let error = to_lonely.publish_text("nowhere").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    producer.publish_text("next").await.unwrap();
+    let next = collect_one(&mut consumer).await;
+    assert_eq!(next.body(), "next");
+    next.ack().confirmed().await.unwrap();
+    held.ack().confirmed().await.unwrap();
+    // Somebody who begins now; and what belongs to somebody who ends goes.
+    let other = connect(&alive, PATIENCE).await;
+    assert_eq!(other.queue_info("jobs").await.unwrap().ready, 0);
+    owner.close().await.unwrap();
+    let error = other.queue_info(mine.name().clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    for connection in [worker, sender, other] {
+        connection.close().await.unwrap();
+    }
+    for events in &mut events {
+        while let Some(event) = events.next().await {
+            assert!(!matches!(event, Event::Lost { .. }), "{event:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -383,3 +383,95 @@ async fn a_killed_server_leaves_nothing_that_counts_and_is_never_delivered() {
         publish.routing_key("limited").await.unwrap();
     }
 }
+
+/// Those that the next session doesn't find it declares again, and the messages are those of the queue that was there.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn messages_stay_when_all_declarations_are_gone() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    let jobs = Queue::new("jobs").bind(Exchange::topic("news"), "#");
+    connection.declare_queue(&jobs).await.unwrap();
+    let producer = connection.producer(Exchange::topic("news")).await.unwrap();
+    for text in ["0", "1", "2"] {
+        producer.publish_text(text).await.unwrap();
+    }
+    let mut events = connection.events();
+    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
+    line.request("$JS.API.STREAM.DELETE.KV_kombu_topology", "");
+    // It is found out by whoever needs them.
+    producer.publish_text("3").await.unwrap();
+    let kept = texts(&drain(&connection, "jobs").await);
+    assert_eq!(kept, ["0", "1", "2", "3"]);
+    while !matches!(events.next().await.unwrap(), Event::Restored { .. }) {}
+}
+
+/// Though its name fits.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn another_programs_stream_is_left_alone() {
+    let nats = Nats::start().unwrap();
+    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
+    let config = r#"{"name":"audit","subjects":["kombu.q.jobs.*"]}"#;
+    line.request("$JS.API.STREAM.CREATE.audit", config);
+    let connection = connect(&nats.url()).await;
+    let error = connection.declare_queue(&Queue::new("jobs")).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PreconditionFailed, "{error}");
+    assert!(error.to_string().contains("`audit`"), "{error}");
+    let info = line.request("$JS.API.STREAM.INFO.audit", "");
+    assert_eq!(info["config"]["name"], "audit");
+}
+
+/// The name of a queue that was deleted, whose stream somebody failed to delete, is for a new one.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn what_was_deleted_does_not_come_again() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let (mut line, name) = stream_of(&nats, "jobs");
+    let config = line.request(&format!("$JS.API.STREAM.INFO.{name}"), "")["config"].to_string();
+    connection.delete_queue("jobs").await.unwrap();
+    line.request(&format!("$JS.API.STREAM.CREATE.{name}"), &config);
+    line.request("kombu.q.jobs.0", "old");
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    assert_eq!(connection.queue_info("jobs").await.unwrap().ready, 0);
+}
+
+/// What they declare is none of its business.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_publish_gets_through_though_others_go_on_declaring() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    let news = Exchange::topic("news");
+    let jobs = Queue::new("jobs").bind(&news, "#");
+    connection.declare_queue(&jobs).await.unwrap();
+    let producer = connection.producer(&news).await.unwrap();
+    let proxy = Proxy::start(nats.address()).await.unwrap();
+    // Whoever had to route anew would never be in time.
+    let slow = connect(&format!("nats://{}", proxy.address())).await;
+    let late = slow.producer(&news).await.unwrap();
+    late.publish_text("0").await.unwrap();
+    proxy.delay(Direction::ToClient, Duration::from_millis(50));
+    let other = connect(&nats.url()).await;
+    let declaring = tokio::spawn(async move {
+        other.declare_exchange(&Exchange::direct("other")).await?;
+        other.declare_queue(&Queue::new("others")).await?;
+        for number in 0_u64.. {
+            let binding = Binding::new(Exchange::direct("other"), (number % 2).to_string());
+            other.bind_queue("others", &binding).await?;
+            other.unbind_queue("others", &binding).await?;
+        }
+        kombu::Result::Ok(())
+    });
+    for number in 1..=3 {
+        let publish = late.publish_text(number.to_string());
+        let published = tokio::time::timeout(Duration::from_secs(2), publish).await;
+        assert!(published.expect("it gets through").unwrap().routed);
+    }
+    declaring.abort();
+    producer.publish_text("4").await.unwrap();
+    assert_eq!(connection.purge("jobs").await.unwrap(), 5);
+}

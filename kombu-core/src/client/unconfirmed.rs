@@ -5,11 +5,13 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
+use tokio::time::Instant;
 
 use crate::driver::{Confirm, Confirmation, Op, Publisher};
 use crate::error::{Error, ErrorKind, Result};
@@ -44,6 +46,8 @@ pub(super) struct Entry {
     stage: Mutex<Stage>,
     /// Taken by a driver at least once, so the broker may have it.
     sent: AtomicBool,
+    /// When it was handed to a driver first.
+    since: OnceLock<Instant>,
     /// Handed to another driver after that.
     resent: AtomicBool,
     /// The driver has something to tell, or wasn't asked yet.
@@ -75,6 +79,16 @@ pub(super) enum Handed {
 /// Whether an error means that the session is over, and says nothing about the message.
 fn is_lost(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionLost)
+}
+
+/// The broker wouldn't know by now whether it has the message.
+fn too_late_to_repeat() -> Error {
+    Error::new(
+        ErrorKind::ConnectionLost,
+        "the connection was lost before the broker answered, and for so long that the message could be stored twice if it were \
+         sent again",
+    )
+    .with_maybe_stored()
 }
 
 impl Outbox {
@@ -172,6 +186,7 @@ impl Outbox {
             envelope: envelope.clone(),
             stage: Mutex::new(stage),
             sent: AtomicBool::new(false),
+            since: OnceLock::new(),
             resent: AtomicBool::new(false),
             has_news: AtomicBool::new(true),
             task: AtomicWaker::new(),
@@ -248,12 +263,18 @@ impl Outbox {
     pub(super) fn begin(&self, publisher: Arc<dyn Publisher>) {
         let mut current = self.publisher.write();
         let entries = self.entries.lock().clone();
+        let limit = publisher.repeats_within();
         for entry in &entries {
             drop(entry.advanced());
             // Also what the old session's driver still sits on: nothing of it reaches the broker any more.
-            if !entry.is_answered() {
-                entry.send_again(&*publisher);
+            if entry.is_answered() {
+                continue;
             }
+            if entry.may_be_stored() && limit.is_some_and(|limit| entry.age() > limit) {
+                entry.answer(Err(too_late_to_repeat()));
+                continue;
+            }
+            entry.send_again(&*publisher);
         }
         *current = publisher;
         drop(current);
@@ -340,6 +361,11 @@ impl Entry {
         }
     }
 
+    /// How long ago it was handed to a driver first.
+    fn age(&self) -> Duration {
+        self.since.get().map_or(Duration::ZERO, Instant::elapsed)
+    }
+
     /// Whether a driver took it, or is about to.
     pub(super) fn may_be_stored(&self) -> bool {
         self.sent.load(Ordering::Relaxed) || matches!(&*self.stage.lock(), Stage::Sending(_))
@@ -380,6 +406,7 @@ impl Entry {
     /// Takes note of what the driver made of the message. If the broker's answer has to be waited for, the driver isn't
     /// asked for it yet: it has nobody to wake until somebody waits.
     fn took(self: &Arc<Self>, op: Op<Result<Confirm>>) {
+        self.since.get_or_init(Instant::now);
         let mut stage = self.stage.lock();
         self.has_news.store(true, Ordering::Release);
         match op {

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use crate::error::Result;
 use crate::message::Envelope;
 
@@ -55,6 +57,13 @@ pub trait Publisher: Send + Sync {
     /// it to recognise repeats and returned messages. A mandatory envelope that no queue matches is
     /// answered with [`Confirmation::Returned`], every other one with [`Confirmation::Acked`].
     fn publish(&self, envelope: &Envelope) -> Op<Result<Confirm>>;
+
+    /// How long after a message was published first it is recognised by its publish id when it comes again. After that it isn't
+    /// sent again when its answer was lost: the error says that it may have been stored. `None`, which is the default, where
+    /// that makes no difference: repeats are always recognised, or never.
+    fn repeats_within(&self) -> Option<Duration> {
+        None
+    }
 
     /// Runs `publish`, which publishes several messages and doesn't block: a driver may wait for its end before it sends
     /// them, and so send them together. The default just runs it.

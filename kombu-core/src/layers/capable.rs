@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_core::Stream;
 
@@ -221,6 +222,10 @@ impl Publisher for CheckedPublisher {
             Ok(()) => self.next.publish(envelope),
             Err(error) => Op::ready(Err(error)),
         }
+    }
+
+    fn repeats_within(&self) -> Option<Duration> {
+        self.next.repeats_within()
     }
 
     fn together(&self, publish: &mut dyn FnMut()) {

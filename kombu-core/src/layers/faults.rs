@@ -411,6 +411,10 @@ struct Call {
 }
 
 impl Publisher for FaultyPublisher {
+    fn repeats_within(&self) -> Option<Duration> {
+        self.0.next.repeats_within()
+    }
+
     fn publish(&self, envelope: &Envelope) -> Op<Result<Confirm>> {
         let publishing = &self.0;
         let Session { commands, line } = &publishing.session;

@@ -232,7 +232,7 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
 
     async fn ping(&self) -> Result<()> {
         let version = self.shared.table.read().version();
-        self.shared.store.is_current(version).await.map(drop)
+        self.shared.store.ping(version).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -150,6 +151,10 @@ impl<S: QueueStore> VirtualPublisher<S> {
 }
 
 impl<S: QueueStore> Publisher for VirtualPublisher<S> {
+    fn repeats_within(&self) -> Option<Duration> {
+        self.shared.store.repeats_within()
+    }
+
     #[inline]
     fn publish(&self, envelope: &Envelope) -> Op<Result<Confirm>> {
         if let Err(error) = self.shared.check_open() {

@@ -41,6 +41,12 @@ pub trait QueueStore: Send + Sync + 'static {
     /// Whether `version` is still the newest.
     fn is_current(&self, version: u64) -> Op<Result<bool>>;
 
+    /// Asks the broker for a sign of life: an error, or silence, means that the session is lost. The default compares
+    /// the version that core has. A store asks for less where somebody else than the one that the session is with may have to answer that.
+    fn ping(&self, version: u64) -> Op<Result<()>> {
+        self.is_current(version).map(|current| current.map(drop))
+    }
+
     /// Makes all of `changes`, if the table is still at version `base`.
     ///
     /// Core has checked them against that version. A store checks only what it alone knows: whether a queue
@@ -60,6 +66,12 @@ pub trait QueueStore: Send + Sync + 'static {
         version: u64,
         envelope: &Envelope,
     ) -> Op<Result<Answer>>;
+
+    /// How long after a message was pushed first it may be pushed again under its publish id, and is stored once all the same;
+    /// see [`Publisher::repeats_within`](crate::driver::Publisher::repeats_within).
+    fn repeats_within(&self) -> Option<Duration> {
+        None
+    }
 
     /// Runs `push`, which pushes several messages and doesn't block: a store may wait for its end before it sends them, and
     /// so send them together. The default just runs it.

@@ -142,6 +142,18 @@ impl Table {
         self.exchanges.values().map(|node| &*node.exchange)
     }
 
+    /// All bindings of an exchange, in no order.
+    pub fn bindings_from(&self, exchange: &str) -> impl Iterator<Item = &BindingRecord> {
+        let node = self.exchanges.get(exchange).into_iter();
+        node.flat_map(|node| node.bindings.iter().map(|record| &**record))
+    }
+
+    /// All bindings that lead to a queue or an exchange, in no order.
+    pub fn bindings_to(&self, destination: &Destination) -> impl Iterator<Item = &BindingRecord> {
+        let bindings = self.by_destination.get(destination).into_iter();
+        bindings.flat_map(|bindings| bindings.iter().map(|record| &**record))
+    }
+
     /// All bindings, in no order.
     pub fn bindings(&self) -> impl Iterator<Item = &BindingRecord> {
         let nodes = self.exchanges.values();

@@ -7,6 +7,65 @@
 -- negative numbers, which ones couldn't be said at their channel. Or nothing was done: STALE, for the declarations have changed;
 -- EARLY, for a call before this one wasn't done. SESSION: the server doesn't know it.
 
+-- Says to a consumer what is handed over to it. False if nobody hears that.
+local function say(holder, db, q, window, before, given)
+  local session, n = holder:match('^(%d+)%.(%d+)$')
+  local head, texts = {n, window, before, #q}, {q}
+  for i = 1, #given, 2 do
+    head[#head + 1] = given[i]
+    head[#head + 1] = #given[i + 1]
+    texts[#texts + 1] = given[i + 1]
+  end
+  local text = table.concat(head, ' ') .. '\n' .. table.concat(texts)
+  local heard = redis.pcall('PUBLISH', R .. 'handed.' .. db .. '.' .. session, text)
+  return type(heard) == 'number' and heard > 0
+end
+
+-- Hands messages to a consumer that waits at an empty queue: for as many of them, from the first on, as it has room. So it
+-- needn't be told, and ask. Answers how many it was given.
+local function hand_over(q, step, all, first, last)
+  local parked, list = R .. 'parked.' .. q, P .. q
+  local one = call('HRANDFIELD', parked, 1, 'WITHVALUES')
+  if not one[1] or call('EXISTS', list, list .. STEP[1], list .. STEP[2], list .. STEP[3]) > 0 then return 0 end
+  while one[1] do
+    local holder, wants = one[1], call('HGET', R .. 'wants.' .. q, one[1])
+    local db, left = one[2]:match('^(%d+) (%d+)$')
+    local n, given = wants and math.min(room(holder, wants), last - first + 1) or 0, {}
+    left = tonumber(left)
+    for i = 1, n do
+      if #all[first + i - 1] > left then
+        n = i - 1
+        break
+      end
+      left = left - #all[first + i - 1]
+    end
+    if n > 0 then
+      local seq = call('HINCRBY', R .. 'q.' .. q, 'seq', n) - n
+      for i = 1, n do
+        given[2 * i - 1] = string.format('%d%d', seq + i, step)
+        given[2 * i] = all[first + i - 1]
+      end
+      local session, window = holder:match('^%d+'), wants:match('%d+$')
+      local handed = call('HINCRBY', R .. 'handed.' .. session, window, n)
+      if say(holder, db, q, window, string.format('%d', handed - n), given) then
+        for i = 1, #given, CHUNK do
+          call('HSET', R .. 'unacked.' .. holder .. '.' .. q, unpack(given, i, math.min(i + CHUNK - 1, #given)))
+        end
+        call('HSET', parked, holder, db .. ' ' .. left)
+        return n
+      end
+      call('HINCRBY', R .. 'handed.' .. session, window, -n)
+    else
+      -- A server without memory refuses this, and not what follows.
+      call('HINCRBY', R .. 'q.' .. q, 'seq', 0)
+    end
+    -- It is told of what comes all the same, and asks.
+    call('HDEL', parked, holder)
+    one = call('HRANDFIELD', parked, 1, 'WITHVALUES')
+  end
+  return 0
+end
+
 -- Stores messages at the end of a list without limits.
 local function store(q, step, all, first, last)
   first = first + hand_over(q, step, all, first, last)
