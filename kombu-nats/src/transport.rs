@@ -173,6 +173,11 @@ impl Transport for Nats {
         CAPABILITIES
     }
 
+    /// It is the prefix of all names.
+    fn set_virtual_host(&self, url: &mut Url, name: &str) {
+        url.query_pairs_mut().append_pair("prefix", name);
+    }
+
     fn takes_hosts(&self, _scheme: &str) -> bool {
         true
     }
@@ -242,6 +247,11 @@ impl Transport for NatsWithTls {
 
     fn capabilities(&self) -> Capabilities {
         CAPABILITIES
+    }
+
+    /// It is the prefix of all names.
+    fn set_virtual_host(&self, url: &mut Url, name: &str) {
+        url.query_pairs_mut().append_pair("prefix", name);
     }
 
     fn takes_hosts(&self, scheme: &str) -> bool {
