@@ -40,7 +40,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use futures_core::Stream;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, EnterGuard, Runtime};
 
 use crate::{Connection, Error, ErrorKind, Result};
 
@@ -78,6 +78,8 @@ pub fn connect(url: impl Into<String>) -> Result<Connection> {
 pub trait Wait: IntoFuture + Sized {
     /// Waits until it is done. Deadlines are those of the connection.
     fn wait(self) -> Self::Output {
+        // Much begins its work here, and some of it wants to be within a runtime.
+        let _entered = enter();
         block_on(pin!(self.into_future()))
     }
 
@@ -144,9 +146,13 @@ impl Wake for Parked {
     }
 }
 
+fn enter() -> Option<EnterGuard<'static>> {
+    runtime().ok().map(Runtime::enter)
+}
+
 /// Polls on this thread. A runtime's own way refuses to do so within a task, with a panic.
 fn block_on<F: Future>(future: Pin<&mut F>) -> F::Output {
-    let _entered = runtime().ok().map(Runtime::enter);
+    let _entered = enter();
     // Within a task nothing would give it a new budget.
     let mut future = pin!(tokio::task::coop::unconstrained(future));
     let parked = Arc::new(Parked {

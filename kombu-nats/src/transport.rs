@@ -10,6 +10,7 @@ use kombu_core::virt::VirtualConnection;
 use kombu_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use tokio::sync::watch;
+use url::Url;
 
 use crate::access::{self, Servers};
 use crate::api;

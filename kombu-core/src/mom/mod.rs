@@ -32,7 +32,8 @@ use tokio::task::JoinHandle;
 pub use settings::{DataType, RECEIVER_CALLBACK_SEPARATOR, Receiver, Sender, Settings};
 
 use crate::client::{
-    Connection, Consumer, Delivery, Destinations, Producer, Publish, Published, Registry, Value,
+    Connection, ConnectionBuilder, Consumer, Delivery, Destinations, Producer, Publish, Published,
+    Registry, Value,
 };
 use crate::declare::{Binding, Exchange};
 use crate::driver::BoxFuture;
@@ -47,9 +48,21 @@ pub struct OpenMom {
     registry: Registry,
     settings: Settings,
     callbacks: BTreeMap<String, Router>,
+    change: Option<Change>,
 }
 
+type Change = Box<dyn FnOnce(ConnectionBuilder) -> ConnectionBuilder + std::marker::Send>;
+
 impl OpenMom {
+    /// Sets what the settings have no key for: layers, credentials, how often connecting is tried.
+    pub fn connection(
+        mut self,
+        change: impl FnOnce(ConnectionBuilder) -> ConnectionBuilder + std::marker::Send + 'static,
+    ) -> Self {
+        self.change = Some(Box::new(change));
+        self
+    }
+
     /// What a receiver's callback of this name is: a [handler](crate::handler).
     pub fn callback<H, Arguments>(mut self, name: impl Into<String>, handler: H) -> Self
     where
@@ -63,13 +76,16 @@ impl OpenMom {
 
     async fn open(self) -> Result<Mom> {
         let url = self.settings.url(&self.registry)?;
-        let connecting = Connection::builder(self.registry).url(url).into_future();
+        let mut connecting = Connection::builder(self.registry).url(url);
+        if let Some(change) = self.change {
+            connecting = change(connecting);
+        }
         let limit = self.settings.conn_timeout;
         let late = || {
             let message = format!("no connection within {limit:?}");
             Error::new(ErrorKind::Timeout, message)
         };
-        let connection = by(deadline(limit), connecting, late).await?;
+        let connection = by(deadline(limit), connecting.into_future(), late).await?;
         let mut mom = Mom {
             producer: connection.producer(Exchange::default()).await?,
             connection,
@@ -170,6 +186,7 @@ impl Mom {
             registry,
             settings,
             callbacks: BTreeMap::new(),
+            change: None,
         }
     }
 

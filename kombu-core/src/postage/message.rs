@@ -60,7 +60,6 @@ pub enum Category {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parameters<P> {
     /// What the command needs.
-    #[serde(default)]
     pub parameters: P,
 }
 

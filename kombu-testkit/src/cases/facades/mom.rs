@@ -16,15 +16,16 @@ fn settings(
     senders: &[&str],
     receivers: &[&str],
 ) -> Settings {
-    let mut settings = Settings::default();
-    settings.uri = Some(broker.url().to_owned());
-    settings.data_type = data_type;
     let sender = |text: &&str| text.parse::<Sender>().unwrap();
-    settings.senders = senders.iter().map(sender).collect();
     let receiver = |text: &&str| text.parse::<Receiver>().unwrap();
-    settings.receivers = receivers.iter().map(receiver).collect();
-    settings.out_timeout = PATIENCE;
-    settings
+    Settings {
+        uri: Some(broker.url().to_owned()),
+        data_type,
+        senders: senders.iter().map(sender).collect(),
+        receivers: receivers.iter().map(receiver).collect(),
+        out_timeout: PATIENCE,
+        ..Settings::default()
+    }
 }
 
 async fn open(broker: &Broker, settings: Settings) -> Mom {

@@ -15,11 +15,12 @@ use crate::cases::handling::{PATIENCE, log, soon};
 use crate::expect::assert_refused;
 
 fn config(broker: &Broker) -> Config {
-    let mut config = Config::default();
-    config.url = Some(broker.url().to_owned());
-    config.routing_key = Some("test".to_owned());
-    config.queue = Some("test".to_owned());
-    config
+    Config {
+        url: Some(broker.url().to_owned()),
+        routing_key: Some("test".to_owned()),
+        queue: Some("test".to_owned()),
+        ..Config::default()
+    }
 }
 
 /// Twice the number; negative ones can't be, and others fail for now.
