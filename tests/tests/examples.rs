@@ -18,6 +18,7 @@ const QUICKSTART: &str = env!("CARGO_BIN_EXE_example-quickstart");
 const FIRST_STEPS: &str = env!("CARGO_BIN_EXE_example-first-steps");
 const ORDERS: &str = env!("CARGO_BIN_EXE_example-orders");
 const SEEDS: &str = env!("CARGO_BIN_EXE_example-seeds");
+const CONTROL: &str = env!("CARGO_BIN_EXE_example-control");
 const CONFIG: &str = env!("CARGO_BIN_EXE_example-config");
 const CELERY: &str = env!("CARGO_BIN_EXE_example-celery");
 const NEWSROOM_ON_MEMORY: &str = env!("CARGO_BIN_EXE_example-newsroom-memory");
@@ -75,6 +76,11 @@ async fn orders_print_the_same(harness: &impl Harness) {
     );
 }
 
+async fn control_prints_the_same(harness: &impl Harness) {
+    let printed = prints_the_same(harness, CONTROL, &[]).await;
+    assert!(printed.starts_with("left: 6\nright: 6\n"), "{printed}");
+}
+
 /// All programs of the example `seeds`, in an order in which each has somebody to talk to.
 const PROGRAMS: [&str; 20] = [
     "puka_send",
@@ -100,8 +106,7 @@ const PROGRAMS: [&str; 20] = [
 ];
 
 /// What they print.
-const PRINTED_BY_SEEDS: &str = "\
- [*] Message sent
+const PRINTED_BY_SEEDS: &str = " [*] Message sent
  [*] Message sent
  [*] Message sent
  [x] Received message \"Hello world!\"
@@ -219,6 +224,24 @@ async fn the_orders_print_the_same_on_redis() {
 #[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
 async fn the_orders_print_the_same_on_nats() {
     orders_print_the_same(&NatsHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn the_workers_are_controlled_on_rabbitmq() {
+    control_prints_the_same(&AmqpHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
+async fn the_workers_are_controlled_on_redis() {
+    control_prints_the_same(&RedisHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn the_workers_are_controlled_on_nats() {
+    control_prints_the_same(&NatsHarness::new()).await;
 }
 
 #[tokio::test]

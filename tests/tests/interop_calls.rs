@@ -65,19 +65,18 @@ async fn python_commands_a_node(
     let router = Router::new().on("add", add).on("fail", fail);
     let node = mailbox.node(listening, "here", router).await.unwrap();
     let running = tokio::spawn(node.run());
-    for (method, arguments, reply) in [
-        ("add", r#"{"x": 2, "y": 3}"#, json!({"here": 5})),
+    let mut python = meeting.python(&["order", "workers", kind, r#"["here"]"#]);
+    for (order, reply) in [
+        (json!(["add", {"x": 2, "y": 3}]), json!({"here": 5})),
         (
-            "fail",
-            "{}",
+            json!(["fail", {}]),
             json!({"here": {"error": "&str: out of paper"}}),
         ),
     ] {
-        let command = ["order", "workers", kind, r#"["here"]"#, method, arguments];
-        let mut python = meeting.python(&command);
-        assert_eq!(python.line().await, reply);
-        python.end().await;
+        python.tell(&order).await;
+        assert_eq!(python.line().await, json!([reply]));
     }
+    python.end().await;
     running.abort();
 }
 
@@ -126,40 +125,84 @@ async fn python_is_answered_by_a_handler_over_redis() {
 
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
-async fn mailboxes_are_the_same_to_python_over_rabbitmq() {
+async fn nodes_are_commanded_by_python_over_rabbitmq() {
     let meeting = Meeting::at(AmqpHarness::new()).await;
-    let mailbox = Mailbox::new("workers");
-    python_commands_a_node(&meeting, &meeting.connection, mailbox.clone(), "direct").await;
-    a_node_of_pythons_replies(&meeting, mailbox, "direct").await;
+    python_commands_a_node(
+        &meeting,
+        &meeting.connection,
+        Mailbox::new("workers"),
+        "direct",
+    )
+    .await;
 }
 
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
-async fn mailboxes_as_celery_has_them_are_the_same_to_python_over_rabbitmq() {
+async fn nodes_of_pythons_are_commanded_over_rabbitmq() {
     let meeting = Meeting::at(AmqpHarness::new()).await;
-    let mailbox = Mailbox::new("workers").fanout();
-    python_commands_a_node(&meeting, &meeting.connection, mailbox.clone(), "fanout").await;
-    a_node_of_pythons_replies(&meeting, mailbox, "fanout").await;
+    a_node_of_pythons_replies(&meeting, Mailbox::new("workers"), "direct").await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
+async fn nodes_as_celery_has_them_are_commanded_by_python_over_rabbitmq() {
+    let meeting = Meeting::at(AmqpHarness::new()).await;
+    python_commands_a_node(
+        &meeting,
+        &meeting.connection,
+        Mailbox::new("workers").fanout(),
+        "fanout",
+    )
+    .await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp_python), ignore = "no RabbitMQ or no Python kombu")]
+async fn nodes_as_celery_has_them_of_pythons_are_commanded_over_rabbitmq() {
+    let meeting = Meeting::at(AmqpHarness::new()).await;
+    a_node_of_pythons_replies(&meeting, Mailbox::new("workers").fanout(), "fanout").await;
 }
 
 #[tokio::test]
 #[cfg_attr(not(kombu_test_redis_python), ignore = "no Redis or no Python kombu")]
-async fn mailboxes_are_the_same_to_python_over_redis() {
+async fn nodes_are_commanded_by_python_over_redis() {
     let meeting = Meeting::at(RedisHarness::new()).await;
-    let mailbox = Mailbox::new("workers");
-    python_commands_a_node(&meeting, &meeting.connection, mailbox.clone(), "direct").await;
-    a_node_of_pythons_replies(&meeting, mailbox, "direct").await;
+    python_commands_a_node(
+        &meeting,
+        &meeting.connection,
+        Mailbox::new("workers"),
+        "direct",
+    )
+    .await;
 }
 
 #[tokio::test]
 #[cfg_attr(not(kombu_test_redis_python), ignore = "no Redis or no Python kombu")]
-async fn mailboxes_as_celery_has_them_are_the_same_to_python_over_redis() {
+async fn nodes_of_pythons_are_commanded_over_redis() {
     let meeting = Meeting::at(RedisHarness::new()).await;
-    let mailbox = Mailbox::new("workers").fanout();
+    a_node_of_pythons_replies(&meeting, Mailbox::new("workers"), "direct").await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis_python), ignore = "no Redis or no Python kombu")]
+async fn nodes_as_celery_has_them_are_commanded_by_python_over_redis() {
+    let meeting = Meeting::at(RedisHarness::new()).await;
     let url = meeting.broker.url();
     let separator = if url.contains('?') { '&' } else { '?' };
     let hearing = kombu::connect(format!("{url}{separator}fanout=kombu"));
     let hearing = hearing.await.unwrap();
-    python_commands_a_node(&meeting, &hearing, mailbox.clone(), "fanout").await;
-    a_node_of_pythons_replies(&meeting, mailbox, "fanout").await;
+    python_commands_a_node(
+        &meeting,
+        &hearing,
+        Mailbox::new("workers").fanout(),
+        "fanout",
+    )
+    .await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis_python), ignore = "no Redis or no Python kombu")]
+async fn nodes_as_celery_has_them_of_pythons_are_commanded_over_redis() {
+    let meeting = Meeting::at(RedisHarness::new()).await;
+    a_node_of_pythons_replies(&meeting, Mailbox::new("workers").fanout(), "fanout").await;
 }

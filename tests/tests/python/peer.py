@@ -9,7 +9,7 @@
     peer.py URL hold QUEUE           receives one message, and keeps it until it is killed
     peer.py URL sweep QUEUE          receives one message that another Python has held for longer than a second
     peer.py URL node MAILBOX KIND NAME  is a node of a mailbox, until the input ends
-    peer.py URL order MAILBOX KIND NAMES METHOD ARGUMENTS  orders nodes and prints what they reply
+    peer.py URL order MAILBOX KIND NAMES  has nodes do what each line of the input says, and prints what they reply
 
 Every line is JSON. A value that JSON doesn't have is an object with one key, the name of its type.
 """
@@ -228,11 +228,11 @@ def node(connection, mailbox, kind, name):
     drain_until_told(connection)
 
 
-def order(connection, mailbox, kind, names, method, arguments):
+def order(connection, mailbox, kind, names):
     mailbox = kombu.pidbox.Mailbox(mailbox, type=kind, connection=connection)
-    replies = mailbox.call(json.loads(names), method, json.loads(arguments), timeout=10)
-    for reply in replies:
-        say(reply)
+    for line in sys.stdin:
+        method, arguments = json.loads(line)
+        say(mailbox.call(json.loads(names), method, arguments, timeout=10))
 
 
 def sweep(connection, queue):
