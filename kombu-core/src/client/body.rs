@@ -39,6 +39,7 @@ pub trait Body {
 pub struct Value<'a, T: ?Sized>(pub(super) &'a T);
 
 /// The same, kept by the publish itself.
+#[cfg(feature = "postage")]
 #[derive(Debug)]
 pub struct Owned<T>(pub(crate) T);
 
@@ -80,6 +81,7 @@ impl<T: Serialize + ?Sized> Body for Value<'_, T> {
     }
 }
 
+#[cfg(feature = "postage")]
 impl<T: Serialize> Body for Owned<T> {
     fn encode(self, codec: Option<&Codec>) -> Result<Encoded> {
         Value(&self.0).encode(codec)

@@ -32,7 +32,9 @@ mod unconfirmed;
 mod values;
 
 pub use body::Body;
-pub(crate) use body::{Encoded, Owned, Raw, Value};
+#[cfg(feature = "postage")]
+pub(crate) use body::Owned;
+pub(crate) use body::{Encoded, Raw, Value};
 pub use builder::ConnectionBuilder;
 pub(crate) use connection::named;
 pub use connection::{Connection, QueueDeletion};
