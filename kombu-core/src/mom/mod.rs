@@ -51,13 +51,13 @@ pub struct OpenMom {
     change: Option<Change>,
 }
 
-type Change = Box<dyn FnOnce(ConnectionBuilder) -> ConnectionBuilder + std::marker::Send>;
+type Change = Box<dyn FnOnce(ConnectionBuilder) -> ConnectionBuilder + Send>;
 
 impl OpenMom {
     /// Sets what the settings have no key for: layers, credentials, how often connecting is tried.
     pub fn connection(
         mut self,
-        change: impl FnOnce(ConnectionBuilder) -> ConnectionBuilder + std::marker::Send + 'static,
+        change: impl FnOnce(ConnectionBuilder) -> ConnectionBuilder + Send + 'static,
     ) -> Self {
         self.change = Some(Box::new(change));
         self
@@ -308,13 +308,13 @@ impl Mom {
         sender.ok_or_else(|| unknown("sender", name, self.senders.keys()))
     }
 
-    /// Sends a message with this key to all senders, or to [one](Send::sender). Await it.
+    /// Sends a message with this key to all senders, or to [one](Outgoing::sender). Await it.
     pub fn send<'a, T: Serialize + ?Sized>(
         &'a self,
         message: &'a T,
         key: impl Into<Name>,
-    ) -> Send<'a, T> {
-        Send {
+    ) -> Outgoing<'a, T> {
+        Outgoing {
             mom: self,
             publish: self.producer.publish(message),
             key: key.into(),
@@ -448,7 +448,7 @@ impl fmt::Debug for Mom {
 /// [`ErrorKind::NotFound`] for a sender that isn't known; [`ErrorKind::Timeout`] if not all of them had an answer in time. What
 /// one sender can't send is an error of its own, and the others send it.
 #[must_use = "nothing is sent until this is awaited"]
-pub struct Send<'a, T: ?Sized> {
+pub struct Outgoing<'a, T: ?Sized> {
     mom: &'a Mom,
     publish: Publish<'a, Value<'a, T>>,
     key: Name,
@@ -456,7 +456,7 @@ pub struct Send<'a, T: ?Sized> {
     timeout: Duration,
 }
 
-impl<T: Serialize + ?Sized> Send<'_, T> {
+impl<T: Serialize + ?Sized> Outgoing<'_, T> {
     /// To this sender alone.
     pub fn sender(mut self, name: impl Into<Name>) -> Self {
         self.sender = Some(name.into());
@@ -497,12 +497,12 @@ impl<T: Serialize + ?Sized> Send<'_, T> {
 /// What became of a message for each sender, by name.
 type Sent = Vec<(Name, Result<Published>)>;
 
-impl<'a, T: Serialize + ?Sized> IntoFuture for Send<'a, T> {
+impl<'a, T: Serialize + ?Sized> IntoFuture for Outgoing<'a, T> {
     type Output = Result<Sent>;
     type IntoFuture = BoxFuture<'static, Result<Sent>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Send {
+        let Outgoing {
             mom,
             publish,
             key,
@@ -533,9 +533,9 @@ impl<'a, T: Serialize + ?Sized> IntoFuture for Send<'a, T> {
     }
 }
 
-impl<T: ?Sized> fmt::Debug for Send<'_, T> {
+impl<T: ?Sized> fmt::Debug for Outgoing<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Send")
+        f.debug_struct("Outgoing")
             .field("key", &self.key)
             .field("sender", &self.sender)
             .finish_non_exhaustive()
