@@ -49,8 +49,12 @@
 //! | `zlib`, `bzip2`, `zstd` | no | compression, see [`OpenProducer::compression`]; `zstd` compiles C |
 //! | `toml` | no | configuration files in TOML |
 //! | `tower` | no | [layers of tower's](handler::Router::layer) around handlers |
+//! | `postage` | no | [messages and components of Postage](postage) |
+//! | `blocking` | no | [waiting instead of `await`](blocking), for programs without a runtime |
 //! | `signal` | no | draining on Ctrl-C and `SIGTERM` |
 
+#[cfg(feature = "blocking")]
+pub mod blocking;
 mod config;
 #[cfg(feature = "signal")]
 mod signal;
@@ -65,15 +69,19 @@ pub use kombu_core::driver::{Capabilities, Credentials, Feature, QueueInfo, Supp
 pub use kombu_core::field::{FieldTable, FieldValue, Timestamp};
 pub use kombu_core::layers::Faults;
 pub use kombu_core::message::Content;
+#[cfg(feature = "postage")]
+pub use kombu_core::postage;
 pub use kombu_core::{
     Acker, Body, CallError, Caller, CarryTrace, Connection, ConnectionBuilder, Consumer, Deadlines,
     Delivery, Destinations, DrainReport, Entity, Error, ErrorKind, Event, Events, Health,
     Interceptor, Message, Name, OpenConsumer, OpenProducer, OpenSimpleBuffer, OpenSimpleQueue,
-    Producer, Publish, Published, Publishing, PublishingAll, QueueDeletion, Queues, Receipt,
-    Registry, Result, RetryPolicy, Sending, Settling, SimpleBuffer, SimpleQueue, TraceContext,
-    UndecodablePolicy,
+    Pooled, Pools, Producer, Publish, Published, Publishing, PublishingAll, QueueDeletion, Queues,
+    Receipt, Registry, Result, RetryPolicy, Sending, Settling, SimpleBuffer, SimpleQueue,
+    TraceContext, UndecodablePolicy, Values,
 };
-pub use kombu_core::{call, declare, driver, field, handler, serializers, virt};
+pub use kombu_core::{
+    call, declare, driver, field, handler, mailbox, mom, occo, serializers, virt,
+};
 #[cfg(feature = "memory")]
 pub use kombu_memory as memory;
 #[cfg(feature = "nats")]

@@ -19,17 +19,22 @@ mod client;
 mod engine;
 mod error;
 pub mod handler;
+pub mod mailbox;
+pub mod mom;
 mod name;
+pub mod occo;
 mod options;
+#[cfg(feature = "postage")]
+pub mod postage;
 mod watched;
 
 pub use call::{CallError, Caller};
 pub use client::{
     Acker, Body, CarryTrace, Connection, ConnectionBuilder, Consumer, Delivery, Destinations,
     DrainReport, Interceptor, Message, OpenConsumer, OpenProducer, OpenSimpleBuffer,
-    OpenSimpleQueue, Producer, Publish, Published, Publishing, PublishingAll, QueueDeletion,
-    Queues, Receipt, Registry, Sending, Settling, SimpleBuffer, SimpleQueue, TraceContext,
-    UndecodablePolicy,
+    OpenSimpleQueue, Pooled, Pools, Producer, Publish, Published, Publishing, PublishingAll,
+    QueueDeletion, Queues, Receipt, Registry, Sending, Settling, SimpleBuffer, SimpleQueue,
+    TraceContext, UndecodablePolicy, Values,
 };
 pub use declare::{
     Binding, DeclareMode, DeliveryMode, Difference, Exchange, ExchangeKind, Overflow, Queue,

@@ -203,6 +203,7 @@ async fn read_size(
 /// Publishes into a limited queue.
 pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> {
     if refuses(parcel.queue.declaration()) {
+        let runtime = shared.line.runtime.clone();
         let mut pushing: line::Answer<Answer> = Box::pin(async move {
             let limited = shared.sizes.of(&parcel.queue);
             let mut known = limited.turn.lock().await;
@@ -225,7 +226,7 @@ pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> 
             push::settle(&shared, &parcel, sent, at).await
         });
         // In its turn.
-        return match line::begin(&mut pushing) {
+        return match line::begin(&runtime, &mut pushing) {
             Some(answer) => Box::pin(async move { answer }),
             None => Box::pin(to_the_end(pushing)),
         };

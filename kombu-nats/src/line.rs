@@ -16,6 +16,7 @@ use bytes::Bytes;
 use kombu_core::{Error, ErrorKind, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -33,6 +34,7 @@ pub(crate) type Loss = watch::Sender<Option<(ErrorKind, String)>>;
 /// One session's line.
 pub(crate) struct Line {
     client: Arc<Client>,
+    pub(crate) runtime: Handle,
     pub(crate) layout: Layout,
     /// The session's number.
     pub(crate) session: u64,
@@ -107,8 +109,16 @@ async fn answer_in_time<T>(
     None
 }
 
-/// Lets a future begin its work now.
-pub(crate) fn begin<T>(future: &mut Pin<Box<dyn Future<Output = T> + Send>>) -> Option<T> {
+/// Lets a future begin its work now, on whatever thread: the client's timers want to be within a runtime, which the thread
+/// of a program that waits for its answers isn't.
+pub(crate) fn begin<T>(
+    runtime: &Handle,
+    future: &mut Pin<Box<dyn Future<Output = T> + Send>>,
+) -> Option<T> {
+    let _entered = match Handle::try_current() {
+        Ok(_) => None,
+        Err(_) => Some(runtime.enter()),
+    };
     // The client's queue has room for all that can be under way, so that nothing but tokio's own
     // idea of turns could keep this from being queued.
     let mut unconstrained = std::pin::pin!(tokio::task::unconstrained(future));
@@ -122,6 +132,7 @@ pub(crate) fn begin<T>(future: &mut Pin<Box<dyn Future<Output = T> + Send>>) -> 
 }
 
 impl Line {
+    /// Within a runtime.
     pub(crate) fn open(
         client: Client,
         layout: Layout,
@@ -131,6 +142,7 @@ impl Line {
     ) -> Self {
         Line {
             client: Arc::new(client),
+            runtime: Handle::current(),
             layout,
             session,
             api,
@@ -149,7 +161,7 @@ impl Line {
         let client = self.client.clone();
         let mut telling: Pin<Box<dyn Future<Output = _> + Send>> =
             Box::pin(async move { client.publish(subject, payload).await });
-        drop(begin(&mut telling));
+        drop(begin(&self.runtime, &mut telling));
     }
 
     /// Sends something and answers what comes back; `None` if nobody is there to answer.
@@ -166,7 +178,7 @@ impl Line {
         }
         let mut asking: Answer<Option<Message>> =
             Box::pin(self.asking(subject, headers, payload, what));
-        match begin(&mut asking) {
+        match begin(&self.runtime, &mut asking) {
             Some(answer) => Box::pin(async move { answer }),
             None => asking,
         }
@@ -235,7 +247,7 @@ impl Line {
                 None => Stored::At(text.seq),
             })
         });
-        match begin(&mut storing) {
+        match begin(&self.runtime, &mut storing) {
             Some(answer) => Box::pin(async move { answer }),
             None => storing,
         }
@@ -294,7 +306,7 @@ impl Line {
         let client = self.client.clone();
         let mut telling: Pin<Box<dyn Future<Output = _> + Send>> =
             Box::pin(async move { client.publish_with_reply(subject, reply, payload).await });
-        drop(begin(&mut telling));
+        drop(begin(&self.runtime, &mut telling));
     }
 
     /// Listens at a subject.
@@ -305,7 +317,7 @@ impl Line {
         let client = self.client.clone();
         let mut listening: Pin<Box<dyn Future<Output = _> + Send>> =
             Box::pin(async move { client.subscribe(subject).await });
-        match begin(&mut listening) {
+        match begin(&self.runtime, &mut listening) {
             Some(Ok(subscriber)) => Ok(subscriber),
             _ => Err(self.loss()),
         }
@@ -391,7 +403,7 @@ impl Line {
         let client = self.client.clone();
         let mut draining: Pin<Box<dyn Future<Output = _> + Send>> =
             Box::pin(async move { client.drain().await });
-        drop(begin(&mut draining));
+        drop(begin(&self.runtime, &mut draining));
     }
 
     /// Resolves when the session is over, in whichever way.

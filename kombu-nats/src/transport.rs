@@ -10,6 +10,7 @@ use kombu_core::virt::VirtualConnection;
 use kombu_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use tokio::sync::watch;
+use url::Url;
 
 use crate::access::{self, Servers};
 use crate::api;
@@ -173,6 +174,11 @@ impl Transport for Nats {
         CAPABILITIES
     }
 
+    /// It is the prefix of all names.
+    fn set_virtual_host(&self, url: &mut Url, name: &str) {
+        url.query_pairs_mut().append_pair("prefix", name);
+    }
+
     fn takes_hosts(&self, _scheme: &str) -> bool {
         true
     }
@@ -242,6 +248,11 @@ impl Transport for NatsWithTls {
 
     fn capabilities(&self) -> Capabilities {
         CAPABILITIES
+    }
+
+    /// It is the prefix of all names.
+    fn set_virtual_host(&self, url: &mut Url, name: &str) {
+        url.query_pairs_mut().append_pair("prefix", name);
     }
 
     fn takes_hosts(&self, scheme: &str) -> bool {

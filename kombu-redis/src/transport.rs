@@ -221,6 +221,11 @@ impl Transport for Redis {
         scheme.ends_with("+sentinel")
     }
 
+    /// A number is a database, and any other name begins the names of keys.
+    fn set_virtual_host(&self, url: &mut Url, name: &str) {
+        set_virtual_host(url, name);
+    }
+
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
         let options: RedisOptions = target.options()?;
         let scheme = target.url().scheme();
@@ -295,6 +300,11 @@ impl Transport for RedisWithTls {
 
     fn takes_hosts(&self, scheme: &str) -> bool {
         Redis.takes_hosts(scheme)
+    }
+
+    /// A number is a database, and any other name begins the names of keys.
+    fn set_virtual_host(&self, url: &mut Url, name: &str) {
+        set_virtual_host(url, name);
     }
 
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
@@ -442,6 +452,19 @@ impl Address {
         match routing_key {
             "" => format!("{prefix}/{db}.{exchange}"),
             key => format!("{prefix}/{db}.{exchange}/{key}"),
+        }
+    }
+}
+
+fn set_virtual_host(url: &mut Url, name: &str) {
+    match name.parse::<u32>() {
+        Ok(_) if matches!(url.scheme(), "redis" | "rediss") => url.set_path(name),
+        Ok(_) => {
+            url.query_pairs_mut().append_pair("db", name);
+        }
+        Err(_) => {
+            let prefix = format!("{name}.");
+            url.query_pairs_mut().append_pair("prefix", &prefix);
         }
     }
 }

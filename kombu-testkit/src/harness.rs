@@ -83,6 +83,11 @@ impl Broker {
         self
     }
 
+    /// The transports that connections are made with.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// The URL, secrets included.
     pub fn url(&self) -> &str {
         &self.url

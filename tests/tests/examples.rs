@@ -17,6 +17,8 @@ use tokio::process::Command;
 const QUICKSTART: &str = env!("CARGO_BIN_EXE_example-quickstart");
 const FIRST_STEPS: &str = env!("CARGO_BIN_EXE_example-first-steps");
 const ORDERS: &str = env!("CARGO_BIN_EXE_example-orders");
+const SEEDS: &str = env!("CARGO_BIN_EXE_example-seeds");
+const CONTROL: &str = env!("CARGO_BIN_EXE_example-control");
 const CONFIG: &str = env!("CARGO_BIN_EXE_example-config");
 const CELERY: &str = env!("CARGO_BIN_EXE_example-celery");
 const NEWSROOM_ON_MEMORY: &str = env!("CARGO_BIN_EXE_example-newsroom-memory");
@@ -72,6 +74,79 @@ async fn orders_print_the_same(harness: &impl Harness) {
         printed.contains("7 plums taken at attempt 2\n"),
         "{printed}"
     );
+}
+
+async fn control_prints_the_same(harness: &impl Harness) {
+    let printed = prints_the_same(harness, CONTROL, &[]).await;
+    assert!(printed.starts_with("left: 6\nright: 6\n"), "{printed}");
+}
+
+/// All programs of the example `seeds`, in an order in which each has somebody to talk to.
+const PROGRAMS: [&str; 20] = [
+    "puka_send",
+    "puka_async_send",
+    "puka_send",
+    "puka_receive",
+    "occo_async_producer",
+    "occo_infinite_consumer",
+    "occo_async_producer",
+    "occo_interruptable_consumer",
+    "occo_rpc_producer",
+    "kombu_overview",
+    "kombu_declarations",
+    "kombu_feed",
+    "kombu_serialization",
+    "kombu_raw_data",
+    "kombu_own_classes",
+    "postage_my_exchange",
+    "postage_generic_message",
+    "postage_ping",
+    "postage_quit",
+    "canopsis_uris",
+];
+
+/// What they print.
+const PRINTED_BY_SEEDS: &str = " [*] Message sent
+ [*] Message sent
+ [*] Message sent
+ [x] Received message \"Hello world!\"
+ [x] Received message \"Hello world!\"
+ [x] Received message \"Hello world!\"
+pushed
+test message
+the end
+pushed
+test message
+interrupted: Stopped
+TEST MESSAGE
+the application says UnknownMessage: another one
+seeds.video: /tmp/lolcat1.avi 1301013
+seeds.image: /tmp/lolcat2.png 7007
+deleted: true
+seeds.tasks is Direct
+Got feed import message for: http://cnn.com/rss/edition.rss
+application/x-yaml: [\"lolcat1.avi\", \"lolcat2.avi\"]
+application/x-msgpack: [\"lolcat1.avi\", \"lolcat2.avi\"]
+image/jpeg binary: [255, 216, 255, 224]
+importing http://cnn.com/rss/edition.rss
+failed: delete_feed
+seeds.my-custom-exchange: Topic, durable: true, auto_delete: false
+[Number(1), Text(\"str\")] {\"values\": List([Number(1), Number(2), Text(\"numbers\")])}
+from this process: true
+Some(\"ping\") from Some(\"pinger\"), Some(\"example\"): true
+status: Some(\"ready\")
+sum: Success { value: 6, message: \"\" }
+quit
+Quit
+sent to 2 senders
+seeds.events: it rains
+seeds.events: it rains
+seeds.jobs: dig
+";
+
+async fn seeds_programs_print_the_same(harness: &impl Harness) {
+    let printed = prints_the_same(harness, SEEDS, &PROGRAMS).await;
+    assert_eq!(printed, PRINTED_BY_SEEDS);
 }
 
 async fn shop_runs(harness: &impl Harness) {
@@ -149,6 +224,56 @@ async fn the_orders_print_the_same_on_redis() {
 #[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
 async fn the_orders_print_the_same_on_nats() {
     orders_print_the_same(&NatsHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn the_workers_are_controlled_on_rabbitmq() {
+    control_prints_the_same(&AmqpHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
+async fn the_workers_are_controlled_on_redis() {
+    control_prints_the_same(&RedisHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn the_workers_are_controlled_on_nats() {
+    control_prints_the_same(&NatsHarness::new()).await;
+}
+
+#[tokio::test]
+async fn the_seeds_programs_run_on_memory() {
+    let printed = output(program(SEEDS).args(PROGRAMS)).await;
+    assert_eq!(printed, PRINTED_BY_SEEDS);
+    let mut programs = std::fs::read_dir(Path::new(EXAMPLES).join("seeds")).unwrap();
+    // None is forgotten.
+    let forgotten = programs.find(|file| {
+        let path = file.as_ref().unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        name.contains('_') && !PROGRAMS.contains(&name)
+    });
+    assert!(forgotten.is_none(), "{forgotten:?}");
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn the_seeds_programs_print_the_same_on_rabbitmq() {
+    seeds_programs_print_the_same(&AmqpHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
+async fn the_seeds_programs_print_the_same_on_redis() {
+    seeds_programs_print_the_same(&RedisHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn the_seeds_programs_print_the_same_on_nats() {
+    seeds_programs_print_the_same(&NatsHarness::new()).await;
 }
 
 /// What the example `config` prints with the file that comes with it.

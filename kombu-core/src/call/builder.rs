@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::client::{Body, Connection, Publish, named};
+use crate::client::{Body, Connection, Publish, named, private};
 use crate::declare::{DeliveryMode, Exchange, Queue};
-use crate::driver::{BoxFuture, Feature, Support};
+use crate::driver::BoxFuture;
 use crate::error::{Error, ErrorKind};
 use crate::field::{FieldValue, Timestamp};
 use crate::name::Name;
@@ -52,7 +52,7 @@ macro_rules! forwarded {
 }
 
 impl<'a, B: Body, Resp> Call<'a, B, Resp> {
-    pub(super) fn new(caller: &'a Caller, body: B) -> Self {
+    pub(crate) fn new(caller: &'a Caller, body: B) -> Self {
         let settings = &caller.settings;
         let publish = Publish::new(&caller.line.producer.inner, body)
             .exchange(&settings.exchange)
@@ -257,17 +257,7 @@ impl<'a, B: Body, Resp: DeserializeOwned> Call<'a, B, Resp> {
     /// What keeps the question from being sent, or the queue from being declared.
     pub fn ask(self) -> impl Future<Output = Result<Asked<Resp>>> + Send + 'static {
         let connection = self.caller.connection.clone();
-        let has = |feature| connection.capabilities().support(feature) != Support::Unsupported;
-        let mut queue = named(&Queue::server_named().durable(false));
-        if has(Feature::ExclusiveQueue) {
-            queue = queue.exclusive(true);
-        }
-        if has(Feature::AutoDelete) {
-            queue = queue.auto_delete(true);
-        }
-        if has(Feature::QueueExpiry) {
-            queue = queue.expires(KEPT);
-        }
+        let queue = private(&connection, named(&Queue::server_named()), KEPT);
         let question = self.question(Some(queue.name()));
         async move {
             let (question, check) = question?;

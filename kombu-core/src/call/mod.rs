@@ -53,6 +53,7 @@ pub use caller::{Caller, OpenCaller};
 pub use error::CallError;
 pub use failure::{Failure, FailureKind};
 pub use replies::Replies;
+pub(crate) use responder::Signature;
 pub use responder::{Replying, Responder};
 
 /// What went wrong, in an answer that says so: one of [`FailureKind`]'s texts.

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::IntoFuture;
 use std::sync::Arc;
@@ -8,10 +9,11 @@ use kombu_serializers::Codec;
 use serde::Serialize;
 
 use crate::client::{Body, Delivery, Encoded, Link, Message, Published, Value, publish};
-use crate::declare::DeliveryMode;
+use crate::declare::{DeliveryMode, Exchange};
 use crate::driver::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
 use crate::field::FieldValue;
+use crate::mailbox::Clock;
 use crate::message::Content;
 use crate::name::Name;
 
@@ -27,6 +29,16 @@ pub struct Responder {
     codec: Option<Codec>,
     /// What became of it, for whoever would answer otherwise.
     progress: Option<Arc<Progress>>,
+    /// Of a mailbox: its answers look otherwise.
+    node: Option<Arc<Signature>>,
+}
+
+/// What answers of a mailbox's node have in common with no others: they go through an exchange, under the node's name.
+pub(crate) struct Signature {
+    pub(crate) exchange: Name,
+    pub(crate) node: Name,
+    pub(crate) ticket: Option<Name>,
+    pub(crate) clock: Arc<Clock>,
 }
 
 #[derive(Default)]
@@ -62,19 +74,34 @@ impl Responder {
 
     fn new(question: &Content, link: &Arc<Link>) -> Option<Self> {
         let reply_to = question.reply_to().filter(|queue| !queue.is_empty())?;
-        let registry = &link.serializers;
-        let codec = question
-            .content_type()
-            .and_then(|content_type| registry.by_content_type(content_type))
-            .filter(|codec| codec.can_encode() && codec.name() != "raw")
-            .or_else(|| registry.by_name("json").ok());
         Some(Responder {
             link: link.clone(),
             reply_to: reply_to.into(),
             correlation_id: question.correlation_id().map(Name::from),
-            codec,
+            codec: codec_of(question, link),
             progress: None,
+            node: None,
         })
+    }
+
+    /// One that answers as a node of a mailbox, to this key.
+    pub(crate) fn of_node(question: &Delivery, key: Name, signature: Signature) -> Self {
+        Responder {
+            link: question.link().clone(),
+            reply_to: key,
+            correlation_id: None,
+            codec: codec_of(question, question.link()),
+            progress: None,
+            node: Some(Arc::new(signature)),
+        }
+    }
+
+    fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Encoded> {
+        let codec = self.codec.as_ref();
+        match &self.node {
+            None => Value::new(value).encode(codec),
+            Some(node) => Value::new(&BTreeMap::from([(&*node.node, value)])).encode(codec),
+        }
     }
 
     /// Where answers go.
@@ -87,7 +114,7 @@ impl Responder {
     ///
     /// That whoever asked is gone is no error.
     pub fn reply<T: Serialize + ?Sized>(&self, value: &T) -> Replying {
-        self.replying(|_| Value::new(value).encode(self.codec.as_ref()))
+        self.replying(|_| self.encode(value))
     }
 
     /// Answers with bytes as they are, as `application/data`.
@@ -99,7 +126,7 @@ impl Responder {
     pub fn part<T: Serialize + ?Sized>(&self, value: &T) -> Replying {
         self.replying(|content| {
             content.headers_mut().insert(Name::from_static(MORE), true);
-            Value::new(value).encode(self.codec.as_ref())
+            self.encode(value)
         })
     }
 
@@ -113,7 +140,10 @@ impl Responder {
 
     /// Answers that there is no value, and why.
     pub fn fail(&self, failure: Failure) -> Replying {
-        self.replying(|content| failure.write(content.headers_mut(), self.codec.as_ref()))
+        self.replying(|content| match &self.node {
+            None => failure.write(content.headers_mut(), self.codec.as_ref()),
+            Some(_) => self.encode(&BTreeMap::from([("error", failure.to_string())])),
+        })
     }
 
     fn replying(&self, encode: impl FnOnce(&mut Content) -> Result<Encoded>) -> Replying {
@@ -122,6 +152,12 @@ impl Responder {
         content.set_delivery_mode(DeliveryMode::Transient);
         if let Some(id) = &self.correlation_id {
             content.set_correlation_id(id);
+        }
+        if let Some(node) = &self.node {
+            content.exchange = node.exchange.clone();
+            let headers = content.headers_mut();
+            headers.insert("ticket", node.ticket.clone());
+            headers.insert("clock", node.clock.forward());
         }
         let encoded = encode(&mut content);
         if let (Ok(_), Some(progress)) = (&encoded, &self.progress) {
@@ -135,6 +171,16 @@ impl Responder {
             }),
         }
     }
+}
+
+/// That of the question, so that whoever asked can read the answer; else `json`.
+fn codec_of(question: &Content, link: &Link) -> Option<Codec> {
+    let registry = &link.serializers;
+    question
+        .content_type()
+        .and_then(|content_type| registry.by_content_type(content_type))
+        .filter(|codec| codec.can_encode() && codec.name() != "raw")
+        .or_else(|| registry.by_name("json").ok())
 }
 
 impl fmt::Debug for Responder {
@@ -174,6 +220,40 @@ impl Replying {
                 }
                 Err(error) => self.content = Err(error.into()),
             }
+        }
+        self
+    }
+
+    /// Sends the answer through this exchange, with the queue that the question names as its routing key. It isn't declared.
+    /// Default: the default exchange, which routes to that queue.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use std::time::Duration;
+    /// use kombu::{Exchange, Queue};
+    ///
+    /// let connection = kombu::connect("memory://").await?;
+    /// let replies = Exchange::direct("replies");
+    /// let mine = Queue::server_named().exclusive(true).bind(&replies, "ours");
+    /// let mut answers = connection.consumer(&mine).no_ack(true).await?;
+    /// let mut questions = connection.consumer(&Queue::new("questions")).await?;
+    /// let producer = connection.producer(Exchange::default()).routing_key("questions").await?;
+    /// producer.publish("how are you?").reply_to("ours").await?;
+    ///
+    /// let question = questions.try_next().await?.expect("a question");
+    /// question.reply("fine").exchange(&replies).await?;
+    /// question.ack().await?;
+    ///
+    /// let mut collected = answers.values::<String>().limit(1).patience(Duration::from_secs(5));
+    /// let (answer, _) = collected.try_next().await?.expect("an answer");
+    /// assert_eq!(answer, "fine");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn exchange(mut self, exchange: &Exchange) -> Self {
+        if let Ok(content) = &mut self.content {
+            content.exchange = exchange.name().clone();
         }
         self
     }

@@ -38,6 +38,11 @@ pub trait Body {
 #[derive(Debug)]
 pub struct Value<'a, T: ?Sized>(pub(super) &'a T);
 
+/// The same, kept by the publish itself.
+#[cfg(feature = "postage")]
+#[derive(Debug)]
+pub struct Owned<T>(pub(crate) T);
+
 /// Bytes to be sent as they are.
 #[derive(Debug)]
 pub struct Raw(pub(super) Bytes);
@@ -73,6 +78,20 @@ impl<T: Serialize + ?Sized> Body for Value<'_, T> {
             content_type: codec.content_type().into(),
             content_encoding: codec.content_encoding().into(),
         })
+    }
+}
+
+#[cfg(feature = "postage")]
+impl<T: Serialize> Body for Owned<T> {
+    fn encode(self, codec: Option<&Codec>) -> Result<Encoded> {
+        Value(&self.0).encode(codec)
+    }
+}
+
+/// What was encoded before.
+impl Body for Encoded {
+    fn encode(self, _: Option<&Codec>) -> Result<Encoded> {
+        Ok(self)
     }
 }
 

@@ -13,10 +13,10 @@ use crate::declare::{DeclareMode, DeliveryMode, Exchange, ExchangeKind};
 use crate::driver::BoxFuture;
 use crate::engine::{Begin, Restore, Session, Shared, by, deadline};
 use crate::error::{Error, ErrorKind, Result};
-use crate::message::PublishId;
+use crate::message::{Content, PublishId};
 use crate::name::Name;
 
-use super::body::{Body, Raw, Text, Value};
+use super::body::{Body, Encoded, Raw, Text, Value};
 use super::destinations::Destinations;
 use super::intercept::{Interceptors, chain};
 use super::publish::{Prepared, Publish};
@@ -471,6 +471,42 @@ impl Producer {
     /// Publishes text as it is, as `text/plain` in UTF-8 unless a content type is set.
     pub fn publish_text(&self, text: impl Into<String>) -> Publish<'_, Text> {
         Publish::new(&self.inner, Text(text.into()))
+    }
+
+    /// Publishes a message once more as it is: its body byte for byte, with all of its headers and properties, and what it
+    /// was encoded and compressed with. The exchange is this producer's, and so is the routing key, unless the producer has
+    /// none: then it is the message's.
+    ///
+    /// The `user_id` alone is left out, since brokers refuse one that isn't the connection's.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use kombu::{Exchange, Queue};
+    ///
+    /// let connection = kombu::connect("memory://").await?;
+    /// let archive = Exchange::topic("archive");
+    /// let mut orders = connection.consumer(&Queue::new("orders")).await?;
+    /// let mut archived = connection.consumer(&Queue::new("archived").bind(&archive, "#")).await?;
+    /// let producer = connection.producer(Exchange::default()).await?;
+    /// producer.publish(&7).routing_key("orders").header("customer", 3).await?;
+    ///
+    /// let forwarding = connection.producer(&archive).await?;
+    /// let order = orders.try_next().await?.expect("an order");
+    /// forwarding.forward(&order).await?;
+    /// order.ack().await?;
+    ///
+    /// let copy = archived.try_next().await?.expect("the same order");
+    /// assert_eq!(copy.headers().get("customer").and_then(|value| value.as_i64()), Some(3));
+    /// assert_eq!((copy.routing_key().as_str(), copy.body().as_ref()), ("orders", &b"7"[..]));
+    /// # copy.ack().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn forward(&self, message: &Content) -> Publish<'_, Encoded> {
+        let mut body = Encoded::nothing();
+        body.body = message.body().clone();
+        Publish::new(&self.inner, body).of(message)
     }
 
     /// Publishes all of `items` and answers for each of them, in the same order.

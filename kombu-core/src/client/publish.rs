@@ -79,6 +79,27 @@ impl<'a, B: Body> Publish<'a, B> {
         }
     }
 
+    /// A publish of this message as it is, from this producer.
+    pub(super) fn of(mut self, message: &Content) -> Self {
+        let mut content = message.clone();
+        let named = !self.producer.routing_key.is_empty();
+        if named || !self.producer.destinations.is_empty() {
+            content.routing_key = self.content.routing_key;
+        }
+        content.exchange = self.content.exchange;
+        content.mandatory = self.content.mandatory;
+        content.body = Bytes::new();
+        content.set_hidden_keys(Vec::new());
+        content.set_delay(None);
+        if let Some(rare) = &mut content.rare {
+            rare.immediate = false;
+            rare.user_id = None;
+        }
+        self.content = content;
+        self.compression = Compression::Off;
+        self
+    }
+
     #[inline]
     pub(super) fn prepared(self) -> Prepared<'a> {
         Prepared {

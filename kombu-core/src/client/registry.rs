@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use url::Url;
 
-use crate::driver::{Capabilities, Target, Transport};
+use crate::driver::{Capabilities, Place, Target, Transport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::nearest;
 
@@ -55,6 +55,57 @@ impl Registry {
     /// All schemes, in alphabetical order.
     pub fn schemes(&self) -> Vec<&'static str> {
         self.transports.keys().copied().collect()
+    }
+
+    /// A URL of its parts. What isn't set is left to the transport.
+    ///
+    /// ```
+    /// use kombu::driver::Place;
+    ///
+    /// let registry = kombu::registry();
+    /// let mut place = Place::new("memory");
+    /// place.host = Some("shop");
+    /// place.virtual_host = Some("tests/night");
+    /// assert_eq!(registry.url_of(&place)?, "memory://shop/tests%2Fnight");
+    /// # Ok::<(), kombu::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::UnknownScheme`], and [`ErrorKind::Config`] if the parts make no URL.
+    pub fn url_of(&self, place: &Place<'_>) -> Result<String> {
+        let Some(transport) = self.transports.get(place.protocol) else {
+            return Err(self.unknown(place.protocol));
+        };
+        // An empty host, which is each transport's own default, takes nothing else.
+        let is_alone = (place.port, place.user, place.password) == (None, None, None);
+        let host = place
+            .host
+            .unwrap_or(if is_alone { "" } else { "localhost" });
+        let mut url = parse(&format!("{}://{host}", place.protocol))?;
+        let impossible = |what: &str| {
+            let scheme = place.protocol;
+            let message = format!("a `{scheme}` URL with this host takes no {what}");
+            Error::new(ErrorKind::Config, message)
+        };
+        let encoded = |text: &str| text.replace('%', "%25");
+        if place.port.is_some() {
+            let set = url.set_port(place.port);
+            set.map_err(|()| impossible("port"))?;
+        }
+        if let Some(user) = place.user {
+            let set = url.set_username(&encoded(user));
+            set.map_err(|()| impossible("user"))?;
+        }
+        if let Some(password) = place.password {
+            let set = url.set_password(Some(&encoded(password)));
+            set.map_err(|()| impossible("password"))?;
+        }
+        match place.virtual_host {
+            None | Some("" | "/") => {}
+            Some(name) => transport.set_virtual_host(&mut url, name),
+        }
+        Ok(url.into())
     }
 
     /// Finds the transport for a URL, and completes the URL to a target.

@@ -137,6 +137,35 @@ impl Queue {
         Queue::default()
     }
 
+    /// A queue that gets its own copy of everything that is published to a fanout exchange: fresh for each one who consumes,
+    /// and gone when it isn't consumed any more. Python's `kombu.common.Broadcast`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use kombu::{Exchange, Queue};
+    ///
+    /// let connection = kombu::connect("memory://").await?;
+    /// let news = Queue::broadcast("news");
+    /// let mut here = connection.consumer(&news).await?;
+    /// let mut there = connection.consumer(&news).await?;
+    ///
+    /// let producer = connection.producer(Exchange::fanout("news")).await?;
+    /// producer.publish("it rains").await?;
+    /// for consumer in [&mut here, &mut there] {
+    ///     let delivery = consumer.try_next().await?.expect("the news");
+    ///     assert_eq!(delivery.decode::<String>()?, "it rains");
+    ///     delivery.ack().await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn broadcast(exchange: impl Into<Name>) -> Self {
+        let exchange = Exchange::fanout(exchange);
+        let queue = Queue::server_named().auto_delete(true);
+        queue.alias(exchange.name().clone()).bind(exchange, "")
+    }
+
     /// The same with another name, for example the one that the broker gave.
     #[must_use]
     pub fn with_name(mut self, name: impl Into<Name>) -> Self {

@@ -124,6 +124,45 @@ impl fmt::Debug for Target {
     }
 }
 
+/// What a URL is made of, for [`Registry::url_of`](crate::Registry::url_of).
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Place<'a> {
+    /// The scheme.
+    pub protocol: &'a str,
+    /// Where the server is.
+    pub host: Option<&'a str>,
+    /// At which port it listens.
+    pub port: Option<u16>,
+    /// Who connects.
+    pub user: Option<&'a str>,
+    /// As whom.
+    pub password: Option<&'a str>,
+    /// Which space of names is meant.
+    pub virtual_host: Option<&'a str>,
+}
+
+impl<'a> Place<'a> {
+    /// Where the transport of this scheme connects to by itself.
+    pub fn new(protocol: &'a str) -> Self {
+        Place {
+            protocol,
+            ..Place::default()
+        }
+    }
+}
+
+impl fmt::Debug for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place")
+            .field("protocol", &self.protocol)
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("virtual_host", &self.virtual_host)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Who connects.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
@@ -175,6 +214,14 @@ pub trait Transport: Send + Sync + 'static {
     fn takes_hosts(&self, scheme: &str) -> bool {
         let _ = scheme;
         false
+    }
+
+    /// Has a URL mean a virtual host: a space of names of its own on the same server. Default: it is the path.
+    fn set_virtual_host(&self, url: &mut Url, name: &str) {
+        // A URL without a host has no path to set.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.clear().push(name);
+        }
     }
 
     /// Completes a target before the first connect, so that every later connect reaches the same broker.

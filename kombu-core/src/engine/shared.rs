@@ -228,6 +228,11 @@ impl Shared {
         *self.events.lock() = None;
     }
 
+    /// Whether there will be no further session.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(&*self.state.get(), State::Ended { .. })
+    }
+
     /// Why there will be no further session.
     pub(crate) fn end_reason(&self) -> Error {
         match &*self.state.get() {

@@ -17,11 +17,15 @@ use super::{Exit, HandlerError, Outcome, Reaction, Rejection, Request, Retries, 
 /// How long a message is kept that was handed out before, and is released: others shall have it.
 const RELEASED_AGAIN: Duration = Duration::from_millis(100);
 
+/// Changes what is answered in place of a value.
+pub(super) type Reshape = Arc<dyn Fn(Failure) -> Failure + Send + Sync>;
+
 /// Takes deliveries to their handlers, and settles them.
 pub(super) struct Dispatch {
     pub(super) router: Router,
     pub(super) retries: Retries,
     pub(super) tells_errors: bool,
+    pub(super) failures: Option<Reshape>,
     /// Whether the broker can have a message come again later.
     pub(super) delays: bool,
 }
@@ -38,7 +42,8 @@ impl Dispatch {
             let request = request.with_delivery(delivery);
             return self.settled_by_itself(call(handler, request).await);
         }
-        let reactions = react(handlers, request, &delivery, responder.as_ref());
+        let router = &self.router;
+        let reactions = react(router, handlers, request, &delivery, responder.as_ref());
         let reaction = in_time(reactions, &delivery).await?;
         self.settle(delivery, reaction, responder).await
     }
@@ -75,7 +80,7 @@ impl Dispatch {
         };
         match reaction {
             Kind::Failed(error) => self.failed(delivery, error, responder).await,
-            Kind::Rejected(rejection) => rejected(delivery, rejection, responder).await,
+            Kind::Rejected(rejection) => self.rejected(delivery, rejection, responder).await,
             Kind::Done { .. } => {}
         }
         None
@@ -112,7 +117,7 @@ impl Dispatch {
         let failure = match error.into_failure() {
             // An answer as any other.
             Ok(failure) => {
-                if let Err(error) = fail(&responder, failure).await {
+                if let Err(error) = self.fail(&responder, failure).await {
                     tracing::error!(%queue, %error, "a failure could not be answered");
                 }
                 return tell(delivery.ack()).await;
@@ -125,11 +130,40 @@ impl Dispatch {
                 }
             }
         };
-        if let Err(error) = fail(&responder, failure).await {
+        if let Err(error) = self.fail(&responder, failure).await {
             tracing::error!(%queue, %error, "a failure could not be answered");
         }
         // Whoever asked knows, and may ask again.
         tell(delivery.reject()).await;
+    }
+
+    async fn rejected(
+        &self,
+        delivery: Delivery,
+        rejection: Rejection,
+        responder: Option<Responder>,
+    ) {
+        let queue = delivery.queue();
+        tracing::warn!(%queue, %rejection, "a message can't be handled");
+        let Some(responder) = responder else {
+            return delivery.give_up();
+        };
+        let failure = Failure::critical(400, rejection.error().message());
+        if let Err(error) = self.fail(&responder, failure).await {
+            tracing::error!(%queue, %error, "a failure could not be answered");
+        }
+        tell(delivery.reject()).await;
+    }
+
+    async fn fail(&self, responder: &Responder, failure: Failure) -> Result<()> {
+        if !responder.has_replied() {
+            let failure = match &self.failures {
+                Some(change) => change(failure),
+                None => failure,
+            };
+            responder.fail(failure).await?;
+        }
+        Ok(())
     }
 
     async fn retry(&self, delivery: Delivery, pause: Option<Duration>) {
@@ -162,13 +196,14 @@ impl Outcome {
 
 /// What these handlers make of a delivery.
 async fn react(
+    router: &Router,
     handlers: &[Arc<dyn Erased<()>>],
     request: Request,
     delivery: &Delivery,
     responder: Option<&Responder>,
 ) -> Reaction {
     match handlers {
-        [] => unknown(&request),
+        [] => unknown(router, &request),
         [handler] => call(handler, request).await,
         handlers => {
             // Each has its own copy of everything.
@@ -210,7 +245,46 @@ impl Router {
         let responder = delivery.responder();
         let request = Request::of(delivery, responder.clone());
         let handlers = self.find(request.message(), request.queue());
-        react(handlers, request, delivery, responder.as_ref()).await
+        react(self, handlers, request, delivery, responder.as_ref()).await
+    }
+}
+
+impl Router {
+    /// Has the handlers for a delivery run, and answers what they come to, failures included; it isn't settled. Tells what
+    /// becomes of the loop that it came from.
+    pub(crate) async fn answer(
+        &self,
+        delivery: &Delivery,
+        responder: Option<Responder>,
+    ) -> Option<Exit> {
+        let responder = responder.map(Responder::tracked);
+        let request = Request::of(delivery, responder.clone());
+        let handlers = self.find(request.message(), request.queue());
+        let reaction = react(self, handlers, request, delivery, responder.as_ref()).await;
+        let (failure, exit) = match reaction.0 {
+            Kind::Done { outcome, answer } => {
+                let answered = answered(answer, responder.as_ref()).await;
+                let failed = |error: Error| Failure::application("error", error.to_string());
+                (answered.err().map(failed), outcome.exit())
+            }
+            Kind::Failed(error) => {
+                tracing::error!(%error, name = error.name(), "a handler failed");
+                let failure = Failure::application(error.name(), error.to_string());
+                (Some(error.into_failure().unwrap_or(failure)), None)
+            }
+            Kind::Rejected(rejection) => {
+                tracing::warn!(%rejection, "a message can't be handled");
+                let failure = Failure::critical(400, rejection.error().message());
+                (Some(failure), None)
+            }
+        };
+        if let (Some(failure), Some(responder)) = (failure, &responder)
+            && !responder.has_replied()
+            && let Err(error) = responder.fail(failure).await
+        {
+            tracing::error!(%error, "a failure could not be answered");
+        }
+        exit
     }
 }
 
@@ -253,8 +327,8 @@ fn together(reactions: Vec<Reaction>) -> Reaction {
     result
 }
 
-fn unknown(request: &Request) -> Reaction {
-    let (kind, queue) = (request.message().kind(), request.queue());
+fn unknown(router: &Router, request: &Request) -> Reaction {
+    let (kind, queue) = (router.kind_of(request.message()), request.queue());
     Reaction::rejected(Rejection::from(Error::new(
         ErrorKind::Undecodable,
         match kind {
@@ -275,26 +349,6 @@ async fn answered(answer: Answer, responder: Option<&Responder>) -> Result<()> {
         answer(responder).await?;
     }
     Ok(())
-}
-
-async fn fail(responder: &Responder, failure: Failure) -> Result<()> {
-    if !responder.has_replied() {
-        responder.fail(failure).await?;
-    }
-    Ok(())
-}
-
-async fn rejected(delivery: Delivery, rejection: Rejection, responder: Option<Responder>) {
-    let queue = delivery.queue();
-    tracing::warn!(%queue, %rejection, "a message can't be handled");
-    let Some(responder) = responder else {
-        return delivery.give_up();
-    };
-    let failure = Failure::critical(400, rejection.error().message());
-    if let Err(error) = fail(&responder, failure).await {
-        tracing::error!(%queue, %error, "a failure could not be answered");
-    }
-    tell(delivery.reject()).await;
 }
 
 async fn tell(settling: Settling) {

@@ -85,7 +85,7 @@ impl Reaction {
         Reaction(Kind::Rejected(rejection))
     }
 
-    fn value(value: impl Serialize + Send + 'static) -> Self {
+    pub(crate) fn value(value: impl Serialize + Send + 'static) -> Self {
         Reaction(Kind::Done {
             outcome: Outcome::Ack,
             answer: Some(Box::new(move |responder| responder.reply(&value))),

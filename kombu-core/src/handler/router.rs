@@ -201,6 +201,14 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
         }
     }
 
+    /// What it takes for the type of a message.
+    pub(super) fn kind_of(&self, message: &Message) -> Option<Name> {
+        match &self.keys {
+            None => message.kind().map(Name::from),
+            Some(keys) => keys(message).0,
+        }
+    }
+
     fn find_by_key(&self, message: &Message) -> Option<&[Arc<dyn Erased<S>>]> {
         let made;
         let (kind, name) = match &self.keys {

@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::call::Failure;
 use crate::client::{Connection, Queues, UndecodablePolicy};
 use crate::declare::{DeclareMode, Queue};
 use crate::driver::{BoxFuture, Feature, Support};
@@ -9,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::message::Content;
 use crate::name::Name;
 
-use super::dispatch::Dispatch;
+use super::dispatch::{Dispatch, Reshape};
 use super::lanes::OrderKey;
 use super::{Exit, Retries, Router, run};
 
@@ -29,6 +30,7 @@ pub struct Serve {
     max_processing_time: Option<Option<Duration>>,
     declare_mode: Option<DeclareMode>,
     tells_errors: bool,
+    failures: Option<Reshape>,
     obeys_commands: bool,
     grace: Duration,
     order: Option<OrderKey>,
@@ -54,6 +56,7 @@ impl Serve {
             max_processing_time: None,
             declare_mode: None,
             tells_errors: false,
+            failures: None,
             obeys_commands: false,
             grace: GRACE,
             order: None,
@@ -111,6 +114,13 @@ impl Serve {
     /// callers that are trusted. Default: false.
     pub fn tell_errors(mut self, tell: bool) -> Self {
         self.tells_errors = tell;
+        self
+    }
+
+    /// Changes what is answered to questions that failed or can't be handled, for callers that look for it elsewhere than in
+    /// the headers: in the [payload](Failure::payload). Default: it is answered as it is.
+    pub fn failures(mut self, change: impl Fn(Failure) -> Failure + Send + Sync + 'static) -> Self {
+        self.failures = Some(Arc::new(change));
         self
     }
 
@@ -207,6 +217,7 @@ impl Serve {
             },
             retries: self.retries,
             tells_errors: self.tells_errors,
+            failures: self.failures,
             delays: delayed != Support::Unsupported,
         };
         let settings = Settings {

@@ -8,6 +8,8 @@
     peer.py URL share QUEUE          sends back every third number that is new, and acks the others, until the input ends
     peer.py URL hold QUEUE           receives one message, and keeps it until it is killed
     peer.py URL sweep QUEUE          receives one message that another Python has held for longer than a second
+    peer.py URL node MAILBOX KIND NAME  is a node of a mailbox, until the input ends
+    peer.py URL order MAILBOX KIND NAMES  has nodes do what each line of the input says, and prints what they reply
 
 Every line is JSON. A value that JSON doesn't have is an object with one key, the name of its type.
 """
@@ -21,6 +23,7 @@ import threading
 from urllib.parse import parse_qs
 
 import kombu
+import kombu.pidbox
 
 ACCEPT = ["json", "yaml", "msgpack", "pickle", "application/data", "text/plain"]
 UTC = datetime.timezone.utc
@@ -185,7 +188,14 @@ def hold(connection, queue):
 
 
 def until_told(connection, queue, on_message):
-    """Consumes until the input ends. Says `ready` when the server knows."""
+    """Consumes until the input ends."""
+    with connection.Consumer(queue, on_message=on_message, accept=ACCEPT) as consumer:
+        consumer.qos(prefetch_count=10)
+        drain_until_told(connection)
+
+
+def drain_until_told(connection):
+    """Handles what comes until the input ends. Says `ready` when the server knows."""
     is_over = threading.Event()
 
     def wait():
@@ -193,17 +203,36 @@ def until_told(connection, queue, on_message):
         is_over.set()
 
     threading.Thread(target=wait, daemon=True).start()
-    with connection.Consumer(queue, on_message=on_message, accept=ACCEPT) as consumer:
-        consumer.qos(prefetch_count=10)
-        is_ready = False
-        while not is_over.is_set():
-            try:
-                connection.drain_events(timeout=0.5)
-            except TimeoutError:
-                pass
-            if not is_ready:
-                say("ready")
-                is_ready = True
+    is_ready = False
+    while not is_over.is_set():
+        try:
+            connection.drain_events(timeout=0.5)
+        except TimeoutError:
+            pass
+        if not is_ready:
+            say("ready")
+            is_ready = True
+
+
+def node(connection, mailbox, kind, name):
+    def add(state, x, y):
+        return x + y
+
+    def fail(state):
+        raise ValueError("out of paper")
+
+    mailbox = kombu.pidbox.Mailbox(mailbox, type=kind, connection=connection)
+    handlers = {"add": add, "fail": fail}
+    node = mailbox.Node(name, channel=connection.default_channel, handlers=handlers)
+    node.listen()
+    drain_until_told(connection)
+
+
+def order(connection, mailbox, kind, names):
+    mailbox = kombu.pidbox.Mailbox(mailbox, type=kind, connection=connection)
+    for line in sys.stdin:
+        method, arguments = json.loads(line)
+        say(mailbox.call(json.loads(names), method, arguments, timeout=10))
 
 
 def sweep(connection, queue):
@@ -248,6 +277,6 @@ def consume(connection, queue, count, on_message):
 
 if __name__ == "__main__":
     url, command, *arguments = sys.argv[1:]
-    commands = [send, receive, answer, ask, listen, share, hold, sweep]
+    commands = [send, receive, answer, ask, listen, share, hold, sweep, node, order]
     with connect(url) as connection:
         {one.__name__: one for one in commands}[command](connection, *arguments)

@@ -1,5 +1,7 @@
 //! Many at once: nothing is lost, nothing comes twice, and nothing hangs.
 
+pub mod pools;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;

@@ -5,6 +5,7 @@ use kombu_core::Connection;
 use crate::expect::info;
 
 pub mod adding_queues;
+pub mod broadcasting;
 pub mod dropping;
 pub mod ending;
 pub mod getting;
@@ -16,6 +17,7 @@ pub mod receiving;
 pub mod several_queues;
 pub mod sharing;
 pub mod simple_queues;
+pub mod values;
 pub mod windows;
 
 /// The numbers as texts.

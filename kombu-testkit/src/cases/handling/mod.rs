@@ -14,11 +14,12 @@ pub mod answering;
 pub mod ending;
 pub mod failing;
 pub mod ordering;
+pub mod producing;
 pub mod refusing;
 pub mod routing;
 
 /// Longer than any broker takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Retries that a test can wait for.
 fn retries(count: u32) -> Retries {
@@ -27,13 +28,13 @@ fn retries(count: u32) -> Retries {
 }
 
 /// A component that runs.
-struct Running {
+pub(super) struct Running {
     task: JoinHandle<Result<Exit>>,
     stop: Option<oneshot::Sender<()>>,
 }
 
 impl Running {
-    async fn start(serve: Serve) -> Self {
+    pub(super) async fn start(serve: Serve) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async { drop(stopped.await) };
         Running {
@@ -43,18 +44,18 @@ impl Running {
     }
 
     /// Runs a router on a queue.
-    async fn serving(connection: &Connection, queue: &Queue, router: Router) -> Self {
+    pub(super) async fn serving(connection: &Connection, queue: &Queue, router: Router) -> Self {
         connection.declare_queue(queue).await.unwrap();
         Running::start(connection.serve(router).queues(queue)).await
     }
 
     /// Ends it from without.
-    async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         drop(self.stop.take());
         assert_eq!(self.ended().await, Exit::Stopped);
     }
 
-    async fn ended(&mut self) -> Exit {
+    pub(super) async fn ended(&mut self) -> Exit {
         match (&mut self.task).await.unwrap() {
             Ok(exit) => exit,
             Err(error) => panic!("a component failed: {error}"),
@@ -69,30 +70,30 @@ impl Drop for Running {
 }
 
 /// What handlers have seen.
-fn log<T>() -> (mpsc::UnboundedSender<T>, Log<T>) {
+pub(super) fn log<T>() -> (mpsc::UnboundedSender<T>, Log<T>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     (sender, Log(receiver))
 }
 
-struct Log<T>(mpsc::UnboundedReceiver<T>);
+pub(super) struct Log<T>(mpsc::UnboundedReceiver<T>);
 
 impl<T> Log<T> {
-    async fn next(&mut self) -> T {
+    pub(super) async fn next(&mut self) -> T {
         self.0.recv().await.unwrap()
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-async fn caller_to(connection: &Connection, queue: &str) -> Caller {
+pub(super) async fn caller_to(connection: &Connection, queue: &str) -> Caller {
     let caller = connection.caller(Exchange::default()).routing_key(queue);
     caller.timeout(PATIENCE).max_retries(0).await.unwrap()
 }
 
 /// Waits until a queue holds nothing, neither ready nor unsettled as far as the broker tells.
-async fn until_empty(connection: &Connection, queue: impl Into<Name>) {
+pub(super) async fn until_empty(connection: &Connection, queue: impl Into<Name>) {
     let queue = queue.into();
     until(async || {
         let info = info(connection, &queue).await;
@@ -102,13 +103,13 @@ async fn until_empty(connection: &Connection, queue: impl Into<Name>) {
 }
 
 /// Waits until something holds.
-async fn until(holds: impl AsyncFn() -> bool) {
+pub(super) async fn until(holds: impl AsyncFn() -> bool) {
     while !holds().await {
         tokio::task::yield_now().await;
     }
 }
 
 /// The result within the time that any broker takes.
-async fn soon<T>(future: impl Future<Output = T>) -> T {
+pub(super) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap()
 }

@@ -6,6 +6,7 @@ pub mod answers;
 pub mod batches;
 pub mod bodies;
 pub mod destinations;
+pub mod forwarding;
 pub mod limits;
 pub mod overrides;
 pub mod properties;

@@ -1,0 +1,543 @@
+//! Canopsis' way of messaging: senders and receivers by name, from a URI or a configuration.
+//!
+//! ```
+//! use kombu::mom::Mom;
+//! use std::time::Duration;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> kombu::Result<()> {
+//! let uri = "memory-pubsub://canopsis?senders=events,alerts&receivers=events";
+//! let mut mom = Mom::open(kombu::registry(), uri.parse()?).await?;
+//! for (sender, sent) in mom.send(&"it rains", "weather").await? {
+//!     println!("{sender}: {}", sent?.routed); // to all of them
+//! }
+//! let received = mom.receive("events", Duration::from_secs(1)).await?.expect("an event");
+//! assert_eq!(received.decode::<String>()?, "it rains");
+//! received.ack().await?;
+//! mom.close().await
+//! # }
+//! ```
+
+mod settings;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub use settings::{DataType, RECEIVER_CALLBACK_SEPARATOR, Receiver, Sender, Settings};
+
+use crate::client::{
+    Connection, ConnectionBuilder, Consumer, Delivery, Destinations, Producer, Publish, Published,
+    Registry, Value,
+};
+use crate::declare::{Binding, Exchange};
+use crate::driver::BoxFuture;
+use crate::engine::{by, deadline};
+use crate::error::{Error, ErrorKind, Result};
+use crate::handler::{Exit, Handler, Router};
+use crate::name::Name;
+
+/// Middleware to be: awaiting it connects, and opens its senders and receivers.
+#[must_use = "a builder does nothing until it is awaited"]
+pub struct OpenMom {
+    registry: Registry,
+    settings: Settings,
+    callbacks: BTreeMap<String, Router>,
+    change: Option<Change>,
+}
+
+type Change = Box<dyn FnOnce(ConnectionBuilder) -> ConnectionBuilder + Send>;
+
+impl OpenMom {
+    /// Sets what the settings have no key for: layers, credentials, how often connecting is tried.
+    pub fn connection(
+        mut self,
+        change: impl FnOnce(ConnectionBuilder) -> ConnectionBuilder + Send + 'static,
+    ) -> Self {
+        self.change = Some(Box::new(change));
+        self
+    }
+
+    /// What a receiver's callback of this name is: a [handler](crate::handler).
+    pub fn callback<H, Arguments>(mut self, name: impl Into<String>, handler: H) -> Self
+    where
+        H: Handler<Arguments, ()>,
+        Arguments: 'static,
+    {
+        let router = Router::new().fallback(handler);
+        self.callbacks.insert(name.into(), router);
+        self
+    }
+
+    async fn open(self) -> Result<Mom> {
+        let url = self.settings.url(&self.registry)?;
+        let mut connecting = Connection::builder(self.registry).url(url);
+        if let Some(change) = self.change {
+            connecting = change(connecting);
+        }
+        let limit = self.settings.conn_timeout;
+        let late = || {
+            let message = format!("no connection within {limit:?}");
+            Error::new(ErrorKind::Timeout, message)
+        };
+        let connection = by(deadline(limit), connecting.into_future(), late).await?;
+        let mut mom = Mom {
+            producer: connection.producer(Exchange::default()).await?,
+            connection,
+            senders: BTreeMap::new(),
+            receivers: BTreeMap::new(),
+            settings: self.settings,
+        };
+        for sender in mom.settings.senders.clone() {
+            mom.add_sender(sender).await?;
+        }
+        for receiver in mom.settings.receivers.clone() {
+            let callback = receiver.callback.as_ref();
+            let router = match callback.map(|name| (name, self.callbacks.get(name))) {
+                None => None,
+                Some((_, Some(router))) => Some(router.clone()),
+                Some((name, None)) => {
+                    return Err(unknown("callback", name, self.callbacks.keys()));
+                }
+            };
+            mom.open_receiver(&receiver.name, router).await?;
+        }
+        Ok(mom)
+    }
+}
+
+impl IntoFuture for OpenMom {
+    type Output = Result<Mom>;
+    type IntoFuture = BoxFuture<'static, Result<Mom>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.open())
+    }
+}
+
+impl fmt::Debug for OpenMom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenMom")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Senders and receivers by name, over one connection.
+///
+/// # Drop
+///
+/// Its receivers end, callbacks in the middle of their work; [`close`](Mom::close) lets these finish.
+pub struct Mom {
+    settings: Settings,
+    connection: Connection,
+    producer: Producer,
+    senders: BTreeMap<Name, Exchange>,
+    receivers: BTreeMap<Name, Receiving>,
+}
+
+/// What becomes of a receiver's messages.
+enum Receiving {
+    /// They are fetched.
+    ByHand {
+        queue: Name,
+        consumer: Box<Consumer>,
+    },
+    /// They are handed to a function.
+    Callback {
+        queue: Name,
+        stop: oneshot::Sender<()>,
+        task: JoinHandle<Result<Exit>>,
+    },
+}
+
+impl Receiving {
+    fn queue(&self) -> &Name {
+        match self {
+            Receiving::ByHand { queue, .. } | Receiving::Callback { queue, .. } => queue,
+        }
+    }
+
+    /// Ends it; a callback finishes what it has begun with.
+    async fn cancel(self) -> Result<()> {
+        match self {
+            Receiving::ByHand { consumer, .. } => consumer.cancel().await,
+            Receiving::Callback { stop, task, .. } => {
+                drop(stop);
+                match task.await {
+                    Ok(ended) => ended.map(drop),
+                    // It was ended with its runtime.
+                    Err(_) => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+impl Mom {
+    /// Starts opening one, with the transports of a registry.
+    pub fn open(registry: Registry, settings: Settings) -> OpenMom {
+        OpenMom {
+            registry,
+            settings,
+            callbacks: BTreeMap::new(),
+            change: None,
+        }
+    }
+
+    /// The connection.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The names of all senders.
+    pub fn senders(&self) -> impl Iterator<Item = &Name> {
+        self.senders.keys()
+    }
+
+    /// The names of all receivers.
+    pub fn receivers(&self) -> impl Iterator<Item = &Name> {
+        self.receivers.keys()
+    }
+
+    /// Adds a sender, in place of one of that name: its exchange is declared.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Connection::declare_exchange`].
+    pub async fn add_sender(&mut self, sender: Sender) -> Result<()> {
+        let name = sender.name.clone();
+        let known = &mut self.settings.senders;
+        known.retain(|known| known.name != name);
+        known.push(sender);
+        let exchange = self.settings.exchange(&name);
+        self.connection.declare_exchange(&exchange).await?;
+        self.senders.insert(name, exchange);
+        Ok(())
+    }
+
+    /// Adds a receiver, whose messages are [fetched](Mom::receive): its queue is declared, and gets what is sent from now on.
+    /// One of that name stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Connection::consumer`].
+    pub async fn add_receiver(&mut self, name: impl Into<Name>) -> Result<()> {
+        let name = name.into();
+        match self.receivers.contains_key(&name) {
+            true => Ok(()),
+            false => self.open_receiver(&name, None).await,
+        }
+    }
+
+    /// Has a [handler](crate::handler) run for each message of a receiver, from now on.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Connection::declare_queue`].
+    pub async fn on_receive<H, Arguments>(
+        &mut self,
+        name: impl Into<Name>,
+        handler: H,
+    ) -> Result<()>
+    where
+        H: Handler<Arguments, ()>,
+        Arguments: 'static,
+    {
+        let router = Router::new().fallback(handler);
+        self.open_receiver(&name.into(), Some(router)).await
+    }
+
+    async fn open_receiver(&mut self, name: &Name, router: Option<Router>) -> Result<()> {
+        // A queue of its own would go with the consumer that it has had.
+        let queue = self.settings.queue(name);
+        let queue = match self.receivers.get(name) {
+            Some(receiving) => queue.with_name(receiving.queue()),
+            None => crate::client::named(&queue),
+        };
+        let receiving = match router {
+            None => {
+                let consumer = self.connection.consumer(&queue);
+                let consumer = consumer.prefetch(1).no_ack(!self.settings.safe).await?;
+                Receiving::ByHand {
+                    queue: queue.name().clone(),
+                    consumer: Box::new(consumer),
+                }
+            }
+            Some(router) => {
+                self.connection.declare_queue(&queue).await?;
+                let (stop, stopped) = oneshot::channel();
+                let stopped = async { drop(stopped.await) };
+                let serve = self.connection.serve(router).queues(&queue);
+                Receiving::Callback {
+                    queue: queue.name().clone(),
+                    task: tokio::spawn(serve.run_until(stopped)),
+                    stop,
+                }
+            }
+        };
+        match self.receivers.insert(name.clone(), receiving) {
+            Some(before) => before.cancel().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Has a receiver get what a sender sends with this key, too.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] for names that aren't known, and those of [`Connection::bind_queue`].
+    pub async fn bind(&self, receiver: &str, sender: &str, key: impl Into<Name>) -> Result<()> {
+        let exchange = self.sender(sender)?;
+        let Some(receiving) = self.receivers.get(receiver) else {
+            return Err(unknown("receiver", receiver, self.receivers.keys()));
+        };
+        let binding = Binding::new(exchange, key);
+        self.connection
+            .bind_queue(receiving.queue(), &binding)
+            .await
+    }
+
+    fn sender(&self, name: &str) -> Result<&Exchange> {
+        let sender = self.senders.get(name);
+        sender.ok_or_else(|| unknown("sender", name, self.senders.keys()))
+    }
+
+    /// Sends a message with this key to all senders, or to [one](Outgoing::sender). Await it.
+    pub fn send<'a, T: Serialize + ?Sized>(
+        &'a self,
+        message: &'a T,
+        key: impl Into<Name>,
+    ) -> Outgoing<'a, T> {
+        Outgoing {
+            mom: self,
+            publish: self.producer.publish(message),
+            key: key.into(),
+            sender: None,
+            timeout: self.settings.out_timeout,
+        }
+    }
+
+    /// The next message of a receiver, waited for until the timeout; zero takes only what is there, and `None` waits for as
+    /// long as the settings say. It has to be acknowledged, unless the settings say that nothing is
+    /// ([`safe`](Settings::safe)).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] for a name that isn't known; [`ErrorKind::PreconditionFailed`] for a receiver with a
+    /// callback; and what ended its consumer.
+    pub async fn receive(
+        &mut self,
+        receiver: &str,
+        timeout: impl Into<Option<Duration>>,
+    ) -> Result<Option<Delivery>> {
+        let timeout = timeout.into().unwrap_or(self.settings.in_timeout);
+        match self.receivers.get_mut(receiver) {
+            Some(Receiving::ByHand { consumer, .. }) => consumer.receive(timeout).await,
+            Some(Receiving::Callback { .. }) => Err(Error::new(
+                ErrorKind::PreconditionFailed,
+                format!("receiver `{receiver}` has a callback, which gets its messages"),
+            )),
+            None => Err(unknown("receiver", receiver, self.receivers.keys())),
+        }
+    }
+
+    /// Forgets senders; names that aren't known are passed over. Their exchanges stay.
+    pub fn cancel_senders<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+        for name in names {
+            self.senders.remove(name);
+            self.settings.senders.retain(|sender| sender.name != name);
+        }
+    }
+
+    /// Forgets all senders.
+    pub fn cancel_all_senders(&mut self) {
+        self.senders.clear();
+        self.settings.senders.clear();
+    }
+
+    /// Ends receivers; names that aren't known are passed over. Callbacks finish what they have begun with, and shared queues
+    /// stay.
+    ///
+    /// # Errors
+    ///
+    /// What the first one ended with; the others are ended all the same.
+    pub async fn cancel_receivers<'a>(
+        &mut self,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<()> {
+        let mut cancelled = Ok(());
+        for name in names {
+            if let Some(receiving) = self.receivers.remove(name) {
+                cancelled = cancelled.and(receiving.cancel().await);
+            }
+        }
+        cancelled
+    }
+
+    /// Ends all receivers.
+    ///
+    /// # Errors
+    ///
+    /// As [`cancel_receivers`](Mom::cancel_receivers).
+    pub async fn cancel_all_receivers(&mut self) -> Result<()> {
+        let mut cancelled = Ok(());
+        for (_, receiving) in std::mem::take(&mut self.receivers) {
+            cancelled = cancelled.and(receiving.cancel().await);
+        }
+        cancelled
+    }
+
+    /// Ends all receivers, and closes the connection.
+    ///
+    /// # Errors
+    ///
+    /// As [`cancel_receivers`](Mom::cancel_receivers) and [`Connection::close`].
+    pub async fn close(mut self) -> Result<()> {
+        let cancelled = self.cancel_all_receivers().await;
+        self.connection.close().await?;
+        cancelled
+    }
+}
+
+impl Drop for Mom {
+    fn drop(&mut self) {
+        for receiving in self.receivers.values() {
+            if let Receiving::Callback { task, .. } = receiving {
+                task.abort();
+            }
+        }
+    }
+}
+
+fn unknown<'a, N: fmt::Display + 'a>(
+    what: &str,
+    name: &str,
+    known: impl Iterator<Item = &'a N>,
+) -> Error {
+    let known: Vec<String> = known.map(N::to_string).collect();
+    let known = match known.as_slice() {
+        [] => "there is none".to_owned(),
+        known => format!("there are: {}", known.join(", ")),
+    };
+    Error::new(
+        ErrorKind::NotFound,
+        format!("no {what} is called `{name}`; {known}"),
+    )
+}
+
+impl fmt::Debug for Mom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mom")
+            .field("connection", &self.connection)
+            .field("senders", &self.senders.keys())
+            .field("receivers", &self.receivers.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A message to be sent: awaiting it sends it, and resolves to what became of it for each sender, by name.
+///
+/// # Errors
+///
+/// [`ErrorKind::NotFound`] for a sender that isn't known; [`ErrorKind::Timeout`] if not all of them had an answer in time. What
+/// one sender can't send is an error of its own, and the others send it.
+#[must_use = "nothing is sent until this is awaited"]
+pub struct Outgoing<'a, T: ?Sized> {
+    mom: &'a Mom,
+    publish: Publish<'a, Value<'a, T>>,
+    key: Name,
+    sender: Option<Name>,
+    timeout: Duration,
+}
+
+impl<T: Serialize + ?Sized> Outgoing<'_, T> {
+    /// To this sender alone.
+    pub fn sender(mut self, name: impl Into<Name>) -> Self {
+        self.sender = Some(name.into());
+        self
+    }
+
+    /// The serializer, by name. Default: `json`.
+    pub fn serializer(mut self, name: &str) -> Self {
+        self.publish = self.publish.serializer(name);
+        self
+    }
+
+    /// The compression, by name. Default: none.
+    pub fn compression(mut self, name: &str) -> Self {
+        self.publish = self.publish.compression(name);
+        self
+    }
+
+    /// The content type, in place of the serializer's.
+    pub fn content_type(mut self, value: impl Into<Name>) -> Self {
+        self.publish = self.publish.content_type(value);
+        self
+    }
+
+    /// The content encoding, in place of the serializer's.
+    pub fn content_encoding(mut self, value: impl Into<Name>) -> Self {
+        self.publish = self.publish.content_encoding(value);
+        self
+    }
+
+    /// How long it may take. Default: what the settings say.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+}
+
+/// What became of a message for each sender, by name.
+type Sent = Vec<(Name, Result<Published>)>;
+
+impl<'a, T: Serialize + ?Sized> IntoFuture for Outgoing<'a, T> {
+    type Output = Result<Sent>;
+    type IntoFuture = BoxFuture<'static, Result<Sent>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Outgoing {
+            mom,
+            publish,
+            key,
+            sender,
+            timeout,
+        } = self;
+        let exchanges: Result<Vec<Exchange>> = match &sender {
+            Some(name) => mom.sender(name).map(|exchange| vec![exchange.clone()]),
+            None => Ok(mom.senders.values().cloned().collect()),
+        };
+        let started = exchanges.map(|exchanges| {
+            let pairs = exchanges.iter().map(|exchange| (exchange, &key));
+            let publish: Publish<'_, _, Destinations> = publish.destinations(pairs);
+            let names: Vec<Name> = exchanges.iter().map(|one| one.name().clone()).collect();
+            (names, publish.into_future())
+        });
+        Box::pin(async move {
+            let (names, publishing) = started?;
+            let late = || {
+                let message = format!("not every sender had an answer within {timeout:?}");
+                Error::new(ErrorKind::Timeout, message)
+            };
+            let answered = async { Ok(publishing.await) };
+            let answers = by(deadline(timeout), answered, late).await;
+            let answers = answers.map_err(|error| error.during("send"))?;
+            Ok(names.into_iter().zip(answers).collect())
+        })
+    }
+}
+
+impl<T: ?Sized> fmt::Debug for Outgoing<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outgoing")
+            .field("key", &self.key)
+            .field("sender", &self.sender)
+            .finish_non_exhaustive()
+    }
+}

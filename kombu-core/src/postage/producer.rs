@@ -1,0 +1,200 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::IntoFuture;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::OnceCell;
+
+use crate::call::Caller;
+use crate::client::{self, Connection, Encoded, Owned, Publish};
+use crate::declare::Exchange;
+use crate::driver::BoxFuture;
+use crate::error::Result;
+use crate::message;
+use crate::name::Name;
+
+use super::{Arguments, Fingerprint, Message, Nothing, Parameters, Rpc};
+
+/// A producer to be: awaiting it declares its exchanges and opens it.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it is awaited"]
+pub struct OpenProducer<F = Fingerprint> {
+    connection: Connection,
+    destinations: Vec<(Exchange, Name)>,
+    fingerprint: F,
+    serializer: Option<String>,
+}
+
+impl<F: Serialize + Send> OpenProducer<F> {
+    /// Sends messages to this exchange with this key, too. The first one is the default exchange: that of calls, and of
+    /// messages with a key of their own. Without any it is the broker's.
+    pub fn to(mut self, exchange: impl Into<Exchange>, key: impl Into<Name>) -> Self {
+        self.destinations.push((exchange.into(), key.into()));
+        self
+    }
+
+    /// Who sends, in each message: anything that is written as a map. Default: the [`Fingerprint`] of this process on the
+    /// connection's virtual host, without a name.
+    pub fn fingerprint<G>(self, fingerprint: G) -> OpenProducer<G> {
+        OpenProducer {
+            connection: self.connection,
+            destinations: self.destinations,
+            fingerprint,
+            serializer: self.serializer,
+        }
+    }
+
+    /// The serializer, by name. Default: `json`, which is what Postage's own components read.
+    pub fn serializer(mut self, name: impl Into<String>) -> Self {
+        self.serializer = Some(name.into());
+        self
+    }
+
+    async fn open(self) -> Result<Producer<F>> {
+        let first = self.destinations.first().cloned();
+        let (exchange, key) = first.unwrap_or((Exchange::default(), Name::EMPTY));
+        let mut producer = self.connection.producer(&exchange).routing_key(&key);
+        if let Some(serializer) = &self.serializer {
+            producer = producer.serializer(serializer);
+        }
+        Ok(Producer {
+            producer: producer.destinations(self.destinations).await?,
+            caller: OnceCell::new(),
+            connection: self.connection,
+            exchange,
+            key,
+            serializer: self.serializer,
+            fingerprint: self.fingerprint,
+        })
+    }
+}
+
+impl<F: Serialize + Send + 'static> IntoFuture for OpenProducer<F> {
+    type Output = Result<Producer<F>>;
+    type IntoFuture = BoxFuture<'static, Result<Producer<F>>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.open())
+    }
+}
+
+/// Sends messages of Postage's, and makes calls.
+///
+/// A publish goes to all destinations; with a [routing key](Publish::routing_key) of its own to the first exchange; with
+/// [destinations](Publish::destinations) of its own to those, whatever its key.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> kombu::Result<()> {
+/// use kombu::postage::{Fingerprint, Message, Nothing, Parameters, Producer};
+/// use kombu::{Exchange, Queue};
+///
+/// let connection = kombu::connect("memory://").await?;
+/// let pings = Exchange::direct("pings");
+/// let mut consumer = connection.consumer(&Queue::new("pings").bind(&pings, "ping")).await?;
+///
+/// let me = Fingerprint::of_process().named("monitor", "service");
+/// let producer = Producer::open(&connection).to(&pings, "ping").fingerprint(me.clone()).await?;
+/// producer.command("ping", Nothing {}).await?;
+///
+/// let mut messages = consumer.values::<Message<Parameters<Nothing>>>();
+/// let (message, delivery) = messages.try_next().await?.expect("a command");
+/// assert_eq!(message, Message::command("ping", Nothing {}).from(me));
+/// delivery.ack().await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Producer<F = Fingerprint> {
+    producer: client::Producer,
+    /// Opened by the first call.
+    caller: OnceCell<Caller>,
+    connection: Connection,
+    exchange: Exchange,
+    key: Name,
+    serializer: Option<String>,
+    pub(super) fingerprint: F,
+}
+
+impl Producer {
+    /// Starts opening one.
+    pub fn open(connection: &Connection) -> OpenProducer {
+        OpenProducer {
+            fingerprint: Fingerprint::of_process().on(connection),
+            connection: connection.clone(),
+            destinations: Vec::new(),
+            serializer: None,
+        }
+    }
+}
+
+impl<F: Serialize + Clone> Producer<F> {
+    /// Sends a message, in the name of this producer.
+    pub fn send<C: Serialize, G>(
+        &self,
+        message: Message<C, G>,
+    ) -> Publish<'_, Owned<Message<C, F>>> {
+        let message = message.from(self.fingerprint.clone());
+        Publish::new(&self.producer.inner, Owned(message))
+    }
+
+    /// Sends a command.
+    pub fn command<P: Serialize>(
+        &self,
+        name: impl Into<String>,
+        parameters: P,
+    ) -> Publish<'_, Owned<Message<Parameters<P>, F>>> {
+        self.send(Message::command(name, parameters))
+    }
+
+    /// Sends how the component is doing.
+    pub fn status(&self, status: impl Into<String>) -> Publish<'_, Owned<Message<Nothing, F>>> {
+        self.send(Message::status(status))
+    }
+
+    /// Sends a message without a type of its own.
+    pub fn message<V: Serialize>(
+        &self,
+        args: impl IntoIterator<Item = V>,
+        kwds: impl IntoIterator<Item = (String, V)>,
+    ) -> Publish<'_, Owned<Message<Arguments<V>, F>>> {
+        let kwds = kwds.into_iter().collect::<BTreeMap<_, _>>();
+        self.send(Message::generic(args, kwds))
+    }
+
+    /// Calls: sends a command, and waits for its result.
+    pub fn rpc<P: Serialize, T: DeserializeOwned>(
+        &self,
+        name: impl Into<String>,
+        parameters: P,
+    ) -> Rpc<'_, Message<Parameters<P>, F>, T> {
+        let message = Message::rpc_command(name, parameters);
+        Rpc::new(self.caller(), message.from(self.fingerprint.clone()))
+    }
+
+    /// Sends a message on as it is, in its sender's name, to all destinations.
+    pub fn forward(&self, message: &message::Content) -> Publish<'_, Encoded> {
+        self.producer.forward(message)
+    }
+
+    fn caller(&self) -> BoxFuture<'_, Result<&Caller>> {
+        // Not `self`, whose fingerprint need not be shared between threads.
+        let (cell, connection, exchange) = (&self.caller, &self.connection, &self.exchange);
+        let (key, serializer) = (&self.key, &self.serializer);
+        Box::pin(cell.get_or_try_init(async move || {
+            let caller = connection.caller(exchange).routing_key(key);
+            match serializer {
+                Some(serializer) => caller.serializer(serializer).await,
+                None => caller.await,
+            }
+        }))
+    }
+}
+
+impl<F> fmt::Debug for Producer<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer")
+            .field("producer", &self.producer)
+            .finish_non_exhaustive()
+    }
+}

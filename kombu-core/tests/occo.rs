@@ -1,0 +1,48 @@
+//! OCCO's configuration.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use kombu::ErrorKind;
+use kombu::occo::Config;
+
+fn config(text: &str) -> Config {
+    serde_json::from_str(text).unwrap()
+}
+
+#[tokio::test]
+async fn a_configuration_has_a_serializer() {
+    let config = config(
+        r#"{"protocol": "memory", "host": "occo-serializer", "routing_key": "test", "serializer": "yaml"}"#,
+    );
+    let registry = kombu::registry();
+    let producer = config.asynchronous_producer(&registry).await.unwrap();
+    producer.push_message(&[1, 2]).await.unwrap();
+    let delivery = producer.connection().get("test").await.unwrap().unwrap();
+    assert_eq!(delivery.content_type(), Some("application/x-yaml"));
+    delivery.ack().await.unwrap();
+}
+
+/// All that is said otherwise is a default of the transport; which transports there are is known.
+#[tokio::test]
+async fn a_protocol_alone_is_a_configuration() {
+    let registry = kombu::registry();
+    assert!(registry.capabilities("memory").is_some());
+    assert!(registry.capabilities("carrier-pigeon").is_none());
+    let config = Config::new("memory");
+    let producer = config.asynchronous_producer(&registry).await.unwrap();
+    producer.push_message_to("jobs", &1).await.unwrap();
+    let info = producer.connection().queue_info("jobs").await.unwrap();
+    assert_eq!(info.ready, 1);
+    let unknown = Config::new("carrier-pigeon").rpc_producer(&registry).await;
+    assert_eq!(unknown.unwrap_err().kind(), ErrorKind::UnknownScheme);
+}
+
+/// Neither its password nor a URL that may hold one.
+#[test]
+fn a_configuration_that_is_printed_shows_no_secret() {
+    let config = config(
+        r#"{"protocol": "amqp", "user": "me", "password": "secret", "url": "amqp://me:secret@host"}"#,
+    );
+    let printed = format!("{config:?}");
+    assert!(!printed.contains("secret"), "{printed}");
+}

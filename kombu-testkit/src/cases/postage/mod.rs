@@ -1,0 +1,411 @@
+//! Messages and components of Postage.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kombu_core::handler::{Exit, Outcome, Payload, Router, Serve};
+use kombu_core::postage::{
+    self, Content, Fingerprint, Message, Nothing, Parameters, Producer, RpcResult,
+};
+use kombu_core::{Connection, Exchange, Queue};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::Broker;
+use crate::cases::handling::{PATIENCE, Running, log, soon, until_empty};
+use crate::cases::{producer_to, publish};
+use crate::expect::{collect_one, info};
+
+fn me() -> Fingerprint {
+    Fingerprint::of_process().named("tester", "service")
+}
+
+/// A producer to the queue `inbox`, which is declared.
+async fn to_inbox(connection: &Connection) -> Producer {
+    connection.declare_queue(&inbox()).await.unwrap();
+    let producer = Producer::open(connection).to(Exchange::default(), "inbox");
+    producer.fingerprint(me()).await.unwrap()
+}
+
+fn inbox() -> Queue {
+    Queue::new("inbox")
+}
+
+/// The next message of the queue `inbox`, as it is written.
+async fn written(connection: &Connection) -> Value {
+    let delivery = connection.get("inbox").await.unwrap().unwrap();
+    assert_eq!(delivery.content_type(), Some("application/json"));
+    let written = delivery.decode().unwrap();
+    delivery.ack().await.unwrap();
+    written
+}
+
+/// Serves the queue `inbox`.
+async fn serving(connection: &Connection, router: Router) -> Running {
+    connection.declare_queue(&inbox()).await.unwrap();
+    Running::start(component(connection, router)).await
+}
+
+fn component(connection: &Connection, router: Router) -> Serve {
+    postage::serve(connection, router).queues(&inbox())
+}
+
+/// Commands, statuses, results and messages without a type, key by key.
+pub async fn messages_are_written_as_postage_has_them(broker: &Broker) {
+    let connection = broker.connect().await;
+    let producer = to_inbox(&connection).await;
+    let fingerprint = serde_json::to_value(me()).unwrap();
+    assert_eq!(fingerprint["pid"], json!(std::process::id().to_string()));
+    let expected = |kind: &str, name: Value, content: Value| {
+        json!({
+            "type": kind, "name": name, "category": "message", "version": 2,
+            "fingerprint": fingerprint, "content": content, "_reserved": {},
+        })
+    };
+    let parameters = json!({"depth": 3});
+    producer.command("dig", parameters.clone()).await.unwrap();
+    let content = json!({"parameters": parameters});
+    let command = expected("command", json!("dig"), content);
+    assert_eq!(written(&connection).await, command);
+    producer.status("ready").await.unwrap();
+    let status = expected("status", json!("ready"), json!({}));
+    assert_eq!(written(&connection).await, status);
+    let keywords = [("values".to_owned(), json!([1, 2]))];
+    producer
+        .message([json!(1), json!("str")], keywords)
+        .await
+        .unwrap();
+    let content = json!({"args": [1, "str"], "kwds": {"values": [1, 2]}});
+    assert_eq!(written(&connection).await["content"], content);
+    for (result, content) in [
+        (
+            RpcResult::success(5),
+            json!({"type": "success", "value": 5, "message": ""}),
+        ),
+        (
+            RpcResult::Error {
+                message: "no".to_owned(),
+            },
+            json!({"type": "error", "value": null, "message": "no"}),
+        ),
+        (
+            RpcResult::Exception {
+                name: "KeyError".to_owned(),
+                message: "no".to_owned(),
+            },
+            json!({"type": "exception", "value": "KeyError", "message": "no"}),
+        ),
+    ] {
+        assert_eq!(result.is_success(), content["type"] == "success");
+        producer.send(Message::answer(result)).await.unwrap();
+        let result = written(&connection).await;
+        assert_eq!(
+            (&result["type"], &result["content"]),
+            (&json!("result"), &content)
+        );
+    }
+}
+
+/// Versions as text, processes as numbers, no name, keys that nobody knows.
+pub async fn what_others_write_is_read(broker: &Broker) {
+    let connection = broker.connect().await;
+    let mut consumer = connection.consumer(&inbox()).await.unwrap();
+    let producer = producer_to(&connection, "inbox").await;
+    for version in [json!("2"), json!(2)] {
+        let message = json!({
+            "type": "command", "name": "dig", "category": "rpc", "version": version, "_reserved": {"x": 1},
+            "fingerprint": {"name": "old", "pid": 7, "colour": "blue"},
+            "content": {"parameters": {"depth": 3}, "more": true}, "extra": null,
+        });
+        producer.publish(&message).await.unwrap();
+        let delivery = collect_one(&mut consumer).await;
+        let read = delivery.decode::<Message<Parameters<BTreeMap<String, i64>>>>();
+        let read = read.unwrap();
+        assert_eq!((read.version, read.category), (2, postage::Category::Rpc));
+        assert_eq!(read.fingerprint.pid.as_deref(), Some("7"));
+        assert_eq!(read.content.parameters["depth"], 3);
+        delivery.ack().await.unwrap();
+    }
+    let wrong = json!({"type": "command", "category": "other", "content": {}});
+    producer.publish(&wrong).await.unwrap();
+    let delivery = collect_one(&mut consumer).await;
+    assert!(delivery.decode::<Message<Nothing>>().is_err());
+    delivery.ack().await.unwrap();
+}
+
+/// The process, the user and the virtual host, or whatever the program has in their place.
+pub async fn every_message_says_who_sent_it(broker: &Broker) {
+    #[derive(Clone, Serialize)]
+    struct Badge {
+        number: u32,
+    }
+    let connection = broker.connect().await;
+    connection.declare_queue(&inbox()).await.unwrap();
+    let open = || Producer::open(&connection).to(Exchange::default(), "inbox");
+    let producer = open().await.unwrap();
+    producer.status("ready").await.unwrap();
+    let fingerprint = written(&connection).await["fingerprint"].take();
+    let keys: Vec<_> = fingerprint.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["host", "name", "pid", "type", "user", "vhost"]);
+    assert_eq!(fingerprint["name"], Value::Null);
+    assert_eq!(fingerprint["pid"], json!(std::process::id().to_string()));
+    assert!(fingerprint["vhost"].is_string());
+    let producer = open().fingerprint(Badge { number: 7 }).await.unwrap();
+    producer.command("dig", Nothing {}).await.unwrap();
+    let fingerprint = written(&connection).await["fingerprint"].take();
+    assert_eq!(fingerprint, json!({"number": 7}));
+}
+
+/// To all pairs of exchange and key; with a key of its own to the first exchange; with a list of its own to that, whatever
+/// its key.
+pub async fn a_message_goes_to_every_destination(broker: &Broker) {
+    let connection = broker.connect().await;
+    let (one, two) = (Exchange::direct("one"), Exchange::direct("two"));
+    let queues = ["a", "b", "c"].map(Queue::new);
+    let [a, b, c] = &queues;
+    for queue in [
+        a.clone().bind(&one, "a"),
+        b.clone().bind(&two, "b"),
+        c.clone().bind(&one, "c"),
+    ] {
+        connection.declare_queue(&queue).await.unwrap();
+    }
+    let producer = Producer::open(&connection).to(&one, "a").to(&two, "b");
+    let producer = producer.await.unwrap();
+    let counts = async || {
+        let mut counts = Vec::new();
+        for queue in ["a", "b", "c"] {
+            counts.push(connection.purge(queue).await.unwrap());
+        }
+        counts
+    };
+    producer.status("ready").await.unwrap();
+    assert_eq!(counts().await, [1, 1, 0]);
+    producer.status("ready").routing_key("c").await.unwrap();
+    assert_eq!(counts().await, [0, 0, 1]);
+    let listed = producer.status("ready").routing_key("c");
+    for answer in listed.destinations([(&two, "b"), (&one, "c")]).await {
+        answer.unwrap();
+    }
+    assert_eq!(counts().await, [0, 1, 1]);
+}
+
+/// In its sender's name, byte by byte.
+pub async fn a_message_is_forwarded_in_its_senders_name(broker: &Broker) {
+    let connection = broker.connect().await;
+    let body = r#"{"type":"status","name":"ready", "category":"message","fingerprint":{"x":1},"content":{}}"#;
+    let mut consumer = connection.consumer(&Queue::new("first")).await.unwrap();
+    publish(&connection, "first", [body]).await;
+    let forwarding = to_inbox(&connection).await;
+    let delivery = collect_one(&mut consumer).await;
+    forwarding.forward(&delivery).await.unwrap();
+    delivery.ack().await.unwrap();
+    let copy = connection.get("inbox").await.unwrap().unwrap();
+    assert_eq!(copy.body().as_ref(), body.as_bytes());
+    copy.ack().await.unwrap();
+}
+
+/// Found by type and name; what the message carries, or all of it.
+pub async fn handlers_get_the_content_or_the_message(broker: &Broker) {
+    let connection = broker.connect().await;
+    let (seen, mut log) = log();
+    let content = {
+        let seen = seen.clone();
+        async move |Content(command): Content<Parameters<Vec<i64>>>| {
+            seen.send(json!(command.parameters)).unwrap();
+        }
+    };
+    let whole = async move |Payload(status): Payload<Message<Nothing>>| {
+        seen.send(json!([status.name, status.fingerprint.name]))
+            .unwrap();
+    };
+    let router = Router::new()
+        .on_named("command", "sum", content)
+        .on("status", whole);
+    let _running = serving(&connection, router).await;
+    let producer = to_inbox(&connection).await;
+    producer.command("sum", [1, 2]).await.unwrap();
+    assert_eq!(log.next().await, json!([1, 2]));
+    producer.status("ready").await.unwrap();
+    assert_eq!(log.next().await, json!(["ready", "tester"]));
+    until_empty(&connection, "inbox").await;
+}
+
+/// Bodies that aren't maps, messages without a type, categories that aren't any, names that nobody knows: each is refused,
+/// and the component goes on.
+pub async fn what_is_no_message_ends_no_component(broker: &Broker) {
+    let connection = broker.connect().await;
+    connection.declare_queue(&Queue::new("dead")).await.unwrap();
+    let queue = inbox()
+        .dead_letter_exchange("")
+        .dead_letter_routing_key("dead");
+    connection.declare_queue(&queue).await.unwrap();
+    let (seen, mut log) = log();
+    let router = Router::new().on_named("command", "dig", async move || {
+        seen.send(()).unwrap();
+    });
+    let serve = postage::serve(&connection, router).queues(&queue);
+    let _running = Running::start(serve).await;
+    let producer = producer_to(&connection, "inbox").await;
+    let message = |kind: &str, name: &str, category: &str| json!({"type": kind, "name": name, "category": category, "content": {}});
+    let mut without_a_type = message("", "dig", "message");
+    without_a_type.as_object_mut().unwrap().remove("type");
+    for (count, wrong) in (1..).zip([
+        json!([1, 2]),
+        json!("text"),
+        without_a_type,
+        message("command", "dig", "other"),
+        message("command", "unknown", "message"),
+    ]) {
+        producer.publish(&wrong).await.unwrap();
+        crate::cases::handling::until(async || info(&connection, "dead").await.ready == count)
+            .await;
+    }
+    assert!(log.is_empty());
+    producer
+        .publish(&message("command", "dig", "message"))
+        .await
+        .unwrap();
+    log.next().await;
+}
+
+async fn divide(
+    Content(command): Content<Parameters<[i64; 2]>>,
+) -> Result<Message<RpcResult<i64>>, &'static str> {
+    let [dividend, divisor] = command.parameters;
+    if divisor == 0 {
+        return Ok(Message::answer(RpcResult::Error {
+            message: "division by zero".to_owned(),
+        }));
+    }
+    match dividend.checked_rem(divisor) {
+        Some(0) => Ok(Message::result(dividend / divisor)),
+        _ => Err("no whole number"),
+    }
+}
+
+/// With what it came to: a value, an error, or what the handler failed with.
+pub async fn a_call_brings_a_result(broker: &Broker) {
+    let connection = broker.connect().await;
+    let router = Router::new()
+        .on_named("command", "divide", divide)
+        .on_named("command", "panic", async || {
+            if true {
+                panic!("on fire");
+            }
+        });
+    let _running = serving(&connection, router).await;
+    let producer = to_inbox(&connection).await;
+    let call = |dividend, divisor| {
+        let rpc = producer.rpc::<_, i64>("divide", [dividend, divisor]);
+        rpc.timeout(PATIENCE)
+    };
+    assert_eq!(call(6, 3).await.unwrap(), RpcResult::success(2));
+    let message = "division by zero".to_owned();
+    assert_eq!(call(6, 0).await.unwrap(), RpcResult::Error { message });
+    let failed = call(6, 4).await.unwrap();
+    assert!(
+        matches!(&failed, RpcResult::Exception { message, .. } if message == "no whole number"),
+        "{failed:?}"
+    );
+    for name in ["panic", "unknown"] {
+        let failed = producer.rpc::<_, i64>(name, Nothing {}).timeout(PATIENCE);
+        let failed = failed.await.unwrap();
+        assert!(matches!(failed, RpcResult::Exception { .. }), "{failed:?}");
+    }
+    assert_eq!(call(8, 4).await.unwrap(), RpcResult::success(2));
+    until_empty(&connection, "inbox").await;
+}
+
+/// A caller of Postage's reads what went wrong in the body, and needs no headers.
+pub async fn a_failure_is_an_exception_in_the_body(broker: &Broker) {
+    let connection = broker.connect().await;
+    let router = Router::new().on_named("command", "divide", divide);
+    let _running = serving(&connection, router).await;
+    let mut answers = connection.consumer(&Queue::new("answers")).await.unwrap();
+    let producer = producer_to(&connection, "inbox").await;
+    let command = Message::rpc_command("divide", [6, 4]);
+    let publish = producer.publish(&command);
+    publish
+        .reply_to("answers")
+        .correlation_id("c-1")
+        .await
+        .unwrap();
+    let answer = collect_one(&mut answers).await;
+    assert_eq!(answer.correlation_id(), Some("c-1"));
+    let content = answer.decode::<Value>().unwrap()["content"].take();
+    assert_eq!(content["type"], "exception");
+    assert_eq!(content["message"], "no whole number");
+    assert!(content["value"].is_string());
+    answer.ack().await.unwrap();
+}
+
+/// As many commands as retries say, with one message id, and then an exception of that name.
+pub async fn a_call_that_nobody_answers_is_a_timeout_error(broker: &Broker) {
+    let connection = broker.connect().await;
+    let producer = to_inbox(&connection).await;
+    let timeout = Duration::from_millis(50);
+    let call = producer.rpc::<_, i64>("divide", [6, 3]).timeout(timeout);
+    let result = call.max_retries(2).await.unwrap();
+    assert!(
+        matches!(&result, RpcResult::Exception { name, .. } if name == "TimeoutError"),
+        "{result:?}"
+    );
+    broker.assert_counts(&connection, "inbox", 3, 0).await;
+}
+
+/// It is an error that says so.
+pub async fn an_answer_that_is_none_is_an_error(broker: &Broker) {
+    let connection = broker.connect().await;
+    connection.declare_queue(&inbox()).await.unwrap();
+    let router = Router::new().fallback(async || "garbage");
+    let _running = Running::serving(&connection, &inbox(), router).await;
+    let producer = to_inbox(&connection).await;
+    let call = producer.rpc::<_, i64>("divide", [6, 3]).timeout(PATIENCE);
+    let result = call.await.unwrap();
+    assert!(
+        matches!(&result, RpcResult::Error { message } if message.starts_with("Malformed reply")),
+        "{result:?}"
+    );
+}
+
+/// Where they wait, several if several answer, with a correlation id or without.
+pub async fn results_come_to_a_queue_of_their_own(broker: &Broker) {
+    let connection = broker.connect().await;
+    let producer = to_inbox(&connection).await;
+    let mut asked = producer.rpc::<_, i64>("sum", [1, 2]).ask().await.unwrap();
+    let question = connection.get("inbox").await.unwrap().unwrap();
+    assert_eq!(question.reply_to(), Some(asked.queue().as_str()));
+    let answers = producer_to(&connection, asked.queue().as_str()).await;
+    for value in [3, 4] {
+        let result = Message::result(value);
+        answers.publish(&result).await.unwrap();
+    }
+    question.ack().await.unwrap();
+    let results = asked.gather(2, PATIENCE).await.unwrap();
+    let values = results.into_iter().map(|result| result.unwrap().content);
+    let values: Vec<_> = values.filter_map(RpcResult::value).collect();
+    assert_eq!(values, [3, 4]);
+    asked.close().await.unwrap();
+}
+
+/// Unless it has handlers of its own for them.
+pub async fn a_component_obeys_quit_and_restart(broker: &Broker) {
+    let connection = broker.connect().await;
+    let producer = to_inbox(&connection).await;
+    for (name, exit) in [("quit", Exit::Quit), ("restart", Exit::Restart)] {
+        let mut running = serving(&connection, Router::new()).await;
+        producer.command(name, Nothing {}).await.unwrap();
+        assert_eq!(soon(running.ended()).await, exit);
+        broker.assert_counts(&connection, "inbox", 0, 0).await;
+    }
+    let router = Router::new()
+        .on_named("command", "quit", async || {})
+        .on_named("command", "stop", async || Outcome::Quit);
+    let mut running = serving(&connection, router).await;
+    for name in ["quit", "stop"] {
+        producer.command(name, Nothing {}).await.unwrap();
+    }
+    assert_eq!(soon(running.ended()).await, Exit::Quit);
+    broker.assert_counts(&connection, "inbox", 0, 0).await;
+}
