@@ -46,7 +46,7 @@ macro_rules! source {
 
 /// For scripts that are called all the time, and seldom need what the others share: a function costs when it is made.
 macro_rules! lean_source {
-    ($file:literal) => {
+    ($file:literal $(, with $with:literal)?) => {
         (
             $file,
             concat!(
@@ -56,6 +56,7 @@ macro_rules! lean_source {
                 "made = {adopt = adopt, back = back, bury = bury, counted = counted, forget = forget, holds_rows = holds_rows, is_taken = is_taken, limits = limits, look_at_head = look_at_head, put = put, ",
                 "put_later = put_later, remark = remark, size = size, touch = touch, write_in_any_case = write_in_any_case}\n",
                 "return made\nend\n",
+                $(include_str!(concat!("scripts/", $with)),)?
                 include_str!(concat!("scripts/", $file))
             ),
         )
@@ -68,12 +69,12 @@ const SOURCES: [(&str, &str); COUNT] = [
     source!("load.lua"),
     source!("current.lua"),
     source!("apply.lua"),
-    lean_source!("push.lua"),
+    lean_source!("push.lua", with "handing.lua"),
     lean_source!("take.lua"),
     source!("subscribe.lua"),
     source!("leave.lua"),
     source!("want.lua"),
-    lean_source!("finish.lua"),
+    lean_source!("finish.lua", with "handing.lua"),
     source!("take_dead.lua"),
     source!("tick.lua"),
     source!("retire.lua"),

@@ -58,18 +58,34 @@ local function leave_to_others(record)
   return true
 end
 
--- What goes back to one queue goes together.
-local returned, to = {}, nil
+-- What one holder gives back to a queue goes together: to somebody else who waits, or to where it was.
+local returned, to, from = {}, nil, nil
 local function give_back()
-  if to then common().back(to, returned) end
-  returned, to = {}, nil
+  if not to then return end
+  -- In the order in which they would be taken.
+  table.sort(returned, function(one, other)
+    local a, b = one.id:sub(-1), other.id:sub(-1)
+    if a ~= b then return a < b end
+    return tonumber(one.id) < tonumber(other.id)
+  end)
+  local ids, texts, dies = {}, {}, false
+  for i, one in ipairs(returned) do
+    local _, _, expires = marked(one.m)
+    dies = dies or (expires > 0 and expires <= now())
+    ids[i], texts[i] = one.id, one.m
+  end
+  local given = dies and 0 or hand_over(to, nil, texts, 1, #texts, ids, session .. '.' .. from)
+  local rest = {}
+  for i = given + 1, #returned do rest[#rest + 1] = returned[i] end
+  if #rest > 0 then common().back(to, rest) end
+  returned, to, from = {}, nil, nil
 end
 
 while a <= #ARGV do
   local what, holder, q, gone = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
   local held, answer = key(holder, q), 1
   a = a + 4
-  if what ~= 'R' or q ~= to then give_back() end
+  if what ~= 'R' or q ~= to or holder ~= from then give_back() end
   if what == 'F' then
     local count, removed = tonumber(ARGV[a]), 0
     for i = a + 1, a + count, CHUNK do
@@ -89,7 +105,7 @@ while a <= #ARGV do
       call('HDEL', held, id)
       m = common().remark(m, id, failed)
       if delay < 0 then
-        to = q
+        to, from = q, holder
         returned[#returned + 1] = {id = id, m = m}
       else
         common().put_later(q, 'b', 0, -1, 0, m, now() + delay)

@@ -61,6 +61,12 @@ impl Programs {
         self.command(name, &paths)
     }
 
+    /// A command for Redis, or for what the environment variable `KOMBU_TEST_REDIS_PROGRAM` names in its place.
+    pub(super) fn redis(&self) -> io::Result<Command> {
+        let program = env::var("KOMBU_TEST_REDIS_PROGRAM");
+        self.command_in_path(program.as_deref().unwrap_or("redis-server"))
+    }
+
     /// The folder for temporary files, as we see it.
     pub(super) fn temporary(&self) -> PathBuf {
         match &self.root {

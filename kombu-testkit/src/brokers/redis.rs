@@ -112,7 +112,7 @@ impl RedisBuilder {
         config.push_str(&self.config);
         let config = folder.write("redis.conf", &config)?;
         let command = move || {
-            let mut command = programs.command_in_path("redis-server")?;
+            let mut command = programs.redis()?;
             command.arg(&config);
             Ok(command)
         };

@@ -59,7 +59,7 @@ impl SentinelBuilder {
         // It writes down there what it finds out.
         let config = folder.write("sentinel.conf", &config)?;
         let command = move || {
-            let mut command = programs.command_in_path("redis-server")?;
+            let mut command = programs.redis()?;
             command.arg(&config).arg("--sentinel");
             Ok(command)
         };

@@ -7,7 +7,7 @@ use kombu_testkit::faults::{Breakable, Fault, Row};
 use kombu_testkit::history::{Answer, Outcome, Recorder};
 use tokio::time::timeout;
 
-use crate::stand::{self, inflict};
+use crate::stand::{self, heal, inflict};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Connecting has a deadline, and the broker has to be there by then.
@@ -39,8 +39,7 @@ async fn run(broker: &mut Breakable, recorder: &Recorder, killed_before: u64) ->
             if lines.next() == Some(killed_before) {
                 inflict(broker, recorder, Fault::Kill).await;
             }
-            let (answer, healed) = tokio::join!(async { $work }, broker.heal());
-            healed.unwrap();
+            let (answer, ()) = tokio::join!(async { $work }, heal(broker, recorder));
             answer
         }};
     }

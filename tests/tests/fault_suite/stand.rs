@@ -172,4 +172,16 @@ impl Habits {
 pub(crate) async fn inflict(broker: &mut Breakable, recorder: &Recorder, fault: Fault) {
     recorder.fault(fault.to_string());
     broker.inflict(fault).await.unwrap();
+    if !fault.lasts() {
+        recorder.fault(OVER);
+    }
 }
+
+/// Ends what lasts.
+pub(crate) async fn heal(broker: &mut Breakable, recorder: &Recorder) {
+    broker.heal().await.unwrap();
+    recorder.fault(OVER);
+}
+
+/// Until then, a fault may undo an ack that nobody answers.
+const OVER: &str = "over";

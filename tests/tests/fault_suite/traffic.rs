@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use crate::stand::{self, Counts, Habits, count, inflict, patient};
+use crate::stand::{self, Counts, Habits, count, heal, inflict, patient};
 
 /// A message that never comes is given up, and the checker says so.
 const NEVER: Duration = Duration::from_secs(60);
@@ -247,7 +247,7 @@ pub(crate) async fn under_mixed_faults(broker: &mut Breakable) {
             let longest = 2 * Breakable::LIVENESS.as_millis() as u64;
             sleep(Duration::from_millis(rng.u64(..longest))).await;
         }
-        broker.heal().await.unwrap();
+        heal(broker, &recorder).await;
         sentinels.send_and_wait().await;
     }
     published.end().await;

@@ -1,0 +1,67 @@
+-- Says to a consumer what is handed over to it. False if nobody hears that.
+local function say(holder, db, q, window, before, given)
+  local session, n = holder:match('^(%d+)%.(%d+)$')
+  local head, texts = {n, window, before, #q}, {q}
+  for i = 1, #given, 2 do
+    head[#head + 1] = given[i]
+    head[#head + 1] = #given[i + 1]
+    texts[#texts + 1] = given[i + 1]
+  end
+  local text = table.concat(head, ' ') .. '\n' .. table.concat(texts)
+  local heard = redis.pcall('PUBLISH', R .. 'handed.' .. db .. '.' .. session, text)
+  return type(heard) == 'number' and heard > 0
+end
+
+-- Any consumer that waits at a queue, and what is noted of it.
+local function anybody(parked, but)
+  if not but then return unpack(call('HRANDFIELD', parked, 1, 'WITHVALUES')) end
+  local two = call('HRANDFIELD', parked, 2, 'WITHVALUES')
+  if two[1] == but then return two[3], two[4] end
+  return two[1], two[2]
+end
+
+-- Hands messages to a consumer that waits at an empty queue: for as many of them, from the first on, as it has room. So it
+-- needn't be told, and ask. New ones belong to a list; `ids` are those of messages that somebody else, `but`, gives back.
+-- Answers how many it was given.
+local function hand_over(q, step, all, first, last, ids, but)
+  local parked, list = R .. 'parked.' .. q, P .. q
+  local holder, noted = anybody(parked, but)
+  if not holder or call('EXISTS', list, list .. STEP[1], list .. STEP[2], list .. STEP[3]) > 0 then return 0 end
+  while holder do
+    local wants = call('HGET', R .. 'wants.' .. q, holder)
+    local db, left = noted:match('^(%d+) (%d+)$')
+    local n, given = wants and math.min(room(holder, wants), last - first + 1) or 0, {}
+    left = tonumber(left)
+    for i = 1, n do
+      if #all[first + i - 1] > left then
+        n = i - 1
+        break
+      end
+      left = left - #all[first + i - 1]
+    end
+    if n > 0 then
+      local seq = ids and 0 or call('HINCRBY', R .. 'q.' .. q, 'seq', n) - n
+      for i = 1, n do
+        given[2 * i - 1] = ids and ids[first + i - 1] or string.format('%d%d', seq + i, step)
+        given[2 * i] = all[first + i - 1]
+      end
+      local session, window = holder:match('^%d+'), wants:match('%d+$')
+      local handed = call('HINCRBY', R .. 'handed.' .. session, window, n)
+      if say(holder, db, q, window, string.format('%d', handed - n), given) then
+        for i = 1, #given, CHUNK do
+          call('HSET', R .. 'unacked.' .. holder .. '.' .. q, unpack(given, i, math.min(i + CHUNK - 1, #given)))
+        end
+        call('HSET', parked, holder, db .. ' ' .. left)
+        return n
+      end
+      call('HINCRBY', R .. 'handed.' .. session, window, -n)
+    else
+      -- A server without memory refuses this, and not what follows.
+      call('HINCRBY', R .. 'q.' .. q, 'seq', 0)
+    end
+    -- It is told of what comes all the same, and asks.
+    call('HDEL', parked, holder)
+    holder, noted = anybody(parked, but)
+  end
+  return 0
+end
