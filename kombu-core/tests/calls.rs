@@ -232,6 +232,15 @@ async fn a_question_that_is_asked_again_needs_not_survive_its_broker() {
         assert_eq!(delivery.delivery_mode(), expected);
         delivery.ack().await.unwrap();
     }
+    // Nothing but a lost session would have it asked again.
+    let call = caller.call::<_, usize>(&()).timeout(None);
+    let (_, delivery) = tokio::join!(call.answer(), async {
+        let question = questions.try_next().await.unwrap().unwrap();
+        question.reply(&1).await.unwrap();
+        question
+    });
+    assert_eq!(delivery.delivery_mode(), DeliveryMode::Persistent);
+    delivery.ack().await.unwrap();
     // Nobody waits for the answer, and so nobody asks again.
     let asked = caller.call::<_, usize>(&()).ask().await.unwrap();
     let question = questions.try_next().await.unwrap().unwrap();

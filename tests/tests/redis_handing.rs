@@ -378,3 +378,69 @@ async fn a_closed_connection_does_not_hear_any_more_although_a_delivery_is_kept(
     timeout(PATIENCE, gone).await.expect("it is gone");
     drop(kept);
 }
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn what_is_released_is_handed_to_another_that_waits_in_its_order() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let (one, other) = (connect(redis.url()).await, connect(redis.url()).await);
+    let jobs = Queue::new("jobs");
+    let mut first = one.consumer(&jobs).prefetch(5).await.unwrap();
+    let mut second = other.consumer(&jobs).prefetch(3).await.unwrap();
+    let producer = producer_to(&one, "jobs").await;
+    let mut held = Vec::new();
+    for number in 0..5_u64 {
+        park(&mut first, &admin, "jobs", 1).await;
+        producer.publish(&number).await.unwrap();
+        held.push(receive(&mut first).await);
+    }
+    first.cancel().await.unwrap();
+    park(&mut second, &admin, "jobs", 1).await;
+    // One after the other, the last one first.
+    for delivery in held.into_iter().rev().take(2) {
+        delivery.release().confirmed().await.unwrap();
+    }
+    let counts = info(&one, "jobs").await;
+    // What was dropped goes back by itself, as far as there is room, and the rest to the queue.
+    assert_eq!(counts.ready + counts.unsettled.unwrap(), 5, "{counts:?}");
+    let mut received = Vec::new();
+    while received.len() < 5 {
+        let delivery = receive(&mut second).await;
+        assert!(delivery.redelivered());
+        received.push(delivery.decode::<u64>().unwrap());
+        delivery.ack().confirmed().await.unwrap();
+    }
+    assert_eq!(received[..2], [4, 3]);
+    received.sort_unstable();
+    assert_eq!(received, [0, 1, 2, 3, 4]);
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn what_is_released_takes_nobody_the_place_of_a_message_of_the_same_number() {
+    const HELD: &str = "local key = redis.call('KEYS', '_kombu.rs.unacked.*.jobs')[1]\n\
+                        local held = redis.call('HGETALL', key)\n\
+                        return held[1] .. ' ' .. held[2]";
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let (one, other) = (connect(redis.url()).await, connect(redis.url()).await);
+    let mut consumer = one.consumer(&Queue::new("jobs")).await.unwrap();
+    let producer = producer_to(&other, "jobs").await;
+    producer.publish(&7_u64).await.unwrap();
+    let held = receive(&mut consumer).await;
+    park(&mut consumer, &admin, "jobs", 1).await;
+    // What Python gives back has the number that it had, and may be in two queues.
+    let text = admin.text(["EVAL", HELD, "0"]);
+    let (id, text) = text.split_once(' ').unwrap();
+    let copy = format!("{{\"_kq\":\"{id}:0:0:0\",{}", &text[1..]);
+    admin.ask(["LPUSH", "jobs", &copy]);
+    let copied = other.get("jobs").await.unwrap().unwrap();
+    copied.release().confirmed().await.unwrap();
+    let again = receive(&mut consumer).await;
+    assert_eq!(again.decode::<u64>().unwrap(), 7);
+    assert_eq!(info(&other, "jobs").await.unsettled, Some(2));
+    held.ack().confirmed().await.unwrap();
+    again.ack().confirmed().await.unwrap();
+    assert_eq!(info(&other, "jobs").await.unsettled, Some(0));
+}

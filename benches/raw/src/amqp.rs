@@ -220,8 +220,9 @@ pub async fn call(url: &str, calls: u64) -> Outcome {
     let calling = channel.clone();
     let asking = tokio::spawn(async move {
         for number in 0..calls {
+            // As ours, which are asked again.
             let properties = BasicProperties::default()
-                .with_delivery_mode(2)
+                .with_delivery_mode(1)
                 .with_reply_to(REPLY_TO.into())
                 .with_correlation_id(number.to_string().into());
             publish_to(&calling, QUEUE, properties).await?;

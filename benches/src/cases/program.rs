@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use kombu::{Connection, Consumer, Exchange, Producer, Queue};
+use kombu::{Connection, Consumer, Delivery, Error, ErrorKind, Exchange, Producer, Queue};
 use kombu_bench_raw::sample::{BODY, QUEUE, WINDOW};
 
 use super::Outcome;
@@ -36,9 +36,7 @@ pub(super) async fn hand_over(url: &str, producer: Producer, messages: u64) -> O
     let (arrived, mut arrivals) = tokio::sync::mpsc::channel(1);
     let consumer = tokio::spawn(async move {
         for _ in 0..messages {
-            let Some(delivery) = consumer.try_next().await? else {
-                break;
-            };
+            let delivery = next(&mut consumer).await?;
             if arrived.send(()).await.is_err() {
                 break;
             }
@@ -91,10 +89,14 @@ pub(super) async fn send(producer: Producer, messages: u64) -> kombu::Result<()>
 
 pub(super) async fn ack(mut consumer: Consumer, messages: u64) -> kombu::Result<()> {
     for _ in 0..messages {
-        let Some(delivery) = consumer.try_next().await? else {
-            break;
-        };
+        let delivery = next(&mut consumer).await?;
         delivery.ack().await?;
     }
     Ok(())
+}
+
+/// The consumer's end would be a short cut.
+async fn next(consumer: &mut Consumer) -> kombu::Result<Delivery> {
+    let next = consumer.try_next().await?;
+    next.ok_or_else(|| Error::new(ErrorKind::ConsumerCancelled, "there are messages left"))
 }

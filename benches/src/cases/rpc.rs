@@ -6,12 +6,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use kombu::handler::{Attempt, Payload, Router, State};
-use kombu::{Caller, Connection, Delivery, Exchange, Queue};
+use kombu::{Caller, Connection, Delivery, DeliveryMode, Exchange, Queue};
 use kombu_bench_raw::sample::{BODY, QUEUE, WINDOW};
 use kombu_bench_raw::{amqp, redis};
 use tokio::task::JoinHandle;
 
-use super::program::{ack, open_consumer, open_producer, send};
+use super::program::{ack, open_consumer, send};
 use super::{Case, Limit, Outcome, Side, nothing, on, side};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -160,7 +160,12 @@ async fn publish_and_consume(url: &'static str, messages: u64) -> Outcome {
         false => kombu::connect(url).await?,
     };
     let consumer = open_consumer(&there).await?;
-    let producer = open_producer(&here).await?;
+    // As questions that are asked again.
+    let producer = here
+        .producer(Exchange::default())
+        .delivery_mode(DeliveryMode::Transient)
+        .routing_key(QUEUE)
+        .await?;
     let publishing = tokio::spawn(send(producer, messages));
     let consuming = tokio::spawn(ack(consumer, messages));
     publishing.await??;

@@ -83,8 +83,9 @@ impl<'a, B: Body, Resp> Call<'a, B, Resp> {
         self
     }
 
-    /// Whether the question should survive a restart of the broker. Default: the caller's; without one, not if it may be asked
-    /// again, and else what the exchange says.
+    /// Whether the question should survive a restart of the broker, and with it the dead letter that it becomes if its handler
+    /// fails. Default: the caller's; without one, not if it is asked again when nobody answers in time, and else what the
+    /// caller's exchange says.
     pub fn delivery_mode(mut self, mode: DeliveryMode) -> Self {
         self.delivery_mode = Some(mode);
         self
@@ -139,7 +140,7 @@ impl<'a, B: Body, Resp> Call<'a, B, Resp> {
     fn question(self, reply_to: Option<&Name>) -> Result<(Question, Check)> {
         let line = self.caller.line.clone();
         let id = line.answers.next_id();
-        let is_repeated = reply_to.is_none() && self.max_retries > 0;
+        let is_repeated = reply_to.is_none() && self.max_retries > 0 && self.timeout.is_some();
         let mode = self.delivery_mode.unwrap_or_else(|| match is_repeated {
             true => DeliveryMode::Transient,
             false => self.caller.settings.exchange.get_delivery_mode(),

@@ -96,8 +96,9 @@ impl OpenCaller {
         self
     }
 
-    /// Whether questions should survive a restart of the broker. By default those need not that are asked again if nobody
-    /// answers: RabbitMQ writes what is persistent to its disk before it goes on. Others are what the exchange says.
+    /// Whether questions should survive a restart of the broker. By default those need not that have a timeout and retries,
+    /// since they are asked again: RabbitMQ writes what is persistent to its disk before it goes on. Others are what the exchange
+    /// says.
     pub fn delivery_mode(mut self, mode: DeliveryMode) -> Self {
         self.delivery_mode = Some(mode);
         self

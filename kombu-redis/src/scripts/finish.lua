@@ -58,8 +58,8 @@ local function leave_to_others(record)
   return true
 end
 
--- What one holder gives back to a queue goes together: to somebody else who waits, or to where it was.
-local returned, to, from = {}, nil, nil
+-- What goes back to one queue goes together: to somebody who waits and gives nothing back, or to where it was.
+local returned, to, from, holders = {}, nil, {}, 0
 local function give_back()
   if not to then return end
   -- In the order in which they would be taken.
@@ -74,18 +74,18 @@ local function give_back()
     dies = dies or (expires > 0 and expires <= now())
     ids[i], texts[i] = one.id, one.m
   end
-  local given = dies and 0 or hand_over(to, nil, texts, 1, #texts, ids, session .. '.' .. from)
+  local given = dies and 0 or hand_over(to, nil, texts, 1, #texts, ids, from, holders)
   local rest = {}
   for i = given + 1, #returned do rest[#rest + 1] = returned[i] end
   if #rest > 0 then common().back(to, rest) end
-  returned, to, from = {}, nil, nil
+  returned, to, from, holders = {}, nil, {}, 0
 end
 
 while a <= #ARGV do
   local what, holder, q, gone = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
   local held, answer = key(holder, q), 1
   a = a + 4
-  if what ~= 'R' or q ~= to or holder ~= from then give_back() end
+  if what ~= 'R' or q ~= to then give_back() end
   if what == 'F' then
     local count, removed = tonumber(ARGV[a]), 0
     for i = a + 1, a + count, CHUNK do
@@ -105,7 +105,12 @@ while a <= #ARGV do
       call('HDEL', held, id)
       m = common().remark(m, id, failed)
       if delay < 0 then
-        to, from = q, holder
+        local whose = session .. '.' .. holder
+        if not from[whose] then
+          from[whose] = true
+          holders = holders + 1
+        end
+        to = q
         returned[#returned + 1] = {id = id, m = m}
       else
         common().put_later(q, 'b', 0, -1, 0, m, now() + delay)

@@ -12,28 +12,30 @@ local function say(holder, db, q, window, before, given)
   return type(heard) == 'number' and heard > 0
 end
 
--- Any consumer that waits at a queue, and what is noted of it.
-local function anybody(parked, but)
-  if not but then return unpack(call('HRANDFIELD', parked, 1, 'WITHVALUES')) end
-  local two = call('HRANDFIELD', parked, 2, 'WITHVALUES')
-  if two[1] == but then return two[3], two[4] end
-  return two[1], two[2]
+-- Any consumer that waits at a queue, and what is noted of it; none of `but`, which has so many.
+local function anybody(parked, but, count)
+  local all = call('HRANDFIELD', parked, count + 1, 'WITHVALUES')
+  for i = 1, #all, 2 do
+    if not but or not but[all[i]] then return all[i], all[i + 1] end
+  end
 end
 
 -- Hands messages to a consumer that waits at an empty queue: for as many of them, from the first on, as it has room. So it
--- needn't be told, and ask. New ones belong to a list; `ids` are those of messages that somebody else, `but`, gives back.
+-- needn't be told, and ask. New ones belong to a list; `ids` are those of messages that `but`, so many others, give back.
 -- Answers how many it was given.
-local function hand_over(q, step, all, first, last, ids, but)
+local function hand_over(q, step, all, first, last, ids, but, count)
   local parked, list = R .. 'parked.' .. q, P .. q
-  local holder, noted = anybody(parked, but)
+  local holder, noted = anybody(parked, but, count or 0)
   if not holder or call('EXISTS', list, list .. STEP[1], list .. STEP[2], list .. STEP[3]) > 0 then return 0 end
   while holder do
     local wants = call('HGET', R .. 'wants.' .. q, holder)
     local db, left = noted:match('^(%d+) (%d+)$')
     local n, given = wants and math.min(room(holder, wants), last - first + 1) or 0, {}
     left = tonumber(left)
+    local held = R .. 'unacked.' .. holder .. '.' .. q
     for i = 1, n do
-      if #all[first + i - 1] > left then
+      -- It may hold a copy that Python made.
+      if #all[first + i - 1] > left or ids and call('HEXISTS', held, ids[first + i - 1]) == 1 then
         n = i - 1
         break
       end
@@ -49,7 +51,7 @@ local function hand_over(q, step, all, first, last, ids, but)
       local handed = call('HINCRBY', R .. 'handed.' .. session, window, n)
       if say(holder, db, q, window, string.format('%d', handed - n), given) then
         for i = 1, #given, CHUNK do
-          call('HSET', R .. 'unacked.' .. holder .. '.' .. q, unpack(given, i, math.min(i + CHUNK - 1, #given)))
+          call('HSET', held, unpack(given, i, math.min(i + CHUNK - 1, #given)))
         end
         call('HSET', parked, holder, db .. ' ' .. left)
         return n
@@ -61,7 +63,7 @@ local function hand_over(q, step, all, first, last, ids, but)
     end
     -- It is told of what comes all the same, and asks.
     call('HDEL', parked, holder)
-    holder, noted = anybody(parked, but)
+    holder, noted = anybody(parked, but, count or 0)
   end
   return 0
 end
