@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 /// The errors of JetStream that are told apart.
 pub(crate) mod code {
+    pub(crate) const NO_PEERS: u64 = 10005;
     pub(crate) const CONSUMER_NOT_FOUND: u64 = 10014;
     pub(crate) const NO_MESSAGE: u64 = 10037;
     pub(crate) const STREAM_NOT_MADE: u64 = 10049;
@@ -46,6 +47,8 @@ impl ApiError {
             code::STORE_FAILED => ErrorKind::Backpressure,
             // Its disk, for one; or somebody deletes the last stream of the account at this moment.
             code::STREAM_NOT_MADE => ErrorKind::ConnectionLost,
+            // A cluster that begins doesn't know all of its servers yet.
+            code::NO_PEERS => ErrorKind::ConnectionLost,
             _ => match self.code {
                 401 | 403 => ErrorKind::AccessRefused,
                 404 => ErrorKind::ConnectionLost,
