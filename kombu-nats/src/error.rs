@@ -10,6 +10,7 @@ use serde::Deserialize;
 /// The errors of JetStream that are told apart.
 pub(crate) mod code {
     pub(crate) const ACCOUNT_IS_FULL: u64 = 10002;
+    pub(crate) const NO_PEERS: u64 = 10005;
     pub(crate) const CONSUMER_NOT_FOUND: u64 = 10014;
     pub(crate) const MEMORY_IS_FULL: u64 = 10028;
     pub(crate) const NO_MESSAGE: u64 = 10037;
@@ -52,6 +53,8 @@ impl ApiError {
             | code::MEMORY_IS_FULL => ErrorKind::Backpressure,
             // Its disk, for one; or somebody deletes the last stream of the account at this moment.
             code::STREAM_NOT_MADE => ErrorKind::Unavailable,
+            // A cluster that begins doesn't know all of its servers yet.
+            code::NO_PEERS => ErrorKind::Unavailable,
             _ => match self.code {
                 401 | 403 => ErrorKind::AccessRefused,
                 // There is no leader, for one.

@@ -66,11 +66,7 @@ pub fn freedoms(transport: &str) -> &'static [Freedom] {
             Freedom::TellNumbersApart,
             Freedom::KeepFurtherKeys,
         ],
-        "nats" => &[
-            Freedom::CountReleases,
-            Freedom::MarkFetched,
-            Freedom::CountInFlight,
-        ],
+        "nats" => &[Freedom::MarkFetched, Freedom::CountInFlight],
         _ => &[],
     }
 }
