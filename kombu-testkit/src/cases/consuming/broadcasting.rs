@@ -1,14 +1,19 @@
 //! Queues that get a copy of everything, for each consumer one.
 
+use kombu_core::driver::Feature;
 use kombu_core::{ErrorKind, Exchange, Queue};
 
 use crate::Broker;
-use crate::expect::{assert_refused, collect_one};
+use crate::expect::{assert_refused, assert_unsupported, collect_one};
 
 /// On whatever connection; with one declaration.
 pub async fn every_consumer_of_a_broadcast_queue_gets_its_own_copy(broker: &Broker) {
     let (here, there) = (broker.connect().await, broker.connect().await);
     let news = Queue::broadcast("news");
+    if !here.capabilities().has(Feature::AutoDelete) {
+        assert_unsupported(here.consumer(&news).await);
+        return;
+    }
     let mut consumers = Vec::new();
     for connection in [&here, &here, &there] {
         consumers.push(connection.consumer(&news).await.unwrap());
@@ -33,10 +38,12 @@ pub async fn every_consumer_of_a_broadcast_queue_gets_its_own_copy(broker: &Brok
 /// Nothing is left behind that would fill up.
 pub async fn a_broadcast_queue_goes_with_its_consumer(broker: &Broker) {
     let connection = broker.connect().await;
-    let consumer = connection
-        .consumer(&Queue::broadcast("news"))
-        .await
-        .unwrap();
+    let news = Queue::broadcast("news");
+    if !connection.capabilities().has(Feature::AutoDelete) {
+        assert_unsupported(connection.consumer(&news).await);
+        return;
+    }
+    let consumer = connection.consumer(&news).await.unwrap();
     let queue = consumer.queues()[0].clone();
     consumer.cancel().await.unwrap();
     crate::cases::handling::until(async || connection.queue_info(&queue).await.is_err()).await;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use kombu_core::driver::Feature;
 use kombu_core::{Exchange, Queue};
 
 use crate::Broker;
 use crate::cases::{producer_to, publish};
-use crate::expect::{drain, texts};
+use crate::expect::{assert_unsupported, drain, texts};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -69,6 +70,10 @@ pub async fn replies_through_an_exchange_are_collected(broker: &Broker) {
     let connection = broker.connect().await;
     let replies = Exchange::direct("replies");
     let mine = Queue::server_named().exclusive(true).bind(&replies, "mine");
+    if !connection.capabilities().has(Feature::ExclusiveQueue) {
+        assert_unsupported(connection.consumer(&mine).await);
+        return;
+    }
     let mut collecting = connection.consumer(&mine).no_ack(true).await.unwrap();
     let mut questions = connection.consumer(&Queue::new("questions")).await.unwrap();
     let producer = producer_to(&connection, "questions").await;
