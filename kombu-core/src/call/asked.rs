@@ -117,10 +117,14 @@ impl<Resp: DeserializeOwned> Asked<Resp> {
     ///
     /// # Errors
     ///
-    /// Those of [`Connection::delete_queue`].
+    /// Those of [`Connection::delete_queue`]; a queue that is gone already is none.
     pub async fn close(mut self) -> crate::Result<()> {
         self.answers = None;
-        self.connection.delete_queue(&self.queue).await.map(drop)
+        match self.connection.delete_queue(&self.queue).await {
+            // It went with whoever received answers.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            deleted => deleted.map(drop),
+        }
     }
 
     async fn next(&mut self, timeout: Option<Duration>) -> Result<Answer> {
