@@ -444,3 +444,41 @@ async fn what_is_released_takes_nobody_the_place_of_a_message_of_the_same_number
     again.ack().confirmed().await.unwrap();
     assert_eq!(info(&other, "jobs").await.unsettled, Some(0));
 }
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn copies_of_one_number_that_are_released_together_are_all_handed_out() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let (one, other) = (connect(redis.url()).await, connect(redis.url()).await);
+    let jobs = Queue::new("jobs");
+    let mut consumer = one.consumer(&jobs).await.unwrap();
+    let copy = |number: u64| {
+        let properties = "{\"delivery_info\": {\"exchange\": \"\", \"routing_key\": \"jobs\"}, \"delivery_tag\": \"t\"}";
+        format!(
+            "{{\"_kq\":\"70:0:0:0\",\"body\": \"{number}\", \"content-type\": \"application/json\", \
+             \"content-encoding\": \"utf-8\", \"headers\": {{}}, \"properties\": {properties}}}"
+        )
+    };
+    let mut copies = Vec::new();
+    for number in 0..2 {
+        admin.ask(["LPUSH", "jobs", &copy(number)]);
+        copies.push(other.get("jobs").await.unwrap().unwrap());
+    }
+    park(&mut consumer, &admin, "jobs", 1).await;
+    // In one step, since nothing is waited for in between.
+    let (second, first) = (copies.pop().unwrap(), copies.pop().unwrap());
+    let released = tokio::join!(first.release().confirmed(), second.release().confirmed());
+    released.0.unwrap();
+    released.1.unwrap();
+    let mut numbers = Vec::new();
+    for _ in 0..2 {
+        let delivery = receive(&mut consumer).await;
+        numbers.push(delivery.decode::<u64>().unwrap());
+        delivery.ack().confirmed().await.unwrap();
+    }
+    numbers.sort_unstable();
+    assert_eq!(numbers, [0, 1]);
+    let counts = info(&other, "jobs").await;
+    assert_eq!((counts.ready, counts.unsettled), (0, Some(0)));
+}

@@ -34,8 +34,9 @@ local function hand_over(q, step, all, first, last, ids, but, count)
     left = tonumber(left)
     local held = R .. 'unacked.' .. holder .. '.' .. q
     for i = 1, n do
-      -- It may hold a copy that Python made.
-      if #all[first + i - 1] > left or ids and call('HEXISTS', held, ids[first + i - 1]) == 1 then
+      local id = ids and ids[first + i - 1]
+      -- It may hold a copy that Python made, or this be one.
+      if #all[first + i - 1] > left or id and (id == ids[first + i - 2] or call('HEXISTS', held, id) == 1) then
         n = i - 1
         break
       end
