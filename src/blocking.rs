@@ -27,9 +27,12 @@
 //! # }
 //! ```
 //!
-//! Connections that tasks made can be used so, too, as long as their runtime runs on another thread. Within a task, waiting
-//! holds up the thread that the task is on.
+//! Handlers may wait as well, those of connections that were made here: while one does, another thread does what its thread did.
+//! There are 512 of these threads at most: handlers that wait beyond that hold up everything until one of them is done.
+//! Connections that tasks made can be used so, too, as long as their runtime runs on another thread. Within a task of another
+//! runtime, waiting holds up the thread that the task is on.
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, IntoFuture, poll_fn};
 use std::pin::{Pin, pin};
@@ -44,6 +47,11 @@ use tokio::runtime::{Builder, EnterGuard, Runtime};
 
 use crate::{Connection, Error, ErrorKind, Result};
 
+thread_local! {
+    /// Whether this thread is the runtime's.
+    static OURS: Cell<bool> = const { Cell::new(false) };
+}
+
 /// What connections of this module live on.
 fn runtime() -> std::result::Result<&'static Runtime, &'static str> {
     static RUNTIME: OnceLock<std::result::Result<Runtime, String>> = OnceLock::new();
@@ -51,6 +59,7 @@ fn runtime() -> std::result::Result<&'static Runtime, &'static str> {
         let mut builder = Builder::new_multi_thread();
         builder
             .worker_threads(1)
+            .on_thread_start(|| OURS.set(true))
             .thread_name("kombu-blocking")
             .enable_all()
             .build()
@@ -152,6 +161,14 @@ fn enter() -> Option<EnterGuard<'static>> {
 
 /// Polls on this thread. A runtime's own way refuses to do so within a task, with a panic.
 fn block_on<F: Future>(future: Pin<&mut F>) -> F::Output {
+    match OURS.get() {
+        // What is waited for may need the thread: another one takes its place.
+        true => tokio::task::block_in_place(|| park_until(future)),
+        false => park_until(future),
+    }
+}
+
+fn park_until<F: Future>(future: Pin<&mut F>) -> F::Output {
     let _entered = enter();
     // Within a task nothing would give it a new budget.
     let mut future = pin!(tokio::task::coop::unconstrained(future));

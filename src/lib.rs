@@ -75,8 +75,8 @@ pub use kombu_core::{
     Acker, Body, CallError, Caller, CarryTrace, Connection, ConnectionBuilder, Consumer, Deadlines,
     Delivery, Destinations, DrainReport, Entity, Error, ErrorKind, Event, Events, Health,
     Interceptor, Message, Name, OpenConsumer, OpenProducer, OpenSimpleBuffer, OpenSimpleQueue,
-    Pooled, Pools, Producer, Publish, Published, Publishing, PublishingAll, QueueDeletion, Queues,
-    Receipt, Registry, Result, RetryPolicy, Sending, Settling, SimpleBuffer, SimpleQueue,
+    Place, Pooled, Pools, Producer, Publish, Published, Publishing, PublishingAll, QueueDeletion,
+    Queues, Receipt, Registry, Result, RetryPolicy, Sending, Settling, SimpleBuffer, SimpleQueue,
     TraceContext, UndecodablePolicy, Values,
 };
 pub use kombu_core::{

@@ -31,7 +31,7 @@ impl FeedProducer {
     }
 }
 
-/// What it fails with leaves the message unacknowledged.
+/// What it fails with is rejected, and kept as a dead letter.
 async fn receive(Payload(message): Payload<Action>) -> Result<Outcome, String> {
     match message.action.as_str() {
         "import_feed" => {

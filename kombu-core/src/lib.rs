@@ -32,7 +32,7 @@ pub use call::{CallError, Caller};
 pub use client::{
     Acker, Body, CarryTrace, Connection, ConnectionBuilder, Consumer, Delivery, Destinations,
     DrainReport, Interceptor, Message, OpenConsumer, OpenProducer, OpenSimpleBuffer,
-    OpenSimpleQueue, Pooled, Pools, Producer, Publish, Published, Publishing, PublishingAll,
+    OpenSimpleQueue, Place, Pooled, Pools, Producer, Publish, Published, Publishing, PublishingAll,
     QueueDeletion, Queues, Receipt, Registry, Sending, Settling, SimpleBuffer, SimpleQueue,
     TraceContext, UndecodablePolicy, Values,
 };

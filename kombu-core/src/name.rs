@@ -35,6 +35,12 @@ impl Name {
         Name(SmolStr::new_static(text))
     }
 
+    /// A name that nobody else has, with this in front.
+    pub(crate) fn random(prefix: &str) -> Self {
+        let random = (fastrand::u64(..), fastrand::u64(..));
+        format!("{prefix}{:016x}{:016x}", random.0, random.1).into()
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

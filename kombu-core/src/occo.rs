@@ -29,18 +29,19 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::future::IntoFuture;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::call::{CallError, Caller};
-use crate::client::{Connection, Producer, Registry};
+use crate::client::{Connection, Place, Producer, Registry, UndecodablePolicy};
 use crate::declare::{Exchange, Queue};
-use crate::driver::Place;
 use crate::error::{Error, ErrorKind, Result};
-use crate::handler::{Exit, Handler, Router, Serve};
+use crate::handler::{Exit, Handler, Retries, Router, Serve};
 use crate::name::Name;
 
 /// Where the broker is, and where messages go and come from. Each of the three objects takes what it needs of it.
@@ -63,8 +64,16 @@ use crate::name::Name;
 /// .expect("it is what OCCO's documentation shows");
 /// assert_eq!(config.host.as_deref(), Some("192.168.152.184"));
 /// ```
+///
+/// A text alone is a protocol, as [`Config::new`] has it:
+///
+/// ```
+/// # use kombu::occo::Config;
+/// let config: Config = serde_saphyr::from_str("memory").expect("a text is one");
+/// assert!(config == Config::new("memory"));
+/// ```
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
 pub struct Config {
     /// The scheme of a transport: `amqp`, `memory`, `redis`, `nats`. It has to be there, unless `url` is.
     pub protocol: Option<String>,
@@ -177,6 +186,11 @@ impl Config {
 
     /// Connects, for messages to be processed by this function, one at a time. The queue is declared.
     ///
+    /// A message that the function can't be called with is rejected, and so is one that it says can't be processed
+    /// ([`Outcome::Reject`](crate::handler::Outcome::Reject), or a [critical](crate::call::Failure::critical) failure): it goes
+    /// to the queue's dead-letter exchange, which a policy of the broker may set, or it is gone. One with which it failed
+    /// otherwise comes again, for as long as it fails, after pauses that grow to 5 min.
+    ///
     /// # Errors
     ///
     /// As [`asynchronous_producer`](Config::asynchronous_producer), and [`ErrorKind::Config`] without a queue.
@@ -204,7 +218,37 @@ impl Config {
         connection.declare_queue(&queue).await?;
         let router = Router::new().fallback(processor);
         let serve = connection.serve(router).queues(&queue).prefetch(1);
+        let serve = serve.on_undecodable(UndecodablePolicy::Reject);
+        let serve = serve.retries(Retries::endless());
         Ok(EventDrivenConsumer { connection, serve })
+    }
+}
+
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct TextOrMap;
+
+        impl<'de> Visitor<'de> for TextOrMap {
+            type Value = Config;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a protocol, or a map of a configuration")
+            }
+
+            fn visit_str<E: serde::de::Error>(
+                self,
+                protocol: &str,
+            ) -> std::result::Result<Config, E> {
+                Ok(Config::new(protocol))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Config, A::Error> {
+                // Not this one, but that of the fields.
+                Config::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_any(TextOrMap)
     }
 }
 
@@ -249,11 +293,26 @@ impl Destinations {
             ));
         };
         if self.config.exchange.is_empty() && !self.declared.lock().contains(&key) {
-            let queue = self.config.queue(&key);
-            self.connection.declare_queue(&queue).await?;
-            self.declared.lock().insert(key.clone());
+            self.declare(&key).await?;
         }
         Ok(key)
+    }
+
+    async fn declare(&self, key: &Name) -> Result<()> {
+        let queue = self.config.queue(key);
+        self.connection.declare_queue(&queue).await?;
+        self.declared.lock().insert(key.clone());
+        Ok(())
+    }
+
+    /// Declares its queue once more for a message that found none: it has gone since, with its last consumer or otherwise.
+    /// Answers whether there is one now.
+    async fn declare_again(&self, key: &Name) -> Result<bool> {
+        let is_declared = self.config.exchange.is_empty();
+        if is_declared {
+            self.declare(key).await?;
+        }
+        Ok(is_declared)
     }
 }
 
@@ -288,8 +347,15 @@ impl AsynchronousProducer {
 
     async fn push<T: Serialize + ?Sized>(&self, message: &T, key: Option<Name>) -> Result<()> {
         let key = self.destinations.key(key).await?;
-        let publish = self.producer.publish(message).routing_key(key);
-        publish.await.map(drop)
+        let publish = || self.producer.publish(message).routing_key(&key);
+        let mut published = publish().await;
+        if let Err(error) = &published
+            && error.kind() == ErrorKind::Unroutable
+            && self.destinations.declare_again(&key).await?
+        {
+            published = publish().await;
+        }
+        published.map(drop)
     }
 
     /// The connection, which is this producer's alone.
@@ -351,9 +417,19 @@ impl RpcProducer {
         R: DeserializeOwned,
     {
         let key = self.destinations.key(key).await;
-        let call = self.caller.call(message);
-        let call = call.routing_key(key.map_err(CallError::Transport)?);
-        call.timeout(self.timeout).max_retries(0).await
+        let key = key.map_err(CallError::Transport)?;
+        let call = || {
+            let call = self.caller.call(message).routing_key(&key);
+            call.timeout(self.timeout).max_retries(0).into_future()
+        };
+        let answer = call().await;
+        if let Err(CallError::Unroutable(_)) = &answer {
+            let declared = self.destinations.declare_again(&key).await;
+            if declared.map_err(CallError::Transport)? {
+                return call().await;
+            }
+        }
+        answer
     }
 
     /// The connection, which is this producer's alone.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use kombu::handler::Router;
+use kombu::handler::{Exit, Router};
 use kombu::mailbox::Mailbox;
 use kombu::{Connection, Event, Exchange, Faults, Queue};
 
@@ -86,4 +86,34 @@ async fn a_pooled_connection_survives_a_cut() {
     pools.close_idle().await.unwrap();
     let fresh = pools.acquire("memory://pool-cut").await.unwrap();
     assert_eq!(fresh.health().sessions, 1);
+}
+
+/// It may finish, unless it never does.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_stopped_waits_for_its_handler_for_a_while() {
+    for (seconds, finishes) in [(20, true), (40, false)] {
+        let connection = kombu::connect("memory://").await.unwrap();
+        let mailbox = Mailbox::new("workers");
+        let (begun, mut begins) = tokio::sync::mpsc::channel(1);
+        let (done, mut is_done) = tokio::sync::mpsc::channel(1);
+        let slow = async move || {
+            begun.send(()).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            done.send(()).await.unwrap();
+        };
+        let router = Router::new().on("slow", slow);
+        let node = mailbox.node(&connection, "here", router).await.unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let running = tokio::spawn(node.run_until(async { drop(stopped.await) }));
+        let mut nodes = mailbox.nodes(&connection).await.unwrap();
+        let call = nodes.call::<_, ()>("slow", &()).to(["here"]);
+        let (replies, ()) = tokio::join!(call.timeout(PATIENCE), async {
+            begins.recv().await.unwrap();
+            drop(stop);
+            assert_eq!(running.await.unwrap().unwrap(), Exit::Stopped);
+            assert_eq!(is_done.recv().await.is_some(), finishes);
+        });
+        // Whoever waits for it is told either way.
+        assert_eq!(replies.unwrap()[0].result.is_ok(), finishes);
+    }
 }

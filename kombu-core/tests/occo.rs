@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::time::Duration;
+
 use kombu::ErrorKind;
+use kombu::handler::Attempt;
 use kombu::occo::Config;
 
 fn config(text: &str) -> Config {
@@ -22,13 +25,20 @@ async fn a_configuration_has_a_serializer() {
     delivery.ack().await.unwrap();
 }
 
+#[test]
+fn a_key_that_is_none_is_refused() {
+    let wrong = serde_json::from_str::<Config>(r#"{"protocl": "memory"}"#);
+    let wrong = wrong.unwrap_err().to_string();
+    assert!(wrong.contains("protocl"), "{wrong}");
+}
+
 /// All that is said otherwise is a default of the transport; which transports there are is known.
 #[tokio::test]
 async fn a_protocol_alone_is_a_configuration() {
     let registry = kombu::registry();
     assert!(registry.capabilities("memory").is_some());
     assert!(registry.capabilities("carrier-pigeon").is_none());
-    let config = Config::new("memory");
+    let config: Config = serde_json::from_str(r#""memory""#).unwrap();
     let producer = config.asynchronous_producer(&registry).await.unwrap();
     producer.push_message_to("jobs", &1).await.unwrap();
     let info = producer.connection().queue_info("jobs").await.unwrap();
@@ -45,4 +55,27 @@ fn a_configuration_that_is_printed_shows_no_secret() {
     );
     let printed = format!("{config:?}");
     assert!(!printed.contains("secret"), "{printed}");
+}
+
+/// Nothing that somebody may want is thrown away: it goes on being tried.
+#[tokio::test(start_paused = true)]
+async fn what_a_processor_fails_with_again_and_again_stays() {
+    let config = config(
+        r#"{"protocol": "memory", "host": "occo-failing", "routing_key": "test", "queue": "test"}"#,
+    );
+    let registry = kombu::registry();
+    let producer = config.asynchronous_producer(&registry).await.unwrap();
+    producer.push_message(&1).await.unwrap();
+    let (seen, mut attempts) = tokio::sync::mpsc::unbounded_channel();
+    let failing = async move |Attempt(attempt): Attempt| {
+        seen.send(attempt).unwrap();
+        Err::<(), _>("bad luck")
+    };
+    let consumer = config.event_driven_consumer(&registry, failing).await;
+    let consuming = tokio::spawn(consumer.unwrap().start_consuming());
+    for attempt in 1..=20 {
+        let next = tokio::time::timeout(Duration::from_secs(3600), attempts.recv());
+        assert_eq!(next.await, Ok(Some(attempt)));
+    }
+    consuming.abort();
 }

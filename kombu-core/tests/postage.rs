@@ -87,3 +87,17 @@ async fn a_producer_has_a_serializer_of_its_own() {
     assert_eq!(delivery.decode::<Value>().unwrap()["name"], "ready");
     delivery.ack().await.unwrap();
 }
+
+/// As the broker takes it: only the first slash is none of its name.
+#[tokio::test]
+async fn a_virtual_host_may_begin_with_a_slash() {
+    for (url, expected) in [
+        ("memory://postage-host//slashed", "/slashed"),
+        ("memory://postage-host/plain", "plain"),
+        ("memory://postage-host", "/"),
+    ] {
+        let connection = kombu::connect(url).await.unwrap();
+        let me = Fingerprint::of_process().on(&connection);
+        assert_eq!(me.vhost.as_deref(), Some(expected));
+    }
+}

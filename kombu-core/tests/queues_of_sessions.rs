@@ -193,3 +193,121 @@ async fn dead_letters_are_moved_by_whichever_session_is_there() {
         assert_eq!(next(&mut late).await, round);
     }
 }
+
+/// Nobody would ever take what came to it.
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_went_with_its_last_consumer_is_not_there_again() {
+    let faults = Faults::default();
+    let connection = builder("unconsumed", &faults).await.unwrap();
+    let mut events = connection.events();
+    let news = Queue::broadcast("news");
+    let cancelled = connection.consumer(&news).await.unwrap();
+    let dropped = connection.consumer(&news).await.unwrap();
+    let mut left = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let added = left.add_queue(&news).await.unwrap();
+    let gone = [
+        cancelled.queues()[0].clone(),
+        dropped.queues()[0].clone(),
+        added.clone(),
+    ];
+    cancelled.cancel().await.unwrap();
+    drop(dropped);
+    left.cancel_queue(added).await.unwrap();
+    faults.cut();
+    until_restored(&mut events).await;
+    for queue in gone {
+        let found = connection.queue_info(&queue).await.unwrap_err();
+        assert_eq!(found.kind(), ErrorKind::NotFound);
+    }
+}
+
+/// Only the last one takes it along.
+#[tokio::test(start_paused = true)]
+async fn a_queue_with_another_consumer_is_there_again() {
+    let faults = Faults::default();
+    let connection = builder("another", &faults).await.unwrap();
+    let mut events = connection.events();
+    let answers = Queue::new("answers").exclusive(true);
+    let one = connection.consumer(&answers).await.unwrap();
+    let mut other = connection.consumer(&answers).await.unwrap();
+    one.cancel().await.unwrap();
+    faults.cut();
+    until_restored(&mut events).await;
+    publish(&connection, "answers", "still here").await;
+    assert_eq!(next(&mut other).await, "still here");
+}
+
+async fn until_gone(connection: &Connection, queue: &str) {
+    let gone = async {
+        while connection.queue_info(queue).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone)
+        .await
+        .unwrap();
+}
+
+/// The broker has never had a consumer of it since: it would wait for one for ever, with a copy of everything.
+#[tokio::test(start_paused = true)]
+async fn a_queue_goes_with_a_consumer_that_has_not_come_back() {
+    for (is_polled, is_dropped) in [(false, false), (false, true), (true, false), (true, true)] {
+        let faults = Faults::default();
+        let connection = builder("abandoned", &faults).await.unwrap();
+        let mut events = connection.events();
+        let jobs = Queue::new("jobs").auto_delete(true);
+        let mut consumer = connection.consumer(&jobs).await.unwrap();
+        faults.cut();
+        if is_polled {
+            // It has noticed, and waits for the next session.
+            assert!(consumer.receive(Duration::ZERO).await.unwrap().is_none());
+        }
+        until_restored(&mut events).await;
+        assert_eq!(connection.queue_info("jobs").await.unwrap().consumers, 0);
+        match is_dropped {
+            true => drop(consumer),
+            false => consumer.cancel().await.unwrap(),
+        }
+        until_gone(&connection, "jobs").await;
+    }
+}
+
+/// Whoever consumes from it, or declares it anew, keeps it.
+#[tokio::test(start_paused = true)]
+async fn a_queue_stays_for_others_than_a_consumer_that_has_not_come_back() {
+    let faults = Faults::default();
+    let connection = builder("not-abandoned", &faults).await.unwrap();
+    let other = other("not-abandoned").await;
+    let mut events = connection.events();
+    let jobs = Queue::new("jobs").auto_delete(true);
+    let consumer = connection.consumer(&jobs).await.unwrap();
+    faults.cut();
+    until_restored(&mut events).await;
+    let mut others = other.consumer(&jobs).await.unwrap();
+    drop(consumer);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    publish(&other, "jobs", "still here").await;
+    assert_eq!(next(&mut others).await, "still here");
+}
+
+/// The broker still has it, since no consumer took it along.
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_could_not_be_opened_takes_no_queue_along() {
+    let faults = Faults::default();
+    let connection = builder("not-opened", &faults).await.unwrap();
+    let other = other("not-opened").await;
+    let mut events = connection.events();
+    let news = Exchange::fanout("news");
+    let jobs = Queue::new("jobs").auto_delete(true).bind(&news, "");
+    connection.declare_queue(&jobs).await.unwrap();
+    let _keeps_others_away = other.consumer(&jobs).exclusive(true).await.unwrap();
+    let refused = connection.consumer(&jobs).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::AccessRefused);
+    let mut more = connection.consumer(&Queue::new("more")).await.unwrap();
+    let refused = more.add_queue(&jobs).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::AccessRefused);
+    other.close().await.unwrap();
+    faults.cut();
+    until_restored(&mut events).await;
+    assert_eq!(connection.queue_info("jobs").await.unwrap().ready, 0);
+}

@@ -181,9 +181,10 @@ fn brokers() -> &'static Mutex<HashMap<Address, Entry>> {
 
 impl Address {
     fn of(url: &Url) -> Self {
+        let path = url.path();
         Address {
             name: url.host_str().unwrap_or_default().to_owned(),
-            virtual_host: url.path().trim_start_matches('/').to_owned(),
+            virtual_host: path.strip_prefix('/').unwrap_or(path).to_owned(),
             fresh: url.fragment().map(str::to_owned),
         }
     }

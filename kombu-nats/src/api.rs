@@ -13,13 +13,16 @@ use crate::error::{self, ApiError, code};
 use crate::known::NatsQueue;
 use crate::line::{Answer, Line, PATIENCE};
 use crate::transport::Place;
+use crate::unreadable;
 
 type Asked<T> = std::result::Result<T, ApiError>;
 
 /// How long the holder of a message may be silent.
 pub(crate) const ACK_WAIT: Duration = Duration::from_secs(30);
-/// How long a stream remembers which publishes it has.
-pub(crate) const DUPLICATE_WINDOW: Duration = Duration::from_secs(15);
+/// How long a stream remembers which publishes it has. What died, or was delayed, is moved again where its mover was lost before it
+/// acknowledged it, which is when the server gives it to somebody else.
+pub(crate) const DUPLICATE_WINDOW: Duration = Duration::from_secs(45);
+const _: () = assert!(ACK_WAIT.as_secs() + 10 < DUPLICATE_WINDOW.as_secs());
 
 /// A message as it lies in a stream.
 #[derive(Debug)]
@@ -29,7 +32,7 @@ pub(crate) struct Raw {
     pub(crate) stored: u64,
     pub(crate) subject: String,
     pub(crate) headers: String,
-    /// Whether that is what the headers are.
+    /// Whether the client could read it, if it were handed out.
     pub(crate) is_text: bool,
     pub(crate) payload: Vec<u8>,
 }
@@ -62,7 +65,7 @@ fn ask_for(line: &Line, stream: &str, which: &Value) -> Answer<Asked<Raw>> {
                     position: message.seq,
                     stored: crate::clock::parse(&message.time),
                     subject: message.subject,
-                    is_text: std::str::from_utf8(&headers).is_ok(),
+                    is_text: unreadable::is_readable(&headers),
                     headers: String::from_utf8_lossy(&headers).into_owned(),
                     payload: base64(&message.data),
                 })
@@ -279,7 +282,7 @@ async fn create_stream(line: &Line, config: &Value) -> Result<Asked<()>> {
     Ok(
         match line.api::<Value>(&subject, config, "a stream").await? {
             Ok(_) => Ok(()),
-            // With other attributes, of which we use none.
+            // With other attributes, of which only the first position differs, from whoever makes it again.
             Err(refused) if refused.err_code == code::STREAM_IN_USE => Ok(()),
             Err(refused) => Err(refused),
         },
@@ -376,20 +379,27 @@ async fn create_consumer(line: &Line, stream: &str, level: u8, filter: &str) -> 
     Ok(created.await?.map(drop))
 }
 
-/// Makes the stream of a queue and its consumers, unless they are there.
+/// Makes the stream of a queue, unless it is there. One that is made again begins at a position that none before it had.
 pub(crate) async fn create_queue(
     line: &Line,
     place: &Place,
     queue: &NatsQueue,
     refused_above: Option<u64>,
+    begins_at: Option<u64>,
 ) -> Result<Asked<()>> {
     let declaration = queue.declaration();
     let (storage, replicas) = place.of(declaration);
     let subjects = line.layout.subject(queue.name(), "*");
-    let config = work_queue(queue.stream(), &subjects, storage, replicas, refused_above);
-    if let Err(refused) = create_stream(line, &config).await? {
-        return Ok(Err(refused));
+    let mut config = work_queue(queue.stream(), &subjects, storage, replicas, refused_above);
+    if let Some(begins_at) = begins_at {
+        // Servers older than 2.10 leave it alone.
+        config["first_seq"] = begins_at.into();
     }
+    create_stream(line, &config).await
+}
+
+/// Makes the consumers of a queue, unless they are there.
+pub(crate) async fn create_consumers(line: &Line, queue: &NatsQueue) -> Result<Asked<()>> {
     for level in 0..queue.levels() {
         let filter: &Subject = queue.subject(level);
         let filter = if queue.levels() > 1 {

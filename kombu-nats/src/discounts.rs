@@ -5,26 +5,30 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_nats::{HeaderMap, Subject};
 use futures_util::future::join_all;
-use kombu_core::{ErrorKind, Result};
+use kombu_core::Result;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::api;
+use crate::api::{self, ACK_WAIT};
 use crate::error::{self, code};
 use crate::hold::Fetched;
 use crate::known::NatsQueue;
 use crate::line::{Line, Stored};
 use crate::members;
 use crate::message;
-use crate::session::Shared;
+use crate::session::{PAUSE, Shared};
 
 /// How many positions of a stream are written down together.
 const BLOCK: u64 = 1024;
 /// How many messages of a stream are remembered.
 const MOST: usize = 1 << 20;
+
+/// What is said of it in errors.
+const WHAT: &str = "a note of what doesn't count";
 
 /// How many deliveries of each message don't count, by stream.
 #[derive(Debug, Default)]
@@ -57,10 +61,16 @@ impl OfStream {
 }
 
 impl Discounts {
-    /// Another session says this.
-    pub(crate) fn learn(&self, stream: &Arc<str>, all: impl IntoIterator<Item = (u64, u32)>) {
-        let mut streams = self.0.lock();
-        streams.entry(stream.clone()).or_default().learn(all);
+    /// Another session says this: it matters to those that take messages from the stream, and so have read the rest.
+    pub(crate) fn learn(&self, stream: &str, all: impl IntoIterator<Item = (u64, u32)>) {
+        if let Some(of) = self.0.lock().get_mut(stream) {
+            of.learn(all);
+        }
+    }
+
+    /// The stream is gone.
+    pub(crate) fn forget(&self, stream: &str) {
+        self.0.lock().remove(stream);
     }
 
     /// How often a message came back for good reason.
@@ -76,12 +86,13 @@ impl Discounts {
     }
 }
 
-/// One more delivery of each of these messages doesn't count. Answers how many of each don't.
+/// One more delivery of each of these messages, which come sorted, doesn't count. Answers how many of each don't, as far as that is
+/// written down now.
 pub(crate) async fn add(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     queue: &NatsQueue,
     positions: &[u64],
-) -> Result<Vec<(u64, u32)>> {
+) -> (Vec<(u64, u32)>, Result<()>) {
     let mut blocks: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     for position in positions {
         blocks.entry(position / BLOCK).or_default().push(*position);
@@ -89,20 +100,25 @@ pub(crate) async fn add(
     let writing = blocks
         .iter()
         .map(|(block, positions)| write(shared, queue.stream(), *block, positions));
-    let mut all = Vec::with_capacity(positions.len());
+    let mut all = Vec::new();
     let mut is_new = false;
+    let mut done = Ok(());
     for written in join_all(writing).await {
-        let (counts, new) = written?;
-        all.extend(counts);
-        is_new |= new;
+        match written {
+            Ok((counts, new)) => {
+                all.extend(counts);
+                is_new |= new;
+            }
+            Err(error) => done = Err(error),
+        }
     }
-    if is_new {
-        forget_gone(shared, queue).await?;
+    if is_new && let Err(error) = forget_gone(shared, queue).await {
+        tracing::debug!(%error, queue = %queue.name(), "what doesn't count any more is kept");
     }
-    Ok(all)
+    (all, done)
 }
 
-/// Writes down a block; says, too, whether it is a new one.
+/// Writes down a block, again where nobody answers, for as long as anybody holds what it is about; says, too, whether it is a new one.
 async fn write(
     shared: &Shared,
     stream: &Arc<str>,
@@ -110,6 +126,9 @@ async fn write(
     positions: &[u64],
 ) -> Result<(Vec<(u64, u32)>, bool)> {
     let line = &shared.line;
+    let end = Instant::now() + ACK_WAIT;
+    // What may be written down though no answer came.
+    let mut unsure = None;
     loop {
         let (all, last) = {
             let mut streams = shared.discounts.0.lock();
@@ -120,44 +139,62 @@ async fn write(
             }
             (all, of.written.get(&block).copied().unwrap_or(0))
         };
-        let mut headers = HeaderMap::new();
-        headers.insert("Nats-Expected-Last-Subject-Sequence", message::digits(last));
-        let subject = Subject::from(subject(line, stream, block));
-        let stored = line.store(subject, Some(headers), text(&all).into());
-        let written = match stored.await? {
-            Stored::At(position) => Some(position),
-            Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => {
-                read(shared, stream, block).await?;
-                continue;
-            }
-            Stored::Refused(refused) => {
-                let error = refused.during("a note of what doesn't count");
-                if error.kind() == ErrorKind::ConnectionLost {
-                    return Err(error);
-                }
-                tracing::warn!(%error, stream = &**stream, "releases will count as failures");
-                None
-            }
-            Stored::Nowhere => return Err(error::unexpected("a note of what doesn't count")),
-        };
         let counts: Vec<(u64, u32)> = positions
             .iter()
             .filter_map(|position| Some((*position, *all.get(position)?)))
             .collect();
-        let mut streams = shared.discounts.0.lock();
-        let of = streams.entry(stream.clone()).or_default();
-        of.learn(counts.iter().copied());
-        of.written.extend(written.map(|position| (block, position)));
-        return Ok((counts, last == 0));
+        let text = text(&all);
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Expected-Last-Subject-Sequence", message::digits(last));
+        let subject = Subject::from(subject(line, stream, block));
+        let stored = line.store(subject, Some(headers), text.clone().into());
+        let error = match stored.await {
+            Ok(Stored::At(position)) => {
+                let mut streams = shared.discounts.0.lock();
+                let of = streams.entry(stream.clone()).or_default();
+                of.learn(counts.iter().copied());
+                of.written.insert(block, position);
+                return Ok((counts, last == 0));
+            }
+            Ok(Stored::Refused(refused)) if refused.err_code == code::WRONG_SEQUENCE => {
+                match read(shared, stream, block).await {
+                    // Ours.
+                    Ok(there) if there.is_some() && there == unsure => {
+                        return Ok((counts, last == 0));
+                    }
+                    Ok(_) => continue,
+                    Err(error) => error,
+                }
+            }
+            Ok(Stored::Refused(refused)) => refused.during(WHAT),
+            Ok(Stored::Nowhere) => members::nowhere(line).await,
+            Err(error) => {
+                unsure = Some(text.into_bytes());
+                error
+            }
+        };
+        let is_passing = error::is_passing(&error);
+        if line.is_over() || (is_passing && Instant::now() > end) {
+            return Err(error);
+        }
+        if !is_passing {
+            tracing::warn!(%error, stream = &**stream, "releases will count as failures");
+            let mut streams = shared.discounts.0.lock();
+            let of = streams.entry(stream.clone()).or_default();
+            of.learn(counts.iter().copied());
+            return Ok((counts, last == 0));
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
 /// Reads what is written down of a queue, once.
-pub(crate) async fn read_all(shared: &Shared, queue: &NatsQueue) -> Result<()> {
+pub(crate) async fn read_all(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> {
     let stream = queue.stream();
     {
-        let streams = shared.discounts.0.lock();
-        if streams.get(stream).is_some_and(|of| of.is_read) {
+        // From here on, what others say of it is taken in.
+        let mut streams = shared.discounts.0.lock();
+        if streams.entry(stream.clone()).or_default().is_read {
             return Ok(());
         }
     }
@@ -174,35 +211,63 @@ pub(crate) async fn read_all(shared: &Shared, queue: &NatsQueue) -> Result<()> {
     forget_gone(shared, queue).await
 }
 
-async fn read(shared: &Shared, stream: &Arc<str>, block: u64) -> Result<()> {
+/// Takes in what is written down of a block, and answers it.
+async fn read(shared: &Shared, stream: &Arc<str>, block: u64) -> Result<Option<Vec<u8>>> {
     let line = &shared.line;
     let bucket = line.layout.sessions();
     let subject = subject(line, stream, block);
-    let (counts, position) = match api::last_message(line, &bucket.stream, &subject).await? {
-        Ok(raw) => (parsed(&raw.payload), raw.position),
-        Err(refused) if refused.is_missing() => (Vec::new(), 0),
-        Err(refused) => return Err(refused.during("a note of what doesn't count")),
+    let (text, position) = match api::last_message(line, &bucket.stream, &subject).await? {
+        Ok(raw) => (Some(raw.payload), raw.position),
+        Err(refused) if refused.is_missing() => (None, 0),
+        Err(refused) => return Err(refused.during(WHAT)),
     };
     let mut streams = shared.discounts.0.lock();
     let of = streams.entry(stream.clone()).or_default();
-    of.learn(counts);
+    of.learn(parsed(text.as_deref().unwrap_or_default()));
     of.written.insert(block, position);
+    Ok(text)
+}
+
+/// Forgets what is in front of all messages that are there, where there is much.
+pub(crate) async fn trim(shared: &Arc<Shared>) -> Result<()> {
+    let long: Vec<NatsQueue> = {
+        let known = shared.known.lock();
+        let streams = shared.discounts.0.lock();
+        let is_long = |of: &OfStream| of.by_position.len() as u64 > BLOCK;
+        let queues = known.queues();
+        queues
+            .filter(|queue| streams.get(queue.stream()).is_some_and(is_long))
+            .cloned()
+            .collect()
+    };
+    for queue in long {
+        forget_gone(shared, &queue).await?;
+    }
     Ok(())
 }
 
-/// Forgets what is in front of all messages that are there.
-async fn forget_gone(shared: &Shared, queue: &NatsQueue) -> Result<()> {
+/// Forgets what is in front of all messages that are there; and all, if the queue is gone.
+async fn forget_gone(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> {
     let stream = queue.stream();
     {
         let streams = shared.discounts.0.lock();
-        if streams.get(stream).is_none_or(|of| of.written.is_empty()) {
+        let is_empty = |of: &OfStream| of.written.is_empty() && of.by_position.is_empty();
+        if streams.get(stream).is_none_or(is_empty) {
             return Ok(());
         }
     }
-    let Ok(info) = api::stream_info(&shared.line, stream, None).await? else {
-        return Ok(());
+    let first = match api::stream_info(&shared.line, stream, None).await? {
+        Ok(info) => info.state.first_seq,
+        Err(refused) if refused.is_missing() => {
+            shared.catch_up().await?;
+            if !shared.known.lock().has(queue) {
+                // Written down after whoever deleted it had forgotten it.
+                forget(shared, queue);
+            }
+            return Ok(());
+        }
+        Err(refused) => return Err(refused.during(WHAT)),
     };
-    let first = info.state.first_seq;
     let gone: Vec<u64> = {
         let mut streams = shared.discounts.0.lock();
         let Some(of) = streams.get_mut(stream) else {
@@ -219,26 +284,35 @@ async fn forget_gone(shared: &Shared, queue: &NatsQueue) -> Result<()> {
         gone
     };
     for block in gone {
-        purge(&shared.line, &subject(&shared.line, stream, block));
+        members::purge(&shared.line, &subject(&shared.line, stream, block));
     }
     Ok(())
 }
 
 /// The queue is gone.
 pub(crate) fn forget(shared: &Shared, queue: &NatsQueue) {
-    shared.discounts.0.lock().remove(queue.stream());
+    shared.discounts.forget(queue.stream());
+    purge(shared, queue);
+}
+
+/// The stream of a queue is made again: nothing is known of the new one's messages, and what others say of them is taken in as
+/// before.
+pub(crate) fn begin_anew(shared: &Shared, queue: &NatsQueue) {
+    if let Some(of) = shared.discounts.0.lock().get_mut(queue.stream()) {
+        *of = OfStream {
+            is_read: of.is_read,
+            ..OfStream::default()
+        };
+    }
+    purge(shared, queue);
+}
+
+fn purge(shared: &Shared, queue: &NatsQueue) {
     let bucket = shared.line.layout.sessions();
-    purge(
+    members::purge(
         &shared.line,
         &bucket.subject(&format!("d.{}.*", queue.stream())),
     );
-}
-
-fn purge(line: &Line, subjects: &str) {
-    let bucket = line.layout.sessions();
-    let purge = json!({ "filter": subjects });
-    let subject = format!("STREAM.PURGE.{}", bucket.stream);
-    drop(line.api::<Value>(&subject, &purge, "a purge"));
 }
 
 fn subject(line: &Line, stream: &str, block: u64) -> String {

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 
+use async_nats::client::{PublishError, PublishErrorKind};
 use async_nats::{ConnectError, ConnectErrorKind, RequestError, RequestErrorKind};
 use kombu_core::driver::tls;
 use kombu_core::{Error, ErrorKind, Name};
@@ -95,22 +96,40 @@ pub(crate) fn classify_connect(error: ConnectError) -> Error {
 /// A request that wasn't answered.
 pub(crate) fn classify_request(error: RequestError, what: &str) -> Error {
     match error.kind() {
-        RequestErrorKind::MaxPayloadExceeded => Error::new(
-            ErrorKind::TooLarge,
-            format!(
-                "{what} is larger, headers included, than the `max_payload` of the NATS server; send less, or raise it"
-            ),
-        ),
+        RequestErrorKind::MaxPayloadExceeded => too_large(what),
         RequestErrorKind::NoResponders => nobody(what),
         RequestErrorKind::TimedOut => silence(what),
-        _ => {
-            let reason = error.source().map(ToString::to_string).unwrap_or_default();
-            Error::new(
-                ErrorKind::ConnectionLost,
-                format!("the connection to NATS is lost: {error} {reason}"),
-            )
-        }
+        _ => lost(&error),
     }
+}
+
+/// Something that couldn't be sent.
+pub(crate) fn classify_publish(error: PublishError, what: &str) -> Error {
+    match error.kind() {
+        PublishErrorKind::MaxPayloadExceeded => too_large(what),
+        PublishErrorKind::InvalidSubject => Error::new(
+            ErrorKind::Protocol,
+            format!("{what} has a subject that NATS doesn't allow"),
+        ),
+        _ => lost(&error),
+    }
+}
+
+fn too_large(what: &str) -> Error {
+    Error::new(
+        ErrorKind::TooLarge,
+        format!(
+            "{what} is larger, headers included, than the `max_payload` of the NATS server; send less, or raise it"
+        ),
+    )
+}
+
+fn lost(error: &(dyn std::error::Error + 'static)) -> Error {
+    let reason = error.source().map(ToString::to_string).unwrap_or_default();
+    Error::new(
+        ErrorKind::ConnectionLost,
+        format!("the connection to NATS is lost: {error} {reason}"),
+    )
 }
 
 /// Nobody is there to answer, on a line that is well.

@@ -16,7 +16,7 @@ use crate::error;
 use crate::known::NatsQueue;
 use crate::line::Line;
 use crate::message;
-use crate::session::{Looked, Shared};
+use crate::session::{Looked, PAUSE, Shared};
 
 pub(crate) const ACK: Bytes = Bytes::from_static(b"+ACK");
 /// Says that the holder lives. It changes nothing for a message that was acknowledged; one that went back with a delay would
@@ -25,6 +25,9 @@ pub(crate) const PROGRESS: Bytes = Bytes::from_static(b"+WPI");
 
 /// How long before the server takes a message for abandoned nobody here settles it any more.
 const MARGIN: Duration = Duration::from_secs(2);
+
+/// How long after it took an acknowledgement a server may have the message all the same: others have to agree.
+const REMOVAL: Duration = Duration::from_secs(1);
 
 /// A message that the server has handed over.
 pub(crate) struct Fetched {
@@ -37,12 +40,7 @@ pub(crate) struct Fetched {
 }
 
 impl Fetched {
-    /// `None` for what isn't a message of a stream.
-    pub(crate) fn of(message: Message) -> Option<Self> {
-        Fetched::sent(message, Instant::now())
-    }
-
-    /// The same for one that can't have been sent before this time.
+    /// `None` for what isn't a message of a stream. The server can't have sent it before this time.
     pub(crate) fn sent(message: Message, since: Instant) -> Option<Self> {
         let ack = message.reply?;
         Some(Fetched {
@@ -85,10 +83,14 @@ pub(crate) struct Held {
     pub(crate) expires: Option<u64>,
     /// When the server last heard of it.
     pub(crate) since: Instant,
-    /// It died in its queue: that may be gone by now.
-    pub(crate) death: Option<Death>,
-    /// How often it was to become a dead letter, and there was no room.
+    /// What it died of in its queue, which may be gone by now, and when, in ns by the server's clock.
+    pub(crate) death: Option<(Death, u64)>,
+    /// How often it was to become a dead letter, and couldn't.
     pub(crate) tries: u32,
+    /// What kept it from that last may pass.
+    pub(crate) may_pass: bool,
+    /// The streams of those queues that have its letter already.
+    pub(crate) has_letter: Vec<Arc<str>>,
 }
 
 impl Holder {
@@ -106,7 +108,7 @@ impl Holder {
         &self.0.queue
     }
 
-    pub(crate) fn hold(&self, id: u64, fetched: &Fetched, death: Option<Death>) {
+    pub(crate) fn hold(&self, id: u64, fetched: &Fetched, death: Option<(Death, u64)>) {
         let held = Held {
             ack: fetched.ack.clone(),
             position: fetched.delivered.position,
@@ -114,6 +116,8 @@ impl Holder {
             since: fetched.since,
             death,
             tries: 0,
+            may_pass: false,
+            has_letter: Vec::new(),
         };
         let mut all = self.0.held.lock();
         all.insert(id, held);
@@ -173,6 +177,13 @@ impl Holder {
     pub(crate) fn get(&self, id: u64) -> Option<Held> {
         self.0.held.lock().get(&id).cloned()
     }
+
+    /// Takes note of something about what is held.
+    pub(crate) fn note(&self, id: u64, note: impl FnOnce(&mut Held)) {
+        if let Some(held) = self.0.held.lock().get_mut(&id) {
+            note(held);
+        }
+    }
 }
 
 impl Hold {
@@ -191,6 +202,14 @@ impl Hold {
 
     pub(crate) fn count(&self) -> usize {
         self.held.lock().len()
+    }
+
+    /// How many of those that lie in its queue: the dead may lie elsewhere.
+    pub(crate) fn count_in_queue(&self) -> usize {
+        let held = self.held.lock();
+        let is_there =
+            |held: &&Held| held.death.is_none() || *held.stream() == **self.queue.stream();
+        held.values().filter(is_there).count()
     }
 
     /// How many of a level.
@@ -241,6 +260,8 @@ impl Held {
             since,
             death: None,
             tries: 0,
+            may_pass: false,
+            has_letter: Vec::new(),
         }
     }
 
@@ -259,9 +280,11 @@ impl Held {
         parts.nth(place).unwrap_or_default()
     }
 
-    /// The id of the letter that a dead message becomes: made of its place.
+    /// The id of the letter that a dead message becomes: made of its place, and of when it was stored there, since a stream that
+    /// is made again begins anew.
     pub(crate) fn letter_id(&self) -> String {
-        format!("dlx:{}:{}", self.stream(), self.position)
+        let stored = Delivered::of(&self.ack).map_or(0, |delivered| delivered.stored);
+        format!("dlx:{}:{}:{stored:x}", self.stream(), self.position)
     }
 }
 
@@ -307,10 +330,14 @@ pub(crate) async fn acknowledged(
             .ask(held.ack.clone(), None, ACK, "an acknowledgement");
         is_heard = asking.await?.is_some();
     }
-    match api::message(&shared.line, queue.stream(), held.position).await? {
-        // It comes again.
-        Ok(_) => Err(error::settle_lost()),
-        Err(refused) if refused.is_missing() => Ok(()),
-        Err(refused) => Err(refused.during("an acknowledgement")),
+    let end = Instant::now() + REMOVAL;
+    loop {
+        match api::message(&shared.line, queue.stream(), held.position).await? {
+            Ok(_) if Instant::now() < end => tokio::time::sleep(PAUSE).await,
+            // It comes again.
+            Ok(_) => return Err(error::settle_lost()),
+            Err(refused) if refused.is_missing() => return Ok(()),
+            Err(refused) => return Err(refused.during("an acknowledgement")),
+        }
     }
 }

@@ -110,6 +110,8 @@ pub(crate) struct Known {
     queues: HashMap<Name, NatsQueue>,
     /// Those that were deleted.
     gone: HashSet<Name>,
+    /// Those of them that the session still has something of.
+    newly_gone: Vec<NatsQueue>,
     /// The versions in which exchanges were changed last, as far as their own bindings are concerned.
     touched: HashMap<Name, u64>,
     /// The same for all that a message reaches which is published to one, as far as it was asked for.
@@ -125,6 +127,7 @@ impl Known {
             ids: HashMap::new(),
             queues: HashMap::new(),
             gone: HashSet::new(),
+            newly_gone: Vec::new(),
             touched: HashMap::new(),
             reached: HashMap::new(),
             layout,
@@ -155,6 +158,11 @@ impl Known {
         self.queues.contains_key(name) || self.gone.contains(name)
     }
 
+    /// The queues that turned out to be gone since the last call.
+    pub(crate) fn take_gone(&mut self) -> Vec<NatsQueue> {
+        std::mem::take(&mut self.newly_gone)
+    }
+
     /// Whether the queue is there, as it was when it was looked up.
     pub(crate) fn has(&self, queue: &NatsQueue) -> bool {
         self.queues
@@ -170,11 +178,13 @@ impl Known {
                 let declaration = Arc::new(record.queue.clone());
                 let queue = NatsQueue::new(&self.layout, declaration, record);
                 self.gone.remove(&name);
-                self.queues.insert(name.clone(), queue);
+                let before = self.queues.insert(name.clone(), queue.clone());
+                self.newly_gone
+                    .extend(before.filter(|before| !before.is(&queue)));
                 self.ids.insert(name, record.clone());
             }
             Record::NoQueue(name) => {
-                self.queues.remove(name);
+                self.newly_gone.extend(self.queues.remove(name));
                 self.ids.remove(name);
                 self.gone.insert(name.clone());
             }
@@ -248,12 +258,15 @@ pub(crate) enum Written {
 
 /// Asks for the position of the last record, as it is when the server is asked. Without any, the session is lost: the next
 /// one declares again what this one had.
-pub(crate) async fn revision(line: &Line) -> Result<u64> {
+pub(crate) fn revision(line: &Line) -> impl Future<Output = Result<u64>> + Send {
     let bucket = line.layout.topology();
-    match api::last_message(line, &bucket.stream, ">").await? {
-        Ok(raw) => Ok(raw.position),
-        Err(refused) if refused.is_missing() => Err(line.lose_data()),
-        Err(refused) => Err(refused.during("the declarations")),
+    let asking = api::last_message(line, &bucket.stream, ">");
+    async move {
+        match asking.await? {
+            Ok(raw) => Ok(raw.position),
+            Err(refused) if refused.is_missing() => Err(line.lose_data()),
+            Err(refused) => Err(refused.during("the declarations")),
+        }
     }
 }
 

@@ -1,26 +1,33 @@
 //! Messages that wait in a stream of their own: delayed ones go to their queues when they are due, and dead ones to whoever can
 //! move them.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Message, Subject};
+use async_nats::Subject;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use kombu_core::virt::Death;
 use kombu_core::{ErrorKind, Result};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::api;
-use crate::hold::{ACK, Fetched};
+use crate::api::{self, Delivered};
+use crate::hold::{self, ACK, Fetched};
 use crate::known::NatsQueue;
 use crate::line::Stored;
 use crate::message;
-use crate::push::{self, Parcel};
+use crate::push::{self, LEFT_ALONE, Parcel};
 use crate::session::{SILENCE, Shared};
 
 /// How many are taken at once.
 const BATCH: usize = 64;
+/// How many are on their way to their queues at most.
+const MOST: usize = 4 * BATCH;
+/// How often one waits longer than before for a queue that can't be reached, up to that.
+const LONGER: u32 = 6;
 /// How often they are looked at, though nothing is known to be due.
 const IDLE: Duration = Duration::from_secs(1);
 /// What is due as soon is waited for here.
@@ -69,8 +76,60 @@ pub(crate) async fn serve(shared: Arc<Shared>) -> Result<()> {
     }
 }
 
+/// A message that is due.
+struct Due {
+    fetched: Fetched,
+    /// The subject that it is for.
+    to: Subject,
+    _room: OwnedSemaphorePermit,
+    /// The end of the session waits for it.
+    _taking: Arc<OwnedRwLockReadGuard<()>>,
+}
+
+/// What is on its way to queues: to each in turn, and to none behind what is for another, which may not answer.
+struct Moving {
+    /// By the stream of the queue, as long as a task moves them.
+    waiting: Mutex<HashMap<Arc<str>, VecDeque<Due>>>,
+    room: Arc<Semaphore>,
+}
+
+impl Moving {
+    fn new() -> Arc<Self> {
+        Arc::new(Moving {
+            waiting: Mutex::default(),
+            room: Arc::new(Semaphore::new(MOST)),
+        })
+    }
+
+    fn add(self: &Arc<Self>, shared: &Arc<Shared>, queue: NatsQueue, due: Due) {
+        let mut waiting = self.waiting.lock();
+        if let Some(waiting) = waiting.get_mut(queue.stream()) {
+            return waiting.push_back(due);
+        }
+        waiting.insert(queue.stream().clone(), [due].into());
+        drop(waiting);
+        let (moving, shared) = (self.clone(), shared.clone());
+        tokio::spawn(async move {
+            while let Some(due) = moving.next(&queue) {
+                move_to(&shared, &queue, due).await;
+            }
+        });
+    }
+
+    /// The next one for a queue. If there is none, its task has ended.
+    fn next(&self, queue: &NatsQueue) -> Option<Due> {
+        let mut waiting = self.waiting.lock();
+        let next = waiting.get_mut(queue.stream())?.pop_front();
+        if next.is_none() {
+            waiting.remove(queue.stream());
+        }
+        next
+    }
+}
+
 async fn move_due(shared: &Arc<Shared>) -> Result<()> {
     let line = &shared.line;
+    let moving = Moving::new();
     let inbox = line.inbox();
     let mut arrivals = line.listen(inbox.clone())?;
     let stream = line.layout.later();
@@ -82,16 +141,24 @@ async fn move_due(shared: &Arc<Shared>) -> Result<()> {
         let mut came = 0;
         {
             // The end of the session waits for what was taken here.
-            let Ok(_taking) = shared.leaving.try_read() else {
+            let Ok(taking) = shared.leaving.clone().try_read_owned() else {
                 return Ok(());
             };
+            let taking = Arc::new(taking);
             next = next.filter(|next| *next > Instant::now());
+            let asked = std::time::Instant::now();
             line.tell_with_reply(pull.clone(), inbox.clone(), api::pull(BATCH));
             while came < BATCH {
                 match timeout(SILENCE, arrivals.next()).await {
                     Ok(Some(message)) if message.status.is_none() => {
                         came += 1;
-                        match take(shared, message).await {
+                        // The last token of its subject is the stream that it is for.
+                        let stream = message.subject.rsplit('.').next().unwrap_or_default();
+                        let stream = stream.to_owned();
+                        let Some(fetched) = Fetched::sent(message, asked) else {
+                            continue;
+                        };
+                        match take(shared, &stream, fetched, &moving, &taking).await {
                             Ok(due) => next = next.into_iter().chain(due).min(),
                             Err(error) if error.kind() == ErrorKind::ConnectionLost => {
                                 return Err(error);
@@ -123,18 +190,14 @@ async fn move_due(shared: &Arc<Shared>) -> Result<()> {
 }
 
 /// Takes one, and says when it is due if it isn't yet.
-async fn take(shared: &Arc<Shared>, message: Message) -> Result<Option<Instant>> {
+async fn take(
+    shared: &Arc<Shared>,
+    stream: &str,
+    mut fetched: Fetched,
+    moving: &Arc<Moving>,
+    taking: &Arc<OwnedRwLockReadGuard<()>>,
+) -> Result<Option<Instant>> {
     let line = &shared.line;
-    // The last token of its subject is the stream that it is for.
-    let stream = message
-        .subject
-        .rsplit('.')
-        .next()
-        .unwrap_or_default()
-        .to_owned();
-    let Some(mut fetched) = Fetched::of(message) else {
-        return Ok(None);
-    };
     let Some((due, to)) = message::due(fetched.headers.as_ref()) else {
         // Not ours.
         line.tell(fetched.ack, ACK);
@@ -143,15 +206,14 @@ async fn take(shared: &Arc<Shared>, message: Message) -> Result<Option<Instant>>
     let to = Subject::from(to);
     let left = Duration::from_nanos((due * 1_000_000).saturating_sub(shared.clock.now()));
     if left > SOON {
-        let nak = format!(r#"-NAK {{"delay":{}}}"#, api::nanoseconds(left));
-        line.tell(fetched.ack, nak.into());
+        go_back(shared, &fetched, left);
         return Ok(Instant::now().checked_add(left + Duration::from_millis(1)));
     }
     tokio::time::sleep(left).await;
-    let mut queue = shared.known.lock().queue_of(&stream);
+    let mut queue = shared.known.lock().queue_of(stream);
     if queue.is_none() {
         shared.catch_up().await?;
-        queue = shared.known.lock().queue_of(&stream);
+        queue = shared.known.lock().queue_of(stream);
     }
     let (Some(queue), Some(headers)) = (queue, fetched.headers.take()) else {
         line.tell(fetched.ack, ACK);
@@ -159,41 +221,84 @@ async fn take(shared: &Arc<Shared>, message: Message) -> Result<Option<Instant>>
     };
     let reason = headers.get(message::DEATH).cloned();
     let headers = message::without(&headers, &[message::DUE, message::TO, message::DEATH]);
+    fetched.headers = Some(headers);
     let reason = reason.and_then(|reason| {
         let mut all = DEATHS.into_iter();
         all.find(|death| death.as_str() == reason.as_str())
     });
     if let Some(death) = reason {
-        fetched.headers = Some(headers);
         let died = fetched.delivered.stored;
         shared.take_in_dead(&queue, fetched, death, died);
         return Ok(None);
     }
-    send(
-        shared,
-        queue,
+    if shared.unreachable.has(&queue) {
+        return Ok(wait_for(shared, &fetched));
+    }
+    let Ok(room) = moving.room.clone().acquire_owned().await else {
+        return Ok(None);
+    };
+    let due = Due {
+        fetched,
         to,
-        headers,
-        fetched.body,
-        fetched.delivered.position,
-    )
-    .await?;
-    line.tell(fetched.ack, ACK);
+        _room: room,
+        _taking: taking.clone(),
+    };
+    moving.add(shared, queue, due);
     Ok(None)
+}
+
+/// It comes again after this time.
+fn go_back(shared: &Shared, fetched: &Fetched, left: Duration) {
+    let nak = match left {
+        Duration::ZERO => "-NAK".to_owned(),
+        left => format!(r#"-NAK {{"delay":{}}}"#, api::nanoseconds(left)),
+    };
+    shared.line.tell(fetched.ack.clone(), nak.into());
+}
+
+/// Its queue can't be reached: it comes again when that may have changed, and says when that is.
+fn wait_for(shared: &Shared, fetched: &Fetched) -> Option<Instant> {
+    let left = LEFT_ALONE * fetched.delivered.count.saturating_sub(1).clamp(1, LONGER);
+    go_back(shared, fetched, left);
+    Instant::now().checked_add(left)
+}
+
+/// Moves one to its queue.
+async fn move_to(shared: &Arc<Shared>, queue: &NatsQueue, mut due: Due) {
+    if !hold::is_ours(due.fetched.since) {
+        // Somebody else's by now.
+        return;
+    }
+    if shared.is_ending() {
+        return go_back(shared, &due.fetched, Duration::ZERO);
+    }
+    let headers = due.fetched.headers.take().unwrap_or_default();
+    let sent = send(shared, queue, due.to, headers, &due.fetched).await;
+    match sent {
+        Ok(()) => shared.line.tell(due.fetched.ack, ACK),
+        Err(error) => {
+            tracing::debug!(%error, queue = %queue.name(), "a delayed message waits");
+            if hold::is_ours(due.fetched.since) {
+                wait_for(shared, &due.fetched);
+            }
+        }
+    }
 }
 
 async fn send(
     shared: &Arc<Shared>,
-    queue: NatsQueue,
+    queue: &NatsQueue,
     subject: Subject,
     mut headers: async_nats::HeaderMap,
-    body: Bytes,
-    position: u64,
+    fetched: &Fetched,
 ) -> Result<()> {
-    message::replace_id(&mut headers, &format!("later:{position}"));
+    let Delivered {
+        position, stored, ..
+    } = fetched.delivered;
+    message::replace_id(&mut headers, &format!("later:{position}:{stored:x}"));
     if let Some(left) = queue.time_to_live(message::expiration(Some(&headers))) {
-        shared.expires_in(&queue, left);
+        shared.expires_in(queue, left);
     }
-    let parcel = Parcel::new(queue, subject, headers, body);
-    push::all(shared, vec![parcel]).await.map(drop)
+    let parcel = Parcel::new(queue.clone(), subject, headers, fetched.body.clone());
+    push::by_itself(shared, parcel).await.map(drop)
 }

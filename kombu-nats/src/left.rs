@@ -1,7 +1,7 @@
 //! Sessions that could not be ended.
 //!
 //! The others find out when they have been silent for too long. This program knows at once that their line broke, and the
-//! next session that it begins at the same place ends them first, so that what they held needn't wait.
+//! next session that it begins at the same place ends them first, and gives back what they held, so that nobody needs to wait.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,58 +10,59 @@ use parking_lot::Mutex;
 
 use crate::hold::Held;
 
-/// A session that was left, and what it held, by stream.
-#[derive(Clone)]
-pub(crate) struct Left {
-    pub(crate) session: u64,
-    pub(crate) held: Vec<(Arc<str>, Held)>,
+/// What was left at a place.
+#[derive(Default)]
+struct Left {
+    sessions: Vec<u64>,
+    /// By stream: somebody else may have sessions at the same place, and sees other streams.
+    held: Vec<(Arc<str>, Held)>,
 }
 
-/// By place.
-static LEFT: Mutex<BTreeMap<String, Vec<Left>>> = Mutex::new(BTreeMap::new());
+static LEFT: Mutex<BTreeMap<String, Left>> = Mutex::new(BTreeMap::new());
 
 /// How many sessions are remembered for a place: one that never comes back must not cost ever more.
 const MOST: usize = 64;
 
 /// Leaves a session to the next one at its place.
-pub(crate) fn leave(place: &str, session: u64, mut held: Vec<(Arc<str>, Held)>) {
-    // They go back in this order.
-    held.sort_by(|(one, held), (other, more)| (one, held.position).cmp(&(other, more.position)));
-    let mut left = LEFT.lock();
-    let here = left.entry(place.to_owned()).or_default();
-    if here.len() >= MOST {
-        here.remove(0);
+pub(crate) fn leave(place: &str, session: u64, held: Vec<(Arc<str>, Held)>) {
+    let mut all = LEFT.lock();
+    let left = all.entry(place.to_owned()).or_default();
+    if left.sessions.len() >= MOST {
+        left.sessions.remove(0);
     }
-    here.push(Left { session, held });
+    left.sessions.push(session);
+    left.held.retain(|(_, held)| held.is_ours());
+    left.held.extend(held);
 }
 
-/// The sessions that were left at a place, with what nobody else can have been given yet.
-pub(crate) fn at(place: &str) -> Vec<Left> {
-    let mut left = LEFT.lock();
-    for one in left.values_mut().flatten() {
-        one.held.retain(|(_, held)| held.is_ours());
-    }
-    left.get(place).cloned().unwrap_or_default()
-}
-
-/// What this session held has gone back.
-pub(crate) fn forget_held(place: &str, session: u64) {
-    let mut left = LEFT.lock();
-    let here = left.get_mut(place).into_iter().flatten();
-    for one in here.filter(|one| one.session == session) {
-        one.held.clear();
-    }
+/// The sessions that were left at a place.
+pub(crate) fn sessions(place: &str) -> Vec<u64> {
+    let all = LEFT.lock();
+    all.get(place)
+        .map_or_else(Vec::new, |left| left.sessions.clone())
 }
 
 /// This session has been ended.
 pub(crate) fn forget(place: &str, session: u64) {
-    let mut left = LEFT.lock();
-    if let Some(here) = left.get_mut(place) {
-        here.retain(|one| one.session != session);
-        if here.is_empty() {
-            left.remove(place);
-        }
+    if let Some(left) = LEFT.lock().get_mut(place) {
+        left.sessions.retain(|other| *other != session);
     }
+}
+
+/// What was held of streams that are known, once: whoever takes it gives it back.
+pub(crate) fn take_held(place: &str, is_known: impl Fn(&str) -> bool) -> Vec<(Arc<str>, Held)> {
+    let mut all = LEFT.lock();
+    let Some(left) = all.get_mut(place) else {
+        return Vec::new();
+    };
+    let (taken, rest) = std::mem::take(&mut left.held)
+        .into_iter()
+        .partition(|(stream, _)| is_known(stream));
+    left.held = rest;
+    if left.sessions.is_empty() && left.held.is_empty() {
+        all.remove(place);
+    }
+    taken
 }
 
 #[cfg(test)]
@@ -69,25 +70,25 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::api::ACK_WAIT;
 
     #[test]
-    fn a_session_is_left_until_one_has_ended_it_and_what_others_may_hold_is_not() {
-        let stream: Arc<str> = "stream".into();
-        let now = Instant::now();
-        let held = |position, since| (stream.clone(), Held::at(position, since));
-        let long_ago = now.checked_sub(ACK_WAIT);
-        let both = [Some(now), long_ago].into_iter().flatten();
-        let both = both.zip(1..).map(|(since, position)| held(position, since));
-        leave("a place", 7, both.collect());
-        for _ in 0..2 {
-            let left = at("a place");
-            let positions = left[0].held.iter().map(|(_, held)| held.position);
-            assert_eq!(positions.collect::<Vec<_>>(), [1]);
-        }
-        forget_held("a place", 7);
-        assert!(at("a place")[0].held.is_empty());
+    fn what_was_left_is_given_back_once_by_somebody_who_sees_its_stream() {
+        let held = |stream: &str, position| (stream.into(), Held::at(position, Instant::now()));
+        leave("a place", 7, vec![held("mine", 1), held("other", 2)]);
+        leave("a place", 8, vec![held("mine", 3)]);
+        assert_eq!(sessions("a place"), [7, 8]);
+        // This attempt ends one of them, and fails at the other.
         forget("a place", 7);
-        assert!(at("a place").is_empty());
+        assert_eq!(sessions("a place"), [8]);
+        let take = || {
+            let taken = take_held("a place", |stream| stream == "mine");
+            let positions = taken.into_iter().map(|(_, held)| held.position);
+            positions.collect::<Vec<_>>()
+        };
+        assert_eq!(take(), [1, 3]);
+        assert!(take().is_empty());
+        assert_eq!(take_held("a place", |_| true).len(), 1);
+        forget("a place", 8);
+        assert!(sessions("a place").is_empty());
     }
 }

@@ -35,11 +35,15 @@
 //! wakes it at once; ours do so. At `kombu.q.jobs.0` nobody but the server listens, and nobody else should: where somebody does, a stream
 //! that is gone is noticed late.
 //!
-//! Headers are UTF-8. One that has others costs whoever pulls it two sessions, and is stored anew then, at the end of its queue.
+//! Headers are lines of UTF-8, `Name: value`, without a carriage return within the value; names are ASCII, without space or colon.
+//! A message that has others ends the session of whoever pulls it, which the client of NATS doesn't survive. When that has happened
+//! twice within a minute, to whichever programs, the message is stored anew, at the end of its queue, with those headers that can
+//! be read.
 //!
 //! `Nats-Msg-Id` says which publish it was, so that one that is repeated is stored once; it isn't the message id.
 
 mod access;
+mod answers;
 mod api;
 mod bell;
 mod clock;

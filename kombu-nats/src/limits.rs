@@ -13,7 +13,7 @@ use kombu_core::declare::Queue;
 use kombu_core::virt::{Answer, Death};
 use kombu_core::{ErrorKind, Overflow, Result};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::api::{self, StreamState};
 use crate::hold::ACK;
@@ -111,6 +111,13 @@ impl Known {
         let info = api::stream_info(&shared.line, queue.stream(), None).await?;
         let Ok(info) = info else { return Ok(0) };
         let state = info.state;
+        if state.last_seq < self.read_to {
+            // The stream was made again.
+            *self = Known {
+                fulfilled: self.fulfilled,
+                ..Known::default()
+            };
+        }
         if state.bytes <= enough {
             return Ok(0);
         }
@@ -200,13 +207,16 @@ async fn read_size(
     Ok((position, size))
 }
 
-/// Publishes into a limited queue.
-pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> {
+/// Publishes into a limited queue; again, while it can't be stored, until `end`.
+pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel, end: Instant) -> line::Answer<Answer> {
     if refuses(parcel.queue.declaration()) {
         let runtime = shared.line.runtime.clone();
         let mut pushing: line::Answer<Answer> = Box::pin(async move {
             let limited = shared.sizes.of(&parcel.queue);
-            let mut known = limited.turn.lock().await;
+            // Nobody may wait for it any more.
+            let Ok(mut known) = timeout_at(end, limited.turn.lock()).await else {
+                return Err(push::unreachable(&parcel.queue));
+            };
             let declaration = parcel.queue.declaration();
             let size = parcel.body.len() as u64;
             let is_too_much = match declaration.get_max_length_bytes() {
@@ -220,10 +230,9 @@ pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> 
             if is_too_much || declaration.get_max_length() == Some(0) {
                 return push::refused(&shared, &parcel).await;
             }
-            let at = Instant::now();
             let sent = push::send(&shared, &parcel);
             drop(push::tell(&shared, &parcel));
-            push::settle(&shared, &parcel, sent, at).await
+            push::settle(&shared, &parcel, sent, end).await
         });
         // In its turn.
         return match line::begin(&runtime, &mut pushing) {
@@ -231,11 +240,10 @@ pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel) -> line::Answer<Answer> 
             None => Box::pin(to_the_end(pushing)),
         };
     }
-    let at = Instant::now();
     let sent = push::send(&shared, &parcel);
     drop(push::tell(&shared, &parcel));
     Box::pin(async move {
-        let answer = push::settle(&shared, &parcel, sent, at).await?;
+        let answer = push::settle(&shared, &parcel, sent, end).await?;
         // It is stored, whatever comes of the others.
         if let Err(error) = trim(&shared, &parcel.queue).await {
             tracing::debug!(%error, queue = %parcel.queue.name(), "a queue may be too long");

@@ -18,10 +18,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use crate::answers::{self, Answers};
 use crate::error::{self, ApiError};
 use crate::names::Layout;
+
+pub(crate) use crate::answers::Stored;
 
 /// How long an answer may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,35 +34,26 @@ pub(crate) type Answer<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 /// Why a session is over; nothing while it isn't.
 pub(crate) type Loss = watch::Sender<Option<(ErrorKind, String)>>;
 
+/// Whether there is a line.
+#[derive(Clone)]
+pub(crate) struct Life {
+    client: Arc<Client>,
+    lost: Loss,
+}
+
 /// One session's line.
 pub(crate) struct Line {
-    client: Arc<Client>,
+    life: Life,
+    answers: Arc<Answers>,
     pub(crate) runtime: Handle,
     pub(crate) layout: Layout,
     /// The session's number.
     pub(crate) session: u64,
     /// What the subjects of JetStream's interface begin with.
     api: String,
-    lost: Loss,
     over: watch::Sender<bool>,
     is_over: AtomicBool,
     is_hung_up: AtomicBool,
-}
-
-/// What the server says of a message.
-pub(crate) enum Stored {
-    /// It has it, at this position.
-    At(u64),
-    Refused(ApiError),
-    /// There is no stream at this subject.
-    Nowhere,
-}
-
-#[derive(serde::Deserialize)]
-struct StoredText {
-    #[serde(default)]
-    seq: u64,
-    error: Option<ApiError>,
 }
 
 /// What JetStream's interface says.
@@ -70,43 +64,62 @@ enum ApiAnswer<T> {
     Done(T),
 }
 
-/// Waits for an answer; `None` if there is none in time.
-///
-/// That needn't be the line's fault: whoever would answer may be on another server, which is gone. So the one that the line
-/// leads to is asked as well, and if that is silent too, the line is lost. Something else may stand in front of its answer for
-/// long, and is a sign of life.
-async fn answer_in_time<T>(
-    client: &Client,
-    lost: &Loss,
-    asking: impl Future<Output = T>,
-) -> Option<T> {
-    let mut asking = std::pin::pin!(asking);
-    if let Ok(answer) = timeout(PATIENCE / 2, &mut asking).await {
-        return Some(answer);
-    }
-    let came = || {
-        let statistics = client.statistics();
-        statistics.in_bytes.load(Ordering::Relaxed)
-    };
-    let before = came();
-    let inbox = client.new_inbox();
-    let sign = client.send_request(inbox, Request::new().timeout(None));
-    let both = async {
+impl Life {
+    /// Waits for an answer; `None` if there is none in time.
+    ///
+    /// That needn't be the line's fault: whoever would answer may be on another server, which is gone. So the one that the line
+    /// leads to is asked as well, and if that is silent too, the line is lost.
+    async fn answer_in_time<T>(&self, asking: impl Future<Output = T>) -> Option<T> {
+        let mut asking = std::pin::pin!(asking);
+        if let Ok(answer) = timeout(PATIENCE / 2, &mut asking).await {
+            return Some(answer);
+        }
+        let looking = async { tokio::join!(self.look_for_sign(), sleep(PATIENCE / 2)) };
         tokio::select! {
             biased;
-            answer = &mut asking => return answer,
-            _ = sign => {}
+            answer = asking => Some(answer),
+            _ = looking => None,
         }
-        asking.await
-    };
-    if let Ok(answer) = timeout(PATIENCE / 2, both).await {
-        return Some(answer);
     }
-    if came() == before {
-        let text = "NATS gives no sign of life".to_owned();
-        lose(lost, ErrorKind::ConnectionLost, text);
+
+    /// Asks the server that the line leads to for a sign of life. Something else may stand in front of its answer for long, and
+    /// is one, too. Without any, the line is lost.
+    pub(crate) async fn look_for_sign(&self) {
+        let statistics = self.client.statistics();
+        let came = || statistics.in_bytes.load(Ordering::Relaxed);
+        let before = came();
+        let inbox = self.client.new_inbox();
+        let sign = self
+            .client
+            .send_request(inbox, Request::new().timeout(None));
+        if timeout(PATIENCE / 2, sign).await.is_err() && came() == before {
+            let text = "NATS gives no sign of life".to_owned();
+            lose(&self.lost, ErrorKind::ConnectionLost, text);
+        }
     }
-    None
+
+    /// Why there is no session any more.
+    pub(crate) fn loss(&self) -> Error {
+        match &*self.lost.borrow() {
+            Some((kind, text)) => Error::new(*kind, text.clone()),
+            None => Error::new(ErrorKind::ConnectionLost, "the session with NATS has ended"),
+        }
+    }
+
+    /// Resolves when the session is lost; never if it is hung up.
+    pub(crate) fn lost(&self) -> impl Future<Output = Error> + Send + use<> {
+        let mut lost = self.lost.subscribe();
+        async move {
+            let reason = match lost.wait_for(Option::is_some).await {
+                Ok(reason) => reason.clone(),
+                Err(_) => None,
+            };
+            match reason {
+                Some((kind, text)) => Error::new(kind, text),
+                None => std::future::pending().await,
+            }
+        }
+    }
 }
 
 /// Lets a future begin its work now, on whatever thread: the client's timers want to be within a runtime, which the thread
@@ -139,18 +152,31 @@ impl Line {
         session: u64,
         api: String,
         lost: Loss,
-    ) -> Self {
-        Line {
+    ) -> Result<Self> {
+        let life = Life {
             client: Arc::new(client),
+            lost,
+        };
+        let answers = Answers::new(&life.client.new_inbox());
+        let line = Line {
+            life,
+            answers,
             runtime: Handle::current(),
             layout,
             session,
             api,
-            lost,
             over: watch::Sender::new(false),
             is_over: AtomicBool::new(false),
             is_hung_up: AtomicBool::new(false),
-        }
+        };
+        let arrivals = line.listen(line.answers.subject())?;
+        tokio::spawn(answers::serve(
+            line.answers.clone(),
+            arrivals,
+            line.life.clone(),
+            line.over(),
+        ));
+        Ok(line)
     }
 
     /// Sends something that isn't answered.
@@ -158,7 +184,7 @@ impl Line {
         if self.is_over() {
             return;
         }
-        let client = self.client.clone();
+        let client = self.life.client.clone();
         let mut telling: Pin<Box<dyn Future<Output = _> + Send>> =
             Box::pin(async move { client.publish(subject, payload).await });
         drop(begin(&self.runtime, &mut telling));
@@ -191,24 +217,24 @@ impl Line {
         payload: Bytes,
         what: &'static str,
     ) -> impl Future<Output = Result<Option<Message>>> + Send + use<> {
-        let (client, lost) = (self.client.clone(), self.lost.clone());
+        let life = self.life.clone();
         async move {
             let mut request = Request::new().payload(payload).timeout(None);
             if let Some(headers) = headers {
                 request = request.headers(headers);
             }
-            let asking = answer_in_time(&client, &lost, client.send_request(subject, request));
+            let asking = life.answer_in_time(life.client.send_request(subject, request));
             match asking.await {
                 Some(Ok(message)) => Ok(Some(message)),
                 Some(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
                 Some(Err(error)) => {
                     let error = error::classify_request(error, what);
                     if error.kind() == ErrorKind::ConnectionLost {
-                        lose(&lost, error.kind(), error.to_string());
+                        lose(&life.lost, error.kind(), error.to_string());
                     }
                     Err(error)
                 }
-                None => match &*lost.borrow() {
+                None => match &*life.lost.borrow() {
                     Some((kind, text)) => Err(Error::new(*kind, text.clone())),
                     None => Err(error::silence(what)),
                 },
@@ -235,21 +261,33 @@ impl Line {
             let loss = self.loss();
             return Box::pin(async move { Err(loss) });
         }
-        let asking = self.asking(subject, headers, payload, "a message");
-        let mut storing: Answer<Stored> = Box::pin(async move {
-            let Some(message) = asking.await? else {
-                return Ok(Stored::Nowhere);
-            };
-            let text: StoredText = serde_json::from_slice(&message.payload)
-                .map_err(|_| error::unexpected("a message"))?;
-            Ok(match text.error {
-                Some(refused) => Stored::Refused(refused),
-                None => Stored::At(text.seq),
-            })
+        let Some((expected, reply)) = self.answers.open() else {
+            let loss = self.loss();
+            return Box::pin(async move { Err(loss) });
+        };
+        let client = self.life.client.clone();
+        let mut sending: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move {
+            match headers {
+                Some(headers) => {
+                    client
+                        .publish_with_reply_and_headers(subject, reply, headers, payload)
+                        .await
+                }
+                None => client.publish_with_reply(subject, reply, payload).await,
+            }
         });
-        match begin(&self.runtime, &mut storing) {
-            Some(answer) => Box::pin(async move { answer }),
-            None => storing,
+        match begin(&self.runtime, &mut sending) {
+            Some(Ok(())) => Box::pin(expected),
+            Some(Err(error)) => {
+                let error = error::classify_publish(error, "a message");
+                Box::pin(async move { Err(error) })
+            }
+            None => Box::pin(async move {
+                sending
+                    .await
+                    .map_err(|error| error::classify_publish(error, "a message"))?;
+                expected.await
+            }),
         }
     }
 
@@ -290,12 +328,23 @@ impl Line {
 
     /// The name of the server since it was started.
     pub(crate) fn server(&self) -> String {
-        self.client.server_info().server_id
+        self.life.client.server_info().server_id
+    }
+
+    /// Whether there are other servers beside it.
+    pub(crate) fn is_with_a_cluster(&self) -> bool {
+        self.life.client.server_info().cluster.is_some()
+    }
+
+    /// Whether the server that was of this name has begun anew, as far as it can be told: one of a cluster may be another.
+    pub(crate) fn is_restarted(&self, before: &str) -> bool {
+        let info = self.life.client.server_info();
+        info.connect_urls.is_empty() && info.server_id != before
     }
 
     /// A subject of our own.
     pub(crate) fn inbox(&self) -> Subject {
-        self.client.new_inbox().into()
+        self.life.client.new_inbox().into()
     }
 
     /// Sends something whose answers go to `reply`.
@@ -303,7 +352,7 @@ impl Line {
         if self.is_over() {
             return;
         }
-        let client = self.client.clone();
+        let client = self.life.client.clone();
         let mut telling: Pin<Box<dyn Future<Output = _> + Send>> =
             Box::pin(async move { client.publish_with_reply(subject, reply, payload).await });
         drop(begin(&self.runtime, &mut telling));
@@ -314,7 +363,7 @@ impl Line {
         if self.is_over() {
             return Err(self.loss());
         }
-        let client = self.client.clone();
+        let client = self.life.client.clone();
         let mut listening: Pin<Box<dyn Future<Output = _> + Send>> =
             Box::pin(async move { client.subscribe(subject).await });
         match begin(&self.runtime, &mut listening) {
@@ -350,31 +399,18 @@ impl Line {
 
     /// Why there is no session any more.
     pub(crate) fn loss(&self) -> Error {
-        match &*self.lost.borrow() {
-            Some((kind, text)) => Error::new(*kind, text.clone()),
-            None => Error::new(ErrorKind::ConnectionLost, "the session with NATS has ended"),
-        }
+        self.life.loss()
     }
 
     /// Resolves when the session is lost; never if it is hung up.
-    pub(crate) fn lost(&self) -> impl Future<Output = Error> + Send + 'static {
-        let mut lost = self.lost.subscribe();
-        async move {
-            let reason = match lost.wait_for(Option::is_some).await {
-                Ok(reason) => reason.clone(),
-                Err(_) => None,
-            };
-            match reason {
-                Some((kind, text)) => Error::new(kind, text),
-                None => std::future::pending().await,
-            }
-        }
+    pub(crate) fn lost(&self) -> impl Future<Output = Error> + Send + use<> {
+        self.life.lost()
     }
 
     /// Ends the session for this side, as lost for this reason.
     pub(crate) fn lose(&self, error: &Error) {
         if !self.is_hung_up.load(Ordering::Acquire) {
-            lose(&self.lost, error.kind(), error.to_string());
+            lose(&self.life.lost, error.kind(), error.to_string());
         }
         self.end();
     }
@@ -384,6 +420,15 @@ impl Line {
         self.lose(&Error::new(
             ErrorKind::ConnectionLost,
             "NATS has lost its data",
+        ));
+        self.loss()
+    }
+
+    /// What was listened to has ended by itself: so has the connection.
+    pub(crate) fn lose_connection(&self) -> Error {
+        self.lose(&Error::new(
+            ErrorKind::ConnectionLost,
+            "the connection to NATS has ended",
         ));
         self.loss()
     }
@@ -400,7 +445,7 @@ impl Line {
             return;
         }
         self.over.send_replace(true);
-        let client = self.client.clone();
+        let client = self.life.client.clone();
         let mut draining: Pin<Box<dyn Future<Output = _> + Send>> =
             Box::pin(async move { client.drain().await });
         drop(begin(&self.runtime, &mut draining));
@@ -416,7 +461,14 @@ impl Line {
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Acquire) || self.lost.borrow().is_some()
+        self.is_over.load(Ordering::Acquire) || self.life.lost.borrow().is_some()
+    }
+}
+
+impl Drop for Line {
+    /// Also what never became a session has a connection, which ends with it.
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -26,7 +26,8 @@ const TURN: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// How often what a server forgot is cleared when it has begun, and how long that is good for.
-const CLEARINGS: u32 = 3;
+pub(crate) const CLEARINGS: u32 = 3;
+pub(crate) const CLEARED_AGAIN: Duration = ACK_WAIT.saturating_add(Duration::from_secs(2));
 const CLEARED: Duration = Duration::from_secs(600);
 
 /// The consumers of a queue, those first that came first.
@@ -225,7 +226,7 @@ pub(crate) async fn take_clearing(shared: &Shared) -> Result<bool> {
             let text = std::str::from_utf8(&raw.payload).unwrap_or_default();
             let times: u32 = text.parse().unwrap_or(CLEARINGS);
             let pause = match times {
-                ..CLEARINGS => ACK_WAIT + Duration::from_secs(2),
+                ..CLEARINGS => CLEARED_AGAIN,
                 _ => CLEARED,
             };
             if shared.clock.now().saturating_sub(raw.stored) < nanoseconds(pause) {
@@ -252,10 +253,15 @@ fn turn_key(queue: &NatsQueue) -> String {
 pub(crate) fn forget(line: &Line, queue: &Name) {
     let bucket = line.layout.sessions();
     for kind in ["u", "e", "t", "x"] {
-        let purge = json!({ "filter": bucket.subject(&format!("{kind}.{}", encoded(queue))) });
-        let subject = format!("STREAM.PURGE.{}", bucket.stream);
-        drop(line.api::<serde_json::Value>(&subject, &purge, "a purge"));
+        purge(line, &bucket.subject(&format!("{kind}.{}", encoded(queue))));
     }
+}
+
+/// Forgets what is written at these subjects. Nobody waits for it.
+pub(crate) fn purge(line: &Line, subjects: &str) {
+    let purge = json!({ "filter": subjects });
+    let subject = format!("STREAM.PURGE.{}", line.layout.sessions().stream);
+    drop(line.api::<serde_json::Value>(&subject, &purge, "a purge"));
 }
 
 /// The subject of a session's sign of life.
@@ -288,7 +294,7 @@ pub(crate) async fn live(line: &Line, last: u64) -> Result<u64> {
 }
 
 /// Nobody takes what is written about sessions: for a moment, or because it is gone.
-async fn nowhere(line: &Line) -> Error {
+pub(crate) async fn nowhere(line: &Line) -> Error {
     let stream = line.layout.sessions().stream;
     match api::stream_info(line, &stream, None).await {
         Ok(Err(refused)) if refused.err_code == code::STREAM_NOT_FOUND => line.lose_data(),

@@ -226,13 +226,16 @@ pub(crate) fn headers(envelope: &Envelope, queue: &str) -> Result<HeaderMap> {
 
 /// Says which publish it is: one that is repeated is stored once.
 pub(crate) fn set_id(headers: &mut HeaderMap, envelope: &Envelope) {
-    headers.insert(ID, value(&publish_id(envelope.publish_id())));
+    headers.insert(ID, HeaderValue::from(publish_id(envelope.publish_id())));
 }
 
 /// The same with another id; whose the message is stays known.
 pub(crate) fn set_other_id(headers: &mut HeaderMap, id: &str, envelope: &Envelope) {
     headers.insert(ID, value(id));
-    headers.insert(PUBLISH, value(&publish_id(envelope.publish_id())));
+    headers.insert(
+        PUBLISH,
+        HeaderValue::from(publish_id(envelope.publish_id())),
+    );
 }
 
 /// Replaces the id, as for a message that is moved.
@@ -262,7 +265,6 @@ fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
     headers.get(name.clone())?.as_str().parse().ok()
 }
 
-/// How long a message may wait by itself.
 /// Headers as they lie in a stream.
 pub(crate) fn parse(text: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -276,6 +278,7 @@ pub(crate) fn parse(text: &str) -> HeaderMap {
     headers
 }
 
+/// How long a message may wait by itself.
 pub(crate) fn expiration(headers: Option<&HeaderMap>) -> Option<Duration> {
     number(headers?, &EXPIRATION_NAME).map(Duration::from_millis)
 }

@@ -14,8 +14,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 
 use crate::api::{self, ACK_WAIT};
+use crate::discounts;
 use crate::line::Answer;
-use crate::members;
+use crate::members::{self, CLEARED_AGAIN, CLEARINGS};
 use crate::names::encoded;
 use crate::news;
 use crate::reader;
@@ -31,6 +32,8 @@ const LEASE: Duration = Duration::from_secs(15);
 const DOUBT: Duration = Duration::from_secs(7);
 /// How often queues are looked at whose messages may expire.
 const LOOK: Duration = Duration::from_secs(10);
+/// How soon a queue is looked at again whose head doesn't expire, and what is behind it may.
+pub(crate) const BEHIND: Duration = Duration::from_millis(200);
 /// How soon a sign is given again that nobody took.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -38,9 +41,13 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(crate) struct Agenda {
     looks: Mutex<HashMap<Name, Instant>>,
+    /// Queues whose head doesn't expire, and what is behind it may: its position, and how long it is left alone.
+    behind: Mutex<HashMap<Name, (u64, Duration)>>,
     /// Queues to look at whenever somebody asks for something.
     when_asked: Mutex<BTreeSet<Name>>,
     rings: Mutex<BTreeSet<(Instant, Name)>>,
+    /// Queues that didn't answer and do again: when, and how often what their server forgot was cleared since.
+    repaired: Mutex<HashMap<Name, (Instant, u32)>>,
     sooner: Notify,
 }
 
@@ -64,6 +71,27 @@ impl Agenda {
     /// A queue has to be looked at before anybody here asks for something.
     pub(crate) fn look_when_asked(&self, queue: &Name) {
         self.when_asked.lock().insert(queue.clone());
+    }
+
+    /// The head of a queue, at this position, doesn't expire, and what is behind it may. Answers how soon that is to be looked at:
+    /// whoever takes the head in this session looks again.
+    pub(crate) fn look_behind(&self, queue: &Name, head: u64) -> Duration {
+        self.look_when_asked(queue);
+        let mut behind = self.behind.lock();
+        let pause = match behind.get(queue) {
+            Some((before, pause)) if *before == head => (2 * *pause).min(LOOK),
+            _ => BEHIND,
+        };
+        behind.insert(queue.clone(), (head, pause));
+        pause
+    }
+
+    /// Something was taken from a queue: another message may be its head now.
+    pub(crate) fn taken_from(&self, queue: &Name) {
+        let was_waiting = self.behind.lock().remove(queue).is_some();
+        if was_waiting {
+            self.look_in(queue, BEHIND);
+        }
     }
 
     /// A message of a queue becomes visible by then.
@@ -91,6 +119,34 @@ impl Agenda {
         let more = asked.into_iter().filter(|name| !due.contains(name));
         let more: Vec<Name> = more.collect();
         due.into_iter().chain(more).collect()
+    }
+
+    /// A queue answers again: its server may have been killed, and have forgotten something.
+    pub(crate) fn clear_again(&self, queue: &Name) {
+        self.repaired
+            .lock()
+            .insert(queue.clone(), (Instant::now(), 0));
+    }
+
+    /// The queues where what was forgotten has to be cleared now: at once, and when what was unsettled has come again.
+    pub(crate) fn due_clearings(&self) -> Vec<Name> {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        self.repaired.lock().retain(|queue, (at, times)| {
+            if *at <= now {
+                due.push(queue.clone());
+                *at = now + CLEARED_AGAIN;
+                *times += 1;
+            }
+            *times < CLEARINGS
+        });
+        due
+    }
+
+    /// A queue is gone.
+    pub(crate) fn forget(&self, queue: &Name) {
+        self.behind.lock().remove(queue);
+        self.repaired.lock().remove(queue);
     }
 
     fn due_rings(&self) -> Vec<Name> {
@@ -208,11 +264,9 @@ pub(crate) async fn serve(
                         Ok(())
                     }));
                 }
-                Some(Job::TryAgain { holder, id, death }) => {
+                Some(Job::TryAgain { holder, id }) => {
                     let shared = shared.clone();
-                    work.push(Box::pin(
-                        async move { shared.try_again(holder, id, death).await },
-                    ));
+                    work.push(Box::pin(async move { shared.try_again(holder, id).await }));
                 }
                 Some(Job::Return(queue, returns)) => {
                     let shared = shared.clone();
@@ -273,10 +327,12 @@ pub(crate) async fn serve(
                 for inlet in shared.inlets() {
                     inlet.progress(&shared);
                 }
+                shared.returns.progress(line);
             }
             _ = looks.tick() => {
                 let shared = shared.clone();
                 work.push(Box::pin(async move {
+                    discounts::trim(&shared).await?;
                     sweep::look_at_all(&shared).await?;
                     sweep::clear_forgotten(&shared).await
                 }));
@@ -353,4 +409,42 @@ async fn look_at_session(shared: &Arc<Shared>, session: u64) -> Result<()> {
         shared.remove_session(session).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_that_does_not_expire_is_left_alone_for_longer_and_longer_until_it_is_taken() {
+        let agenda = Agenda::default();
+        let (jobs, others) = (Name::from("jobs"), Name::from("others"));
+        let pauses = |head| -> Vec<_> {
+            let looks = (0..7).map(|_| agenda.look_behind(&jobs, head));
+            looks.map(|pause| pause.as_millis()).collect()
+        };
+        let expected = [200, 400, 800, 1600, 3200, 6400, 10_000];
+        assert_eq!(pauses(1), expected);
+        // Another one.
+        assert_eq!(pauses(2), expected);
+        agenda.taken_from(&others);
+        assert!(agenda.looks.lock().is_empty());
+        agenda.taken_from(&jobs);
+        assert!(agenda.looks.lock().contains_key(&jobs));
+        assert_eq!(agenda.look_behind(&jobs, 2), BEHIND);
+    }
+
+    #[test]
+    fn what_a_server_forgot_is_cleared_at_once_and_when_more_has_come_again() {
+        let agenda = Agenda::default();
+        let jobs = Name::from("jobs");
+        agenda.clear_again(&jobs);
+        assert_eq!(agenda.due_clearings().len(), 1);
+        assert!(agenda.due_clearings().is_empty());
+        let next = agenda.repaired.lock()[&jobs];
+        assert_eq!(next.1, 1);
+        assert!(next.0 > Instant::now() + ACK_WAIT);
+        agenda.forget(&jobs);
+        assert!(agenda.repaired.lock().is_empty());
+    }
 }

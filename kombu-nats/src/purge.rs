@@ -3,27 +3,26 @@
 
 use std::sync::Arc;
 
-use async_nats::{StatusCode, Subject};
-use bytes::Bytes;
-use futures_util::StreamExt;
+use async_nats::Subject;
 use kombu_core::Result;
-use tokio::time::timeout;
 
 use crate::api;
 use crate::error;
-use crate::hold::{self, ACK, Fetched};
+use crate::hold::{self, ACK};
 use crate::known::NatsQueue;
-use crate::session::{SILENCE, Shared, to_the_end};
+use crate::reader::{FIRST, MAX_BYTES, Pulls};
+use crate::session::{Looked, Shared, to_the_end};
 
-/// How many are taken at once, and how many bytes unless a single one has more.
+/// How many are taken at once.
 const BATCH: usize = 500;
-const MAX_BYTES: usize = 8 << 20;
 
 /// What one batch was.
 struct Purged {
     count: u64,
     /// The furthest of them.
     position: u64,
+    /// The largest of them.
+    size: usize,
     /// When the server has answered this, it has removed all of them.
     last: Option<Subject>,
 }
@@ -31,81 +30,77 @@ struct Purged {
 /// Removes what is ready now: what comes meanwhile may stay.
 pub(crate) async fn purge(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<u64> {
     shared.returns.idle(shared, queue).await;
-    let end = loop {
-        match api::stream_info(&shared.line, queue.stream(), None).await? {
-            Ok(info) => break info.state.last_seq,
-            Err(refused) if !refused.is_missing() => return Err(refused.during("a purge")),
-            Err(_) if shared.repair(queue).await? => {}
-            Err(_) => return Err(error::missing_queue(queue.name())),
-        }
-    };
+    let end = shared.patiently(|| last_position(shared, queue)).await?;
     let mut count = 0;
     let mut last = None;
     for level in (0..queue.levels()).rev() {
+        let mut pulls = Pulls::open(shared, queue, level)?;
+        let (mut most, mut size) = (FIRST, 1);
         loop {
-            let (shared, queue) = (shared.clone(), queue.clone());
+            let wanted = most.min(MAX_BYTES / size).max(1);
+            let (taking, of) = (shared.clone(), queue.clone());
             // What is taken has to be removed, or it comes again only when the server gives it up.
-            let batch = to_the_end(async move { purge_batch(&shared, &queue, level).await });
-            let batch = batch.await?;
+            let purging = to_the_end(async move {
+                let batch = purge_batch(&taking, &of, &mut pulls, wanted).await?;
+                Ok((batch, pulls))
+            });
+            let batch: Purged;
+            (batch, pulls) = purging.await?;
             count += batch.count;
             last = batch.last.or(last);
-            if batch.count == 0 || batch.position > end {
+            (most, size) = ((2 * most).min(BATCH), size.max(batch.size));
+            if !pulls.is_answered() {
+                // Its consumer is gone, or it takes its time: then what it sends comes before its answer to this.
+                let looking = shared.patiently(|| shared.look_at_whole(queue));
+                if looking.await? == Looked::Gone {
+                    return Err(error::missing_queue(queue.name()));
+                }
+                pulls.forget_silent();
+            } else if batch.count == 0 || batch.position > end {
                 break;
             }
         }
     }
     if let Some(last) = last {
-        hold::barrier(&shared.line, last).await?;
+        shared
+            .patiently(|| hold::barrier(&shared.line, last.clone()))
+            .await?;
     }
     Ok(count)
 }
 
-async fn purge_batch(shared: &Arc<Shared>, queue: &NatsQueue, level: u8) -> Result<Purged> {
-    let many = format!(r#"{{"batch":{BATCH},"max_bytes":{MAX_BYTES},"no_wait":true}}"#);
-    let (purged, is_too_large) = pull(shared, queue, level, many.into(), BATCH).await?;
-    match purged.count == 0 && is_too_large {
-        true => Ok(pull(shared, queue, level, api::pull(1), 1).await?.0),
-        false => Ok(purged),
+/// The position of what was published last.
+async fn last_position(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<u64> {
+    loop {
+        match api::stream_info(&shared.line, queue.stream(), None).await? {
+            Ok(info) => return Ok(info.state.last_seq),
+            Err(refused) if !refused.is_missing() => return Err(refused.during("a purge")),
+            Err(_) if shared.repair(queue).await? => {}
+            Err(_) => return Err(error::missing_queue(queue.name())),
+        }
     }
 }
 
-/// Removes what one pull brings; and whether a message was too large for it.
-async fn pull(
+/// Removes what one pull brings.
+async fn purge_batch(
     shared: &Arc<Shared>,
     queue: &NatsQueue,
-    level: u8,
-    request: Bytes,
+    pulls: &mut Pulls,
     count: usize,
-) -> Result<(Purged, bool)> {
-    let line = &shared.line;
-    let inbox = line.inbox();
-    let mut arrivals = line.listen(inbox.clone())?;
-    let subject = line.pull_subject(queue.stream(), &api::consumer(level));
-    line.tell_with_reply(subject, inbox, request);
+) -> Result<Purged> {
     let mut purged = Purged {
         count: 0,
         position: 0,
+        size: 0,
         last: None,
     };
-    while purged.count < count as u64 {
-        let message = match timeout(SILENCE, arrivals.next()).await {
-            Ok(Some(message)) => message,
-            Ok(None) => return Err(line.loss()),
-            Err(_) => return Err(error::silence("a purge")),
-        };
-        match message.status {
-            None => {}
-            Some(StatusCode::NO_RESPONDERS) => return Err(error::nobody("a purge")),
-            Some(status) => return Ok((purged, status.as_u16() == 409)),
-        }
-        let Some(fetched) = Fetched::of(message) else {
-            continue;
-        };
+    for fetched in pulls.take(count).await? {
         shared.see(queue, &fetched);
-        line.tell(fetched.ack.clone(), ACK);
+        shared.line.tell(fetched.ack.clone(), ACK);
         purged.count += 1;
         purged.position = purged.position.max(fetched.delivered.position);
+        purged.size = purged.size.max(fetched.body.len());
         purged.last = Some(fetched.ack);
     }
-    Ok((purged, false))
+    Ok(purged)
 }

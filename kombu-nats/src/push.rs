@@ -1,15 +1,17 @@
 //! A message on its way into its queues.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, ready};
 use kombu_core::message::Envelope;
 use kombu_core::virt::{Answer, Death};
 use kombu_core::{Error, ErrorKind, Result};
-use tokio::time::Instant;
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout_at};
 
 use crate::api::DUPLICATE_WINDOW;
 use crate::error::{self, code};
@@ -21,9 +23,56 @@ use crate::message;
 use crate::news::{self, UnderWay};
 use crate::session::{PAUSE, Shared};
 
-/// How long the same message may be sent again, and is stored once: as long as streams remember it, less what it may be on its
-/// way.
-pub(crate) const SAME: Duration = DUPLICATE_WINDOW.saturating_sub(Duration::from_secs(3));
+/// How long the same message may be sent again, and is stored once: streams remember it for longer, by what it may be on its way.
+pub(crate) const SAME: Duration = Duration::from_secs(12);
+const _: () = assert!(SAME.as_secs() * 2 < DUPLICATE_WINDOW.as_secs());
+
+/// How long a queue that can't be reached is waited for, though nobody may wait for the answer any more: as long as whoever
+/// publishes does, unless told otherwise.
+pub(crate) const PUBLISH: Duration = Duration::from_secs(30);
+/// The same for what a session sends by itself, and can send again later.
+const BY_ITSELF: Duration = Duration::from_secs(3);
+/// How long a queue that couldn't be reached is left alone by what a session sends by itself.
+pub(crate) const LEFT_ALONE: Duration = Duration::from_secs(5);
+
+/// Queues that couldn't be reached, by their streams, and when they are tried again.
+#[derive(Default)]
+pub(crate) struct Unreachable(Mutex<HashMap<Arc<str>, Instant>>);
+
+impl Unreachable {
+    /// Whether a queue is left alone now.
+    pub(crate) fn has(&self, queue: &NatsQueue) -> bool {
+        let all = self.0.lock();
+        let until = all.get(queue.stream());
+        until.is_some_and(|until| *until > Instant::now())
+    }
+
+    /// Whether it may be tried. Of those that ask for one that couldn't be reached, one finds out for all.
+    fn may_try(&self, queue: &NatsQueue) -> bool {
+        let now = Instant::now();
+        match self.0.lock().get_mut(queue.stream()) {
+            None => true,
+            Some(until) if *until > now => false,
+            Some(until) => {
+                *until = now + LEFT_ALONE;
+                true
+            }
+        }
+    }
+
+    fn learn(&self, queue: &NatsQueue, is_reached: bool) {
+        let mut all = self.0.lock();
+        match is_reached {
+            true => drop(all.remove(queue.stream())),
+            false => drop(all.insert(queue.stream().clone(), Instant::now() + LEFT_ALONE)),
+        }
+    }
+
+    /// The queue is gone.
+    pub(crate) fn forget(&self, queue: &NatsQueue) {
+        self.learn(queue, true);
+    }
+}
 
 /// What a stream is told of a message.
 pub(crate) struct Parcel {
@@ -66,11 +115,13 @@ impl Parcel {
     }
 }
 
-/// Sends a message to all of its queues; those that have it already by this publish take it once.
+/// Sends a message to all of its queues; those that have it already by this publish take it once. Where it can't be stored, it
+/// goes again until `end`.
 pub(crate) fn start(
     shared: &Arc<Shared>,
     targets: &[NatsQueue],
     envelope: &Envelope,
+    end: Instant,
 ) -> line::Answer<Answer> {
     let mut parcels = Vec::with_capacity(targets.len());
     for queue in targets {
@@ -79,7 +130,7 @@ pub(crate) fn start(
             Err(error) => return Box::pin(async move { Err(error) }),
         }
     }
-    all(shared, parcels)
+    all(shared, parcels, end)
 }
 
 pub(crate) fn parcel(
@@ -113,16 +164,15 @@ pub(crate) fn parcel(
     })
 }
 
-/// Sends parcels to their queues.
-pub(crate) fn all(shared: &Arc<Shared>, mut parcels: Vec<Parcel>) -> line::Answer<Answer> {
+fn all(shared: &Arc<Shared>, mut parcels: Vec<Parcel>, end: Instant) -> line::Answer<Answer> {
     if parcels.len() == 1
         && let Some(parcel) = parcels.pop()
     {
-        return one(shared, parcel);
+        return one(shared, parcel, end);
     }
     let sending: Vec<_> = parcels
         .into_iter()
-        .map(|parcel| one(shared, parcel))
+        .map(|parcel| one(shared, parcel, end))
         .collect();
     Box::pin(async move {
         let mut answer = Answer::Done;
@@ -137,26 +187,75 @@ pub(crate) fn all(shared: &Arc<Shared>, mut parcels: Vec<Parcel>) -> line::Answe
     })
 }
 
-fn one(shared: &Arc<Shared>, mut parcel: Parcel) -> line::Answer<Answer> {
+/// Sends a parcel that the session can send again later: a queue that can't be reached isn't waited for.
+pub(crate) async fn by_itself(shared: &Arc<Shared>, parcel: Parcel) -> Result<Answer> {
+    let queue = parcel.queue.clone();
+    if !shared.unreachable.may_try(&queue) {
+        return Err(unreachable(&queue));
+    }
+    let sent = one(shared, parcel, Instant::now() + BY_ITSELF).await;
+    let is_silent =
+        |error: &Error| matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
+    let is_reached = !sent.as_ref().is_err_and(is_silent);
+    shared.unreachable.learn(&queue, is_reached);
+    sent
+}
+
+pub(crate) fn unreachable(queue: &NatsQueue) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        format!(
+            "queue `{}` can't be reached: the server that has it may be gone",
+            queue.name()
+        ),
+    )
+}
+
+/// Sends a parcel; again, while it can't be stored, until `end`.
+fn one(shared: &Arc<Shared>, mut parcel: Parcel, end: Instant) -> line::Answer<Answer> {
     let shared = shared.clone();
     if limits::is_limited(parcel.queue.declaration()) && !parcel.is_delayed {
-        return limits::push(shared, parcel);
+        return limits::push(shared, parcel, end);
     }
-    let at = Instant::now();
     let first = match parcel.envelope {
         // Cloning them is what a publish costs most.
         Some(_) => {
             let headers = std::mem::take(&mut parcel.headers);
-            store(&shared, &parcel, headers)
+            Sent::now(store(&shared, &parcel, headers))
         }
         None => send(&shared, &parcel),
     };
     let under_way = tell(&shared, &parcel);
     Box::pin(async move {
-        let settled = settle(&shared, &parcel, first, at).await;
+        let answer = match first.answer.await {
+            Ok(Stored::At(_)) => Ok(Answer::Done),
+            // Seldom, and larger than all the rest.
+            other => {
+                let sent = Sent {
+                    at: first.at,
+                    answer: Box::pin(ready(other)),
+                };
+                Box::pin(settle(&shared, &parcel, sent, end)).await
+            }
+        };
         drop(under_way);
-        settled
+        answer
     })
+}
+
+/// A parcel that was sent.
+pub(crate) struct Sent {
+    at: Instant,
+    answer: line::Answer<Stored>,
+}
+
+impl Sent {
+    fn now(answer: line::Answer<Stored>) -> Self {
+        Sent {
+            at: Instant::now(),
+            answer,
+        }
+    }
 }
 
 fn store(shared: &Shared, parcel: &Parcel, headers: HeaderMap) -> line::Answer<Stored> {
@@ -176,70 +275,78 @@ pub(crate) fn tell(shared: &Arc<Shared>, parcel: &Parcel) -> Option<UnderWay> {
     Some(news::tell(shared, &parcel.queue))
 }
 
-pub(crate) fn send(shared: &Arc<Shared>, parcel: &Parcel) -> line::Answer<Stored> {
-    match parcel.headers(shared) {
+pub(crate) fn send(shared: &Arc<Shared>, parcel: &Parcel) -> Sent {
+    Sent::now(match parcel.headers(shared) {
         Ok(headers) => store(shared, parcel, headers),
         Err(error) => Box::pin(async move { Err(error) }),
-    }
+    })
 }
 
-/// Takes the answer to a parcel, which was sent at this time. It goes again if its stream had to be made again, or has found a
-/// leader; one that may be stored all the same, only as long as the stream would know it again.
+/// Takes the answer to a parcel. It goes again, until `end`, if its stream had to be made again, or has found a leader; one that
+/// may be stored all the same, only as long as the stream would know it again.
 pub(crate) async fn settle(
     shared: &Arc<Shared>,
     parcel: &Parcel,
-    mut sent: line::Answer<Stored>,
-    at: Instant,
+    mut sent: Sent,
+    end: Instant,
 ) -> Result<Answer> {
-    let mut is_unsure = false;
-    let told = |error: Error, is_unsure| match is_unsure {
-        true => error.with_maybe_stored(),
-        false => error,
+    // Since when it may be stored.
+    let mut unsure: Option<Instant> = None;
+    let told = |error: Error, unsure: Option<Instant>| match unsure {
+        Some(_) => error.with_maybe_stored(),
+        None => error,
     };
     loop {
-        match sent.await {
+        match sent.answer.await {
             Ok(Stored::At(_)) => return Ok(Answer::Done),
             Ok(Stored::Refused(refused)) if refused.err_code == code::STORE_FAILED => {
                 return match limits::refuses(parcel.queue.declaration()) {
                     true => self::refused(shared, parcel).await,
-                    false => Err(refused.during("a message")),
+                    false => Err(told(refused.during("a message"), unsure)),
                 };
             }
             Ok(Stored::Refused(refused)) => {
                 let error = refused.during("a message");
                 if !error::is_passing(&error) {
-                    return Err(told(error, is_unsure));
+                    return Err(told(error, unsure));
                 }
                 tokio::time::sleep(PAUSE).await;
             }
             Ok(Stored::Nowhere) => {}
-            Err(error) if error::is_passing(&error) => is_unsure = true,
+            Err(error) if error::is_passing(&error) => {
+                unsure.get_or_insert(sent.at);
+            }
             Err(error) if error.kind() == ErrorKind::ConnectionLost => {
                 return Err(error.with_maybe_stored());
             }
-            Err(error) => return Err(told(error, is_unsure)),
+            Err(error) => return Err(told(error, unsure)),
         }
-        // Whoever waits for it has a deadline.
-        let repaired = shared.patiently(|| async {
-            match is_unsure && at.elapsed() > SAME {
-                true => Err(Error::new(
-                    ErrorKind::Timeout,
-                    format!(
-                        "queue `{}` didn't answer, and wouldn't know the message again by now",
-                        parcel.queue.name()
-                    ),
-                )),
-                false => shared.repair(&parcel.queue).await,
-            }
-        });
-        match repaired.await {
-            Ok(true) => {}
-            Ok(false) => return Ok(Answer::Stale),
-            Err(error) => return Err(told(error, is_unsure)),
+        let end = unsure.map_or(end, |since| end.min(since + SAME));
+        let repairing = shared.patiently(|| shared.repair(&parcel.queue));
+        match timeout_at(end, repairing).await {
+            Ok(Ok(true)) if Instant::now() < end => {}
+            Ok(Ok(false)) => return Ok(Answer::Stale),
+            Ok(Err(error)) => return Err(told(error, unsure)),
+            Ok(Ok(true)) | Err(_) => return Err(given_up(&parcel.queue, unsure)),
         }
         sent = send(shared, parcel);
         drop(tell(shared, parcel));
     }
+}
+
+/// There was no answer for too long.
+fn given_up(queue: &NatsQueue, unsure: Option<Instant>) -> Error {
+    let Some(_) = unsure else {
+        return unreachable(queue);
+    };
+    Error::new(
+        ErrorKind::Timeout,
+        format!(
+            "queue `{}` didn't answer, and might not know the message again by now",
+            queue.name()
+        ),
+    )
+    .with_maybe_stored()
 }
 
 /// A full queue refuses a message. It may become a dead letter all the same.

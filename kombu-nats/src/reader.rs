@@ -30,7 +30,7 @@ use crate::message;
 use crate::session::{CHANGED_LEADER, Job, Looked, PAUSE, SILENCE, Shared};
 
 /// The most messages that are taken at once.
-pub(crate) const MAX_BATCH: usize = 256;
+pub(crate) const MAX_BATCH: usize = 512;
 /// Where so many are wanted, half of them are, and the other half while those are handed out.
 const HALF: usize = MAX_BATCH / 2;
 /// How often an idle queue is looked at without a bell: what comes back by itself rings none.
@@ -41,9 +41,9 @@ const FEW: u8 = 2;
 
 /// How many bytes are asked for at once, as far as can be told from those that came before: what a pull brings stands in
 /// front of every other answer.
-const MAX_BYTES: usize = 4 << 20;
+pub(crate) const MAX_BYTES: usize = 4 << 20;
 /// How many messages the first pull of a reader asks for, which knows nothing of their size.
-const FIRST: usize = 8;
+pub(crate) const FIRST: usize = 8;
 
 /// Where pulls of a reader bring their messages. The session has it too, so that what comes when it ends goes back.
 #[derive(Debug)]
@@ -97,15 +97,20 @@ impl InletState {
             return self.asked;
         }
         // A message doesn't say which pull it answers. Those that got no answer for long may never get one.
+        let since = self.pulls.front().map_or(self.asked, |oldest| oldest.at);
         let Some(newest) = self.pulls.back_mut() else {
-            return self.asked;
+            return since;
         };
-        let since = newest.at;
         newest.left -= 1;
         if newest.left == 0 {
             self.pulls.pop_back();
         }
         since
+    }
+
+    /// The server has answered what was asked for after these pulls: no more of them comes.
+    fn forget_until(&mut self, number: u64) {
+        self.pulls.retain(|pull| pull.number > number);
     }
 
     /// How much of a pull hasn't come.
@@ -222,6 +227,7 @@ pub(crate) struct Pulls {
     subject: Subject,
     inlet: Arc<Inlet>,
     number: u64,
+    is_answered: bool,
 }
 
 impl Pulls {
@@ -232,12 +238,14 @@ impl Pulls {
             subject: shared.line.pull_subject(queue.stream(), &consumer),
             inlet: Inlet::open(shared, queue, &Arc::default())?,
             number: 0,
+            is_answered: true,
         })
     }
 
     /// Takes up to so many that are there.
     pub(crate) async fn take(&mut self, count: usize) -> Result<Vec<Fetched>> {
         self.number += 1;
+        self.is_answered = true;
         let inbox = self.inlet.expect(self.number, count);
         let line = &self.shared.line;
         line.tell_with_reply(self.subject.clone(), inbox, api::pull(count));
@@ -245,16 +253,29 @@ impl Pulls {
         while self.inlet.state.lock().left_of(self.number) > 0 {
             let next = poll_fn(|context| self.inlet.state.lock().poll_next(context));
             match tokio::time::timeout(SILENCE, next).await {
-                Ok(Some((message, since))) if message.status.is_none() => {
-                    taken.extend(Fetched::sent(message, since));
+                Ok(Some((message, since))) => match message.status {
+                    None => taken.extend(Fetched::sent(message, since)),
+                    Some(status) => self.is_answered = matches!(status.as_u16(), 404 | 408),
+                },
+                Ok(None) => return Err(line.lose_connection()),
+                // What comes later is taken next, or goes back.
+                Err(_) => {
+                    self.is_answered = false;
+                    break;
                 }
-                Ok(Some(_)) => {}
-                Ok(None) => return Err(line.loss()),
-                // What comes later goes back.
-                Err(_) => break,
             }
         }
         Ok(taken)
+    }
+
+    /// Whether all that was asked for has come, or the server has said that there is no more.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.is_answered
+    }
+
+    /// The server has answered what was asked for later: there is nothing that it still has to say.
+    pub(crate) fn forget_silent(&self) {
+        self.inlet.state.lock().forget_until(self.number);
     }
 }
 
@@ -411,8 +432,12 @@ impl NatsReader {
             loop {
                 match look(&shared, &queue, number, repairs).await {
                     // There is no leader, for one.
-                    Err(error) if error.is_transient() && !shared.line.is_over() => {
+                    Err(error) if error::is_passing(&error) && !shared.line.is_over() => {
                         tokio::time::sleep(PAUSE).await;
+                    }
+                    // There is no room for what has to be made again, for one.
+                    Err(error) if error.is_transient() && !shared.line.is_over() => {
+                        tokio::time::sleep(SILENCE).await;
                     }
                     looked => return looked,
                 }
@@ -430,7 +455,7 @@ impl NatsReader {
                     let left = asked.map(|number| state.left_of(number));
                     (message, since, left)
                 }
-                Poll::Ready(None) => return Err(self.shared.line.loss()),
+                Poll::Ready(None) => return Err(self.shared.line.lose_connection()),
                 Poll::Pending => return Ok(false),
             }
         };
@@ -608,6 +633,9 @@ impl Reader for NatsReader {
                 }
                 self.is_active = checked.is_active;
                 self.sweep = Sweep::Due;
+                if self.asked.is_none() {
+                    self.inlet.state.lock().forget_until(self.pulls);
+                }
                 if !checked.was_whole {
                     self.silent_since = None;
                 }
@@ -763,4 +791,47 @@ pub(crate) async fn leave(shared: &Arc<Shared>, leaving: Leaving) -> Result<()> 
     leaving.inlet.empty(shared).await;
     shared.flush_returns();
     shared.leave(&leaving.queue, leaving.number).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(status: Option<u16>, subject: &str) -> Message {
+        Message {
+            subject: subject.into(),
+            reply: None,
+            payload: bytes::Bytes::new(),
+            headers: None,
+            status: status.and_then(|status| status.to_string().parse().ok()),
+            description: None,
+            length: 0,
+        }
+    }
+
+    #[test]
+    fn a_message_may_be_the_answer_to_any_pull_that_is_not_over() {
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let asked = |number, left| Asked {
+            number,
+            left,
+            at: at(number),
+        };
+        let mut state = InletState {
+            arrivals: None,
+            came: VecDeque::new(),
+            pulls: [asked(1, 4), asked(2, 2)].into(),
+            asked: at(2),
+        };
+        let came = message(None, "kombu.q.jobs.0");
+        assert_eq!(state.take_note(&came), at(1));
+        assert_eq!((state.left_of(1), state.left_of(2)), (4, 1));
+        // A look at the queue was answered meanwhile.
+        state.forget_until(1);
+        assert_eq!(state.take_note(&came), at(2));
+        state.pulls.push_back(asked(3, 5));
+        state.take_note(&message(Some(404), "inbox.3"));
+        assert_eq!(state.left_of(3), 0);
+    }
 }

@@ -17,14 +17,16 @@ use tokio::sync::Notify;
 
 use crate::api::{self, nanoseconds};
 use crate::discounts;
-use crate::hold::Fetched;
+use crate::error;
+use crate::hold::{Fetched, PROGRESS, is_ours};
 use crate::known::NatsQueue;
-use crate::reader::{MAX_BATCH, Pulls};
-use crate::session::{Job, Looked, Shared};
+use crate::line::Line;
+use crate::reader::{FIRST, MAX_BATCH, MAX_BYTES, Pulls};
+use crate::session::{Job, Looked, PAUSE, Shared};
 
 /// What is said of it in errors.
 const WHAT: &str = "a message that goes back";
-const NAK: Bytes = Bytes::from_static(b"-NAK");
+pub(crate) const NAK: Bytes = Bytes::from_static(b"-NAK");
 
 /// How long the server may take to notice that a message is due.
 const LATE: Duration = Duration::from_secs(1);
@@ -39,17 +41,21 @@ pub(crate) struct Return {
     pub(crate) position: u64,
     /// When its time is over, by the server's clock.
     pub(crate) expires: Option<u64>,
+    /// When the server last heard of it.
+    pub(crate) since: Instant,
     /// Whether the delivery counts: otherwise others are told that it doesn't.
     pub(crate) counts: bool,
     pub(crate) delay: Option<Duration>,
 }
 
 impl Return {
-    fn of(fetched: &Fetched, queue: &NatsQueue) -> Self {
+    /// What was never handed out.
+    pub(crate) fn of(fetched: &Fetched, queue: &NatsQueue) -> Self {
         Return {
             ack: fetched.ack.clone(),
             position: fetched.delivered.position,
             expires: fetched.expires(queue),
+            since: fetched.since,
             counts: false,
             delay: None,
         }
@@ -137,6 +143,17 @@ impl Returns {
             .push(back);
         drop(waiting);
         self.bell.notify_one();
+    }
+
+    /// Tells the server that what waits to go back is still held.
+    pub(crate) fn progress(&self, line: &Line) {
+        let mut waiting = self.waiting.lock();
+        for back in waiting.values_mut().flat_map(|(_, returns)| returns) {
+            if is_ours(back.since) {
+                back.since = Instant::now();
+                line.tell(back.ack.clone(), PROGRESS);
+            }
+        }
     }
 
     /// Lets what waits go back.
@@ -307,19 +324,28 @@ impl Returns {
         first
     }
 
-    /// A queue is gone.
+    /// A stream is gone, with what was to go back to it.
     pub(crate) fn forget_all(&self, stream: &str) {
+        self.waiting.lock().remove(stream);
         self.given_back.lock().remove(stream);
     }
 }
 
-/// Takes messages of a queue back to the server.
+/// Takes messages of a queue back to the server: again, where that doesn't answer, for as long as they are ours.
 pub(crate) async fn go_back(
     shared: &Arc<Shared>,
     queue: NatsQueue,
-    returns: Vec<Return>,
+    mut returns: Vec<Return>,
 ) -> Result<()> {
-    let went = tell(shared, &queue, returns).await;
+    let mut went = tell(shared, &queue, &mut returns).await;
+    while let Err(error) = &went
+        && !returns.is_empty()
+        && !shared.line.is_over()
+    {
+        tracing::debug!(%error, queue = %queue.name(), "messages wait to go back");
+        tokio::time::sleep(PAUSE).await;
+        went = tell(shared, &queue, &mut returns).await;
+    }
     shared.returns.busy.lock().remove(queue.stream());
     shared.returns.idle.notify_waiters();
     shared.ring(queue.name(), false);
@@ -328,9 +354,11 @@ pub(crate) async fn go_back(
     went
 }
 
-async fn tell(shared: &Arc<Shared>, queue: &NatsQueue, mut returns: Vec<Return>) -> Result<()> {
+/// Takes back what is ours; what the server has heard of is taken out.
+async fn tell(shared: &Arc<Shared>, queue: &NatsQueue, returns: &mut Vec<Return>) -> Result<()> {
     let known = &shared.returns;
     let stream = queue.stream();
+    keep_ours(shared, queue, returns);
     for level in 0..queue.levels() {
         let ready = returns.iter().filter(|back| back.delay.is_none());
         let first = ready.filter(|back| back.level() == level);
@@ -338,21 +366,24 @@ async fn tell(shared: &Arc<Shared>, queue: &NatsQueue, mut returns: Vec<Return>)
         // Those that went back before, if one of them belongs behind.
         let around = first.map_or(0, |first| known.around(stream, level, first));
         if around > 0 {
-            take_again(shared, queue, level, around, &mut returns).await?;
+            take_again(shared, queue, level, around, returns).await?;
         }
     }
-    if let Some(count) = known.busy.lock().get_mut(stream) {
-        *count = returns.len();
-    }
     returns.sort_by_key(|back| back.position);
-    let uncounted: Vec<u64> = returns
-        .iter()
-        .filter(|back| !back.counts)
-        .map(|back| back.position)
-        .collect();
+    keep_ours(shared, queue, returns);
+    let uncounted = returns.iter_mut().filter(|back| !back.counts);
+    let mut uncounted: Vec<&mut Return> = uncounted.collect();
     if !uncounted.is_empty() {
-        let counts = discounts::add(shared, queue, &uncounted).await?;
+        let positions: Vec<u64> = uncounted.iter().map(|back| back.position).collect();
+        let (counts, added) = discounts::add(shared, queue, &positions).await;
+        for back in &mut uncounted {
+            // It has been written down.
+            let found = counts.binary_search_by_key(&back.position, |(position, _)| *position);
+            back.counts = found.is_ok();
+        }
         shared.tell_uncounted(queue, &counts);
+        added?;
+        keep_ours(shared, queue, returns);
     }
     // Each is asked for its answer: nobody hears it while the consumer has no leader, for one.
     let asking: Vec<_> = returns
@@ -363,19 +394,28 @@ async fn tell(shared: &Arc<Shared>, queue: &NatsQueue, mut returns: Vec<Return>)
             asking
         })
         .collect();
-    let answers = join_all(asking).await.into_iter();
-    let answers: Vec<_> = answers.collect::<Result<_>>()?;
-    let unheard = returns
-        .iter()
-        .zip(answers)
-        .filter(|(_, answer)| answer.is_none());
-    let unheard: Vec<&Return> = unheard.map(|(back, _)| back).collect();
-    if !unheard.is_empty() && shared.look_at_whole(queue).await? == Looked::Whole {
-        for back in unheard {
-            shared.line.tell(back.ack.clone(), back.text());
-        }
+    let mut answers = join_all(asking).await.into_iter();
+    // Whoever is silent may have heard it, and somebody else may have the message by now: only what nobody was there for goes again.
+    returns.retain(|_| matches!(answers.next(), Some(Ok(None))));
+    for back in &*returns {
+        known.see(stream, back.position);
     }
-    Ok(())
+    if returns.is_empty() || shared.look_at_whole(queue).await? != Looked::Whole {
+        // What its consumer held before that was made again is ready, or nothing is there any more.
+        returns.clear();
+        return Ok(());
+    }
+    Err(error::nobody(WHAT))
+}
+
+/// Leaves out what somebody else may have by now, and all of a queue that is gone.
+fn keep_ours(shared: &Shared, queue: &NatsQueue, returns: &mut Vec<Return>) {
+    let is_there = shared.known.lock().has(queue);
+    returns.retain(|back| is_there && is_ours(back.since));
+    let mut busy = shared.returns.busy.lock();
+    if let Some(count) = busy.get_mut(queue.stream()) {
+        *count = returns.len();
+    }
 }
 
 /// Takes what was given back at a level before, to give it back together with what goes back now.
@@ -405,17 +445,25 @@ async fn take_again(
     wanted = wanted.min(usize::try_from(back).unwrap_or(usize::MAX));
     let mut pulls = Pulls::open(shared, queue, level)?;
     let mut is_all = wanted == 0;
+    // Nothing is known of their size before the first ones came.
+    let mut largest = MAX_BYTES / FIRST;
     while wanted > 0 && !is_all {
         count = count.min(wanted).min(MAX_BATCH);
+        count = count.min(MAX_BYTES / largest).max(1);
         let taken = pulls.take(count).await?;
         is_all = taken.len() < count;
         wanted -= taken.len();
         count *= 2;
+        let sizes = taken.iter().map(|fetched| fetched.body.len());
+        largest = sizes.max().unwrap_or(0).max(1);
         for fetched in taken {
             shared.see(queue, &fetched);
             // Nothing that went back is left in front of it.
             is_all |= fetched.delivered.count == 1;
             returns.push(Return::of(&fetched, queue));
+        }
+        if !pulls.is_answered() {
+            return Err(error::silence(WHAT));
         }
     }
     if is_all {

@@ -1,7 +1,7 @@
 //! One session: what its readers, publishers and tasks have in common.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -15,13 +15,14 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedRwLockReadGuard, RwLock, broadcast, mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::api::{self, ACK_WAIT, ConsumerInfo, Delivered};
+use crate::api::{self, ACK_WAIT, ConsumerInfo, DUPLICATE_WINDOW, Delivered};
 use crate::bell::Bells;
 use crate::clock::Clock;
 use crate::discounts::{self, Discounts};
 use crate::error::{self, ApiError, code};
 use crate::hold::{self, Corpse, Fetched, Hold, Holder};
 use crate::known::{self, Known, NatsQueue, Written};
+use crate::left;
 use crate::limits::{self, Sizes};
 use crate::line::{Line, PATIENCE};
 use crate::members;
@@ -29,6 +30,7 @@ use crate::message;
 use crate::names::encoded;
 use crate::outlet::Outlet;
 use crate::pulse::Agenda;
+use crate::push::Unreachable;
 use crate::reader::Inlet;
 use crate::returns::{self, Return, Returns};
 use crate::tally;
@@ -49,7 +51,15 @@ const TOLD: Duration = Duration::from_secs(5);
 
 /// How soon a dead message is tried again that couldn't be moved; twice as late each time.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(30);
+/// The longest pause where what keeps it may pass. It is sent again before the streams that may have its letter forget it.
+const LONGEST: Duration = Duration::from_secs(20);
+/// The same where it may not: it is larger than the server takes, for one.
+const LONGEST_REFUSED: Duration = Duration::from_secs(600);
+const _: () = assert!(LONGEST.as_secs() + 2 * PATIENCE.as_secs() < DUPLICATE_WINDOW.as_secs());
+
+/// How many of those a session keeps at most, and how late the others come again.
+pub(crate) const MOST_KEPT: usize = 10_000;
+pub(crate) const TRY_LATER: Duration = Duration::from_secs(30);
 
 /// How long it is enough to have told the others that messages of a queue expire.
 const MARKED: Duration = Duration::from_secs(60);
@@ -88,6 +98,16 @@ impl Pulled {
     }
 }
 
+/// How long a dead message waits that couldn't be moved so often, if what keeps it may pass or not.
+fn pause(tries: u32, may_pass: bool) -> Duration {
+    let longest = match may_pass {
+        true => LONGEST,
+        false => LONGEST_REFUSED,
+    };
+    let pause = TRY_AGAIN * 2_u32.saturating_pow(tries.min(16));
+    pause.min(longest)
+}
+
 /// What a session does for those who don't wait for it.
 pub(crate) enum Job {
     /// A reader is gone: takes what is still on its way, and ends the consumer.
@@ -103,11 +123,7 @@ pub(crate) enum Job {
     /// Those that wait for messages of a queue are to be woken once more.
     Ring(NatsQueue),
     /// A dead message that couldn't be moved is tried again.
-    TryAgain {
-        holder: Holder,
-        id: u64,
-        death: Death,
-    },
+    TryAgain { holder: Holder, id: u64 },
     /// Messages go back.
     Return(NatsQueue, Vec<Return>),
     /// Nobody has the session any more.
@@ -121,6 +137,7 @@ pub(crate) struct Shared {
     /// Whose turn it is to read declarations.
     reading: tokio::sync::Mutex<()>,
     pub(crate) outlet: Outlet,
+    pub(crate) unreachable: Unreachable,
     pub(crate) bells: Bells,
     pub(crate) clock: Clock,
     pub(crate) returns: Returns,
@@ -149,6 +166,8 @@ pub(crate) struct Shared {
     rooms: Mutex<Vec<(NatsQueue, u64, Room)>>,
     dead: Mutex<VecDeque<Corpse>>,
     pub(crate) deaths: Notify,
+    /// How many dead messages wait to be tried again.
+    pub(crate) kept: AtomicUsize,
     next: AtomicU64,
     is_ending: AtomicBool,
     /// Nothing is left of it on the server.
@@ -185,6 +204,7 @@ impl Shared {
             place,
             reading: tokio::sync::Mutex::default(),
             outlet: Outlet::default(),
+            unreachable: Unreachable::default(),
             bells: Bells::default(),
             clock: Clock::default(),
             returns: Returns::default(),
@@ -205,6 +225,7 @@ impl Shared {
             rooms: Mutex::default(),
             dead: Mutex::default(),
             deaths: Notify::new(),
+            kept: AtomicUsize::new(0),
             next: AtomicU64::new(1),
             is_ending: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
@@ -282,9 +303,24 @@ impl Shared {
     pub(crate) async fn catch_up_to(self: &Arc<Self>, newest: Option<u64>) -> Result<Table> {
         let shared = self.clone();
         to_the_end(async move {
-            known::catch_up(&shared.line, &shared.known, &shared.reading, newest).await
+            let read = known::catch_up(&shared.line, &shared.known, &shared.reading, newest).await;
+            shared.forget_gone();
+            read
         })
         .await
+    }
+
+    /// Forgets all that is known here of queues that turned out to be gone.
+    fn forget_gone(&self) {
+        let gone = self.known.lock().take_gone();
+        for queue in gone {
+            self.sizes.forget(&queue);
+            self.returns.forget_all(queue.stream());
+            self.discounts.forget(queue.stream());
+            self.unreachable.forget(&queue);
+            self.marked.lock().remove(queue.stream());
+            self.agenda.forget(queue.name());
+        }
     }
 
     /// Whether a route is the one that counts now.
@@ -326,6 +362,27 @@ impl Shared {
         }
     }
 
+    /// The same where nobody may wait for it any more: begun again until this time at the latest.
+    async fn patiently_until<T, F>(&self, end: Instant, work: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        loop {
+            match work().await {
+                Err(error)
+                    if error::is_passing(&error)
+                        && !self.line.is_over()
+                        && Instant::now() < end =>
+                {
+                    tracing::debug!(%error, "NATS is asked again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Whoever waits for it asks again if it can't be done now.
     pub(crate) async fn apply(
         self: &Arc<Self>,
         base: u64,
@@ -379,6 +436,7 @@ impl Shared {
             }
             known::write(&self.line, &self.known, changes).await
         };
+        self.forget_gone();
         let is_done = match written {
             Ok(Written::Done) => true,
             Ok(Written::Stale) => return Ok(Applied::Stale),
@@ -388,7 +446,8 @@ impl Shared {
             Err(error) => return Err(error),
         };
         if !is_done {
-            self.patiently(|| self.catch_up()).await?;
+            let end = Instant::now() + 2 * PATIENCE;
+            self.patiently_until(end, || self.catch_up()).await?;
         }
         for (queue, _) in &gone {
             if !self.known.lock().has(queue) {
@@ -401,11 +460,18 @@ impl Shared {
             };
             let queue = self.known.lock().queue(declaration.name());
             if let Some(queue) = queue {
-                let making = self.patiently(|| async {
+                // Its record is there: if it can't be made now, whoever uses it makes it.
+                let end = Instant::now() + 2 * PATIENCE;
+                let making = self.patiently_until(end, || async {
                     if !self.known.lock().has(&queue) {
                         return Err(error::missing_queue(queue.name()));
                     }
-                    self.make(&queue).await
+                    let made = self.make_stream(&queue, None).await;
+                    if made.as_ref().is_err_and(error::is_passing) && is_done {
+                        self.take_back(&queue).await;
+                    }
+                    made?;
+                    self.make_consumers(&queue).await
                 });
                 match making.await {
                     // Somebody has deleted it already.
@@ -428,10 +494,8 @@ impl Shared {
     async fn remove(&self, queue: &NatsQueue) -> Result<()> {
         let deleting = api::delete_stream(&self.line, queue.stream());
         members::forget(&self.line, queue.name());
-        self.sizes.forget(queue);
-        self.returns.forget_all(queue.stream());
         discounts::forget(self, queue);
-        self.marked.lock().remove(queue.stream());
+        unreadable::forget(&self.line, queue.stream());
         // What is delayed for it is dropped when it is due: a purge would take the consumer's place from what is for others.
         match deleting.await {
             // Where its server is gone, it goes when that comes back.
@@ -442,16 +506,27 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes the stream of a queue, and its consumers, unless they are there.
-    pub(crate) async fn make(self: &Arc<Self>, queue: &NatsQueue) -> Result<()> {
+    /// The stream of a queue is gone, with its messages.
+    fn forget_messages(&self, queue: &NatsQueue) {
+        for hold in self.holds() {
+            if hold.queue.is(queue) {
+                drop(hold.let_go_of_all());
+            }
+        }
+        self.sizes.forget(queue);
+        self.returns.forget_all(queue.stream());
+    }
+
+    /// Makes the stream of a queue, unless it is there; with this position for its first message, if it is given.
+    async fn make_stream(
+        self: &Arc<Self>,
+        queue: &NatsQueue,
+        begins_at: Option<u64>,
+    ) -> Result<()> {
         let refused_above = limits::refused_above(queue.declaration());
         loop {
-            let made = api::create_queue(&self.line, &self.place, queue, refused_above).await;
-            if let Err(error) = &made
-                && error::is_passing(error)
-            {
-                self.take_back(queue).await;
-            }
+            let (line, place) = (&self.line, &self.place);
+            let made = api::create_queue(line, place, queue, refused_above, begins_at).await;
             match made? {
                 Ok(()) => return Ok(()),
                 Err(refused) if refused.err_code == code::OVERLAP => {
@@ -462,11 +537,21 @@ impl Shared {
         }
     }
 
-    /// A new stream may be given to a server that has just died. It waits there for ever, unless it is taken away.
+    /// Makes the consumers of a queue, unless they are there.
+    async fn make_consumers(&self, queue: &NatsQueue) -> Result<()> {
+        let made = api::create_consumers(&self.line, queue).await?;
+        made.map_err(|refused| refused.during("the consumer of a queue"))
+    }
+
+    /// The new stream of a queue that was just declared may be given to a server that has just died. It waits there for ever,
+    /// unless it is taken away. One that was there before may have messages, and isn't.
     async fn take_back(&self, queue: &NatsQueue) {
-        let is_new = !queue.is_adopted() && self.place.of(queue.declaration()).1 == 1;
+        let is_alone = self.place.of(queue.declaration()).1 == 1 && self.line.is_with_a_cluster();
+        if !is_alone || queue.is_adopted() {
+            return;
+        }
         let look = api::stream_info(&self.line, queue.stream(), None).await;
-        if is_new && look.is_err_and(|error| error::is_passing(&error)) {
+        if look.is_err_and(|error| error::is_passing(&error)) {
             // Whoever leads it would have to answer, and does nothing.
             drop(api::delete_stream(&self.line, queue.stream()));
         }
@@ -515,17 +600,9 @@ impl Shared {
     /// Looks whether all of a queue is there, and makes again what isn't.
     pub(crate) async fn look_at_whole(self: &Arc<Self>, queue: &NatsQueue) -> Result<Looked> {
         let end = Instant::now() + PATIENCE;
-        loop {
-            match self.try_to_repair(queue).await {
-                // There is no leader, for one.
-                Err(error)
-                    if error.is_transient() && !self.line.is_over() && Instant::now() < end =>
-                {
-                    tokio::time::sleep(PAUSE).await;
-                }
-                looked => return looked,
-            }
-        }
+        // There is no leader, for one.
+        self.patiently_until(end, || self.try_to_repair(queue))
+            .await
     }
 
     async fn try_to_repair(self: &Arc<Self>, queue: &NatsQueue) -> Result<Looked> {
@@ -539,6 +616,7 @@ impl Shared {
             tokio::time::sleep(DELETION).await;
             stream = api::stream_info(&self.line, queue.stream(), None).await?;
         }
+        let is_gone = stream.is_err();
         let mut is_whole = stream.is_ok();
         let reason = match stream {
             Err(refused) if !refused.is_missing() => {
@@ -560,10 +638,18 @@ impl Shared {
             tokio::time::sleep(PAUSE).await;
             return Ok(Looked::Whole);
         }
-        match self.make(queue).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Looked::Gone),
-            made => made?,
+        if is_gone {
+            // What is held of it, or known of its positions, is nothing of the new one's.
+            self.forget_messages(queue);
+            discounts::begin_anew(self, queue);
+            // In microseconds: none had so many messages.
+            let begins_at = self.clock.now() / 1_000;
+            match self.make_stream(queue, Some(begins_at)).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Looked::Gone),
+                made => made?,
+            }
         }
+        self.make_consumers(queue).await?;
         self.ring(queue.name(), false);
         self.tell_repaired(queue, reason);
         Ok(Looked::Repaired)
@@ -571,6 +657,7 @@ impl Shared {
 
     /// Tells whoever listens that something of a queue was put right.
     pub(crate) fn tell_repaired(&self, queue: &NatsQueue, reason: &str) {
+        self.agenda.clear_again(queue.name());
         let now = Instant::now();
         let mut told = self.told.lock();
         told.retain(|_, at| *at + TOLD > now);
@@ -690,7 +777,7 @@ impl Shared {
             let mut is_late = false;
             let taken = match timeout(SILENCE, arrivals.next()).await {
                 Ok(Some(message)) => Ok(Pulled::of(message, asked)),
-                Ok(None) => Err(shared.line.loss()),
+                Ok(None) => Err(shared.line.lose_connection()),
                 Err(_) => {
                     is_late = true;
                     Ok(Pulled::Nobody)
@@ -751,6 +838,7 @@ impl Shared {
 
     /// Takes note of what the server handed over.
     pub(crate) fn see(&self, queue: &NatsQueue, fetched: &Fetched) {
+        self.agenda.taken_from(queue.name());
         if fetched.delivered.count > 1 {
             self.returns.see(queue.stream(), fetched.delivered.position);
         }
@@ -775,7 +863,7 @@ impl Shared {
     ) {
         let holder = self.own_holder(queue);
         let id = self.next();
-        holder.hold(id, &fetched, Some(death));
+        holder.hold(id, &fetched, Some((death, died)));
         self.dead.lock().push_back(Corpse {
             holder,
             id,
@@ -787,27 +875,40 @@ impl Shared {
     }
 
     /// Has a dead message moved that couldn't be before. What it is made of lies in its stream.
-    pub(crate) async fn try_again(&self, holder: Holder, id: u64, death: Death) -> Result<()> {
-        let died = self.clock.now();
+    pub(crate) async fn try_again(&self, holder: Holder, id: u64) -> Result<()> {
+        let tried = self.find_again(&holder, id).await;
+        self.kept.fetch_sub(1, Ordering::Relaxed);
+        if let Some(corpse) = tried? {
+            self.dead.lock().push_back(corpse);
+            self.deaths.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn find_again(&self, holder: &Holder, id: u64) -> Result<Option<Corpse>> {
+        let mut tries = 0;
         let raw = loop {
             let Some(held) = holder.get(id) else {
-                return Ok(());
+                return Ok(None);
             };
-            let pause = TRY_AGAIN * 2_u32.saturating_pow(held.tries.min(6));
-            tokio::time::sleep(pause.min(LONGEST)).await;
+            tokio::time::sleep(pause(held.tries + tries, held.may_pass)).await;
             match api::message(&self.line, held.stream(), held.position).await {
                 Ok(Ok(raw)) => break raw,
                 Ok(Err(refused)) if refused.is_missing() => {
-                    // It went with its queue.
+                    let queue = holder.queue().name();
+                    tracing::warn!(%queue, "a dead letter that couldn't be moved went with its queue");
                     drop(holder.let_go_for_good(id));
-                    return Ok(());
+                    return Ok(None);
                 }
-                Err(error) if !error::is_passing(&error) => return Err(error),
-                _ => {}
+                Err(error) if self.line.is_over() => return Err(error),
+                _ => tries += 1,
             }
         };
         let Some(held) = holder.get(id) else {
-            return Ok(());
+            return Ok(None);
+        };
+        let Some((death, died)) = held.death else {
+            return Ok(None);
         };
         let own = [message::DUE, message::TO, message::DEATH];
         let fetched = Fetched {
@@ -821,15 +922,13 @@ impl Shared {
             body: raw.payload.into(),
             since: held.since,
         };
-        self.dead.lock().push_back(Corpse {
-            holder,
+        Ok(Some(Corpse {
+            holder: holder.clone(),
             id,
             death,
             died,
             fetched,
-        });
-        self.deaths.notify_one();
-        Ok(())
+        }))
     }
 
     pub(crate) fn take_dead(&self) -> Vec<Corpse> {
@@ -848,6 +947,11 @@ impl Shared {
             // It is somebody else's by now.
             return;
         }
+        if *held.stream() != **queue.stream() {
+            // A dead message, which lies elsewhere.
+            self.line.tell(held.ack, returns::NAK);
+            return;
+        }
         match delay {
             Some(delay) => self.agenda.ring_in(queue.name(), delay),
             None => self.look_after(queue, held.expires),
@@ -856,6 +960,7 @@ impl Shared {
             ack: held.ack,
             position: held.position,
             expires: held.expires,
+            since: held.since,
             counts,
             delay,
         };
@@ -900,15 +1005,8 @@ impl Shared {
         if !hold::is_ours(fetched.since) {
             return;
         }
-        let expires = fetched.expires(queue);
-        self.look_after(queue, expires);
-        let back = Return {
-            ack: fetched.ack.clone(),
-            position: fetched.delivered.position,
-            expires,
-            counts: false,
-            delay: None,
-        };
+        let back = Return::of(fetched, queue);
+        self.look_after(queue, back.expires);
         self.returns.add(queue, back);
     }
 
@@ -958,7 +1056,8 @@ impl Shared {
             return self.delete(queue, true).await;
         }
         if let Some(expires) = queue.declaration().get_expires() {
-            members::use_queue(&self.line, queue.name()).await?;
+            self.patiently(|| members::use_queue(&self.line, queue.name()))
+                .await?;
             self.agenda.look_in(queue.name(), expires);
         }
         self.ring(queue.name(), true);
@@ -1063,13 +1162,38 @@ impl Shared {
         }
     }
 
+    /// Ends the sessions of this program that were left here, and gives back what they held.
+    pub(crate) async fn end_left(self: &Arc<Self>) -> Result<()> {
+        let place = self.place.name();
+        for session in left::sessions(&place) {
+            // That of another account, or one that others have ended, isn't there.
+            if members::sign(&self.line, session).await?.is_some() {
+                self.remove_session(session).await?;
+                left::forget(&place, session);
+            }
+        }
+        let held = {
+            let known = self.known.lock();
+            left::take_held(&place, |stream| known.queue_of(stream).is_some())
+        };
+        for (stream, held) in held {
+            let queue = self.known.lock().queue_of(&stream);
+            if let Some(queue) = queue {
+                // It was handed out.
+                self.give_back(&queue, held, true, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves what a lost session has to the next one.
     pub(crate) fn leave_to_next(&self) {
         let inlets = self.inlets();
         let mut waiting: Vec<Arc<str>> = self.pulling.lock().clone();
         waiting.extend(inlets.iter().filter_map(|inlet| inlet.waits_for()));
         waiting.sort();
         waiting.dedup();
-        unreadable::take_note(waiting.into_iter());
+        unreadable::take_note(&self.line, waiting.into_iter());
         let mut held = Vec::new();
         for hold in self.holds() {
             held.extend(
@@ -1078,7 +1202,7 @@ impl Shared {
                     .map(|one| (hold.queue.stream().clone(), one)),
             );
         }
-        crate::left::leave(&self.place.name(), self.line.session, held);
+        left::leave(&self.place.name(), self.line.session, held);
     }
 
     pub(crate) fn is_ending(&self) -> bool {
@@ -1087,5 +1211,18 @@ impl Shared {
 
     pub(crate) fn has_ended(&self) -> bool {
         self.has_ended.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_will_take_is_tried_less_and_less() {
+        assert!(pause(1, true) <= Duration::from_secs(1));
+        assert_eq!(pause(1, false), pause(1, true));
+        assert_eq!(pause(1_000, true), LONGEST);
+        assert_eq!(pause(1_000, false), LONGEST_REFUSED);
     }
 }

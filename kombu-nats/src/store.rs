@@ -1,6 +1,8 @@
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use kombu_core::driver::{BoxFuture, Capabilities, Notices, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
 use kombu_core::virt::{
@@ -19,7 +21,7 @@ use crate::message;
 use crate::purge;
 use crate::push;
 use crate::reader::NatsReader;
-use crate::session::{Job, SILENCE, Shared, Wanted, to_the_end};
+use crate::session::{self, Job, SILENCE, Shared, Wanted, to_the_end};
 use crate::sweep;
 
 /// How long somebody who asks for something waits for a look at queues.
@@ -39,7 +41,7 @@ impl NatsStore {
         }
     }
 
-    /// Ends a hold that the server is told of by `text`.
+    /// Acknowledges what was held.
     fn tell(&self, holder: &Holder, held: Held) -> Op<Result<Answer>> {
         let (shared, queue) = (self.shared.clone(), holder.queue().clone());
         shared.line.tell(held.ack.clone(), ACK);
@@ -76,23 +78,32 @@ impl NatsStore {
     }
 
     /// Keeps a dead message that can't be moved, because the server has no room for its letter, for one: it stays where it is, held
-    /// by the session, and is tried again. If the session ends before, it goes back to its queue.
+    /// by the session, and is tried again. If the session ends before, it goes back to its queue; so does what would be too many.
     fn keep_dead(&self, holder: &Holder, id: u64, death: Death) -> Result<Answer> {
         let shared = &self.shared;
         let Some(mut held) = holder.let_go(id) else {
             return Err(error::settle_lost());
         };
         holder.freed(shared.clock.now());
+        if shared.kept.load(Ordering::Relaxed) >= session::MOST_KEPT {
+            let again = Some(session::TRY_LATER);
+            shared.give_back(holder.queue(), held, false, again);
+            return Err(Error::new(
+                ErrorKind::Backpressure,
+                format!(
+                    "dead letters of queue `{}` can't be moved, and too many wait for that: this message comes again in 30 s; \
+                     see to it that their queues take them",
+                    holder.queue().name()
+                ),
+            ));
+        }
         held.tries += 1;
-        held.death = Some(death);
+        held.death.get_or_insert((death, shared.clock.now()));
         let (own, id) = (shared.own_holder(holder.queue()), shared.next());
         own.take_over(id, held);
+        shared.kept.fetch_add(1, Ordering::Relaxed);
         // Without its task, the session is over.
-        drop(shared.jobs.send(Job::TryAgain {
-            holder: own,
-            id,
-            death,
-        }));
+        drop(shared.jobs.send(Job::TryAgain { holder: own, id }));
         Ok(Answer::Done)
     }
 
@@ -128,14 +139,29 @@ impl NatsStore {
                     return Ok(Answer::Done);
                 }
             }
-            let mut parcels = Vec::with_capacity(targets.len());
-            for queue in &targets {
+            // Not those that took it when others couldn't.
+            let targets = targets.iter();
+            let targets = targets.filter(|queue| !held.has_letter.contains(queue.stream()));
+            let sending = targets.map(async |queue| {
                 let parcel = push::parcel(&shared, queue, &envelope)?;
-                parcels.push(parcel.with_id(&held.letter_id(), &envelope));
-            }
-            let answer = push::all(&shared, parcels).await?;
-            if answer == Answer::Stale {
-                return Ok(answer);
+                let parcel = parcel.with_id(&held.letter_id(), &envelope);
+                let answer = push::by_itself(&shared, parcel).await;
+                if matches!(answer, Ok(Answer::Done | Answer::Refused)) {
+                    holder.note(id, |held| held.has_letter.push(queue.stream().clone()));
+                }
+                answer
+            });
+            let mut answer = Answer::Done;
+            for sent in join_all(sending).await {
+                match sent {
+                    Ok(Answer::Stale) => return Ok(Answer::Stale),
+                    Ok(Answer::Refused) => answer = Answer::Refused,
+                    Ok(_) => {}
+                    Err(error) => {
+                        holder.note(id, |held| held.may_pass = error.is_transient());
+                        return Err(error);
+                    }
+                }
             }
             let Some(held) = holder.let_go_for_good(id) else {
                 return Err(error::settle_lost());

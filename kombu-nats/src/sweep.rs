@@ -16,10 +16,9 @@ use crate::limits;
 use crate::members;
 use crate::message;
 use crate::names::encoded;
+use crate::pulse::BEHIND;
 use crate::session::Shared;
 
-/// How soon a queue is looked at again whose head doesn't expire, and what is behind it may.
-const BEHIND: Duration = Duration::from_millis(200);
 /// How soon one is looked at again that couldn't be.
 const AGAIN: Duration = Duration::from_secs(30);
 /// How many are looked at together.
@@ -158,8 +157,8 @@ async fn look_at_head(
     if let Some((position, expires)) = shared.returns.first(queue.stream(), level) {
         let now = shared.clock.now();
         let Some(expires) = expires else {
-            shared.agenda.look_when_asked(queue.name());
-            return Ok(Some(Some(BEHIND)));
+            let pause = shared.agenda.look_behind(queue.name(), position);
+            return Ok(Some(Some(pause)));
         };
         if expires > now {
             return Ok(Some(Some(Duration::from_nanos(expires - now))));
@@ -194,8 +193,8 @@ async fn look_at_head(
     });
     let Some(left) = queue.time_to_live(own.map(Duration::from_millis)) else {
         // Something behind it may expire, and is looked at when this one has gone.
-        shared.agenda.look_when_asked(queue.name());
-        return Ok(Some(Some(BEHIND)));
+        let pause = shared.agenda.look_behind(queue.name(), head.position);
+        return Ok(Some(Some(pause)));
     };
     let expires = head.stored.saturating_add(nanoseconds(left));
     let now = shared.clock.now();
@@ -224,18 +223,26 @@ async fn look_at_head(
 /// Removes what was acknowledged and is there all the same: a server that is killed forgets that it had removed it, and would
 /// count it for ever. Once more when those acknowledgements that it had forgotten as well have come again.
 ///
-/// One session does it for all that are with the same server since that was started.
+/// One session does it for all that are with the same server since that was started. A queue may lie on another one: who finds
+/// that it didn't answer for a while does it for that queue.
 pub(crate) async fn clear_forgotten(shared: &Arc<Shared>) -> Result<()> {
-    if !members::take_clearing(shared).await? {
+    let is_for_all = members::take_clearing(shared).await?;
+    let again = shared.agenda.due_clearings();
+    if !is_for_all && again.is_empty() {
         return Ok(());
     }
     shared.catch_up().await?;
-    let later = shared.line.layout.later();
-    let mut levels = vec![(later, 0, shared.line.layout.later_subject("*"))];
+    let mut levels = Vec::new();
+    if is_for_all {
+        let later = shared.line.layout.later();
+        levels.push((later, 0, shared.line.layout.later_subject("*")));
+    }
     {
         let known = shared.known.lock();
-        let queues = known.queues();
-        for queue in queues.filter(|queue| queue.declaration().is_durable()) {
+        let is_due = |queue: &&NatsQueue| {
+            queue.declaration().is_durable() && (is_for_all || again.contains(queue.name()))
+        };
+        for queue in known.queues().filter(is_due) {
             let subjects = (0..queue.levels()).map(|level| {
                 let subject = queue.subject(level).to_string();
                 (queue.stream().to_string(), level, subject)
@@ -263,7 +270,11 @@ async fn clear_level(shared: &Shared, stream: &str, level: u8, subject: &str) ->
     let Ok(look) = api::consumer_info(line, stream, level).await? else {
         return Ok(());
     };
-    let floor = look.ack_floor.stream_seq;
+    let floor = match look.num_ack_pending {
+        // A killed server may have forgotten how far that was, too.
+        0 => look.delivered.stream_seq,
+        _ => look.ack_floor.stream_seq,
+    };
     if floor == 0 {
         return Ok(());
     }

@@ -43,7 +43,7 @@ pub(crate) fn own_share(shared: &Shared, stream: &str) -> Share {
     let holds = shared.holds();
     let of = holds.iter().filter(|hold| **hold.queue.stream() == *stream);
     Share {
-        held: of.map(|hold| hold.count() as u64).sum::<u64>()
+        held: of.map(|hold| hold.count_in_queue() as u64).sum::<u64>()
             + shared.returns.on_their_way(stream) as u64,
         delayed: shared.returns.delayed(stream) as u64,
         room: shared.room(stream),

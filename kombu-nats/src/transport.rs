@@ -15,7 +15,6 @@ use url::Url;
 use crate::access::{self, Servers};
 use crate::api;
 use crate::known;
-use crate::left;
 use crate::line::{Line, Loss};
 use crate::names::Layout;
 use crate::outlet;
@@ -160,6 +159,13 @@ impl Place {
     }
 }
 
+fn virtual_host(url: &Url) -> String {
+    let prefix = url.query_pairs().find(|(key, _)| key == "prefix");
+    prefix
+        .map(|(_, name)| name.into_owned())
+        .unwrap_or_default()
+}
+
 #[async_trait]
 impl Transport for Nats {
     fn name(&self) -> &'static str {
@@ -177,6 +183,10 @@ impl Transport for Nats {
     /// It is the prefix of all names.
     fn set_virtual_host(&self, url: &mut Url, name: &str) {
         url.query_pairs_mut().append_pair("prefix", name);
+    }
+
+    fn virtual_host(&self, url: &Url) -> String {
+        virtual_host(url)
     }
 
     fn takes_hosts(&self, _scheme: &str) -> bool {
@@ -255,6 +265,10 @@ impl Transport for NatsWithTls {
         url.query_pairs_mut().append_pair("prefix", name);
     }
 
+    fn virtual_host(&self, url: &Url) -> String {
+        virtual_host(url)
+    }
+
     fn takes_hosts(&self, scheme: &str) -> bool {
         Nats.takes_hosts(scheme)
     }
@@ -296,7 +310,7 @@ async fn open(
         storage: options.storage,
     };
     let session = fastrand::u64(1..1 << 63);
-    let line = Line::open(client, layout, session, api, lost);
+    let line = Line::open(client, layout, session, api, lost)?;
     let begun = begin(line, place).await;
     let kinds = target.exchange_kinds().clone();
     // From here on, whoever gives up ends the session.
@@ -314,29 +328,12 @@ async fn begin(line: Line, place: Place) -> Result<Arc<Shared>> {
         line.hang_up();
         return Err(error);
     }
-    let place_name = place.name();
     let (shared, jobs) = Shared::new(line, place);
-    let left = left::at(&place_name);
-    for one in &left {
-        // The others that are at them are told by the server itself.
-        for (_, held) in &one.held {
-            shared
-                .line
-                .tell(held.ack.clone(), bytes::Bytes::from_static(b"-NAK"));
-        }
-    }
     let begun = async {
-        if !left.is_empty() {
-            // The server has taken that in.
-            known::revision(&shared.line).await?;
-        }
-        for one in left {
-            left::forget_held(&place_name, one.session);
-            shared.remove_session(one.session).await?;
-            left::forget(&place_name, one.session);
-        }
         // Before anything that depends on the server's clock.
-        pulse::beat(&shared, 0).await
+        let first_beat = pulse::beat(&shared, 0).await?;
+        shared.end_left().await?;
+        Ok(first_beat)
     };
     let first_beat = match begun.await {
         Ok(first_beat) => first_beat,

@@ -226,6 +226,10 @@ impl Transport for Redis {
         set_virtual_host(url, name);
     }
 
+    fn virtual_host(&self, url: &Url) -> String {
+        virtual_host(url)
+    }
+
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
         let options: RedisOptions = target.options()?;
         let scheme = target.url().scheme();
@@ -305,6 +309,10 @@ impl Transport for RedisWithTls {
     /// A number is a database, and any other name begins the names of keys.
     fn set_virtual_host(&self, url: &mut Url, name: &str) {
         set_virtual_host(url, name);
+    }
+
+    fn virtual_host(&self, url: &Url) -> String {
+        virtual_host(url)
     }
 
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
@@ -466,6 +474,18 @@ fn set_virtual_host(url: &mut Url, name: &str) {
             let prefix = format!("{name}.");
             url.query_pairs_mut().append_pair("prefix", &prefix);
         }
+    }
+}
+
+fn virtual_host(url: &Url) -> String {
+    let option = |name: &str| url.query_pairs().find(|(key, _)| key == name);
+    if let Some((_, prefix)) = option("prefix") {
+        return prefix.strip_suffix('.').unwrap_or(&prefix).to_owned();
+    }
+    match (url.scheme(), option("db")) {
+        (_, Some((_, db))) => db.into_owned(),
+        ("redis" | "rediss", None) => url.path().trim_start_matches('/').to_owned(),
+        _ => String::new(),
     }
 }
 

@@ -52,7 +52,7 @@ impl Harness for RedisHarness {
     async fn broker(&self) -> Broker {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let prefix = format!(
-            "kombu-{}-{}:",
+            "kombu-{}-{}.",
             std::process::id(),
             NEXT.fetch_add(1, Ordering::Relaxed)
         );

@@ -108,6 +108,63 @@ async fn a_program_without_tasks_publishes_consumes_and_calls_on_nats() {
     at(NatsHarness::new(), publishes_consumes_and_calls).await;
 }
 
+/// Each of them, for another one: all are on the runtime that every connection of a blocking program has.
+fn handlers_wait_for_handlers(url: &str) {
+    let connection = blocking::connect(url).unwrap();
+    let queues = ["first", "second", "last"];
+    for queue in queues {
+        connection.declare_queue(&Queue::new(queue)).wait().unwrap();
+    }
+    let caller = connection.caller(Exchange::default());
+    let caller = caller.timeout(PATIENCE).max_retries(0).wait().unwrap();
+    let mut next = Some("last");
+    for queue in ["second", "first"] {
+        let (caller, next) = (caller.clone(), next.replace(queue).unwrap());
+        let asking = async move |Payload(number): Payload<i64>| {
+            let next_number = number + 1;
+            let call = caller.call::<_, i64>(&next_number).routing_key(next);
+            call.wait().map(Reply)
+        };
+        let serve = connection.serve(Router::new().fallback(asking));
+        let serve = serve.queues(&Queue::new(queue));
+        thread::spawn(move || serve.run().wait());
+    }
+    let slow = async |Payload(number): Payload<i64>| {
+        tokio::time::sleep(Duration::from_millis(5)).wait();
+        Reply(number * 2)
+    };
+    let serve = connection.serve(Router::new().fallback(slow));
+    let serve = serve.queues(&Queue::new("last"));
+    thread::spawn(move || serve.run().wait());
+    let call = caller.call::<_, i64>(&5).routing_key("first");
+    let answer = call.wait_for(PATIENCE).expect("an answer in time");
+    assert_eq!(answer.unwrap(), 14);
+    connection.close().wait().unwrap();
+}
+
+#[tokio::test]
+async fn handlers_of_a_program_without_tasks_may_wait_on_memory() {
+    at(MemoryHarness::new(), handlers_wait_for_handlers).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn handlers_of_a_program_without_tasks_may_wait_on_rabbitmq() {
+    at(AmqpHarness::new(), handlers_wait_for_handlers).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
+async fn handlers_of_a_program_without_tasks_may_wait_on_redis() {
+    at(RedisHarness::new(), handlers_wait_for_handlers).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn handlers_of_a_program_without_tasks_may_wait_on_nats() {
+    at(NatsHarness::new(), handlers_wait_for_handlers).await;
+}
+
 /// It holds up its thread, and that is all: nothing panics, and nothing waits for ever, however much is waited for.
 #[tokio::test(flavor = "current_thread")]
 async fn waiting_within_a_task_ends() {

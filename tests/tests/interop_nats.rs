@@ -13,6 +13,9 @@ use kombu_testkit::expect::{collect_one, drain, texts};
 use kombu_tests::Peer;
 use serde_json::{Value, json};
 
+/// Long before it would come back by itself.
+const SOON: Duration = Duration::from_secs(10);
+
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/nats_peer.py");
 
 /// A server, we, and Python.
@@ -186,7 +189,15 @@ async fn what_python_gives_back_is_ours_and_the_other_way_round() {
     producer.publish_text("0").priority(1).await.unwrap();
     let taken = take(&mut peer, "nak", "kombu.q.jobs.1", "c1").await;
     assert_eq!(taken["subject"], "kombu.q.jobs.1");
-    let delivery = connection.get("jobs").await.unwrap().unwrap();
+    // The server takes a NAK in by and by.
+    let back = async {
+        loop {
+            if let Some(delivery) = connection.get("jobs").await.unwrap() {
+                break delivery;
+            }
+        }
+    };
+    let delivery = tokio::time::timeout(SOON, back).await.expect("it is back");
     assert_eq!(delivery.body(), "0");
     assert!(delivery.redelivered());
     delivery.retry().confirmed().await.unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use kombu::{Connection, ErrorKind, Exchange, Overflow, Producer, Queue};
 use kombu_testkit::brokers::Nats;
 use kombu_testkit::proxy::Proxy;
-use kombu_tests::NatsLine;
+use kombu_tests::{NatsFilter, NatsLine};
 use url::Url;
 
 /// Longer than what is due takes.
@@ -127,7 +127,11 @@ async fn a_limit_in_bytes_costs_little_however_much_there_is() {
         other.write_all(b"\r\n").unwrap();
     }
     other.flush().unwrap();
-    while connection.queue_info("jobs").await.unwrap().ready < 1_500 {}
+    let all_are_there =
+        async { while connection.queue_info("jobs").await.unwrap().ready < 1_500 {} };
+    tokio::time::timeout(PATIENCE, all_are_there)
+        .await
+        .expect("they are stored");
     let proxy = Proxy::start(nats.address()).await.unwrap();
     let late = connect(&format!("nats://{}", proxy.address())).await;
     let before = proxy.counts().to_client;
@@ -135,4 +139,34 @@ async fn a_limit_in_bytes_costs_little_however_much_there_is() {
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Nacked);
     let cost = proxy.counts().to_client - before;
     assert!(cost < 1_000_000, "{cost}");
+}
+
+/// Its position is that among those that wait, and not one of the queue.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_dead_message_that_a_full_queue_refused_is_given_back_to_where_it_waits() {
+    let nats = Nats::start().unwrap();
+    let filter = NatsFilter::start(nats.address()).await;
+    let connection = connect(&filter.url()).await;
+    let jobs = Queue::new("jobs").max_length(1);
+    let jobs = jobs
+        .overflow(Overflow::RejectPublishDlx)
+        .dead_letter_exchange("")
+        .dead_letter_routing_key("dead");
+    connection.declare_queue(&jobs).await.unwrap();
+    connection.declare_queue(&Queue::new("dead")).await.unwrap();
+    filter.refuse("kombu.q.dead.");
+    let producer = producer(&connection, "jobs").await;
+    producer.publish_text("0").await.unwrap();
+    let error = producer.publish_text("1").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Nacked, "{error}");
+    // It is held by now.
+    filter.until("kombu.q.dead.", 1).await;
+    connection.close().await.unwrap();
+    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
+    let filter = r#"{"subjects_filter":"$KV.kombu_sessions.d.>"}"#;
+    let info = line.request("$JS.API.STREAM.INFO.KV_kombu_sessions", filter);
+    assert_eq!(info["state"].get("subjects"), None, "{info}");
+    let other = connect(&nats.url()).await;
+    assert_eq!(dead_letter(&other).await, "1");
 }

@@ -10,7 +10,7 @@ use kombu::{Connection, DeclareMode, Event, Exchange, FieldValue, Producer, Queu
 use kombu_testkit::brokers::Nats;
 use kombu_testkit::expect::{collect, texts};
 use kombu_testkit::proxy::{Direction, Proxy};
-use kombu_tests::NatsLine;
+use kombu_tests::{NatsFilter, NatsLine};
 use url::Url;
 
 /// Longer than a pull may be silent.
@@ -100,10 +100,11 @@ async fn a_message_goes_to_one_of_those_that_wait_and_its_body_to_no_other() {
     const BODY: usize = 500_000;
     let nats = Nats::start().unwrap();
     let proxy = Proxy::start(nats.address()).await.unwrap();
+    let filter = NatsFilter::start(proxy.address().to_string()).await;
     let near = connect(nats.address()).await;
     let mut waiting = Vec::new();
     for _ in 0..6 {
-        let far = connect(proxy.address()).await;
+        let far = kombu::connect(filter.url()).await.unwrap();
         let mut consumer = far.consumer(&Queue::new("jobs")).await.unwrap();
         waiting.push(tokio::spawn(async move {
             let delivery = consumer.try_next().await.unwrap().unwrap();
@@ -113,8 +114,8 @@ async fn a_message_goes_to_one_of_those_that_wait_and_its_body_to_no_other() {
             drop((far, consumer));
         }));
     }
-    // They have seen that nothing is there.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // They have seen that nothing is there, before they listened and afterwards.
+    filter.until("CONSUMER.MSG.NEXT", 12).await;
     let before = proxy.counts().to_client;
     let producer = producer_to(&near, "jobs").await;
     producer.publish_bytes(vec![0; BODY]).await.unwrap();
@@ -162,41 +163,85 @@ async fn a_publish_to_a_stream_that_vanished_under_a_waiting_consumer_costs_no_s
     }
 }
 
-/// The client of NATS takes such a header for a broken line.
-#[tokio::test(flavor = "multi_thread")]
-#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
-async fn messages_whose_headers_are_no_text_are_read_after_two_sessions() {
-    let nats = Nats::start().unwrap();
-    let connection = connect(nats.address()).await;
-    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
-    let mut events = connection.events();
-    let next = tokio::spawn(async move {
-        let mut both = Vec::new();
-        for delivery in collect(&mut consumer, 2).await {
-            let name = delivery.headers().get("Name").cloned();
-            both.push((delivery.body().clone(), name));
-            delivery.ack().confirmed().await.unwrap();
-        }
-        (consumer, both)
-    });
+/// A plain client at a server.
+fn plain(nats: &Nats) -> TcpStream {
     let mut plain = TcpStream::connect(nats.address()).unwrap();
     plain
         .write_all(b"CONNECT {\"verbose\":false,\"headers\":true}\r\n")
         .unwrap();
-    for body in ["0", "1"] {
-        let headers = b"NATS/1.0\r\nName: Ren\xe9\r\n\r\n";
-        let (length, all) = (headers.len(), headers.len() + 1);
-        let mut text = format!("HPUB kombu.q.jobs.0 {length} {all}\r\n").into_bytes();
-        text.extend(headers);
-        text.extend(format!("{body}\r\n").bytes());
-        plain.write_all(&text).unwrap();
-        while !matches!(events.next().await.unwrap(), Event::Lost { .. }) {}
+    plain
+}
+
+/// Publishes to the queue `jobs` with this header.
+fn publish_plain(plain: &mut TcpStream, header: &[u8], body: &str) {
+    let headers = [b"NATS/1.0\r\n", header, b"\r\nlast: one\r\n\r\n"].concat();
+    let (length, all) = (headers.len(), headers.len() + body.len());
+    let mut text = format!("HPUB kombu.q.jobs.0 {length} {all}\r\n").into_bytes();
+    text.extend(headers);
+    text.extend(format!("{body}\r\n").bytes());
+    plain.write_all(&text).unwrap();
+}
+
+/// The client of NATS takes such headers for a broken line, or doesn't survive them.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn messages_whose_headers_the_client_cannot_read_are_read_after_two_sessions() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(nats.address()).await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let mut events = connection.events();
+    let mut plain = plain(&nats);
+    let all: [[(&[u8], Option<&str>); 2]; 3] = [
+        [(b"Name: Ren\xe9", Some("Ren\u{fffd}")), (b"no colon", None)],
+        [(b"Pr\xc3\xa9nom: x", None), (b"two words: x", None)],
+        [
+            (b"Name: a\rb", Some("a b")),
+            (b"Name: \xe9\rb", Some("\u{fffd} b")),
+        ],
+    ];
+    for both in all {
+        let reading = tokio::spawn(async move {
+            let mut read = Vec::new();
+            for delivery in collect(&mut consumer, 2).await {
+                let text = |name| delivery.headers().get(name).cloned();
+                read.push((delivery.body().clone(), text("Name"), text("last")));
+                delivery.ack().confirmed().await.unwrap();
+            }
+            (consumer, read)
+        });
+        for (index, (header, _)) in both.iter().enumerate() {
+            publish_plain(&mut plain, header, &index.to_string());
+            while !matches!(events.next().await.unwrap(), Event::Lost { .. }) {}
+        }
+        let reading = tokio::time::timeout(6 * LATE, reading).await;
+        let read;
+        (consumer, read) = reading.expect("they come").unwrap();
+        let last = Some(FieldValue::from("one"));
+        let expected = both
+            .iter()
+            .zip(["0", "1"])
+            .map(|((_, name), body)| (body.into(), name.map(FieldValue::from), last.clone()));
+        assert_eq!(read, expected.collect::<Vec<_>>());
     }
-    let next = tokio::time::timeout(4 * LATE, next).await;
-    let (_consumer, both) = next.expect("they come").unwrap();
-    let name = Some(FieldValue::from("Ren\u{fffd}"));
-    assert_eq!(both, [("0".into(), name.clone()), ("1".into(), name)]);
     // Nothing is left of what can't be read.
     let info = connection.queue_info("jobs").await.unwrap();
     assert_eq!((info.ready, info.unsettled), (0, Some(0)));
+}
+
+/// Each of many programs would meet it once in a while, and none of them twice in a row.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn of_the_two_sessions_that_a_message_ends_one_may_be_another_programs() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(nats.address()).await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
+    let subject = r#"{"subject":"kombu.q.jobs.*"}"#;
+    let names = line.request("$JS.API.STREAM.NAMES", subject);
+    let name = names["streams"][0].as_str().unwrap();
+    let noted = line.request(&format!("$KV.kombu_sessions.l.{name}"), "lost");
+    assert!(noted["seq"].is_u64(), "{noted}");
+    publish_plain(&mut plain(&nats), b"no colon", "0");
+    let next = tokio::time::timeout(4 * LATE, collect(&mut consumer, 1)).await;
+    assert_eq!(texts(&next.expect("it comes")), ["0"]);
 }

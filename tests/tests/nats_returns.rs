@@ -3,11 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kombu::{Connection, Consumer, DeclareMode, Delivery, Exchange, Queue};
 use kombu_testkit::brokers::Nats;
 use kombu_testkit::expect::{collect, collect_one, texts};
+use kombu_tests::{NatsFilter, NatsLine};
+use serde_json::json;
+use url::Url;
 
 /// Far more than any of this takes, on a slow machine.
 const LONG: Duration = Duration::from_secs(30);
@@ -170,7 +173,7 @@ async fn a_release_leaves_messages_alone_that_nobody_has_had() {
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
 async fn releases_one_by_one_from_the_last_to_the_first_come_back_in_order() {
-    const COUNT: usize = 300;
+    const COUNT: usize = 100;
     let nats = Nats::start().unwrap();
     let connection = connect(&nats).await;
     let queue = Queue::new("jobs");
@@ -179,11 +182,10 @@ async fn releases_one_by_one_from_the_last_to_the_first_come_back_in_order() {
     let mut jobs = consumer(&connection, COUNT as u32).await;
     let mut held = numbers(&mut jobs, COUNT).await;
     jobs.pause();
-    let began = Instant::now();
+    // Each takes all those behind it again.
     while let Some(delivery) = held.pop() {
         delivery.release().confirmed().await.unwrap();
     }
-    println!("{COUNT} releases, the last first: {:?}", began.elapsed());
     jobs.cancel().await.unwrap();
     let held = numbers(&mut consumer(&connection, COUNT as u32).await, COUNT).await;
     assert_eq!(texts(&held), expected(0..COUNT));
@@ -217,4 +219,96 @@ async fn what_was_given_back_at_one_priority_expires_there_and_leaves_the_others
     high.ack().confirmed().await.unwrap();
     let mut dead = connection.consumer(&dead).await.unwrap();
     assert_eq!(texts(&numbers(&mut dead, 1).await), ["low"]);
+}
+
+/// What is written down of deliveries that don't count, by the keys of that.
+fn discounts(nats: &Nats) -> Vec<(String, String)> {
+    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
+    let filter = json!({ "subjects_filter": "$KV.kombu_sessions.d.>" });
+    let info = line.request("$JS.API.STREAM.INFO.KV_kombu_sessions", &filter.to_string());
+    let subjects = info["state"]["subjects"].as_object();
+    let subjects = subjects.into_iter().flatten().map(|(subject, _)| subject);
+    let texts = subjects.map(|subject| {
+        let last = json!({ "last_by_subj": subject }).to_string();
+        let found = line.request("$JS.API.STREAM.MSG.GET.KV_kombu_sessions", &last);
+        let text = found["message"]["data"].as_str().unwrap();
+        let text = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text);
+        (subject.clone(), String::from_utf8(text.unwrap()).unwrap())
+    });
+    texts.collect()
+}
+
+/// Three messages are released while what they are written down with meets this fault for a moment.
+async fn release_during(fault: impl Fn(&NatsFilter, &str)) {
+    const NOTES: &str = ".kombu_sessions.d.";
+    let nats = Nats::start().unwrap();
+    let filter = NatsFilter::start(nats.address()).await;
+    let connection = kombu::connect(filter.url()).await.unwrap();
+    declare_frail(&connection).await;
+    publish(&connection, 0..3).await;
+    let mut jobs = consumer(&connection, 3).await;
+    let held = numbers(&mut jobs, 3).await;
+    jobs.cancel().await.unwrap();
+    fault(&filter, NOTES);
+    for delivery in held {
+        delivery.release().await.unwrap();
+    }
+    filter.until(NOTES, 1).await;
+    filter.heal();
+    let late = connect(&nats).await;
+    let mut jobs = consumer(&late, 3).await;
+    let coming = tokio::time::timeout(Duration::from_secs(15), collect(&mut jobs, 3)).await;
+    assert_eq!(texts(&coming.expect("they come")), expected(0..3));
+    let written = discounts(&nats);
+    let texts: Vec<_> = written.iter().map(|(_, text)| text.as_str()).collect();
+    assert_eq!(texts, ["[[1,3,1]]"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn releases_wait_for_somebody_who_takes_note_of_them() {
+    release_during(NatsFilter::refuse).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn releases_are_written_down_once_though_the_answer_is_lost() {
+    release_during(NatsFilter::mute).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn nothing_is_kept_of_releases_to_a_queue_that_is_gone() {
+    let nats = Nats::start().unwrap();
+    let (connection, other) = (connect(&nats).await, connect(&nats).await);
+    let queue = Queue::new("jobs");
+    connection.declare_queue(&queue).await.unwrap();
+    publish(&connection, 0..10).await;
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        held.push(connection.get("jobs").await.unwrap().unwrap());
+    }
+    // It is written down, and forgotten with the queue.
+    held.pop().unwrap().release().confirmed().await.unwrap();
+    let written = discounts(&nats);
+    assert_eq!(written.len(), 1);
+    let (key, text) = &written[0];
+    assert!(
+        key.starts_with("$KV.kombu_sessions.d.kombu-q-jobs-"),
+        "{key}"
+    );
+    assert!(key.ends_with(".0") && text == "[[10,10,1]]", "{written:?}");
+    other.delete_queue("jobs").await.unwrap();
+    for delivery in held {
+        // Whether it is known here that the queue is gone or not.
+        drop(delivery.release().confirmed().await);
+    }
+    let forgotten = async {
+        while !discounts(&nats).is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), forgotten)
+        .await
+        .expect("nothing is written down");
 }

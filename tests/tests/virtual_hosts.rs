@@ -2,8 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use kombu::ErrorKind;
-use kombu::driver::Place;
+use kombu::{ErrorKind, Place};
 
 fn url(protocol: &str, virtual_host: &str) -> String {
     let mut place = Place::new(protocol);

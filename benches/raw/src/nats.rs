@@ -43,7 +43,7 @@ pub async fn prepare(url: &str) -> Outcome {
             name: format!("{STREAM}-{number}"),
             subjects: vec![subject(number)],
             retention: RetentionPolicy::WorkQueue,
-            duplicate_window: std::time::Duration::from_secs(15),
+            duplicate_window: std::time::Duration::from_secs(45),
             ..Config::default()
         };
         context.create_stream(config).await?;

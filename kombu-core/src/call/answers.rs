@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::message::Content;
 use crate::name::Name;
 
-use super::mailbox::Mailbox;
+use super::inbox::Inbox;
 
 /// Where the answers to the questions of one connection come to, on whichever session.
 ///
@@ -26,7 +26,7 @@ pub(crate) struct Answers {
     /// What the reply queue is called, where there is one.
     queue: Mutex<Name>,
     reply_to: Mutex<Name>,
-    waiting: Mutex<HashMap<Name, Arc<Mailbox>>>,
+    waiting: Mutex<HashMap<Name, Arc<Inbox>>>,
     /// In front of the numbers of questions: nobody else's are alike.
     prefix: String,
     questions: AtomicU64,
@@ -35,15 +35,10 @@ pub(crate) struct Answers {
     runtime: Handle,
 }
 
-fn random_queue() -> Name {
-    let random = (fastrand::u64(..), fastrand::u64(..));
-    format!("kombu.reply-{:016x}{:016x}", random.0, random.1).into()
-}
-
 impl Answers {
     pub(super) fn new(interceptors: Interceptors, runtime: Handle) -> Self {
         Answers {
-            queue: Mutex::new(random_queue()),
+            queue: Mutex::new(Name::random("kombu.reply-")),
             reply_to: Mutex::default(),
             waiting: Mutex::default(),
             prefix: format!("{:016x}", fastrand::u64(..)),
@@ -63,7 +58,7 @@ impl Answers {
         let caller = match session.driver.open_caller(&queue).await {
             // The broker hasn't noticed yet that the session which had it is gone.
             Err(error) if error.kind() == ErrorKind::ResourceLocked => {
-                queue = random_queue();
+                queue = Name::random("kombu.reply-");
                 *self.queue.lock() = queue.clone();
                 session.driver.open_caller(&queue).await?
             }
@@ -98,19 +93,19 @@ impl Answers {
 
     /// Waits for the answers to a question, for as long as the result is kept.
     pub(super) fn wait(self: &Arc<Self>, id: Name) -> Waiting {
-        let mailbox = Arc::new(Mailbox::default());
-        self.waiting.lock().insert(id.clone(), mailbox.clone());
+        let inbox = Arc::new(Inbox::default());
+        self.waiting.lock().insert(id.clone(), inbox.clone());
         Waiting {
             answers: self.clone(),
             id,
-            mailbox,
+            inbox,
         }
     }
 
     fn take_in(&self, answer: Content) {
         let waiting = self.waiting.lock();
         match answer.correlation_id().and_then(|id| waiting.get(id)) {
-            Some(mailbox) => mailbox.put(answer),
+            Some(inbox) => inbox.put(answer),
             None => {
                 tracing::debug!(id = answer.correlation_id(), "nobody waits for an answer")
             }
@@ -119,15 +114,15 @@ impl Answers {
 
     /// Some of what was on its way may be gone.
     fn lose(&self) {
-        for mailbox in self.waiting.lock().values() {
-            mailbox.lose();
+        for inbox in self.waiting.lock().values() {
+            inbox.lose();
         }
     }
 
     /// The connection has ended.
     pub(crate) fn end(&self, reason: &Error) {
-        for mailbox in self.waiting.lock().values() {
-            mailbox.end(reason);
+        for inbox in self.waiting.lock().values() {
+            inbox.end(reason);
         }
     }
 }
@@ -204,7 +199,7 @@ impl Reading {
 pub(super) struct Waiting {
     answers: Arc<Answers>,
     pub(super) id: Name,
-    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) inbox: Arc<Inbox>,
 }
 
 impl Drop for Waiting {

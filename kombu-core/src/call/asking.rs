@@ -16,7 +16,7 @@ use crate::name::Name;
 use super::answer::Reading;
 use super::answers::Waiting;
 use super::caller::Line;
-use super::mailbox::News;
+use super::inbox::News;
 use super::{Answer, CallError};
 
 type Result<T, E = CallError> = std::result::Result<T, E>;
@@ -117,7 +117,7 @@ impl Asking {
     /// The next answer, whatever it says.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Answer>> {
         loop {
-            if let Poll::Ready(news) = self.waiting.mailbox.poll(context) {
+            if let Poll::Ready(news) = self.waiting.inbox.poll(context) {
                 match news {
                     News::Answer(content) => {
                         self.has_answers = true;

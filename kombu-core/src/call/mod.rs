@@ -40,7 +40,7 @@ mod builder;
 mod caller;
 mod error;
 mod failure;
-mod mailbox;
+mod inbox;
 mod replies;
 mod responder;
 

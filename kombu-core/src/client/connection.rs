@@ -25,7 +25,7 @@ use super::getting;
 use super::indexed::Indexed;
 use super::intercept::Interceptors;
 use super::put_off::Later;
-use super::recorded::{Deletion, Recorded, is_refusal};
+use super::recorded::{Consuming, Deletion, Recorded, is_refusal};
 use super::topology::{self, Step};
 use super::{ConnectionBuilder, Delivery, OpenConsumer, OpenProducer, Queues, Registry};
 
@@ -84,7 +84,7 @@ impl Connection {
         interceptors: Interceptors,
     ) -> Self {
         let capabilities = session.driver.capabilities();
-        let recorded = Arc::new(Recorded::new(Arc::downgrade(&engine)));
+        let recorded = Recorded::start(&engine);
         let later = Later::start(&engine);
         // Before any producer: what they publish to has to be there first.
         let weak = Arc::downgrade(&recorded);
@@ -568,6 +568,11 @@ impl Connection {
         .await
     }
 
+    /// A consumer receives from this queue, until what this answers is dropped.
+    pub(super) fn consuming(&self, queue: &Name) -> Consuming {
+        self.inner.recorded.consuming(queue)
+    }
+
     /// Somebody deleted a queue: it isn't declared again.
     pub(crate) fn forget_queue(&self, name: &Name) {
         self.inner.recorded.take(&Deletion::Queue(name));
@@ -659,12 +664,7 @@ pub(crate) fn named(queue: &Queue) -> Queue {
     if !queue.is_server_named() {
         return queue;
     }
-    let random = format!(
-        "kombu.gen-{:016x}{:016x}",
-        fastrand::u64(..),
-        fastrand::u64(..)
-    );
-    queue.with_name(random)
+    queue.with_name(Name::random("kombu.gen-"))
 }
 
 /// A queue to be deleted: awaiting it deletes.

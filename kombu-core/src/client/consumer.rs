@@ -18,6 +18,7 @@ use tokio::time::timeout_at;
 use super::Delivery;
 use super::connection::named;
 use super::delivery::LinkQueue;
+use super::recorded::Consuming;
 use super::subscribed::{Opened, Plan, Sources, cancelled};
 
 /// Receives from one queue or several, with one window over all of them.
@@ -79,6 +80,11 @@ impl Consumer {
     /// that they got. A queue that was left, or deleted, isn't among them any more.
     pub fn queues(&self) -> &[Name] {
         self.sources.names()
+    }
+
+    /// Whether whoever receives has been told of its end.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.state, State::Ended)
     }
 
     /// The next delivery, an error that ended the consumer, or `None` once it has ended.
@@ -181,6 +187,7 @@ impl Consumer {
         if matches!(self.state, State::Ended) {
             return Err(has_ended());
         }
+        let consuming = connection.consuming(queue.name());
         let end = connection.deadline();
         let queues = std::slice::from_ref(queue);
         connection.ensure_queues(queues, mode, end).await?;
@@ -189,7 +196,11 @@ impl Consumer {
         }
         let limit = connection.inner().engine.deadlines.declare;
         check_runtime()?;
-        let added = timeout_at(end, self.subscribe_to(LinkQueue::new(queue, mode))).await;
+        let added = timeout_at(
+            end,
+            self.subscribe_to(LinkQueue::new(queue, mode), consuming),
+        )
+        .await;
         added.unwrap_or_else(|_| {
             let phase = match self.state {
                 State::Receiving(_) => "waiting for the broker's answer",
@@ -202,11 +213,11 @@ impl Consumer {
         })
     }
 
-    async fn subscribe_to(&mut self, queue: LinkQueue) -> Result<()> {
+    async fn subscribe_to(&mut self, queue: LinkQueue, consuming: Consuming) -> Result<()> {
         loop {
             let reopened = poll_fn(|context| self.poll_reopened(context)).await;
             if let Err(error) = reopened {
-                self.state = State::Ended;
+                self.ended();
                 return Err(error);
             }
             let State::Receiving(opened) = &mut self.state else {
@@ -214,7 +225,8 @@ impl Consumer {
             };
             match opened.subscription.add(&queue.name).await {
                 Ok(index) => {
-                    self.sources.add(index, &queue);
+                    consuming.is_subscribed(&opened.session);
+                    self.sources.add(index, &queue, consuming);
                     opened.link.queues.add(index, queue);
                     return Ok(());
                 }
@@ -359,7 +371,8 @@ impl Consumer {
 
     async fn stop(&mut self) -> Result<()> {
         self.give_back_intercepted(|_| true);
-        let State::Receiving(opened) = std::mem::replace(&mut self.state, State::Ended) else {
+        // Before the broker is asked: its queue may be gone before it has answered.
+        let State::Receiving(opened) = self.ended() else {
             return Ok(());
         };
         let limit = self.plan.connection.inner().engine.deadlines.declare;
@@ -406,7 +419,7 @@ impl Consumer {
                 },
             };
             if opened.link.stopping.load(Ordering::Relaxed) {
-                self.state = State::Ended;
+                self.ended();
                 return Poll::Ready(None);
             }
             match Pin::new(&mut opened.subscription).poll_next(context) {
@@ -524,9 +537,15 @@ impl Consumer {
         self.sources.is_empty().then(|| cancelled(&queue))
     }
 
+    /// Answers what it was in the middle of.
+    fn ended(&mut self) -> State {
+        self.sources.end();
+        std::mem::replace(&mut self.state, State::Ended)
+    }
+
     #[cold]
     fn end(&mut self, error: Error) -> Poll<Option<Result<Delivery>>> {
-        self.state = State::Ended;
+        self.ended();
         // Closed by this program: that is an end and not an error.
         if error.kind() == ErrorKind::Closed {
             return Poll::Ready(None);

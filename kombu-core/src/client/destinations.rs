@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use tokio::time::{Instant, timeout_at};
+
 use crate::declare::Exchange;
 use crate::error::{Error, Result};
 use crate::message::Content;
@@ -100,6 +102,23 @@ impl PublishingAll {
             }
         }
         sent
+    }
+
+    /// What each of them has come to by then; an error for those that are still under way.
+    pub(crate) async fn until(
+        mut self,
+        end: Instant,
+        late: impl Fn() -> Error,
+    ) -> Vec<Result<Published>> {
+        if let Ok(results) = timeout_at(end, &mut self).await {
+            return results;
+        }
+        let results = self.0.into_iter().filter_map(|one| match one {
+            One::Done(result) => Some(result),
+            One::UnderWay(_) => Some(Err(late())),
+            One::Taken => None,
+        });
+        results.collect()
     }
 
     /// What all of them come to: stored where they should be, or the first error.

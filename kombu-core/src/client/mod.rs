@@ -54,7 +54,7 @@ pub use publish::Publish;
 pub(crate) use publish::publish;
 pub use publishing::{Published, Publishing, Receipt, Sending};
 pub use queues::Queues;
-pub use registry::Registry;
+pub use registry::{Place, Registry};
 pub use settling::Settling;
 pub use simple::{OpenSimpleBuffer, OpenSimpleQueue, SimpleBuffer, SimpleQueue};
 pub use trace::{CarryTrace, TraceContext};

@@ -208,7 +208,7 @@ impl OpenConsumer {
         let options = self.options(&queues)?;
         let inherited = self.connection.inner().declare_mode;
         let mode = self.declare_mode.unwrap_or(inherited);
-        let sources = Sources::new(&queues, mode);
+        let sources = Sources::new(&self.connection, &queues, mode);
         let subscribing = Operation::OpenSubscription(sources.names(), &options);
         layers::check(&subscribing, self.connection.capabilities())?;
         let drains = self.connection.inner().open.drains();

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
-use crate::driver::{BoxFuture, Connection, Destination};
+use crate::driver::{BoxFuture, Connection, DeleteQueue, Destination};
 use crate::engine::{Begin, Entity, Event, LETS_GO_WITHIN, Restore, Session, Shared, by, deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::field::FieldTable;
@@ -40,10 +41,24 @@ pub(super) struct Entry {
 /// Everything that was declared, in the order in which it was first declared.
 pub(super) struct Recorded {
     entries: Mutex<Entries>,
+    /// The consumers of this connection that each queue has.
+    consumers: Mutex<HashMap<Name, Consumers>>,
+    /// Queues that may be there with nobody to take them along.
+    abandoned: UnboundedSender<Abandoned>,
     /// Since when the broker refuses us an exclusive queue of ours.
     refused_since: Mutex<Option<Instant>>,
     engine: Weak<Shared>,
 }
+
+#[derive(Default)]
+struct Consumers {
+    count: usize,
+    /// The last one on which one of them was subscribed.
+    session: Option<Weak<Session>>,
+}
+
+/// A queue whose last consumer was subscribed on this session, and on none after it.
+type Abandoned = (Name, Weak<Session>);
 
 #[derive(Default)]
 struct Entries {
@@ -77,12 +92,25 @@ impl Entries {
 }
 
 impl Recorded {
-    pub(super) fn new(engine: Weak<Shared>) -> Self {
-        Recorded {
+    /// Starts the task that deletes what is abandoned, which ends with this or with the connection.
+    pub(super) fn start(engine: &Arc<Shared>) -> Arc<Self> {
+        let (sender, abandoned) = unbounded_channel();
+        let recorded = Arc::new(Recorded {
             entries: Mutex::default(),
+            consumers: Mutex::default(),
+            abandoned: sender,
             refused_since: Mutex::default(),
-            engine,
-        }
+            engine: Arc::downgrade(engine),
+        });
+        let (ended, weak) = (engine.ended(), Arc::downgrade(&recorded));
+        engine.runtime.spawn(async move {
+            tokio::select! {
+                biased;
+                () = ended => {}
+                () = delete_abandoned(weak, abandoned) => {}
+            }
+        });
+        recorded
     }
 
     /// Takes note of a step that succeeded. A later declaration of the same thing replaces the earlier one.
@@ -142,6 +170,40 @@ impl Recorded {
                 entries.put(thing, entry);
             }
         }
+    }
+
+    /// A consumer receives from this queue, until what this answers is dropped.
+    pub(super) fn consuming(self: &Arc<Self>, queue: &Name) -> Consuming {
+        self.consumers
+            .lock()
+            .entry(queue.clone())
+            .or_default()
+            .count += 1;
+        Consuming {
+            recorded: self.clone(),
+            queue: queue.clone(),
+        }
+    }
+
+    /// A queue has lost its last consumer here. If others have some, it is theirs to declare again. Answers whether the
+    /// broker was to delete it.
+    fn forget_unconsumed(&self, queue: &Name) -> bool {
+        let thing = Thing::Queue(queue.clone());
+        let goes = match self.entries.lock().get_mut(&thing) {
+            Some(entry) => entry.record.goes_unconsumed(),
+            None => false,
+        };
+        if goes {
+            self.take(&Deletion::Queue(queue));
+        }
+        goes
+    }
+
+    /// Whether somebody here wants it to be there.
+    fn is_wanted(&self, queue: &Name) -> bool {
+        let is_consumed = self.consumers.lock().contains_key(queue);
+        let thing = Thing::Queue(queue.clone());
+        is_consumed || self.entries.lock().numbers.contains_key(&thing)
     }
 
     fn set_missed(&self, record: &Record, missed: bool) {
@@ -251,6 +313,86 @@ impl Recorded {
     }
 }
 
+/// That a queue has a consumer. The broker deletes some with their last one: declared again, they would have none, and fill up.
+pub(super) struct Consuming {
+    recorded: Arc<Recorded>,
+    queue: Name,
+}
+
+impl Consuming {
+    /// It has one on this session: from now on, the broker deletes it with the last.
+    pub(super) fn is_subscribed(&self, session: &Arc<Session>) {
+        if let Some(consumers) = self.recorded.consumers.lock().get_mut(&self.queue) {
+            consumers.session = Some(Arc::downgrade(session));
+        }
+    }
+}
+
+impl Drop for Consuming {
+    fn drop(&mut self) {
+        // Held to the end: whoever consumes from it next declares it behind this.
+        let mut consumers = self.recorded.consumers.lock();
+        let Some(others) = consumers.get_mut(&self.queue) else {
+            return;
+        };
+        others.count -= 1;
+        if others.count > 0 {
+            return;
+        }
+        let before = consumers.remove(&self.queue);
+        // Without one, the broker deletes nothing.
+        let Some(session) = before.and_then(|consumers| consumers.session) else {
+            return;
+        };
+        let recorded = &self.recorded;
+        if recorded.forget_unconsumed(&self.queue)
+            && let Some(engine) = recorded.engine.upgrade()
+            && !engine.is_present(&session)
+        {
+            drop(recorded.abandoned.send((self.queue.clone(), session)));
+        }
+    }
+}
+
+/// Deletes queues that were declared again, and have had no consumer since: the broker waits for one before it does so.
+async fn delete_abandoned(recorded: Weak<Recorded>, mut abandoned: UnboundedReceiver<Abandoned>) {
+    while let Some((queue, mut last)) = abandoned.recv().await {
+        loop {
+            let engine = recorded
+                .upgrade()
+                .and_then(|recorded| recorded.engine.upgrade());
+            let Some((limit, next)) = engine.map(|engine| {
+                let limit = engine.deadlines.declare;
+                (limit, engine.session_besides(last))
+            }) else {
+                return;
+            };
+            let Some(session) = next.await else {
+                return;
+            };
+            if recorded
+                .upgrade()
+                .is_none_or(|recorded| recorded.is_wanted(&queue))
+            {
+                break;
+            }
+            let unused = DeleteQueue::new(true, false);
+            let deleting = session.driver.delete_queue(&queue, unused);
+            match by(deadline(limit), deleting, || no_answer(limit)).await {
+                Err(error) if error.kind() == ErrorKind::ConnectionLost => {
+                    last = Arc::downgrade(&session);
+                }
+                // Others may consume from it: then it goes with them.
+                Err(error) => {
+                    tracing::debug!(%queue, %error, "not deleted, though nobody consumes from it here");
+                    break;
+                }
+                Ok(_) => break,
+            }
+        }
+    }
+}
+
 fn no_answer(limit: Duration) -> Error {
     Error::new(
         ErrorKind::Timeout,
@@ -339,6 +481,11 @@ impl Record {
             }
             _ => false,
         }
+    }
+
+    /// Whether the broker deletes it with its last consumer.
+    fn goes_unconsumed(&self) -> bool {
+        matches!(self, Record::Queue(queue, _) if queue.is_auto_delete())
     }
 
     async fn is_missing(&self, driver: &Arc<dyn Connection>) -> Result<bool> {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use url::Url;
 
-use crate::driver::{Capabilities, Place, Target, Transport};
+use crate::driver::{Capabilities, Target, Transport};
 use crate::error::{Error, ErrorKind, Result};
+use crate::name::Name;
 use crate::options::nearest;
 
 /// Transports by URL scheme.
@@ -60,7 +61,7 @@ impl Registry {
     /// A URL of its parts. What isn't set is left to the transport.
     ///
     /// ```
-    /// use kombu::driver::Place;
+    /// use kombu::Place;
     ///
     /// let registry = kombu::registry();
     /// let mut place = Place::new("memory");
@@ -126,6 +127,11 @@ impl Registry {
         };
         let others: Vec<Url> = others.iter().map(|url| parse(url)).collect::<Result<_>>()?;
         let target = transport.resolve(Target::new(parsed).with_other_hosts(&others))?;
+        let virtual_host = match transport.virtual_host(target.url()) {
+            name if name.is_empty() => Name::from_static("/"),
+            name => name.into(),
+        };
+        let target = target.with_virtual_host(virtual_host);
         Ok((transport.clone(), target))
     }
 
@@ -173,5 +179,44 @@ fn first_host(scheme: &str, rest: &str) -> (Cow<'static, str>, Vec<String>) {
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Registry").field(&self.schemes()).finish()
+    }
+}
+
+/// What a URL is made of, for [`Registry::url_of`](crate::Registry::url_of).
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Place<'a> {
+    /// The scheme.
+    pub protocol: &'a str,
+    /// Where the server is.
+    pub host: Option<&'a str>,
+    /// At which port it listens.
+    pub port: Option<u16>,
+    /// Who connects.
+    pub user: Option<&'a str>,
+    /// As whom.
+    pub password: Option<&'a str>,
+    /// Which space of names is meant.
+    pub virtual_host: Option<&'a str>,
+}
+
+impl<'a> Place<'a> {
+    /// Where the transport of this scheme connects to by itself.
+    pub fn new(protocol: &'a str) -> Self {
+        Place {
+            protocol,
+            ..Place::default()
+        }
+    }
+}
+
+impl fmt::Debug for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place")
+            .field("protocol", &self.protocol)
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("virtual_host", &self.virtual_host)
+            .finish_non_exhaustive()
     }
 }

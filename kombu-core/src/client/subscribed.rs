@@ -20,6 +20,7 @@ use super::delivery::{Link, LinkQueue};
 use super::held::Held;
 use super::intercept::Interceptors;
 use super::processing::Processing;
+use super::recorded::Consuming;
 use super::{Connection, UndecodablePolicy};
 
 /// What stays as it is for as long as the consumer lives.
@@ -42,16 +43,18 @@ pub(super) struct Sources {
     details: Vec<Source>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Source {
     /// The subscription's number for it.
     index: u16,
     dead_letters: bool,
+    /// Until the consumer ends.
+    consuming: Option<Arc<Consuming>>,
 }
 
 impl Sources {
     /// The queues of a subscription to be, each once; `mode` is for declarations that don't say otherwise themselves.
-    pub(super) fn new(queues: &[Queue], mode: DeclareMode) -> Self {
+    pub(super) fn new(connection: &Connection, queues: &[Queue], mode: DeclareMode) -> Self {
         let mut sources = Sources {
             names: Vec::with_capacity(queues.len()),
             details: Vec::with_capacity(queues.len()),
@@ -59,7 +62,8 @@ impl Sources {
         let mut seen = HashSet::with_capacity(queues.len());
         for queue in queues {
             if seen.insert(queue.name()) {
-                sources.add(0, &LinkQueue::new(queue, mode));
+                let consuming = connection.consuming(queue.name());
+                sources.add(0, &LinkQueue::new(queue, mode), consuming);
             }
         }
         sources.renumber();
@@ -81,12 +85,29 @@ impl Sources {
     }
 
     /// Takes in a queue; the number is the subscription's.
-    pub(super) fn add(&mut self, index: u16, queue: &LinkQueue) {
+    pub(super) fn add(&mut self, index: u16, queue: &LinkQueue, consuming: Consuming) {
         self.names.push(queue.name.clone());
         self.details.push(Source {
             index,
             dead_letters: queue.dead_letters,
+            consuming: Some(Arc::new(consuming)),
         });
+    }
+
+    /// They are received from on this session.
+    fn are_subscribed(&self, session: &Arc<Session>) {
+        for source in &self.details {
+            if let Some(consuming) = &source.consuming {
+                consuming.is_subscribed(session);
+            }
+        }
+    }
+
+    /// Nothing is received from them any more; their names stay.
+    pub(super) fn end(&mut self) {
+        for source in &mut self.details {
+            source.consuming = None;
+        }
     }
 
     /// Takes out the queue with this number.
@@ -298,6 +319,7 @@ impl Plan {
         sources: &Sources,
         options: SubscribeOptions,
     ) -> Opened {
+        sources.are_subscribed(&session);
         let link = Link {
             settler: subscription.settler(),
             queues: sources.link_queues().collect(),

@@ -46,7 +46,7 @@ pub(super) struct Entry {
     stage: Mutex<Stage>,
     /// Taken by a driver at least once, so the broker may have it.
     sent: AtomicBool,
-    /// When it was handed to a driver first.
+    /// When it was handed to a driver first, if that one asks for it.
     since: OnceLock<Instant>,
     /// Handed to another driver after that.
     resent: AtomicBool,
@@ -146,7 +146,7 @@ impl Outbox {
             Op::Ready(Some(Ok(Op::Ready(Some(Err(error)))))) if !is_lost(&error) => {
                 Handed::Answered(Err(error))
             }
-            other => self.track(envelope, other),
+            other => self.track(envelope, &**publisher, other),
         }
     }
 
@@ -158,9 +158,14 @@ impl Outbox {
     }
 
     #[cold]
-    fn track(&self, envelope: &Envelope, op: Op<Result<Confirm>>) -> Handed {
+    fn track(
+        &self,
+        envelope: &Envelope,
+        publisher: &dyn Publisher,
+        op: Op<Result<Confirm>>,
+    ) -> Handed {
         let entry = self.entry(envelope, Stage::Waiting);
-        entry.took(op);
+        entry.took(publisher, op);
         self.follow(&entry);
         Handed::Tracked(entry)
     }
@@ -216,7 +221,7 @@ impl Outbox {
         {
             {
                 let publisher = self.publisher.read();
-                entry.took(publisher.publish(&entry.envelope));
+                entry.took(&**publisher, publisher.publish(&entry.envelope));
                 self.follow(&entry);
             }
             self.queued.fetch_sub(1, Ordering::Relaxed);
@@ -405,8 +410,10 @@ impl Entry {
 
     /// Takes note of what the driver made of the message. If the broker's answer has to be waited for, the driver isn't
     /// asked for it yet: it has nobody to wake until somebody waits.
-    fn took(self: &Arc<Self>, op: Op<Result<Confirm>>) {
-        self.since.get_or_init(Instant::now);
+    fn took(self: &Arc<Self>, publisher: &dyn Publisher, op: Op<Result<Confirm>>) {
+        if publisher.repeats_within().is_some() {
+            self.since.get_or_init(Instant::now);
+        }
         let mut stage = self.stage.lock();
         self.has_news.store(true, Ordering::Release);
         match op {
@@ -473,7 +480,7 @@ impl Entry {
             self.sent.store(true, Ordering::Relaxed);
             self.resent.store(true, Ordering::Relaxed);
         }
-        self.took(publisher.publish(&self.envelope));
+        self.took(publisher, publisher.publish(&self.envelope));
         self.task.wake();
     }
 

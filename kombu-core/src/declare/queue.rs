@@ -138,7 +138,7 @@ impl Queue {
     }
 
     /// A queue that gets its own copy of everything that is published to a fanout exchange: fresh for each one who consumes,
-    /// and gone when it isn't consumed any more. Python's `kombu.common.Broadcast`.
+    /// and gone when it isn't consumed any more, or with its connection. Python's `kombu.common.Broadcast`.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -162,7 +162,7 @@ impl Queue {
     /// ```
     pub fn broadcast(exchange: impl Into<Name>) -> Self {
         let exchange = Exchange::fanout(exchange);
-        let queue = Queue::server_named().auto_delete(true);
+        let queue = Queue::server_named().durable(false).exclusive(true);
         queue.alias(exchange.name().clone()).bind(exchange, "")
     }
 

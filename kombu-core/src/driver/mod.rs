@@ -43,4 +43,4 @@ pub use publisher::{Confirm, Confirmation, Publisher};
 pub use subscription::{
     Outcome, RawDelivery, Received, Settle, Settlement, SubscribeOptions, Subscription, Tag,
 };
-pub use transport::{Credentials, Place, Target, Transport};
+pub use transport::{Credentials, Target, Transport};

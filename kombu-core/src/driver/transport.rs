@@ -2,10 +2,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use url::Url;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::name::Name;
 use crate::options;
 
 use super::{Capabilities, Connection, ExchangeKinds};
@@ -16,6 +18,7 @@ pub struct Target {
     url: Url,
     other_hosts: Arc<[(String, Option<u16>)]>,
     exchange_kinds: Arc<ExchangeKinds>,
+    virtual_host: Name,
 }
 
 impl Target {
@@ -25,7 +28,18 @@ impl Target {
             url,
             other_hosts: Arc::default(),
             exchange_kinds: Arc::default(),
+            virtual_host: Name::EMPTY,
         }
+    }
+
+    pub(crate) fn with_virtual_host(mut self, name: Name) -> Self {
+        self.virtual_host = name;
+        self
+    }
+
+    /// The name of the virtual host that a connection's URL names, as its transport has them; `/` if it names none.
+    pub fn virtual_host(&self) -> &Name {
+        &self.virtual_host
     }
 
     /// The same place, with the hosts and ports of these URLs beside that of its own.
@@ -70,6 +84,7 @@ impl Target {
                 url,
                 other_hosts: self.other_hosts.clone(),
                 exchange_kinds: self.exchange_kinds.clone(),
+                virtual_host: self.virtual_host.clone(),
             }),
             Err(()) => Err(Error::new(
                 ErrorKind::Config,
@@ -121,45 +136,6 @@ impl fmt::Display for Target {
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Target({self})")
-    }
-}
-
-/// What a URL is made of, for [`Registry::url_of`](crate::Registry::url_of).
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Place<'a> {
-    /// The scheme.
-    pub protocol: &'a str,
-    /// Where the server is.
-    pub host: Option<&'a str>,
-    /// At which port it listens.
-    pub port: Option<u16>,
-    /// Who connects.
-    pub user: Option<&'a str>,
-    /// As whom.
-    pub password: Option<&'a str>,
-    /// Which space of names is meant.
-    pub virtual_host: Option<&'a str>,
-}
-
-impl<'a> Place<'a> {
-    /// Where the transport of this scheme connects to by itself.
-    pub fn new(protocol: &'a str) -> Self {
-        Place {
-            protocol,
-            ..Place::default()
-        }
-    }
-}
-
-impl fmt::Debug for Place<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Place")
-            .field("protocol", &self.protocol)
-            .field("host", &self.host)
-            .field("port", &self.port)
-            .field("virtual_host", &self.virtual_host)
-            .finish_non_exhaustive()
     }
 }
 
@@ -222,6 +198,13 @@ pub trait Transport: Send + Sync + 'static {
         if let Ok(mut path) = url.path_segments_mut() {
             path.clear().push(name);
         }
+    }
+
+    /// The virtual host that a URL means, as [`set_virtual_host`](Transport::set_virtual_host) has it; empty if it names none.
+    fn virtual_host(&self, url: &Url) -> String {
+        let path = url.path();
+        let path = path.strip_prefix('/').unwrap_or(path);
+        percent_decode_str(path).decode_utf8_lossy().into_owned()
     }
 
     /// Completes a target before the first connect, so that every later connect reaches the same broker.

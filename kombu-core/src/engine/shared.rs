@@ -120,6 +120,31 @@ impl Shared {
             .await
     }
 
+    /// A session that isn't this one, once there is one; `None` if none will come. It keeps nothing open.
+    pub(crate) fn session_besides(
+        &self,
+        other: Weak<Session>,
+    ) -> impl Future<Output = Option<Arc<Session>>> + Send + use<> {
+        let state = self.state.clone();
+        async move {
+            let next = state.until(|state| match state {
+                State::Up(session) if Arc::as_ptr(session) == other.as_ptr() => None,
+                State::Up(session) => Some(Some(session.clone())),
+                State::Connecting => None,
+                State::Ended { .. } => Some(None),
+            });
+            next.await
+        }
+    }
+
+    /// Whether it is the session that there is.
+    pub(crate) fn is_present(&self, session: &Weak<Session>) -> bool {
+        match &*self.state.get() {
+            State::Up(present) => Arc::as_ptr(present) == session.as_ptr(),
+            _ => false,
+        }
+    }
+
     /// Resolves when the connection was closed or given up. It keeps nothing open.
     pub(crate) fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
         let state = self.state.clone();

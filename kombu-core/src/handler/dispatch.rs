@@ -1,31 +1,30 @@
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::call::{Failure, FailureKind, Responder};
 use crate::client::{Delivery, Settling};
 use crate::error::{Error, ErrorKind, Result};
 
-use super::reaction::{Answer, Kind};
+use super::reaction::{Answer, Kind, Style};
 use super::route::Erased;
+use super::serve::GRACE;
 use super::{Exit, HandlerError, Outcome, Reaction, Rejection, Request, Retries, Router};
 
 /// How long a message is kept that was handed out before, and is released: others shall have it.
 const RELEASED_AGAIN: Duration = Duration::from_millis(100);
-
-/// Changes what is answered in place of a value.
-pub(super) type Reshape = Arc<dyn Fn(Failure) -> Failure + Send + Sync>;
 
 /// Takes deliveries to their handlers, and settles them.
 pub(super) struct Dispatch {
     pub(super) router: Router,
     pub(super) retries: Retries,
     pub(super) tells_errors: bool,
-    pub(super) failures: Option<Reshape>,
+    pub(super) style: Option<Arc<dyn Style>>,
     /// Whether the broker can have a message come again later.
     pub(super) delays: bool,
 }
@@ -69,7 +68,8 @@ impl Dispatch {
         responder: Option<Responder>,
     ) -> Option<Exit> {
         let reaction = match reaction.0 {
-            Kind::Done { outcome, answer } => match answered(answer, responder.as_ref()).await {
+            Kind::Done { outcome, answer } => match self.answered(answer, responder.as_ref()).await
+            {
                 Ok(()) => {
                     self.finish(delivery, outcome).await;
                     return outcome.exit();
@@ -117,9 +117,7 @@ impl Dispatch {
         let failure = match error.into_failure() {
             // An answer as any other.
             Ok(failure) => {
-                if let Err(error) = self.fail(&responder, failure).await {
-                    tracing::error!(%queue, %error, "a failure could not be answered");
-                }
+                self.fail(&responder, failure).await;
                 return tell(delivery.ack()).await;
             }
             Err(error) => {
@@ -130,9 +128,7 @@ impl Dispatch {
                 }
             }
         };
-        if let Err(error) = self.fail(&responder, failure).await {
-            tracing::error!(%queue, %error, "a failure could not be answered");
-        }
+        self.fail(&responder, failure).await;
         // Whoever asked knows, and may ask again.
         tell(delivery.reject()).await;
     }
@@ -149,21 +145,20 @@ impl Dispatch {
             return delivery.give_up();
         };
         let failure = Failure::critical(400, rejection.error().message());
-        if let Err(error) = self.fail(&responder, failure).await {
-            tracing::error!(%queue, %error, "a failure could not be answered");
-        }
+        self.fail(&responder, failure).await;
         tell(delivery.reject()).await;
     }
 
-    async fn fail(&self, responder: &Responder, failure: Failure) -> Result<()> {
-        if !responder.has_replied() {
-            let failure = match &self.failures {
-                Some(change) => change(failure),
-                None => failure,
-            };
-            responder.fail(failure).await?;
-        }
-        Ok(())
+    async fn answered(&self, answer: Answer, responder: Option<&Responder>) -> Result<()> {
+        answered(answer, responder, self.style.as_deref()).await
+    }
+
+    async fn fail(&self, responder: &Responder, failure: Failure) {
+        let failure = match &self.style {
+            Some(style) => style.failure(failure),
+            None => failure,
+        };
+        fail(responder, failure).await;
     }
 
     async fn retry(&self, delivery: Delivery, pause: Option<Duration>) {
@@ -251,19 +246,29 @@ impl Router {
 
 impl Router {
     /// Has the handlers for a delivery run, and answers what they come to, failures included; it isn't settled. Tells what
-    /// becomes of the loop that it came from.
+    /// becomes of the loop that it came from. Handlers that take longer than the limit are cancelled, which is a failure; so
+    /// are those that go on for 30 s after `stop` has resolved, which ends the loop in any case.
     pub(crate) async fn answer(
         &self,
         delivery: &Delivery,
         responder: Option<Responder>,
+        limit: Option<Duration>,
+        stop: impl Future<Output = ()>,
     ) -> Option<Exit> {
         let responder = responder.map(Responder::tracked);
         let request = Request::of(delivery, responder.clone());
         let handlers = self.find(request.message(), request.queue());
-        let reaction = react(self, handlers, request, delivery, responder.as_ref()).await;
+        let reacting = react(self, handlers, request, delivery, responder.as_ref());
+        let mut reacting = pin!(timeout(limit.unwrap_or(Duration::MAX), reacting));
+        let (reaction, is_stopped) = tokio::select! {
+            biased;
+            () = stop => (timeout(GRACE, reacting).await.flatten(), true),
+            reaction = &mut reacting => (reaction, false),
+        };
+        let reaction = reaction.unwrap_or_else(|_| Reaction::failed(HandlerError::late()));
         let (failure, exit) = match reaction.0 {
             Kind::Done { outcome, answer } => {
-                let answered = answered(answer, responder.as_ref()).await;
+                let answered = answered(answer, responder.as_ref(), None).await;
                 let failed = |error: Error| Failure::application("error", error.to_string());
                 (answered.err().map(failed), outcome.exit())
             }
@@ -278,13 +283,10 @@ impl Router {
                 (Some(failure), None)
             }
         };
-        if let (Some(failure), Some(responder)) = (failure, &responder)
-            && !responder.has_replied()
-            && let Err(error) = responder.fail(failure).await
-        {
-            tracing::error!(%error, "a failure could not be answered");
+        if let (Some(failure), Some(responder)) = (failure, &responder) {
+            fail(responder, failure).await;
         }
-        exit
+        exit.or(is_stopped.then_some(Exit::Stopped))
     }
 }
 
@@ -342,11 +344,15 @@ fn unknown(router: &Router, request: &Request) -> Reaction {
     )))
 }
 
-async fn answered(answer: Answer, responder: Option<&Responder>) -> Result<()> {
+async fn answered(
+    answer: Answer,
+    responder: Option<&Responder>,
+    style: Option<&dyn Style>,
+) -> Result<()> {
     if let (Some(answer), Some(responder)) = (answer, responder)
         && !responder.is_taken_over()
     {
-        answer(responder).await?;
+        answer(responder, style).await?;
     }
     Ok(())
 }
@@ -354,5 +360,14 @@ async fn answered(answer: Answer, responder: Option<&Responder>) -> Result<()> {
 async fn tell(settling: Settling) {
     if let Err(error) = settling.await {
         tracing::warn!(%error, "a delivery could not be settled: it comes again");
+    }
+}
+
+/// Answers with a failure, unless something was answered.
+async fn fail(responder: &Responder, failure: Failure) {
+    if !responder.has_replied()
+        && let Err(error) = responder.fail(failure).await
+    {
+        tracing::error!(%error, to = %responder.reply_to(), "a failure could not be answered");
     }
 }

@@ -29,6 +29,13 @@ impl HandlerError {
         }
     }
 
+    pub(super) fn late() -> Self {
+        HandlerError {
+            name: "TimeoutError",
+            cause: "the handler took too long and was cancelled".into(),
+        }
+    }
+
     /// The name of the error's type, without its path.
     pub fn name(&self) -> &str {
         let name = self.name.split('<').next().unwrap_or_default();

@@ -67,11 +67,13 @@ pub use component::Component;
 pub use error::{HandlerError, Rejection};
 pub use extract::{Attempt, FromDelivery, FromMessage, FromState, Headers, Payload, State};
 pub use function::Handler;
+#[cfg(feature = "postage")]
+pub(crate) use reaction::Style;
 pub use reaction::{IntoReaction, Outcome, Reaction, Reply};
 pub use request::Request;
 pub use retries::Retries;
 pub use router::Router;
 pub use run::Exit;
-pub use serve::Serve;
+pub use serve::{Serve, Serving};
 #[cfg(feature = "tower")]
 pub use service::HandlerService;

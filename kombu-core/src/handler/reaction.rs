@@ -1,9 +1,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use kombu_serializers::erased_serde::Serialize as Erased;
 use serde::Serialize;
 
-use crate::call::{Replying, Responder};
+use crate::call::{Failure, Replying, Responder};
 
 use super::{HandlerError, Rejection};
 
@@ -40,7 +41,20 @@ pub(super) enum Kind {
 }
 
 /// Answers a question, if the message is one.
-pub(super) type Answer = Option<Box<dyn FnOnce(&Responder) -> Replying + Send>>;
+pub(super) type Answer = Option<Box<dyn FnOnce(&Responder, Option<&dyn Style>) -> Replying + Send>>;
+
+/// How a component answers whose callers expect more than a value.
+pub(crate) trait Style: Send + Sync {
+    /// Answers with a plain value.
+    fn reply(&self, responder: &Responder, value: &dyn Erased) -> Replying;
+
+    /// Who answers, for what a handler made in this style by itself.
+    #[cfg(feature = "postage")]
+    fn sender(&self) -> &dyn Erased;
+
+    /// Changes what is answered in place of a value.
+    fn failure(&self, failure: Failure) -> Failure;
+}
 
 impl Reaction {
     /// What becomes of the delivery; `None` if the handler failed, or could not be called.
@@ -70,7 +84,7 @@ impl Reaction {
     pub(super) fn done(outcome: Outcome) -> Self {
         let answer: Answer = match outcome {
             Outcome::Ack | Outcome::Quit | Outcome::Restart => {
-                Some(Box::new(|responder| responder.reply(&())))
+                Some(Box::new(|responder, style| plain(responder, style, &())))
             }
             _ => None,
         };
@@ -88,8 +102,30 @@ impl Reaction {
     pub(crate) fn value(value: impl Serialize + Send + 'static) -> Self {
         Reaction(Kind::Done {
             outcome: Outcome::Ack,
-            answer: Some(Box::new(move |responder| responder.reply(&value))),
+            answer: Some(Box::new(move |responder, style| {
+                plain(responder, style, &value)
+            })),
         })
+    }
+
+    /// A value that is in the component's style already, but for who answers.
+    #[cfg(feature = "postage")]
+    pub(crate) fn styled(
+        reply: impl FnOnce(&Responder, Option<&dyn Erased>) -> Replying + Send + 'static,
+    ) -> Self {
+        Reaction(Kind::Done {
+            outcome: Outcome::Ack,
+            answer: Some(Box::new(move |responder, style| {
+                reply(responder, style.map(Style::sender))
+            })),
+        })
+    }
+}
+
+fn plain<T: Serialize>(responder: &Responder, style: Option<&dyn Style>, value: &T) -> Replying {
+    match style {
+        Some(style) => style.reply(responder, value),
+        None => responder.reply(value),
     }
 }
 

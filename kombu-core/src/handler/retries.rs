@@ -42,6 +42,11 @@ impl Retries {
         Retries::new(0)
     }
 
+    /// For as long as it fails.
+    pub(crate) fn endless() -> Self {
+        Retries::new(u32::MAX)
+    }
+
     /// The first pause; each further one is twice as long. Default: 1 s. Zero retries at once.
     #[must_use]
     pub fn first_pause(mut self, pause: Duration) -> Self {

@@ -2,20 +2,20 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::call::Failure;
-use crate::client::{Connection, Queues, UndecodablePolicy};
+use crate::client::{Connection, Consumer, Queues, UndecodablePolicy};
 use crate::declare::{DeclareMode, Queue};
 use crate::driver::{BoxFuture, Feature, Support};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Content;
 use crate::name::Name;
 
-use super::dispatch::{Dispatch, Reshape};
+use super::dispatch::Dispatch;
 use super::lanes::OrderKey;
+use super::reaction::Style;
 use super::{Exit, Retries, Router, run};
 
 /// How long handlers may go on when their component ends.
-const GRACE: Duration = Duration::from_secs(30);
+pub(super) const GRACE: Duration = Duration::from_secs(30);
 
 /// A component to be: handlers, the queues that they serve, and how. [`run`](Serve::run) runs it.
 #[must_use = "nothing is handled until it is run"]
@@ -30,7 +30,7 @@ pub struct Serve {
     max_processing_time: Option<Option<Duration>>,
     declare_mode: Option<DeclareMode>,
     tells_errors: bool,
-    failures: Option<Reshape>,
+    style: Option<Arc<dyn Style>>,
     obeys_commands: bool,
     grace: Duration,
     order: Option<OrderKey>,
@@ -56,7 +56,7 @@ impl Serve {
             max_processing_time: None,
             declare_mode: None,
             tells_errors: false,
-            failures: None,
+            style: None,
             obeys_commands: false,
             grace: GRACE,
             order: None,
@@ -117,10 +117,10 @@ impl Serve {
         self
     }
 
-    /// Changes what is answered to questions that failed or can't be handled, for callers that look for it elsewhere than in
-    /// the headers: in the [payload](Failure::payload). Default: it is answered as it is.
-    pub fn failures(mut self, change: impl Fn(Failure) -> Failure + Send + Sync + 'static) -> Self {
-        self.failures = Some(Arc::new(change));
+    /// Answers as callers expect it that look for more than a value.
+    #[cfg(feature = "postage")]
+    pub(crate) fn style(mut self, style: Arc<dyn Style>) -> Self {
+        self.style = Some(style);
         self
     }
 
@@ -172,20 +172,25 @@ impl Serve {
         self.run_until(std::future::pending())
     }
 
+    /// Opens its consumer and handles nothing yet: what comes from now on waits for [`Serving::run`].
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Serve::run), but for what ends a consumer.
+    pub fn open(self) -> BoxFuture<'static, Result<Serving>> {
+        Box::pin(async move { self.opened().await.map_err(|error| error.during("serve")) })
+    }
+
     /// As [`run`](Serve::run), and ends with [`Exit::Stopped`] when `stop` resolves: it takes no more, gives back what it
     /// has not begun with, and waits for its handlers.
     pub fn run_until(
         self,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> BoxFuture<'static, Result<Exit>> {
-        Box::pin(async move {
-            self.start(stop)
-                .await
-                .map_err(|error| error.during("serve"))
-        })
+        Box::pin(async move { self.open().await?.run_until(stop).await })
     }
 
-    async fn start(self, stop: impl Future<Output = ()> + Send) -> Result<Exit> {
+    async fn opened(self) -> Result<Serving> {
         if let Some(key) = self.router.conflict() {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -217,7 +222,7 @@ impl Serve {
             },
             retries: self.retries,
             tells_errors: self.tells_errors,
-            failures: self.failures,
+            style: self.style,
             delays: delayed != Support::Unsupported,
         };
         let settings = Settings {
@@ -225,7 +230,62 @@ impl Serve {
             grace: self.grace,
             order: self.order,
         };
-        run::run(consumer.await?, dispatch, settings, stop).await
+        Ok(Serving {
+            consumer: consumer.await?,
+            dispatch,
+            settings,
+        })
+    }
+}
+
+/// A component that receives: see [`Serve::open`].
+///
+/// # Drop
+///
+/// What it has received goes back.
+#[must_use = "nothing is handled until it is run"]
+pub struct Serving {
+    consumer: Consumer,
+    dispatch: Dispatch,
+    settings: Settings,
+}
+
+impl Serving {
+    /// Handles what comes, until a handler or a command ends it, or the connection is closed or drained.
+    ///
+    /// # Errors
+    ///
+    /// What ends its [consumer](Consumer).
+    pub fn run(self) -> BoxFuture<'static, Result<Exit>> {
+        self.run_until(std::future::pending())
+    }
+
+    /// As [`run`](Serving::run), and ends with [`Exit::Stopped`] when `stop` resolves, as [`Serve::run_until`] does.
+    ///
+    /// # Errors
+    ///
+    /// As `run`.
+    pub fn run_until(
+        self,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> BoxFuture<'static, Result<Exit>> {
+        let Serving {
+            consumer,
+            dispatch,
+            settings,
+        } = self;
+        Box::pin(async move {
+            let ended = run::run(consumer, dispatch, settings, stop).await;
+            ended.map_err(|error| error.during("serve"))
+        })
+    }
+}
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serving")
+            .field("consumer", &self.consumer)
+            .finish_non_exhaustive()
     }
 }
 

@@ -17,6 +17,8 @@ use super::{Clock, Mailbox};
 
 /// How long commands of a node that is gone stay, where queues don't go with their owners.
 const KEPT: Duration = Duration::from_secs(60);
+/// How long a handler may take, unless it is told otherwise.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A process that is commanded: handlers for methods, under a name.
 ///
@@ -31,6 +33,7 @@ pub struct Node {
     name: Name,
     consumer: Consumer,
     router: Router,
+    max_processing_time: Option<Duration>,
     clock: Arc<Clock>,
 }
 
@@ -55,6 +58,7 @@ impl Mailbox {
             name,
             consumer,
             router: router.keyed_by(method),
+            max_processing_time: Some(LIMIT),
             clock: Arc::default(),
         })
     }
@@ -66,6 +70,13 @@ fn method(message: &Message) -> (Option<Name>, Option<Name>) {
 }
 
 impl Node {
+    /// How long a handler may take. One that isn't done by then is cancelled, its future dropped, and that is the reply.
+    /// Default: 60 s; `None` sets no limit, and the node hears nothing while a handler goes on.
+    pub fn max_processing_time(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.max_processing_time = limit.into();
+        self
+    }
+
     /// Handles commands until a handler ends it, or the connection is closed.
     ///
     /// # Errors
@@ -75,7 +86,8 @@ impl Node {
         self.run_until(std::future::pending()).await
     }
 
-    /// As [`run`](Node::run), and ends with [`Exit::Stopped`] when `stop` resolves.
+    /// As [`run`](Node::run), and ends with [`Exit::Stopped`] when `stop` resolves. A handler may go on for 30 s then, and is
+    /// cancelled: that is the reply.
     ///
     /// # Errors
     ///
@@ -91,13 +103,17 @@ impl Node {
             let Some(delivery) = delivery else {
                 return Ok(Exit::Closed);
             };
-            if let Some(exit) = self.handle(&delivery).await {
+            if let Some(exit) = self.handle(&delivery, &mut stop).await {
                 return Ok(exit);
             }
         }
     }
 
-    async fn handle(&mut self, delivery: &Delivery) -> Option<Exit> {
+    async fn handle(
+        &mut self,
+        delivery: &Delivery,
+        stop: impl Future<Output = ()>,
+    ) -> Option<Exit> {
         let command = match delivery.decode::<Command>() {
             Ok(command) => command,
             Err(error) => {
@@ -118,7 +134,8 @@ impl Node {
             };
             Responder::of_node(delivery, reply_to.routing_key.into(), signature)
         });
-        self.router.answer(delivery, responder).await
+        let limit = self.max_processing_time;
+        self.router.answer(delivery, responder, limit, stop).await
     }
 }
 

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout_at;
 
@@ -61,7 +61,7 @@ impl Mailbox {
             mailbox: self.clone(),
             connection: connection.clone(),
             producer,
-            id: format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)).into(),
+            id: Name::random(""),
             replies: None,
             clock: Arc::default(),
             tickets: 0,
@@ -72,8 +72,15 @@ impl Mailbox {
 /// Which nodes are meant: those of a list, those of a pattern, or all.
 #[derive(Clone, Debug, Default)]
 struct Whom {
-    destination: Vec<String>,
+    destination: Option<Vec<String>>,
     pattern: Option<String>,
+}
+
+impl Whom {
+    /// Whether there is nobody to tell. Nodes would take an empty list for everybody.
+    fn is_nobody(&self) -> bool {
+        self.destination.as_ref().is_some_and(Vec::is_empty)
+    }
 }
 
 impl Nodes {
@@ -121,14 +128,14 @@ impl Nodes {
         let command = Written {
             method,
             arguments,
-            destination: (!whom.destination.is_empty()).then_some(&whom.destination[..]),
+            destination: whom.destination.as_deref(),
             pattern: whom.pattern.as_deref(),
             matcher: whom.pattern.as_ref().map(|_| GLOB),
             ticket,
             reply_to,
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let expires = timeout.and_then(|timeout| Some(now.ok()? + timeout));
+        let expires = timeout.and_then(|timeout| now.ok()?.checked_add(timeout));
         let expires = expires.unwrap_or_default().as_secs_f64();
         let publish = self.producer.publish(&command);
         let publish = publish.header("clock", self.clock.forward());
@@ -165,7 +172,14 @@ impl Nodes {
             let Ok(delivery) = timeout_at(end, replies.try_next()).await else {
                 break;
             };
-            let delivery = delivery?.ok_or_else(closed)?;
+            let delivery = match delivery.and_then(|delivery| delivery.ok_or_else(closed)) {
+                Ok(delivery) => delivery,
+                Err(error) => {
+                    // The next call opens another one.
+                    self.replies = None;
+                    return Err(error);
+                }
+            };
             clock.adjust(&delivery);
             // Later replies to an earlier command are nobody's any more.
             if delivery.header("ticket").is_none_or(|mine| mine == ticket) {
@@ -182,25 +196,33 @@ fn closed() -> Error {
 
 /// What a reply says, of one node for all that is known.
 fn read<T: DeserializeOwned>(delivery: &Delivery) -> Vec<Reply<T>> {
+    /// This and nothing else: a value may have an `error` among others.
     #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Said<T> {
-        Wrong { error: String },
-        Value(T),
+    #[serde(deny_unknown_fields)]
+    struct Wrong {
+        error: String,
     }
-    match delivery.decode::<BTreeMap<String, Said<T>>>() {
-        Ok(said) => {
-            let replies = said.into_iter().map(|(node, said)| {
-                let result = match said {
-                    Said::Value(value) => Ok(value),
-                    Said::Wrong { error } => Err(error),
-                };
-                Reply { node, result }
-            });
-            replies.collect()
-        }
+    fn replies<V, T>(
+        said: BTreeMap<String, V>,
+        result: impl Fn(V) -> std::result::Result<T, String>,
+    ) -> Vec<Reply<T>> {
+        let reply = |(node, said)| Reply {
+            node,
+            result: result(said),
+        };
+        said.into_iter().map(reply).collect()
+    }
+    if let Ok(said) = delivery.decode::<BTreeMap<String, Wrong>>() {
+        return replies(said, |wrong| Err(wrong.error));
+    }
+    let error = match delivery.decode::<BTreeMap<String, T>>() {
+        Ok(said) => return replies(said, Ok),
+        Err(error) => error,
+    };
+    match delivery.decode::<BTreeMap<String, IgnoredAny>>() {
+        Ok(said) => replies(said, |_| Err(format!("malformed reply: {error}"))),
         Err(error) => {
-            tracing::warn!(%error, "a node's reply can't be read");
+            tracing::warn!(%error, "a reply of no node");
             Vec::new()
         }
     }
@@ -216,13 +238,13 @@ impl fmt::Debug for Nodes {
 
 macro_rules! addressed {
     ($($path:ident).+) => {
-        /// To these nodes alone. Default: to all.
+        /// To these nodes alone; to nobody if there are none. Default: to all.
         pub fn to<N: Into<String>>(mut self, nodes: impl IntoIterator<Item = N>) -> Self {
-            self.$($path).+.destination = nodes.into_iter().map(Into::into).collect();
+            self.$($path).+.destination = Some(nodes.into_iter().map(Into::into).collect());
             self
         }
 
-        /// To nodes whose name is as this says: `*` is any text, and `?` any letter.
+        /// To nodes whose name is as this says: `*` is any text, `?` any letter, `[ab]` one of these, and `[!ab]` any other.
         pub fn matching(mut self, pattern: impl Into<String>) -> Self {
             self.$($path).+.pattern = Some(pattern.into());
             self
@@ -255,6 +277,9 @@ impl<'a, A: Serialize + ?Sized> IntoFuture for Cast<'a, A> {
             arguments,
             whom,
         } = self;
+        if whom.is_nobody() {
+            return Box::pin(std::future::ready(Ok(())));
+        }
         let sent = nodes.send(method, arguments, &whom, None, None);
         Box::pin(async move { sent.await.map(drop).map_err(|error| error.during("cast")) })
     }
@@ -308,8 +333,10 @@ where
                 limit,
                 ..
             } = self;
-            let named = whom.destination.len();
-            let limit = limit.or((named > 0).then_some(named));
+            if whom.is_nobody() {
+                return Ok(Vec::new());
+            }
+            let limit = limit.or_else(|| whom.destination.as_ref().map(Vec::len));
             nodes.tickets += 1;
             let ticket = format!("{}-{}", nodes.id, nodes.tickets);
             let called = async {

@@ -22,7 +22,8 @@ mod settings;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::IntoFuture;
+use std::future::{Future, IntoFuture};
+use std::pin::pin;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -33,13 +34,13 @@ pub use settings::{DataType, RECEIVER_CALLBACK_SEPARATOR, Receiver, Sender, Sett
 
 use crate::client::{
     Connection, ConnectionBuilder, Consumer, Delivery, Destinations, Producer, Publish, Published,
-    Registry, Value,
+    Registry, UndecodablePolicy, Value,
 };
-use crate::declare::{Binding, Exchange};
+use crate::declare::{Binding, Exchange, Queue};
 use crate::driver::BoxFuture;
-use crate::engine::{by, deadline};
+use crate::engine::{Deadlines, check_runtime, deadline};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handler::{Exit, Handler, Router};
+use crate::handler::{Exit, Handler, Retries, Router};
 use crate::name::Name;
 
 /// Middleware to be: awaiting it connects, and opens its senders and receivers.
@@ -75,38 +76,31 @@ impl OpenMom {
     }
 
     async fn open(self) -> Result<Mom> {
-        let url = self.settings.url(&self.registry)?;
-        let mut connecting = Connection::builder(self.registry).url(url);
+        let settings = self.settings.by_uri()?;
+        let deadlines = Deadlines {
+            connect: settings.conn_timeout,
+            ..Deadlines::default()
+        };
+        let url = settings.url(&self.registry)?;
+        let connecting = Connection::builder(self.registry).url(url);
+        let mut connecting = connecting.deadlines(deadlines);
         if let Some(change) = self.change {
             connecting = change(connecting);
         }
-        let limit = self.settings.conn_timeout;
-        let late = || {
-            let message = format!("no connection within {limit:?}");
-            Error::new(ErrorKind::Timeout, message)
-        };
-        let connection = by(deadline(limit), connecting.into_future(), late).await?;
+        let connection = connecting.await?;
         let mut mom = Mom {
             producer: connection.producer(Exchange::default()).await?,
             connection,
             senders: BTreeMap::new(),
             receivers: BTreeMap::new(),
-            settings: self.settings,
+            callbacks: self.callbacks,
+            settings,
         };
         for sender in mom.settings.senders.clone() {
             mom.add_sender(sender).await?;
         }
-        for receiver in mom.settings.receivers.clone() {
-            let callback = receiver.callback.as_ref();
-            let router = match callback.map(|name| (name, self.callbacks.get(name))) {
-                None => None,
-                Some((_, Some(router))) => Some(router.clone()),
-                Some((name, None)) => {
-                    return Err(unknown("callback", name, self.callbacks.keys()));
-                }
-            };
-            mom.open_receiver(&receiver.name, router).await?;
-        }
+        let receivers = std::mem::take(&mut mom.settings.receivers);
+        mom.set_receivers(receivers).await?;
         Ok(mom)
     }
 }
@@ -139,6 +133,7 @@ pub struct Mom {
     producer: Producer,
     senders: BTreeMap<Name, Exchange>,
     receivers: BTreeMap<Name, Receiving>,
+    callbacks: BTreeMap<String, Router>,
 }
 
 /// What becomes of a receiver's messages.
@@ -149,11 +144,111 @@ enum Receiving {
         consumer: Box<Consumer>,
     },
     /// They are handed to a function.
-    Callback {
-        queue: Name,
-        stop: oneshot::Sender<()>,
-        task: JoinHandle<Result<Exit>>,
-    },
+    Callback { queue: Name, callback: Callback },
+}
+
+/// A function that gets messages.
+struct Callback {
+    stop: oneshot::Sender<()>,
+    /// Until somebody was told how it ended.
+    task: Option<JoinHandle<Result<Exit>>>,
+}
+
+impl Callback {
+    /// Hands it what the queue brings; when this is done, it is the queue's consumer.
+    async fn open(
+        connection: &Connection,
+        receiver: &Name,
+        queue: &Queue,
+        router: Router,
+        safe: bool,
+    ) -> Result<Self> {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async { drop(stopped.await) };
+        let running: BoxFuture<'static, Result<Exit>> = match safe {
+            true => {
+                let serve = connection.serve(router).queues(queue);
+                let serve = serve.on_undecodable(UndecodablePolicy::Reject);
+                let serve = serve.retries(Retries::endless());
+                serve.open().await?.run_until(stopped)
+            }
+            false => {
+                let consumer = connection.consumer(queue).no_ack(true).await?;
+                Box::pin(hand_over(consumer, router, stopped))
+            }
+        };
+        let receiver = receiver.clone();
+        let task = tokio::spawn(async move {
+            let ended = running.await;
+            match &ended {
+                Ok(Exit::Stopped | Exit::Closed) => {}
+                Ok(exit) => tracing::warn!(%receiver, ?exit, "a callback ended its receiver"),
+                Err(error) => tracing::error!(%receiver, %error, "a callback's receiver ended"),
+            }
+            ended
+        });
+        Ok(Callback {
+            stop,
+            task: Some(task),
+        })
+    }
+
+    fn has_ended(&self) -> bool {
+        self.task.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// How it ended, once it has; an error in any case.
+    async fn ended(&mut self, receiver: &str) -> Option<Error> {
+        if !self.has_ended() {
+            return None;
+        }
+        let told = match self.task.take() {
+            None => None,
+            Some(task) => task.await.ok().and_then(Result::err),
+        };
+        Some(told.unwrap_or_else(|| {
+            let message =
+                format!("the callback of receiver `{receiver}` has ended; set another one");
+            Error::new(ErrorKind::Closed, message)
+        }))
+    }
+
+    /// Ends it when it has finished what it has begun with, for which it has 30 s.
+    async fn cancel(self) -> Result<()> {
+        drop(self.stop);
+        match self.task {
+            None => Ok(()),
+            Some(task) => match task.await {
+                Ok(ended) => ended.map(drop),
+                // It was ended with its runtime.
+                Err(_) => Ok(()),
+            },
+        }
+    }
+}
+
+/// Hands over what is gone when it is received.
+async fn hand_over(
+    mut consumer: Consumer,
+    router: Router,
+    stopped: impl Future<Output = ()> + Send,
+) -> Result<Exit> {
+    let mut stopped = pin!(stopped);
+    loop {
+        let delivery = tokio::select! {
+            biased;
+            () = &mut stopped => return Ok(Exit::Stopped),
+            delivery = consumer.try_next() => delivery?,
+        };
+        let Some(delivery) = delivery else {
+            return Ok(Exit::Closed);
+        };
+        let responder = delivery.responder();
+        let answered = router.answer(&delivery, responder, None, &mut stopped);
+        if let Some(exit) = answered.await {
+            return Ok(exit);
+        }
+    }
 }
 
 impl Receiving {
@@ -163,18 +258,18 @@ impl Receiving {
         }
     }
 
+    fn has_ended(&self) -> bool {
+        match self {
+            Receiving::ByHand { consumer, .. } => consumer.has_ended(),
+            Receiving::Callback { callback, .. } => callback.has_ended(),
+        }
+    }
+
     /// Ends it; a callback finishes what it has begun with.
     async fn cancel(self) -> Result<()> {
         match self {
             Receiving::ByHand { consumer, .. } => consumer.cancel().await,
-            Receiving::Callback { stop, task, .. } => {
-                drop(stop);
-                match task.await {
-                    Ok(ended) => ended.map(drop),
-                    // It was ended with its runtime.
-                    Err(_) => Ok(()),
-                }
-            }
+            Receiving::Callback { callback, .. } => callback.cancel().await,
         }
     }
 }
@@ -221,6 +316,82 @@ impl Mom {
         Ok(())
     }
 
+    /// Has these senders and no others. One that stays is as it was.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`add_sender`](Mom::add_sender); the senders behind that one aren't added.
+    pub async fn set_senders(&mut self, senders: impl IntoIterator<Item = Sender>) -> Result<()> {
+        let senders: Vec<Sender> = senders.into_iter().collect();
+        let stays = |name: &Name| senders.iter().any(|sender| sender.name == *name);
+        self.senders.retain(|name, _| stays(name));
+        self.settings.senders.retain(|sender| stays(&sender.name));
+        for sender in senders {
+            if !self.settings.senders.contains(&sender) || !self.senders.contains_key(&sender.name)
+            {
+                self.add_sender(sender).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has these receivers and no others, with the [callbacks](OpenMom::callback) that they name. The others end as if they
+    /// were [cancelled](Mom::cancel_receivers), and one that stays is as it was, unless it has ended: then it is opened again.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] for a callback that isn't known; nothing has changed then. Those of opening a receiver, and of
+    /// cancelling one; the receivers behind that one aren't opened.
+    pub async fn set_receivers(
+        &mut self,
+        receivers: impl IntoIterator<Item = Receiver>,
+    ) -> Result<()> {
+        let mut opening = Vec::new();
+        for receiver in receivers {
+            let router = match &receiver.callback {
+                None => None,
+                Some(name) => match self.callbacks.get(name) {
+                    Some(router) => Some(router.clone()),
+                    None => return Err(unknown("callback", name, self.callbacks.keys())),
+                },
+            };
+            opening.push((receiver, router));
+        }
+        let left: Vec<Name> = self
+            .receivers
+            .keys()
+            .filter(|name| !opening.iter().any(|(receiver, _)| receiver.name == **name))
+            .cloned()
+            .collect();
+        for name in left {
+            let Some(receiving) = self.receivers.remove(&name) else {
+                continue;
+            };
+            // Its task has logged what it ended with.
+            let had_ended = receiving.has_ended();
+            let cancelled = receiving.cancel().await;
+            if !had_ended {
+                cancelled?;
+            }
+        }
+        for (receiver, router) in opening {
+            let receiving = self.receivers.get(&receiver.name);
+            let stays = self.settings.receivers.contains(&receiver)
+                && receiving.is_some_and(|receiving| !receiving.has_ended());
+            if !stays {
+                self.open_receiver(&receiver.name, router).await?;
+                self.note(receiver);
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, receiver: Receiver) {
+        let known = &mut self.settings.receivers;
+        known.retain(|known| known.name != receiver.name);
+        known.push(receiver);
+    }
+
     /// Adds a receiver, whose messages are [fetched](Mom::receive): its queue is declared, and gets what is sent from now on.
     /// One of that name stays as it is.
     ///
@@ -229,17 +400,23 @@ impl Mom {
     /// Those of [`Connection::consumer`].
     pub async fn add_receiver(&mut self, name: impl Into<Name>) -> Result<()> {
         let name = name.into();
-        match self.receivers.contains_key(&name) {
-            true => Ok(()),
-            false => self.open_receiver(&name, None).await,
+        if !self.receivers.contains_key(&name) {
+            self.open_receiver(&name, None).await?;
+            let callback = None;
+            self.note(Receiver { name, callback });
         }
+        Ok(())
     }
 
-    /// Has a [handler](crate::handler) run for each message of a receiver, from now on.
+    /// Has a [handler](crate::handler) run for each message of a receiver, from now on, those that wait
+    /// included. A message that it can't be called with is rejected, and so is one that it says can't be handled
+    /// ([`Outcome::Reject`](crate::handler::Outcome::Reject), or a [critical](crate::call::Failure::critical) failure). One
+    /// with which it failed otherwise comes again, for as long as it fails, after pauses that grow to 5 min. Without
+    /// [`safe`](Settings::safe), each is tried once.
     ///
     /// # Errors
     ///
-    /// Those of [`Connection::declare_queue`].
+    /// Those of [`Connection::consumer`]. The receiver goes on as it was.
     pub async fn on_receive<H, Arguments>(
         &mut self,
         name: impl Into<Name>,
@@ -249,8 +426,10 @@ impl Mom {
         H: Handler<Arguments, ()>,
         Arguments: 'static,
     {
-        let router = Router::new().fallback(handler);
-        self.open_receiver(&name.into(), Some(router)).await
+        let (name, router) = (name.into(), Router::new().fallback(handler));
+        // It isn't as the settings have it any more.
+        self.settings.receivers.retain(|known| known.name != name);
+        self.open_receiver(&name, Some(router)).await
     }
 
     async fn open_receiver(&mut self, name: &Name, router: Option<Router>) -> Result<()> {
@@ -270,21 +449,21 @@ impl Mom {
                 }
             }
             Some(router) => {
-                self.connection.declare_queue(&queue).await?;
-                let (stop, stopped) = oneshot::channel();
-                let stopped = async { drop(stopped.await) };
-                let serve = self.connection.serve(router).queues(&queue);
+                let (connection, safe) = (&self.connection, self.settings.safe);
+                let callback = Callback::open(connection, name, &queue, router, safe).await?;
                 Receiving::Callback {
                     queue: queue.name().clone(),
-                    task: tokio::spawn(serve.run_until(stopped)),
-                    stop,
+                    callback,
                 }
             }
         };
-        match self.receivers.insert(name.clone(), receiving) {
-            Some(before) => before.cancel().await,
-            None => Ok(()),
+        // Not before its follower is there: the queue may go with its last consumer.
+        if let Some(before) = self.receivers.insert(name.clone(), receiving)
+            && let Err(error) = before.cancel().await
+        {
+            tracing::warn!(receiver = %name, %error, "what received before did not end in an orderly way");
         }
+        Ok(())
     }
 
     /// Has a receiver get what a sender sends with this key, too.
@@ -330,7 +509,7 @@ impl Mom {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] for a name that isn't known; [`ErrorKind::PreconditionFailed`] for a receiver with a
-    /// callback; and what ended its consumer.
+    /// callback, and once that has ended, what ended it, or [`ErrorKind::Closed`]; and what ended its consumer.
     pub async fn receive(
         &mut self,
         receiver: &str,
@@ -339,10 +518,14 @@ impl Mom {
         let timeout = timeout.into().unwrap_or(self.settings.in_timeout);
         match self.receivers.get_mut(receiver) {
             Some(Receiving::ByHand { consumer, .. }) => consumer.receive(timeout).await,
-            Some(Receiving::Callback { .. }) => Err(Error::new(
-                ErrorKind::PreconditionFailed,
-                format!("receiver `{receiver}` has a callback, which gets its messages"),
-            )),
+            Some(Receiving::Callback { callback, .. }) => {
+                let ended = callback.ended(receiver).await;
+                Err(ended.unwrap_or_else(|| {
+                    let message =
+                        format!("receiver `{receiver}` has a callback, which gets its messages");
+                    Error::new(ErrorKind::PreconditionFailed, message)
+                }))
+            }
             None => Err(unknown("receiver", receiver, self.receivers.keys())),
         }
     }
@@ -361,8 +544,8 @@ impl Mom {
         self.settings.senders.clear();
     }
 
-    /// Ends receivers; names that aren't known are passed over. Callbacks finish what they have begun with, and shared queues
-    /// stay.
+    /// Ends receivers; names that aren't known are passed over. Callbacks have 30 s to finish what they have begun
+    /// with, and shared queues stay.
     ///
     /// # Errors
     ///
@@ -408,7 +591,9 @@ impl Mom {
 impl Drop for Mom {
     fn drop(&mut self) {
         for receiving in self.receivers.values() {
-            if let Receiving::Callback { task, .. } = receiving {
+            if let Receiving::Callback { callback, .. } = receiving
+                && let Some(task) = &callback.task
+            {
                 task.abort();
             }
         }
@@ -445,8 +630,9 @@ impl fmt::Debug for Mom {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::NotFound`] for a sender that isn't known; [`ErrorKind::Timeout`] if not all of them had an answer in time. What
-/// one sender can't send is an error of its own, and the others send it.
+/// [`ErrorKind::NotFound`] for a sender that isn't known. What one sender can't send is an error of its own, and the others
+/// send it: [`ErrorKind::Timeout`] for those that had no answer in time, whose messages may be sent all the same
+/// ([`may_have_been_stored`](Error::may_have_been_stored)).
 #[must_use = "nothing is sent until this is awaited"]
 pub struct Outgoing<'a, T: ?Sized> {
     mom: &'a Mom,
@@ -457,7 +643,7 @@ pub struct Outgoing<'a, T: ?Sized> {
 }
 
 impl<T: Serialize + ?Sized> Outgoing<'_, T> {
-    /// To this sender alone.
+    /// To this sender alone, by name or as a [`Sender`].
     pub fn sender(mut self, name: impl Into<Name>) -> Self {
         self.sender = Some(name.into());
         self
@@ -521,13 +707,13 @@ impl<'a, T: Serialize + ?Sized> IntoFuture for Outgoing<'a, T> {
         });
         Box::pin(async move {
             let (names, publishing) = started?;
+            check_runtime().map_err(|error| error.during("send"))?;
             let late = || {
-                let message = format!("not every sender had an answer within {timeout:?}");
-                Error::new(ErrorKind::Timeout, message)
+                let message = format!("no answer within {timeout:?}");
+                let error = Error::new(ErrorKind::Timeout, message);
+                error.with_maybe_stored().during("send")
             };
-            let answered = async { Ok(publishing.await) };
-            let answers = by(deadline(timeout), answered, late).await;
-            let answers = answers.map_err(|error| error.during("send"))?;
+            let answers = publishing.until(deadline(timeout), late).await;
             Ok(names.into_iter().zip(answers).collect())
         })
     }

@@ -3,11 +3,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
-use url::Url;
+use url::form_urlencoded::{self, Serializer};
 
-use crate::client::Registry;
+use crate::client::{Place, Registry};
 use crate::declare::{Exchange, Queue};
-use crate::driver::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 
@@ -74,6 +73,13 @@ impl FromStr for Sender {
             name: name.into(),
             mode,
         })
+    }
+}
+
+/// Its name: a sender stands for it where one is asked for.
+impl From<&Sender> for Name {
+    fn from(sender: &Sender) -> Name {
+        sender.name.clone()
     }
 }
 
@@ -145,14 +151,16 @@ impl fmt::Display for Receiver {
 /// # Ok::<(), kombu::Error>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(try_from = "Written")]
 pub struct Settings {
-    /// All of it in one, in place of the keys up to `pwd`.
+    /// All of it in one, in place of the keys up to `pwd`; senders and receivers that it names come to the others.
     pub uri: Option<String>,
     /// The scheme of a transport. Default: `amqp`.
     pub protocol: String,
     /// Who gets a message. Default: point to point.
     pub data_type: DataType,
+    /// A third part of a URI's scheme, for the program's own use.
+    pub data_scope: Option<String>,
     /// Default: that of the transport.
     pub host: Option<String>,
     /// Default: that of the transport.
@@ -166,19 +174,14 @@ pub struct Settings {
     /// Whether what is received has to be acknowledged, or is gone at once. Default: true.
     pub safe: bool,
     /// How long connecting may take, in milliseconds. Default: 20 s.
-    #[serde(deserialize_with = "milliseconds")]
     pub conn_timeout: Duration,
     /// How long a receive waits that doesn't say it, in milliseconds. Default: 100 ms.
-    #[serde(deserialize_with = "milliseconds")]
     pub in_timeout: Duration,
     /// How long a send may take that doesn't say it, in milliseconds. Default: 2 s.
-    #[serde(deserialize_with = "milliseconds")]
     pub out_timeout: Duration,
     /// Who sends.
-    #[serde(deserialize_with = "names")]
     pub senders: Vec<Sender>,
     /// Who receives.
-    #[serde(deserialize_with = "names")]
     pub receivers: Vec<Receiver>,
 }
 
@@ -188,6 +191,7 @@ impl Default for Settings {
             uri: None,
             protocol: "amqp".to_owned(),
             data_type: DataType::default(),
+            data_scope: None,
             host: None,
             port: None,
             path: None,
@@ -203,10 +207,74 @@ impl Default for Settings {
     }
 }
 
-fn milliseconds<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> std::result::Result<Duration, D::Error> {
-    u64::deserialize(deserializer).map(Duration::from_millis)
+/// The keys of a file. One without a value, as canopsis' own has some, is as good as none.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Written {
+    uri: Option<String>,
+    protocol: Option<String>,
+    data_type: Option<String>,
+    data_scope: Option<String>,
+    host: Option<String>,
+    port: Option<u16>,
+    path: Option<String>,
+    user: Option<String>,
+    pwd: Option<String>,
+    auto_connect: Option<bool>,
+    safe: Option<bool>,
+    conn_timeout: Option<u64>,
+    in_timeout: Option<u64>,
+    out_timeout: Option<u64>,
+    ssl: Option<bool>,
+    ssl_key: Option<String>,
+    ssl_cert: Option<String>,
+    #[serde(deserialize_with = "names")]
+    senders: Vec<Sender>,
+    #[serde(deserialize_with = "names")]
+    receivers: Vec<Receiver>,
+}
+
+impl TryFrom<Written> for Settings {
+    type Error = Error;
+
+    fn try_from(written: Written) -> Result<Self> {
+        let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let files = filled(written.ssl_key).or(filled(written.ssl_cert));
+        for (is_wrong, advice) in [
+            (
+                written.ssl == Some(true) || files.is_some(),
+                "`ssl` is the protocol's to say: name one that encrypts, with its files in the query of `uri`",
+            ),
+            (
+                written.auto_connect == Some(false),
+                "`auto_connect` can't be false: what isn't to connect isn't opened",
+            ),
+        ] {
+            if is_wrong {
+                return Err(config(advice.to_owned()));
+            }
+        }
+        let default = Settings::default();
+        let data_type = filled(written.data_type).map(|text| text.parse());
+        let milliseconds = |time: Option<u64>| time.map(Duration::from_millis);
+        Ok(Settings {
+            uri: filled(written.uri),
+            protocol: filled(written.protocol).unwrap_or(default.protocol),
+            data_type: data_type.transpose()?.unwrap_or_default(),
+            data_scope: filled(written.data_scope),
+            host: filled(written.host),
+            port: written.port,
+            path: filled(written.path),
+            user: filled(written.user),
+            pwd: filled(written.pwd),
+            safe: written.safe.unwrap_or(default.safe),
+            conn_timeout: milliseconds(written.conn_timeout).unwrap_or(default.conn_timeout),
+            in_timeout: milliseconds(written.in_timeout).unwrap_or(default.in_timeout),
+            out_timeout: milliseconds(written.out_timeout).unwrap_or(default.out_timeout),
+            senders: written.senders,
+            receivers: written.receivers,
+        })
+    }
 }
 
 /// A list, or a text with commas.
@@ -238,63 +306,98 @@ fn list<T: FromStr<Err = Error>>(text: &str) -> Result<Vec<T>> {
         .collect()
 }
 
+/// Those that aren't there yet.
+fn add<T: PartialEq>(known: &mut Vec<T>, others: Vec<T>) {
+    for other in others {
+        if !known.contains(&other) {
+            known.push(other);
+        }
+    }
+}
+
 fn config(message: String) -> Error {
     Error::new(ErrorKind::Config, message)
 }
 
-/// A URI with a plain scheme, and the data type that the scheme named.
-fn split_scheme(uri: &str) -> Result<(String, DataType)> {
+/// What a URI's scheme says.
+struct Scheme<'a> {
+    protocol: &'a str,
+    data_type: Option<DataType>,
+    data_scope: Option<&'a str>,
+}
+
+/// Its parts, and what is behind it.
+fn split_scheme(uri: &str) -> Result<(Scheme<'_>, &str)> {
     let Some((scheme, rest)) = uri.split_once("://") else {
         let hint = "a URI starts with a scheme, for example `memory-pubsub://`";
         return Err(config(hint.to_owned()));
     };
-    let (protocol, data_type) = scheme.split_once('-').unwrap_or((scheme, ""));
-    let protocol = match protocol {
+    let mut parts = scheme.splitn(3, '-');
+    let protocol = parts.next().unwrap_or_default();
+    let mut part = || parts.next().filter(|part| !part.is_empty());
+    let scheme = Scheme {
+        protocol: plain(protocol),
+        data_type: part().map(str::parse).transpose()?,
+        data_scope: part(),
+    };
+    Ok((scheme, rest))
+}
+
+/// The transport's scheme of a protocol.
+fn plain(protocol: &str) -> &str {
+    match protocol {
         "kombu" => "amqp",
         protocol => protocol,
-    };
-    Ok((format!("{protocol}://{rest}"), data_type.parse()?))
+    }
 }
 
 impl FromStr for Settings {
     type Err = Error;
 
     fn from_str(uri: &str) -> Result<Self> {
-        let (plain, data_type) = split_scheme(uri)?;
-        let mut url =
-            Url::parse(&plain).map_err(|problem| config(format!("malformed URI: {problem}")))?;
-        let mut settings = Settings {
-            protocol: url.scheme().to_owned(),
-            data_type,
+        let settings = Settings {
+            uri: Some(uri.to_owned()),
             ..Settings::default()
         };
-        let mut rest = Vec::new();
-        for (key, value) in url.query_pairs() {
-            match &*key {
-                "senders" => settings.senders = list(&value)?,
-                "receivers" => settings.receivers = list(&value)?,
-                _ => rest.push((key.into_owned(), value.into_owned())),
-            }
-        }
-        url.set_query(None);
-        if !rest.is_empty() {
-            url.query_pairs_mut().extend_pairs(rest);
-        }
-        settings.uri = Some(url.into());
-        Ok(settings)
+        settings.by_uri()
     }
 }
 
 impl Settings {
-    /// The URL that the transport is connected by.
+    /// With what the URI says in its place; what is left of that is the transport's.
+    pub(super) fn by_uri(mut self) -> Result<Self> {
+        let Some(uri) = self.uri.take() else {
+            return Ok(self);
+        };
+        let (scheme, rest) = split_scheme(&uri)?;
+        // Not by a parser of URLs, which would refuse a list of hosts.
+        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let mut url = format!("{}://{place}", scheme.protocol);
+        let mut own = Serializer::new(String::new());
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*key {
+                "senders" => add(&mut self.senders, list::<Sender>(&value)?),
+                "receivers" => add(&mut self.receivers, list::<Receiver>(&value)?),
+                _ => drop(own.append_pair(&key, &value)),
+            }
+        }
+        let own = own.finish();
+        if !own.is_empty() {
+            url = format!("{url}?{own}");
+        }
+        self.uri = Some(url);
+        self.protocol = scheme.protocol.to_owned();
+        self.data_type = scheme.data_type.unwrap_or(self.data_type);
+        self.data_scope = scheme.data_scope.map(str::to_owned).or(self.data_scope);
+        Ok(self)
+    }
+
+    /// The URL that the transport is connected by; a URI has been taken apart.
     pub(super) fn url(&self, registry: &Registry) -> Result<String> {
         if let Some(uri) = &self.uri {
-            return Ok(split_scheme(uri)?.0);
+            return Ok(uri.clone());
         }
-        let mut place = Place::new(match &*self.protocol {
-            "kombu" => "amqp",
-            protocol => protocol,
-        });
+        let mut place = Place::new(plain(&self.protocol));
         place.host = self.host.as_deref();
         place.port = self.port;
         place.user = self.user.as_deref();
@@ -309,21 +412,31 @@ impl Settings {
     ///
     /// Those of [`Registry::url_of`].
     pub fn uri(&self, registry: &Registry) -> Result<String> {
-        let url = self.url(registry)?;
-        let mut url = Url::parse(&url).map_err(|problem| config(problem.to_string()))?;
+        let settings = self.clone().by_uri()?;
+        let url = settings.url(registry)?;
+        let mut own = Serializer::new(String::new());
         let joined = |names: Vec<String>| names.join(",");
-        let senders = joined(self.senders.iter().map(Sender::to_string).collect());
-        let receivers = joined(self.receivers.iter().map(Receiver::to_string).collect());
+        let senders = joined(settings.senders.iter().map(Sender::to_string).collect());
+        let receivers = joined(settings.receivers.iter().map(Receiver::to_string).collect());
         for (key, names) in [("senders", senders), ("receivers", receivers)] {
             if !names.is_empty() {
-                url.query_pairs_mut().append_pair(key, &names);
+                own.append_pair(key, &names);
             }
         }
-        let data_type = match self.data_type {
-            DataType::PubSub => "-pubsub://",
-            DataType::Pt2Pt => "-pt2pt://",
+        let data_type = match settings.data_type {
+            DataType::PubSub => "-pubsub",
+            DataType::Pt2Pt => "-pt2pt",
         };
-        Ok(url.as_str().replacen("://", data_type, 1))
+        let scope = settings.data_scope.map(|scope| format!("-{scope}"));
+        let scheme = format!("{data_type}{}://", scope.unwrap_or_default());
+        let url = url.replacen("://", &scheme, 1);
+        let own = own.finish();
+        let separator = match (own.is_empty(), url.contains('?')) {
+            (true, _) => "",
+            (false, true) => "&",
+            (false, false) => "?",
+        };
+        Ok(format!("{url}{separator}{own}"))
     }
 
     /// The exchange of this name: of the kind that a sender says, or else that of the data type.

@@ -1,4 +1,6 @@
-use percent_encoding::percent_decode_str;
+use std::collections::BTreeMap;
+
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::client::Connection;
@@ -14,10 +16,9 @@ use crate::client::Connection;
 /// assert_eq!((name, kind), (Some("resizer"), Some("worker")));
 /// ```
 ///
-/// It is a map of these six on the wire, of texts or null. Any other type that is written as a map can take its place:
+/// It is a map of these six on the wire, of texts or null; whatever else others write there is read as nothing. Any other type that is written as a map can take its place:
 /// see [`OpenProducer::fingerprint`](super::OpenProducer::fingerprint).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct Fingerprint {
     /// The component's name.
     pub name: Option<String>,
@@ -25,7 +26,6 @@ pub struct Fingerprint {
     #[serde(rename = "type")]
     pub kind: Option<String>,
     /// The number of its process, as text.
-    #[serde(deserialize_with = "text_or_number")]
     pub pid: Option<String>,
     /// The host that it runs on.
     pub host: Option<String>,
@@ -54,16 +54,10 @@ impl Fingerprint {
         self
     }
 
-    /// With the virtual host that a connection's URL names; `/` if it names none.
+    /// With the [virtual host](crate::driver::Target::virtual_host) of a connection.
     #[must_use]
     pub fn on(mut self, connection: &Connection) -> Self {
-        let path = connection.target().url().path();
-        let path = path.strip_prefix('/').unwrap_or(path);
-        let vhost = percent_decode_str(path).decode_utf8_lossy();
-        self.vhost = Some(match &*vhost {
-            "" => "/".to_owned(),
-            vhost => vhost.to_owned(),
-        });
+        self.vhost = Some(connection.target().virtual_host().to_string());
         self
     }
 
@@ -86,16 +80,38 @@ impl Fingerprint {
     }
 }
 
-/// Some write the process as a number.
-fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Pid {
-        Text(String),
-        Number(i64),
+/// Who sent a message is no reason not to read it.
+impl<'de> Deserialize<'de> for Fingerprint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Map(BTreeMap<String, Said>),
+            Other(IgnoredAny),
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Said {
+            Text(String),
+            // Some write the process so.
+            Number(i64),
+            Other(IgnoredAny),
+        }
+        let Written::Map(mut map) = Written::deserialize(deserializer)? else {
+            return Ok(Fingerprint::default());
+        };
+        let mut text = |key: &str| match map.remove(key)? {
+            Said::Text(text) => Some(text),
+            Said::Number(number) => Some(number.to_string()),
+            Said::Other(_) => None,
+        };
+        Ok(Fingerprint {
+            name: text("name"),
+            kind: text("type"),
+            pid: text("pid"),
+            host: text("host"),
+            user: text("user"),
+            vhost: text("vhost"),
+        })
     }
-    Ok(Option::deserialize(deserializer)?.map(|pid| match pid {
-        Pid::Text(pid) => pid,
-        Pid::Number(pid) => pid.to_string(),
-    }))
 }

@@ -48,4 +48,4 @@ pub use fingerprint::Fingerprint;
 pub use message::{Arguments, Category, Message, Nothing, Parameters, RpcResult};
 pub use producer::{OpenProducer, Producer};
 pub use rpc::Rpc;
-pub use serving::{Content, keys, serve};
+pub use serving::{Content, keys, serve, serve_as};

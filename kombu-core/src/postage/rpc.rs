@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use serde::Serialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 
 use crate::call::{Answer, Asked, Call, CallError, Caller};
 use crate::client::Owned;
@@ -17,9 +17,6 @@ use super::{Message, RpcResult};
 
 /// What Python calls it.
 const TIMEOUT: &str = "TimeoutError";
-
-/// What an answer is read as, whoever sent it.
-type Answered<T> = Message<RpcResult<T>, IgnoredAny>;
 
 /// A call to be made: awaiting it sends the command and waits for its result.
 ///
@@ -145,7 +142,7 @@ fn result_of<T: DeserializeOwned>(
     answer: std::result::Result<Answer, CallError>,
 ) -> Result<RpcResult<T>> {
     Ok(match answer {
-        Ok(answer) => match answer.decode::<Answered<T>>() {
+        Ok(answer) => match answer.decode::<Message<RpcResult<T>>>() {
             Ok(message) => message.content,
             Err(error) => malformed(&error),
         },

@@ -17,19 +17,30 @@ use super::store::{Answer, Dead, Death, Finish, QueueStore};
 /// How long a store is left alone that doesn't tell its dead.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How long whoever asks for something waits until the dead are moved: where one is to go may be out of reach.
+const WAIT: Duration = Duration::from_secs(3);
+
 /// Moves all that are dead now, each for itself: what becomes of one is no matter of the others, nor of the caller.
 ///
-/// Where the store answers at once, nobody who asks afterwards sees a queue that still has them. Where it doesn't, the
-/// work is a task's: the caller may stop waiting, and what was taken has to be moved all the same.
+/// Where the store answers in time, nobody who asks afterwards sees a queue that still has them. Where it doesn't, the
+/// work is a task's: the caller stops waiting, and what was taken has to be moved all the same.
 pub(super) async fn bury<S: QueueStore>(shared: &Arc<Shared<S>>) {
-    if let Err(error) = try_bury(shared).await {
+    let buried = match start(shared) {
+        done @ Op::Ready(_) => done.await,
+        Op::Pending(burying) => {
+            let waited = tokio::time::timeout(WAIT, burying).await;
+            waited.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "moving them takes long")))
+        }
+    };
+    if let Err(error) = buried {
         tracing::debug!(%error, "dead messages stay where they are");
     }
 }
 
-async fn try_bury<S: QueueStore>(shared: &Arc<Shared<S>>) -> Result<()> {
+/// Begins to move them; what isn't done at once is done by a task.
+fn start<S: QueueStore>(shared: &Arc<Shared<S>>) -> Op<Result<()>> {
     match Op::start(bury_all(shared.clone())) {
-        done @ Op::Ready(_) => done.await,
+        done @ Op::Ready(_) => done,
         Op::Pending(burying) => {
             let on_its_way = shared.under_way.one();
             let burying = shared.runtime.spawn(async move {
@@ -38,7 +49,7 @@ async fn try_bury<S: QueueStore>(shared: &Arc<Shared<S>>) -> Result<()> {
                 buried
             });
             // Only the end of the runtime ends it early.
-            burying.await.unwrap_or(Ok(()))
+            Op::pending(async move { burying.await.unwrap_or(Ok(())) })
         }
     }
 }
@@ -93,8 +104,9 @@ async fn watch_over<S: QueueStore>(shared: Weak<Shared<S>>) {
         let Some(strong) = shared.upgrade() else {
             return;
         };
-        let buried = try_bury(&strong).await;
+        let burying = start(&strong);
         drop(strong);
+        let buried = burying.await;
         if let Err(error) = buried {
             tracing::debug!(%error, "dead messages stay where they are");
             tokio::time::sleep(PAUSE).await;
@@ -161,7 +173,7 @@ fn is_over(error: &Error) -> bool {
     )
 }
 
-/// Leaves a dead message that can't be moved here to other sessions, and discards it where the store can't.
+/// Leaves a dead message that can't be moved here now to whoever can, and discards it where the store can't.
 async fn leave<S: QueueStore>(
     shared: &Shared<S>,
     queue: &Name,
@@ -178,7 +190,7 @@ async fn leave<S: QueueStore>(
             shared.store.finish(holder, id, discard).await
         }
         left => {
-            tracing::warn!(%error, %queue, "a dead letter can't be moved here: left to other connections");
+            tracing::warn!(%error, %queue, "a dead letter can't be moved here now: it waits for somebody who can");
             left
         }
     }

@@ -103,7 +103,8 @@ impl Transport for Awkward {
                 "an awkward broker has a name, for example `awkward://demo`",
             ));
         }
-        let virtual_host = target.url().path().trim_start_matches('/');
+        let path = target.url().path();
+        let virtual_host = path.strip_prefix('/').unwrap_or(path);
         let broker = self
             .brokers
             .lock()

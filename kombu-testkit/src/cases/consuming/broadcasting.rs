@@ -10,7 +10,7 @@ use crate::expect::{assert_refused, assert_unsupported, collect_one};
 pub async fn every_consumer_of_a_broadcast_queue_gets_its_own_copy(broker: &Broker) {
     let (here, there) = (broker.connect().await, broker.connect().await);
     let news = Queue::broadcast("news");
-    if !here.capabilities().has(Feature::AutoDelete) {
+    if !here.capabilities().has(Feature::ExclusiveQueue) {
         assert_unsupported(here.consumer(&news).await);
         return;
     }
@@ -39,7 +39,7 @@ pub async fn every_consumer_of_a_broadcast_queue_gets_its_own_copy(broker: &Brok
 pub async fn a_broadcast_queue_goes_with_its_consumer(broker: &Broker) {
     let connection = broker.connect().await;
     let news = Queue::broadcast("news");
-    if !connection.capabilities().has(Feature::AutoDelete) {
+    if !connection.capabilities().has(Feature::ExclusiveQueue) {
         assert_unsupported(connection.consumer(&news).await);
         return;
     }

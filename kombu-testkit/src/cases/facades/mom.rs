@@ -19,9 +19,12 @@ fn settings(
 ) -> Settings {
     let sender = |text: &&str| text.parse::<Sender>().unwrap();
     let receiver = |text: &&str| text.parse::<Receiver>().unwrap();
+    let scheme = match data_type {
+        DataType::PubSub => "-pubsub://",
+        DataType::Pt2Pt => "-pt2pt://",
+    };
     Settings {
-        uri: Some(broker.url().to_owned()),
-        data_type,
+        uri: Some(broker.url().replacen("://", scheme, 1)),
         senders: senders.iter().map(sender).collect(),
         receivers: receivers.iter().map(receiver).collect(),
         out_timeout: PATIENCE,
@@ -119,7 +122,8 @@ pub async fn a_message_goes_to_all_senders_or_to_one(broker: &Broker) {
     }
     let mut mom = open(broker, settings).await;
     assert_eq!(mom.send("to all", "key").await.unwrap().len(), 3);
-    let one = mom.send("to one", "key").sender("b").await.unwrap();
+    let b: Sender = "b:topic".parse().unwrap();
+    let one = mom.send("to one", "key").sender(&b).await.unwrap();
     assert_eq!(one.len(), 1);
     for (receiver, expected) in [("a", &["to all"][..]), ("b", &["to all", "to one"])] {
         for text in expected {
@@ -189,6 +193,69 @@ pub async fn callbacks_get_their_receivers_messages(broker: &Broker) {
     mom.close().await.unwrap();
 }
 
+/// And so does the next one: what waits is nobody's in between.
+pub async fn a_callback_gets_what_waits_for_its_receiver(broker: &Broker) {
+    let settings = settings(broker, DataType::PubSub, &["events"], &["events"]);
+    if !has_receivers(broker, &settings).await {
+        return;
+    }
+    let mut mom = open(broker, settings).await;
+    let (seen, mut log) = log();
+    for round in ["first", "second"] {
+        // All of them are there when the callback is: the one before can have none of them any more.
+        let (begun, mut begins) = crate::cases::handling::log();
+        let (go_on, goes_on) = tokio::sync::watch::channel(false);
+        let blocking = async move || {
+            begun.send(()).unwrap();
+            goes_on.clone().wait_for(|go_on| *go_on).await.unwrap();
+        };
+        mom.on_receive("events", blocking).await.unwrap();
+        send(&mom, "taken", "weather").await;
+        begins.next().await;
+        let waiting = [format!("{round} 1"), format!("{round} 2")];
+        for text in &waiting {
+            send(&mom, text, "weather").await;
+        }
+        let seen = seen.clone();
+        let noting = async move |Payload(text): Payload<String>| {
+            seen.send(text).unwrap();
+        };
+        let changed = mom.on_receive("events", noting);
+        let (changed, ()) = tokio::join!(changed, async {
+            // The one before may have had the first of them in its window.
+            let mut handled = [log.next().await, log.next().await];
+            handled.sort();
+            assert_eq!(handled, waiting);
+            go_on.send_replace(true);
+        });
+        changed.unwrap();
+    }
+    mom.close().await.unwrap();
+}
+
+/// Whether anything keeps what is refused or not, and whether it has to be acknowledged.
+pub async fn what_a_callback_cannot_take_ends_no_receiver(broker: &Broker) {
+    for safe in [true, false] {
+        let mut settings = settings(broker, DataType::Pt2Pt, &["jobs"], &["jobs"]);
+        settings.safe = safe;
+        let mut mom = open(broker, settings).await;
+        let (seen, mut log) = log();
+        let noting = async move |Payload(text): Payload<String>| {
+            seen.send(text).unwrap();
+        };
+        mom.on_receive("jobs", noting).await.unwrap();
+        for wrong in 0..3 {
+            let sent = mom.send(&wrong, "jobs").await.unwrap();
+            sent.into_iter().for_each(|(_, sent)| drop(sent.unwrap()));
+        }
+        send(&mom, "fine", "jobs").await;
+        assert_eq!(log.next().await, "fine");
+        mom.close().await.unwrap();
+        let connection = broker.connect().await;
+        crate::cases::handling::until_empty(&connection, "jobs").await;
+    }
+}
+
 /// The others keep working, and names that nobody knows are passed over.
 pub async fn what_is_cancelled_neither_sends_nor_receives(broker: &Broker) {
     let names = ["a", "b"];
@@ -205,6 +272,37 @@ pub async fn what_is_cancelled_neither_sends_nor_receives(broker: &Broker) {
     mom.cancel_all_senders();
     assert_eq!(mom.senders().count(), 0);
     assert!(mom.send("to nobody", "b").await.unwrap().is_empty());
+}
+
+/// What isn't among the new ones is cancelled, what is stays as it was, and what wasn't there comes.
+pub async fn lists_of_senders_and_receivers_are_replaced(broker: &Broker) {
+    let names = ["a", "b"];
+    let settings = settings(broker, DataType::Pt2Pt, &names, &names);
+    let (seen, mut log) = log();
+    let noting = async move |Payload(text): Payload<String>| {
+        seen.send(text).unwrap();
+    };
+    let mom = Mom::open(broker.registry().clone(), settings);
+    let mut mom = mom.callback("note", noting).await.unwrap();
+    let sender = |text: &str| text.parse::<Sender>().unwrap();
+    let receiver = |text: &str| text.parse::<Receiver>().unwrap();
+    mom.set_senders([sender("b"), sender("c")]).await.unwrap();
+    let new = [receiver("b"), receiver("c:note")];
+    mom.set_receivers(new).await.unwrap();
+    assert_eq!(mom.senders().collect::<Vec<_>>(), ["b", "c"]);
+    assert_eq!(mom.receivers().collect::<Vec<_>>(), ["b", "c"]);
+    let gone = mom.send("message", "a").sender("a").await;
+    assert_refused(gone, ErrorKind::NotFound, 404);
+    assert_refused(mom.receive("a", None).await, ErrorKind::NotFound, 404);
+    for (name, text) in [("b", "fetched"), ("c", "noted")] {
+        let sent = mom.send(text, name).sender(name).await.unwrap();
+        sent.into_iter().for_each(|(_, sent)| drop(sent.unwrap()));
+    }
+    assert_eq!(next(&mut mom, "b").await, "fetched");
+    assert_eq!(log.next().await, "noted");
+    let unknown = mom.set_receivers([receiver("d:nothing")]).await;
+    assert_refused(unknown, ErrorKind::NotFound, 404);
+    assert_eq!(mom.receivers().collect::<Vec<_>>(), ["b", "c"]);
 }
 
 /// Bound to a sender, by a key.

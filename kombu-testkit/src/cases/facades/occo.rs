@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use kombu_core::call::Failure;
+use kombu_core::driver::Feature;
 use kombu_core::handler::{Exit, Outcome, Payload, Reply};
 use kombu_core::occo::{Config, EventDrivenConsumer};
-use kombu_core::{CallError, Error, ErrorKind, Result};
+use kombu_core::{CallError, Connection, Error, ErrorKind, Result};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::Broker;
-use crate::cases::handling::{PATIENCE, log, soon};
-use crate::expect::assert_refused;
+use crate::cases::handling::{PATIENCE, log, soon, until};
+use crate::expect::{assert_refused, assert_unsupported};
 
 fn config(broker: &Broker) -> Config {
     Config {
@@ -93,6 +94,27 @@ pub async fn what_a_call_fails_with_is_told_apart(broker: &Broker) {
     assert_eq!(calls.push_message::<_, i64>(&1).await.unwrap(), 2);
 }
 
+/// It is gone, since nothing keeps it, and the consumer goes on.
+pub async fn what_cannot_be_processed_ends_no_consumer(broker: &Broker) {
+    let config = config(broker);
+    let (seen, mut log) = log();
+    let noting = async move |Payload(number): Payload<i64>| {
+        seen.send(number).unwrap();
+    };
+    let consumer = config.event_driven_consumer(broker.registry(), noting);
+    let (_running, _cancel) = run(consumer.await.unwrap());
+    let messages = config.asynchronous_producer(broker.registry());
+    let messages = messages.await.unwrap();
+    for wrong in ["no", "number", "at all"] {
+        messages.push_message(wrong).await.unwrap();
+    }
+    messages.push_message(&5).await.unwrap();
+    assert_eq!(log.next().await, 5);
+    broker
+        .assert_counts(messages.connection(), "test", 0, 0)
+        .await;
+}
+
 /// They wait for a consumer that comes later; each goes by its own key, or by that of the configuration, or nowhere.
 pub async fn a_message_goes_by_its_key_and_waits_for_its_consumer(broker: &Broker) {
     let mut config = config(broker);
@@ -122,6 +144,57 @@ pub async fn a_message_goes_by_its_key_and_waits_for_its_consumer(broker: &Broke
     );
     messages.connection().close().await.unwrap();
     assert_refused(messages.push_message(&1).await, ErrorKind::Closed, None);
+}
+
+/// It goes with its last consumer, and is there again for the next message.
+pub async fn a_queue_that_has_gone_is_declared_again(broker: &Broker) {
+    let mut config = config(broker);
+    config.auto_delete = true;
+    let messages = config.asynchronous_producer(broker.registry());
+    let messages = messages.await.unwrap();
+    let connection = messages.connection();
+    if !connection.capabilities().has(Feature::AutoDelete) {
+        assert_unsupported(messages.push_message(&1).await);
+        return;
+    }
+    let calls = config.rpc_producer(broker.registry()).await.unwrap();
+    for round in 0..2 {
+        messages.push_message(&round).await.unwrap();
+        broker.assert_counts(connection, "test", 1, 0).await;
+        connection.delete_queue("test").await.unwrap();
+        let call = calls.push_message::<_, i64>(&round);
+        let asked = tokio::select! {
+            answer = call => panic!("nobody answers: {answer:?}"),
+            () = until(async || is_asked(connection).await) => connection.get("test").await,
+        };
+        asked.unwrap().unwrap().ack().await.unwrap();
+        connection.delete_queue("test").await.unwrap();
+    }
+}
+
+async fn is_asked(connection: &Connection) -> bool {
+    let info = connection.queue_info("test").await;
+    info.is_ok_and(|info| info.ready == 1)
+}
+
+/// A file that names the broker by its parts, in place of a URL.
+pub async fn a_configuration_may_name_the_broker_by_its_parts(broker: &Broker) {
+    let connection = broker.connect().await;
+    let url = connection.target().url();
+    let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let config = Config {
+        url: None,
+        protocol: text(url.scheme()),
+        host: url.host_str().and_then(text),
+        port: url.port(),
+        vhost: text(connection.target().virtual_host()),
+        user: text(url.username()),
+        password: url.password().and_then(text),
+        ..config(broker)
+    };
+    let messages = config.asynchronous_producer(broker.registry());
+    messages.await.unwrap().push_message(&1).await.unwrap();
+    broker.assert_counts(&connection, "test", 1, 0).await;
 }
 
 /// Through an exchange of its own.

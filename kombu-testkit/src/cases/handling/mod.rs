@@ -21,6 +21,9 @@ pub mod routing;
 /// Longer than any broker takes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long anything may take that is looked for again and again, what a dead consumer held included.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// Retries that a test can wait for.
 fn retries(count: u32) -> Retries {
     let pause = Duration::from_millis(50);
@@ -79,7 +82,7 @@ pub(super) struct Log<T>(mpsc::UnboundedReceiver<T>);
 
 impl<T> Log<T> {
     pub(super) async fn next(&mut self) -> T {
-        self.0.recv().await.unwrap()
+        soon(self.0.recv()).await.unwrap()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -104,9 +107,12 @@ pub(super) async fn until_empty(connection: &Connection, queue: impl Into<Name>)
 
 /// Waits until something holds.
 pub(super) async fn until(holds: impl AsyncFn() -> bool) {
-    while !holds().await {
-        tokio::task::yield_now().await;
-    }
+    let held = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(LONGEST, held).await.unwrap();
 }
 
 /// The result within the time that any broker takes.

@@ -1,13 +1,17 @@
 //! Commands to processes by name, and their replies.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kombu_core::driver::Feature;
-use kombu_core::handler::{Exit, Outcome, Router};
+use kombu_core::handler::{Exit, Outcome, Payload, Reply as Answer, Router};
 use kombu_core::mailbox::{Arguments, Mailbox, Nodes, Reply};
 use kombu_core::{Connection, ErrorKind, Name};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::Broker;
@@ -123,7 +127,111 @@ pub async fn what_fails_on_a_node_is_its_reply(broker: &Broker) {
     assert_eq!(replies[0].result, Ok(5));
 }
 
-/// Nobody has to be there, and what comes too late is nobody's.
+/// A value of another type, or a map that has more than an `error`: nobody has gone.
+pub async fn what_a_node_says_is_told_whatever_it_is(broker: &Broker) {
+    let connection = broker.connect().await;
+    let mailbox = Mailbox::new("workers");
+    let told = || BTreeMap::from([("error", "none"), ("state", "up")]);
+    let router = Router::new().on("state", async move || Answer(told()));
+    let node = mailbox.node(&connection, "left", router).await.unwrap();
+    tokio::spawn(node.run());
+    let mut nodes = mailbox.nodes(&connection).await.unwrap();
+    let call = nodes.call::<_, BTreeMap<String, String>>("state", &());
+    let replies = call.to(["left"]).timeout(PATIENCE).await.unwrap();
+    assert_eq!(replies[0].result.as_ref().unwrap()["state"], "up");
+    let call = nodes.call::<_, i64>("state", &()).to(["left"]);
+    let replies = call.timeout(PATIENCE).await.unwrap();
+    let wrong = replies[0].result.as_ref().unwrap_err();
+    assert!(wrong.starts_with("malformed reply"), "{wrong}");
+}
+
+/// Not everybody: nothing is sent.
+pub async fn a_list_without_names_means_nobody(broker: &Broker) {
+    let (seen, mut log) = log();
+    let mut nodes = workers(&Mailbox::new("workers"), broker, &seen).await;
+    let nobody = Vec::<String>::new;
+    nodes.cast("stop", &()).to(nobody()).await.unwrap();
+    let call = nodes.call::<_, i64>("add", &TWO_AND_THREE).to(nobody());
+    assert!(call.await.unwrap().is_empty());
+    let call = nodes.call::<_, ()>("note", &()).limit(2);
+    // As long as it can be.
+    let replies = call.timeout(Duration::MAX).await.unwrap();
+    assert_eq!(names(&replies), ["left", "right"]);
+    log.next().await;
+}
+
+/// It opens another one.
+pub async fn a_call_survives_the_end_of_its_reply_queue(broker: &Broker) {
+    let connection = broker.connect().await;
+    let mailbox = Mailbox::new("workers");
+    let mut nodes = mailbox.nodes(&connection).await.unwrap();
+    let queues = Arc::new(Mutex::new(Vec::new()));
+    let router = {
+        let queues = queues.clone();
+        Router::new().on("whither", async move |Payload(command): Payload<Value>| {
+            let key = command["reply_to"]["routing_key"].as_str().unwrap();
+            queues
+                .lock()
+                .unwrap()
+                .push(format!("{key}.reply.workers.pidbox"));
+        })
+    };
+    let node = mailbox.node(&connection, "left", router).await.unwrap();
+    tokio::spawn(node.run());
+    let call = nodes.call::<_, ()>("whither", &()).to(["left"]);
+    assert_eq!(call.timeout(PATIENCE).await.unwrap().len(), 1);
+    let queue = queues.lock().unwrap()[0].clone();
+    connection.delete_queue(&queue).await.unwrap();
+    let call = nodes.call::<_, ()>("whither", &()).to(["left"]);
+    let ended = call.timeout(PATIENCE).await;
+    assert_refused(ended, ErrorKind::ConsumerCancelled, None);
+    let call = nodes.call::<_, ()>("whither", &()).to(["left"]);
+    assert_eq!(call.timeout(PATIENCE).await.unwrap().len(), 1);
+}
+
+/// That it took too long is its reply, and the next command is handled.
+pub async fn a_handler_that_never_returns_is_cancelled(broker: &Broker) {
+    let connection = broker.connect().await;
+    let mailbox = Mailbox::new("workers");
+    let router = Router::new()
+        .on("add", add)
+        .on("hang", async || std::future::pending::<()>().await);
+    let node = mailbox.node(&connection, "left", router).await.unwrap();
+    let node = node.max_processing_time(Duration::from_millis(100));
+    tokio::spawn(node.run());
+    let mut nodes = mailbox.nodes(&connection).await.unwrap();
+    let call = nodes.call::<_, ()>("hang", &()).to(["left"]);
+    let replies = call.timeout(PATIENCE).await.unwrap();
+    let told = replies[0].result.as_ref().unwrap_err();
+    assert!(told.contains("took too long"), "{told}");
+    let call = nodes.call::<_, i64>("add", &TWO_AND_THREE).to(["left"]);
+    let replies = call.timeout(PATIENCE).await.unwrap();
+    assert_eq!(replies[0].result, Ok(5));
+}
+
+/// The next call's replies are its own.
+pub async fn a_reply_that_comes_too_late_is_nobodys(broker: &Broker) {
+    let connection = broker.connect().await;
+    let mailbox = Mailbox::new("workers");
+    let (go_on, goes_on) = watch::channel(false);
+    let late = async move || {
+        goes_on.clone().wait_for(|go_on| *go_on).await.unwrap();
+        7
+    };
+    let router = Router::new().on("late", late).on("add", add);
+    let node = mailbox.node(&connection, "left", router).await.unwrap();
+    tokio::spawn(node.run());
+    let mut nodes = mailbox.nodes(&connection).await.unwrap();
+    let call = nodes.call::<_, i64>("late", &()).to(["left"]);
+    let replies = call.timeout(Duration::from_millis(20)).await.unwrap();
+    assert!(replies.is_empty());
+    go_on.send_replace(true);
+    let call = nodes.call::<_, i64>("add", &TWO_AND_THREE).to(["left"]);
+    let replies = call.timeout(PATIENCE).await.unwrap();
+    assert_eq!(replies[0].result, Ok(5));
+}
+
+/// Nobody has to be there.
 pub async fn a_call_without_replies_ends_in_time(broker: &Broker) {
     let connection = broker.connect().await;
     let mailbox = Mailbox::new("workers");

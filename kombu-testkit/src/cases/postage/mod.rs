@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kombu_core::handler::{Exit, Outcome, Payload, Router, Serve};
+use kombu_core::call::Failure;
+use kombu_core::handler::{Exit, Outcome, Payload, Reply, Router, Serve};
 use kombu_core::postage::{
     self, Content, Fingerprint, Message, Nothing, Parameters, Producer, RpcResult,
 };
@@ -149,7 +150,8 @@ pub async fn every_message_says_who_sent_it(broker: &Broker) {
     assert_eq!(keys, ["host", "name", "pid", "type", "user", "vhost"]);
     assert_eq!(fingerprint["name"], Value::Null);
     assert_eq!(fingerprint["pid"], json!(std::process::id().to_string()));
-    assert!(fingerprint["vhost"].is_string());
+    let virtual_host = connection.target().virtual_host().as_str();
+    assert_eq!(fingerprint["vhost"], json!(virtual_host));
     let producer = open().fingerprint(Badge { number: 7 }).await.unwrap();
     producer.command("dig", Nothing {}).await.unwrap();
     let fingerprint = written(&connection).await["fingerprint"].take();
@@ -231,8 +233,24 @@ pub async fn handlers_get_the_content_or_the_message(broker: &Broker) {
     until_empty(&connection, "inbox").await;
 }
 
-/// Bodies that aren't maps, messages without a type, categories that aren't any, names that nobody knows: each is refused,
-/// and the component goes on.
+/// Bodies that aren't maps, messages without a type, categories that aren't any, names that nobody knows.
+fn no_messages() -> [Value; 5] {
+    let mut without_a_type = message("", "dig", "message");
+    without_a_type.as_object_mut().unwrap().remove("type");
+    [
+        json!([1, 2]),
+        json!("text"),
+        without_a_type,
+        message("command", "dig", "other"),
+        message("command", "unknown", "message"),
+    ]
+}
+
+fn message(kind: &str, name: &str, category: &str) -> Value {
+    json!({"type": kind, "name": name, "category": category, "content": {}})
+}
+
+/// Each is refused, and the component goes on.
 pub async fn what_is_no_message_ends_no_component(broker: &Broker) {
     let connection = broker.connect().await;
     connection.declare_queue(&Queue::new("dead")).await.unwrap();
@@ -247,26 +265,37 @@ pub async fn what_is_no_message_ends_no_component(broker: &Broker) {
     let serve = postage::serve(&connection, router).queues(&queue);
     let _running = Running::start(serve).await;
     let producer = producer_to(&connection, "inbox").await;
-    let message = |kind: &str, name: &str, category: &str| json!({"type": kind, "name": name, "category": category, "content": {}});
-    let mut without_a_type = message("", "dig", "message");
-    without_a_type.as_object_mut().unwrap().remove("type");
-    for (count, wrong) in (1..).zip([
-        json!([1, 2]),
-        json!("text"),
-        without_a_type,
-        message("command", "dig", "other"),
-        message("command", "unknown", "message"),
-    ]) {
+    for (count, wrong) in (1..).zip(no_messages()) {
         producer.publish(&wrong).await.unwrap();
         crate::cases::handling::until(async || info(&connection, "dead").await.ready == count)
             .await;
     }
     assert!(log.is_empty());
-    producer
-        .publish(&message("command", "dig", "message"))
-        .await
-        .unwrap();
+    let right = message("command", "dig", "message");
+    producer.publish(&right).await.unwrap();
     log.next().await;
+}
+
+/// Where nothing keeps it, it is gone; and so is what its handler failed with.
+pub async fn what_is_no_message_fills_no_window(broker: &Broker) {
+    let connection = broker.connect().await;
+    let (seen, mut log) = log();
+    let router = Router::new()
+        .on_named("command", "dig", async move || {
+            seen.send(()).unwrap();
+        })
+        .on_named("command", "fail", async || Err::<(), _>("no"));
+    let _running = serving(&connection, router).await;
+    let producer = producer_to(&connection, "inbox").await;
+    for wrong in no_messages() {
+        producer.publish(&wrong).await.unwrap();
+    }
+    for name in ["fail", "dig"] {
+        let message = message("command", name, "message");
+        producer.publish(&message).await.unwrap();
+    }
+    log.next().await;
+    until_empty(&connection, "inbox").await;
 }
 
 async fn divide(
@@ -338,6 +367,97 @@ pub async fn a_failure_is_an_exception_in_the_body(broker: &Broker) {
     assert_eq!(content["message"], "no whole number");
     assert!(content["value"].is_string());
     answer.ack().await.unwrap();
+}
+
+/// A value is a success, nothing is one too, and a message is what it is; whoever answers says who it is.
+pub async fn what_a_handler_returns_is_a_result(broker: &Broker) {
+    let connection = broker.connect().await;
+    let router = Router::new()
+        .on_named("command", "five", async || 5)
+        .on_named("command", "nothing", async || {})
+        .on_named("command", "list", async || Reply([1, 2]))
+        .on_named("command", "message", async || Message::result("done"))
+        .on_named("command", "signed", async || {
+            Message::result("done").from("somebody")
+        })
+        .on_named("command", "refuse", async || RpcResult::<()>::Error {
+            message: "no".to_owned(),
+        })
+        .on_named("command", "fail", async || {
+            Err::<(), _>(Failure::application("Late", "no"))
+        });
+    connection.declare_queue(&inbox()).await.unwrap();
+    let serve = postage::serve_as(&connection, me(), router);
+    let _running = Running::start(serve.queues(&inbox())).await;
+    let mut answers = connection.consumer(&Queue::new("answers")).await.unwrap();
+    let producer = producer_to(&connection, "inbox").await;
+    let success = |value: Value| json!({"type": "success", "value": value, "message": ""});
+    for (name, expected) in [
+        ("five", success(json!(5))),
+        ("nothing", success(Value::Null)),
+        ("list", success(json!([1, 2]))),
+        ("message", success(json!("done"))),
+        ("signed", success(json!("done"))),
+        (
+            "refuse",
+            json!({"type": "error", "value": null, "message": "no"}),
+        ),
+        (
+            "fail",
+            json!({"type": "exception", "value": "Late", "message": "no"}),
+        ),
+    ] {
+        let command = Message::rpc_command(name, Nothing {});
+        let publish = producer.publish(&command).reply_to("answers");
+        publish.correlation_id("c-1").await.unwrap();
+        let answer = collect_one(&mut answers).await;
+        let answered = answer.decode::<Value>().unwrap();
+        assert_eq!(
+            (&answered["type"], &answered["content"]),
+            (&json!("result"), &expected)
+        );
+        let sender = match name {
+            "signed" => json!("somebody"),
+            _ => serde_json::to_value(me()).unwrap(),
+        };
+        assert_eq!(answered["fingerprint"], sender);
+        answer.ack().await.unwrap();
+    }
+    let call = to_inbox(&connection).await;
+    let five = call.rpc::<_, i64>("five", Nothing {}).timeout(PATIENCE);
+    assert_eq!(five.await.unwrap(), RpcResult::success(5));
+}
+
+/// Nobody, a number for a name, a text: an answer is one whoever it says that it comes from, and so is a command.
+pub async fn who_sent_a_message_may_be_anything(broker: &Broker) {
+    let connection = broker.connect().await;
+    let router = Router::new().fallback(
+        async |Payload(command): Payload<Message<Parameters<Value>>>| {
+            let fingerprint = command.content.parameters;
+            Reply(json!({
+                "type": "result", "category": "message", "fingerprint": fingerprint,
+                "content": {"type": "success", "value": 7},
+            }))
+        },
+    );
+    connection.declare_queue(&inbox()).await.unwrap();
+    let _running = Running::serving(&connection, &inbox(), router).await;
+    for fingerprint in [
+        Value::Null,
+        json!({"name": 7, "pid": [1]}),
+        json!("me"),
+        json!(["me"]),
+    ] {
+        let producer = Producer::open(&connection).to(Exchange::default(), "inbox");
+        let producer = producer.fingerprint(fingerprint.clone()).await.unwrap();
+        let call = || producer.rpc::<_, i64>("seven", fingerprint.clone());
+        let called = call().timeout(PATIENCE).await.unwrap();
+        assert_eq!(called.value(), Some(7), "{fingerprint}");
+        let mut asked = call().ask().await.unwrap();
+        let answer = asked.answer(PATIENCE).await.unwrap();
+        assert_eq!(answer.content.value(), Some(7), "{fingerprint}");
+        asked.close().await.unwrap();
+    }
 }
 
 /// As many commands as retries say, with one message id, and then an exception of that name.

@@ -12,7 +12,7 @@ const UNREAD: usize = 1024;
 
 /// What comes for one question.
 #[derive(Default)]
-pub(super) struct Mailbox {
+pub(super) struct Inbox {
     state: Mutex<State>,
     task: AtomicWaker,
 }
@@ -33,7 +33,7 @@ pub(super) enum News {
     End(Error),
 }
 
-impl Mailbox {
+impl Inbox {
     pub(super) fn put(&self, answer: Content) {
         {
             let mut state = self.state.lock();
