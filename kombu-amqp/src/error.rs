@@ -112,6 +112,17 @@ pub(crate) fn classify_connect(error: lapin::Error) -> Error {
     }
 }
 
+/// Whether the broker closed a connection over frames of a channel that is closed. lapin writes publishes that it has queued
+/// behind its answer to the end of their channel.
+pub(crate) fn is_out_of_step(error: &lapin::Error) -> bool {
+    match error.kind() {
+        lapin::ErrorKind::ProtocolError(problem) => {
+            *problem.kind() == AMQPErrorKind::Hard(AMQPHardError::CHANNELERROR)
+        }
+        _ => false,
+    }
+}
+
 /// The session is over.
 pub(crate) fn lost(reason: impl Into<String>) -> Error {
     Error::new(ErrorKind::ConnectionLost, reason)

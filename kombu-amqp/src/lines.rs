@@ -11,7 +11,7 @@ use lapin::{Channel, Connection, Event};
 use tokio::sync::{Mutex, OnceCell, broadcast, watch};
 use tokio::time::timeout;
 
-use crate::error::{classify, lost};
+use crate::error::{classify, is_out_of_step, lost};
 use crate::transport::Dialer;
 
 /// How long the broker has to answer the end of a connection. A blocked one doesn't read that it ends.
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// opened with the first of them.
 pub(crate) struct Lines {
     main: Line,
-    publishing: OnceCell<Line>,
+    publishing: Mutex<Option<Arc<Line>>>,
     /// For what the broker may refuse, once refusals may have used up half of the channels of the main connection.
     spare: Mutex<Option<Line>>,
     /// For what the broker may answer by closing the connection.
@@ -35,9 +35,21 @@ pub(crate) struct Lines {
 }
 
 /// A connection, and whether it is lost: its sender is dropped then.
-struct Line {
+pub(crate) struct Line {
     connection: Connection,
     lost: watch::Receiver<()>,
+}
+
+impl Line {
+    /// Whether it is lost; if so, the session knows by then whether it ends with it.
+    async fn is_lost(&self) -> bool {
+        if self.connection.status().connected() {
+            return false;
+        }
+        // Nothing is ever sent: this is the end of the sender.
+        drop(self.lost.clone().changed().await);
+        true
+    }
 }
 
 impl Lines {
@@ -46,7 +58,7 @@ impl Lines {
         let notices = broadcast::Sender::new(16);
         Ok(Lines {
             main: watched(dialer.dial("").await?, &ended, &notices),
-            publishing: OnceCell::new(),
+            publishing: Mutex::default(),
             spare: Mutex::default(),
             expendable: Mutex::default(),
             refusals: AtomicUsize::new(0),
@@ -107,18 +119,32 @@ impl Lines {
         self.main.connection.configuration().frame_max()
     }
 
-    /// A channel for publishing.
-    pub(crate) async fn publishing_channel(&self) -> Result<Channel> {
-        self.check()?;
-        let line = self
-            .publishing
-            .get_or_try_init(|| async {
-                let connection = self.dial(" (publishing)").await?;
-                Ok::<_, Error>(watched(connection, &self.ended, &self.notices))
-            })
-            .await?;
-        let channel = open_channel(line).await;
-        self.checked(channel)
+    /// A channel for publishing, and the connection that it is of.
+    pub(crate) async fn publishing_channel(&self) -> Result<(Channel, Arc<Line>)> {
+        let mut slot = self.publishing.lock().await;
+        loop {
+            self.check()?;
+            let line = match &mut *slot {
+                Some(line) => line,
+                slot => {
+                    let connection = self.dial(" (publishing)").await?;
+                    let line =
+                        watched_but_for(is_out_of_step, connection, &self.ended, &self.notices);
+                    slot.insert(Arc::new(line))
+                }
+            };
+            let channel = open_channel(line).await;
+            if channel.is_err() && line.is_lost().await {
+                *slot = None;
+                continue;
+            }
+            return Ok((self.checked(channel)?, line.clone()));
+        }
+    }
+
+    /// Whether publishers have lost this connection, and the session goes on.
+    pub(crate) async fn goes_on_without(&self, line: &Line) -> bool {
+        line.is_lost().await && self.check().is_ok()
     }
 
     /// A further connection. What the broker took at the beginning of the session it may refuse by now: passwords and
@@ -186,7 +212,7 @@ impl Lines {
         self.closed
             .get_or_init(|| async {
                 let publishing = async {
-                    if let Some(line) = self.publishing.get() {
+                    if let Some(line) = &*self.publishing.lock().await {
                         close(line).await;
                     }
                 };
@@ -208,6 +234,16 @@ fn watched(
     ended: &Arc<watch::Sender<Option<String>>>,
     notices: &broadcast::Sender<Notice>,
 ) -> Line {
+    watched_but_for(|_| false, connection, ended, notices)
+}
+
+/// The same, if it isn't lost over what the session gets over.
+fn watched_but_for(
+    is_got_over: fn(&lapin::Error) -> bool,
+    connection: Connection,
+    ended: &Arc<watch::Sender<Option<String>>>,
+    notices: &broadcast::Sender<Notice>,
+) -> Line {
     let mut events = Box::pin(connection.events_listener());
     let (ended, notices) = (ended.clone(), notices.clone());
     let (here, lost) = watch::channel(());
@@ -216,8 +252,9 @@ fn watched(
             match events.next().await {
                 // A soft one ends a channel, and is its user's.
                 Some(Event::Error(error)) if error.is_amqp_soft_error() => {}
-                Some(Event::Error(error)) => break error.to_string(),
-                None => break "the connection is closed".to_owned(),
+                Some(Event::Error(error)) if is_got_over(&error) => break None,
+                Some(Event::Error(error)) => break Some(error.to_string()),
+                None => break Some("the connection is closed".to_owned()),
                 // Nobody has to listen.
                 Some(Event::ConnectionBlocked(reason)) => {
                     drop(notices.send(Notice::Blocked { reason }));
@@ -226,7 +263,9 @@ fn watched(
                 Some(_) => {}
             }
         };
-        end(&ended, reason);
+        if let Some(reason) = reason {
+            end(&ended, reason);
+        }
         drop(here);
     });
     Line { connection, lost }

@@ -68,6 +68,15 @@ impl<F: Publishing> Pipeline<F> {
         self.writing.is_empty() && self.confirming.is_empty()
     }
 
+    /// Resolves when lapin has nothing to write any more.
+    pub(crate) async fn written_out(&mut self) {
+        while let Some((_, publish)) = self.writing.front_mut() {
+            // Why it couldn't be written is known by then.
+            drop(publish.await);
+            self.writing.pop_front();
+        }
+    }
+
     pub(crate) fn clear(&mut self) {
         self.writing.clear();
         self.confirming.clear();

@@ -17,6 +17,7 @@ use crate::caller::{self, Consumers, DirectReplies};
 use crate::error::{Culprit, classify, culprit, is_refusal, lost, same};
 use crate::fields::short;
 use crate::ladder::{self, Steps};
+use crate::lines::Line;
 use crate::message::{
     self, Failures, Properties, properties_delayed, properties_of_letter, properties_of_retry,
 };
@@ -58,12 +59,13 @@ impl AmqpPublisher {
     }
 
     async fn open_with(shared: Arc<Shared>, replies: Option<Consumers>) -> Result<Self> {
-        let channel = open_channel(&shared, replies.as_ref()).await?;
+        let (channel, line) = open_channel(&shared, replies.as_ref()).await?;
         let (calls, receiver) = mpsc::unbounded_channel();
         let task = Task {
             shared: shared.clone(),
             replies,
             channel: Arc::new(channel),
+            line,
             returns: Returns::default(),
             frame_max: shared.lines.frame_max() as usize,
             again: VecDeque::new(),
@@ -191,18 +193,31 @@ fn send(
     }
 }
 
-async fn open_channel(shared: &Shared, replies: Option<&Consumers>) -> Result<Channel> {
-    let channel = shared.lines.publishing_channel().await?;
+async fn open_channel(
+    shared: &Shared,
+    replies: Option<&Consumers>,
+) -> Result<(Channel, Arc<Line>)> {
+    loop {
+        let (channel, line) = shared.lines.publishing_channel().await?;
+        match prepare(&channel, replies).await {
+            // Over what another publisher did.
+            Err(_) if shared.lines.goes_on_without(&line).await => {}
+            Err(error) => return Err(classify(error)),
+            Ok(()) => return Ok((channel, line)),
+        }
+    }
+}
+
+async fn prepare(channel: &Channel, replies: Option<&Consumers>) -> lapin::Result<()> {
     channel
         .confirm_select(ConfirmSelectOptions::default())
-        .await
-        .map_err(classify)?;
+        .await?;
     if let Some(replies) = replies {
-        let consumer = caller::consume(&channel).await.map_err(classify)?;
+        let consumer = caller::consume(channel).await?;
         // If nobody wants the answers any more, they come to nobody.
         drop(replies.send(consumer));
     }
-    Ok(channel)
+    Ok(())
 }
 
 fn ended() -> Error {
@@ -248,6 +263,8 @@ struct Task {
     /// Where the answers of a caller come in.
     replies: Option<Consumers>,
     channel: Arc<Channel>,
+    /// What the channel is of.
+    line: Arc<Line>,
     returns: Returns,
     frame_max: usize,
     /// What the broker didn't answer before it closed the channel.
@@ -269,6 +286,10 @@ impl Task {
                 _ = &mut closed => return,
                 () = poll_fn(|context| pipeline.poll_answers(context, &mut answers)) => {
                     if let Err(error) = self.confirmed(&mut answers) {
+                        let error = tokio::select! {
+                            _ = &mut closed => return,
+                            error = self.reason(error, &mut pipeline) => error,
+                        };
                         pipeline.clear();
                         if self.repair(error).await.is_err() {
                             return;
@@ -304,14 +325,33 @@ impl Task {
         }
     }
 
+    /// Why the channel is closed: what was published last may only have found that it is. What lapin has queued for it is
+    /// written by then; behind that the broker answers on this connection only if it got over it.
+    async fn reason(&mut self, error: Error, pipeline: &mut Pipeline<impl Publishing>) -> Error {
+        let (mut reason, mut answers) = (error, Vec::new());
+        while !is_refusal(&reason) && !pipeline.is_empty() {
+            poll_fn(|context| pipeline.poll_answers(context, &mut answers)).await;
+            if let Err(error) = self.confirmed(&mut answers)
+                && is_refusal(&error)
+            {
+                reason = error;
+            }
+        }
+        pipeline.written_out().await;
+        reason
+    }
+
     /// The broker closed the channel: whoever published what it complains about is told so, and what others have without an
-    /// answer is sent again over another one. Those behind the culprit the broker hasn't looked at.
+    /// answer is sent again over another one. Those behind the culprit the broker hasn't looked at. Where the connection went
+    /// with a channel, perhaps another publisher's, nobody knows what was looked at.
     async fn repair(&mut self, error: Error) -> Result<()> {
-        if !is_refusal(&error) {
-            self.shared.lines.end(&error.to_string());
+        let is_refusal = is_refusal(&error);
+        let lines = &self.shared.lines;
+        if !is_refusal && !lines.goes_on_without(&self.line).await {
+            lines.end(&error.to_string());
             return Err(error);
         }
-        self.shared.lines.refused();
+        lines.refused();
         let culprit = culprit(&error);
         if let Some(exchange) = culprit.as_ref().and_then(Culprit::exchange) {
             self.shared.forget_exchange(exchange);
@@ -322,7 +362,7 @@ impl Task {
         let outstanding = self.returns.take();
         let is_refused = |publish: &Outstanding| {
             let is_it = |culprit: &Culprit| culprit.is(&publish.exchange, &publish.envelope);
-            outstanding.len() == 1 || culprit.as_ref().is_some_and(is_it)
+            is_refusal && (outstanding.len() == 1 || culprit.as_ref().is_some_and(is_it))
         };
         let refused: Vec<bool> = outstanding.iter().map(is_refused).collect();
         // Of several, those before the last may have come before the reason did.
@@ -343,9 +383,10 @@ impl Task {
             }
         }
         self.one_by_one = last.is_none();
-        let channel = open_channel(&self.shared, self.replies.as_ref()).await;
-        let channel = channel.inspect_err(|error| self.shared.lines.end(&error.to_string()))?;
-        self.channel = Arc::new(channel);
+        let opened = open_channel(&self.shared, self.replies.as_ref()).await;
+        let (channel, line) =
+            opened.inspect_err(|error| self.shared.lines.end(&error.to_string()))?;
+        (self.channel, self.line) = (Arc::new(channel), line);
         Ok(())
     }
 
@@ -425,7 +466,8 @@ impl Task {
         let confirmed = answers.drain(..).filter_map(|answer| match answer {
             Ok(confirmed) => Some(confirmed),
             Err(error) => {
-                if result.is_ok() {
+                // One that is refused says why.
+                if result.is_ok() || error.is_amqp_soft_error() {
                     result = Err(classify(error));
                 }
                 None

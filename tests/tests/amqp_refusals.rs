@@ -202,6 +202,64 @@ async fn publishes_to_an_exchange_that_somebody_deletes_are_refused_and_disturb_
     assert_not_lost(&mut events).await;
 }
 
+/// So much is written behind the answer to the refusal that RabbitMQ closes the connection.
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_refusal_before_more_than_is_written_at_once_disturbs_nobody() {
+    let broker = AmqpHarness::new().broker().await;
+    let (connection, other) = (broker.connect().await, broker.connect().await);
+    let mut events = connection.events();
+    let jobs = Queue::new("jobs");
+    let mut consumer = connection.consumer(&jobs).prefetch(1).await.unwrap();
+    let doomed = Exchange::fanout("doomed");
+    let undeclared = doomed.clone().no_declare();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    let innocent = connection.producer(Exchange::default());
+    let innocent = innocent.routing_key("jobs").await.unwrap();
+    producer.publish(&"held").await.unwrap();
+    let held = consumer.try_next().await.unwrap().unwrap();
+    for _ in 0..5 {
+        other.declare_exchange(&doomed).await.unwrap();
+        producer.publish(&"").exchange(&undeclared).await.unwrap();
+        other.delete_exchange("doomed").await.unwrap();
+        let mut receipts = Vec::new();
+        for number in 0..50 {
+            let large = "x".repeat(1 << 18);
+            let publish = producer.publish(&large);
+            let publish = match number {
+                5 => publish.exchange(&undeclared),
+                _ => publish,
+            };
+            receipts.push((number, publish.send().await.unwrap()));
+            let publish = innocent.publish(&"small");
+            receipts.push((100, publish.send().await.unwrap()));
+        }
+        let mut resent = 0;
+        for (number, receipt) in receipts {
+            match receipt.await {
+                Ok(published) => {
+                    assert!(published.routed && number != 5);
+                    // Behind the refused one nothing of this producer's was looked at.
+                    assert!(!published.resent || !(6..100).contains(&number), "{number}");
+                    resent += u64::from(published.resent);
+                }
+                Err(error) => {
+                    let found = (number, error.kind(), error.may_have_been_stored());
+                    assert_eq!(found, (5, ErrorKind::NotFound, false), "{error}");
+                }
+            }
+        }
+        assert_not_lost(&mut events).await;
+        let stored = connection.purge("jobs").await.unwrap();
+        assert!(
+            (99..=99 + resent).contains(&stored),
+            "{stored}, {resent} resent"
+        );
+    }
+    held.ack().confirmed().await.unwrap();
+}
+
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
 async fn a_key_that_is_not_permitted_is_refused_and_no_other() {
