@@ -3,6 +3,7 @@
 //! The client would make a channel, an inbox and a timer for each request, which costs more than all the rest of a publish. Here
 //! all answers come to one subscription, and one task gives them to whoever waits, and looks after those that are late.
 
+use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use crate::line::{Life, PATIENCE};
 const LOOK: Duration = Duration::from_millis(250);
 /// How many answers are given out under one lock.
 const AT_ONCE: usize = 256;
+/// How long the part of a reply subject is that says for which answer it is, unless there are very many.
+const DIGITS: usize = "0000-00000000".len();
 const WHAT: &str = "a message";
 
 /// What the server says of a message.
@@ -77,6 +80,7 @@ struct Answer {
 enum State {
     Waiting(Option<Waker>),
     Here(Result<Stored>),
+    Taken,
 }
 
 /// An answer that is to come. A drop gives it up.
@@ -117,10 +121,12 @@ impl Answers {
             answers: self.clone(),
             key,
         };
-        Some((
-            expected,
-            format!("{}{key:x}-{number:x}", self.prefix).into(),
-        ))
+        // With its final length known, it is made of one allocation.
+        let mut reply = String::with_capacity(self.prefix.len() + DIGITS);
+        reply.push_str(&self.prefix);
+        // A text takes all that is written to it.
+        let _ = write!(reply, "{key:04x}-{number:08x}");
+        Some((expected, reply.into()))
     }
 
     fn read(&self, message: &Message) -> Option<Answer> {
@@ -195,8 +201,8 @@ impl Wakers {
 
 impl Slot {
     fn answer(&mut self, answer: Result<Stored>, wakers: &mut Wakers) {
-        if let State::Waiting(Some(waker)) = std::mem::replace(&mut self.state, State::Here(answer))
-        {
+        let before = std::mem::replace(&mut self.state, State::Here(answer));
+        if let State::Waiting(Some(waker)) = before {
             wakers.0.push(waker);
         }
     }
@@ -214,6 +220,10 @@ fn read(message: &Message) -> Result<Stored> {
     })
 }
 
+fn taken() -> Error {
+    Error::new(ErrorKind::Protocol, "an answer was taken already")
+}
+
 impl Future for Expected {
     type Output = Result<Stored>;
 
@@ -222,16 +232,17 @@ impl Future for Expected {
         let own = context.waker().clone();
         let _replaced: Option<Waker>;
         let mut slots = self.answers.slots.lock();
-        let answered = || Error::new(ErrorKind::Protocol, "an answer was taken already");
         let Some(slot) = slots.slots.get_mut(self.key) else {
-            return Poll::Ready(Err(answered()));
+            return Poll::Ready(Err(taken()));
         };
-        match &mut slot.state {
+        match std::mem::replace(&mut slot.state, State::Taken) {
             State::Waiting(waker) => {
-                _replaced = waker.replace(own);
+                _replaced = waker;
+                slot.state = State::Waiting(Some(own));
                 Poll::Pending
             }
-            State::Here(answer) => Poll::Ready(std::mem::replace(answer, Err(answered()))),
+            State::Here(answer) => Poll::Ready(answer),
+            State::Taken => Poll::Ready(Err(taken())),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Messages as they lie in a stream: the body as it is, and properties in headers.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -149,7 +150,10 @@ pub(crate) fn digits(number: u64) -> HeaderValue {
 
 /// The number of a publish, as the server compares it.
 pub(crate) fn publish_id(id: PublishId) -> String {
-    format!("{:x}-{:x}", id.producer, id.sequence)
+    let mut text = String::with_capacity(2 * 16 + 1);
+    // A text takes all that is written to it.
+    let _ = write!(text, "{:x}-{:x}", id.producer, id.sequence);
+    text
 }
 
 fn read_publish_id(text: &str) -> Option<PublishId> {

@@ -123,14 +123,15 @@ pub(crate) fn start(
     envelope: &Envelope,
     end: Instant,
 ) -> line::Answer<Answer> {
-    let mut parcels = Vec::with_capacity(targets.len());
-    for queue in targets {
-        match parcel(shared, queue, envelope) {
-            Ok(parcel) => parcels.push(parcel),
-            Err(error) => return Box::pin(async move { Err(error) }),
+    let parcel = |queue| parcel(shared, queue, envelope);
+    let started = match targets {
+        [queue] => parcel(queue).map(|parcel| one(shared, parcel, end)),
+        _ => {
+            let parcels: Result<Vec<_>> = targets.iter().map(parcel).collect();
+            parcels.map(|parcels| all(shared, parcels, end))
         }
-    }
-    all(shared, parcels, end)
+    };
+    started.unwrap_or_else(|error| Box::pin(ready(Err(error))))
 }
 
 pub(crate) fn parcel(
@@ -164,12 +165,7 @@ pub(crate) fn parcel(
     })
 }
 
-fn all(shared: &Arc<Shared>, mut parcels: Vec<Parcel>, end: Instant) -> line::Answer<Answer> {
-    if parcels.len() == 1
-        && let Some(parcel) = parcels.pop()
-    {
-        return one(shared, parcel, end);
-    }
+fn all(shared: &Arc<Shared>, parcels: Vec<Parcel>, end: Instant) -> line::Answer<Answer> {
     let sending: Vec<_> = parcels
         .into_iter()
         .map(|parcel| one(shared, parcel, end))
