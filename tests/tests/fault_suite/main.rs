@@ -59,6 +59,12 @@ macro_rules! each_server {
         fn redis() {
             crate::stand::on_redis($scenario);
         }
+
+        #[test]
+        #[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+        fn nats() {
+            crate::stand::on_nats($scenario);
+        }
     };
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use kombu::Deadlines;
-use kombu_testkit::brokers::{RabbitMq, Redis};
+use kombu_testkit::brokers::{Nats, RabbitMq, Redis};
 use kombu_testkit::faults::{Breakable, Fault, Row, Victim};
 use kombu_testkit::history::{History, Recorder};
 use tokio::runtime::{Builder, Handle};
@@ -37,6 +37,10 @@ pub(crate) fn on_rabbitmq(scenario: impl AsyncFnOnce(&mut Breakable)) {
 
 pub(crate) fn on_redis(scenario: impl AsyncFnOnce(&mut Breakable)) {
     on_real(|| Redis::builder().persistent().start().unwrap(), scenario);
+}
+
+pub(crate) fn on_nats(scenario: impl AsyncFnOnce(&mut Breakable)) {
+    on_real(|| Nats::builder().account().start().unwrap(), scenario);
 }
 
 fn on_real<V: Victim>(start: impl FnOnce() -> V, scenario: impl AsyncFnOnce(&mut Breakable)) {
