@@ -238,7 +238,7 @@ impl Nats {
     }
 
     /// Whether its account can be changed: [`NatsBuilder::account`].
-    pub(crate) fn has_account(&self) -> bool {
+    pub fn has_account(&self) -> bool {
         matches!(self.builder.access, Access::Account(_))
     }
 

@@ -1,6 +1,6 @@
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -11,48 +11,86 @@ use kombu_testkit::history::{History, Recorder};
 use tokio::runtime::{Builder, Handle};
 use tokio::time::sleep;
 
-static ALONE: Mutex<()> = Mutex::new(());
+/// Scenarios on different transports run beside each other, those on the same one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    BesideOthers,
+    /// It counts what the process has as a whole, or listens to all that is traced.
+    Alone,
+}
 
-pub(crate) fn on_memory(scenario: impl AsyncFnOnce(&mut Breakable)) {
+static RUNNING: RwLock<()> = RwLock::new(());
+
+/// Runs a scenario when it is its turn.
+fn in_turn<T>(turn: Turn, of_transport: &Mutex<()>, run: impl FnOnce() -> T) -> T {
+    let _one_of_its_transport = of_transport.lock().unwrap_or_else(PoisonError::into_inner);
+    match turn {
+        Turn::BesideOthers => {
+            let _beside = RUNNING.read().unwrap_or_else(PoisonError::into_inner);
+            run()
+        }
+        Turn::Alone => {
+            let _alone = RUNNING.write().unwrap_or_else(PoisonError::into_inner);
+            run()
+        }
+    }
+}
+
+pub(crate) fn on_memory(turn: Turn, scenario: impl AsyncFnOnce(&mut Breakable)) {
     const NAME: &str = "fault-suite";
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    let url = format!("memory://{NAME}");
-    let forget = || {
-        kombu::memory::remove(NAME);
-    };
-    forget();
-    let mut broker = Breakable::injected("memory", kombu::registry(), url, forget);
-    runtime.block_on(scenario(&mut broker));
-    forget();
+    static MEMORY: Mutex<()> = Mutex::new(());
+    in_turn(turn, &MEMORY, || {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let url = format!("memory://{NAME}");
+        let forget = || {
+            kombu::memory::remove(NAME);
+        };
+        forget();
+        let mut broker = Breakable::injected("memory", kombu::registry(), url, forget);
+        runtime.block_on(scenario(&mut broker));
+        forget();
+    });
 }
 
-pub(crate) fn on_rabbitmq(scenario: impl AsyncFnOnce(&mut Breakable)) {
-    on_real(|| RabbitMq::start().unwrap(), scenario);
+pub(crate) fn on_rabbitmq(turn: Turn, scenario: impl AsyncFnOnce(&mut Breakable)) {
+    static RABBITMQ: Mutex<()> = Mutex::new(());
+    in_turn(turn, &RABBITMQ, || {
+        on_real(|| RabbitMq::start().unwrap(), scenario);
+    });
 }
 
-pub(crate) fn on_redis(scenario: impl AsyncFnOnce(&mut Breakable)) {
-    on_real(|| Redis::builder().persistent().start().unwrap(), scenario);
+pub(crate) fn on_redis(turn: Turn, scenario: impl AsyncFnOnce(&mut Breakable)) {
+    in_turn(turn, &REDIS, || {
+        on_real(|| Redis::builder().persistent().start().unwrap(), scenario);
+    });
 }
 
-pub(crate) fn on_nats(scenario: impl AsyncFnOnce(&mut Breakable)) {
-    on_real(|| Nats::builder().account().start().unwrap(), scenario);
+static REDIS: Mutex<()> = Mutex::new(());
+
+/// With several of them, which the scenario starts itself.
+pub(crate) fn with_redis<T>(scenario: impl Future<Output = T>) -> T {
+    in_turn(Turn::BesideOthers, &REDIS, || on_threads(scenario))
+}
+
+pub(crate) fn on_nats(turn: Turn, scenario: impl AsyncFnOnce(&mut Breakable)) {
+    static NATS: Mutex<()> = Mutex::new(());
+    in_turn(turn, &NATS, || {
+        on_real(|| Nats::builder().account().start().unwrap(), scenario);
+    });
 }
 
 fn on_real<V: Victim>(start: impl FnOnce() -> V, scenario: impl AsyncFnOnce(&mut Breakable)) {
-    alone(async {
+    on_threads(async {
         let broker = Breakable::real(kombu::registry(), start());
         scenario(&mut broker.await.unwrap()).await;
     });
 }
 
-/// Runs a scenario while no other one does.
-pub(crate) fn alone<T>(scenario: impl Future<Output = T>) -> T {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+fn on_threads<T>(scenario: impl Future<Output = T>) -> T {
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
