@@ -83,7 +83,7 @@ on_every_broker!(
 );
 on_every_broker!(
     nothing_is_lost_and_nobody_stalls_whatever_happens,
-    Turn::Alone,
+    Turn::AloneIfLong,
     crate::traffic::under_mixed_faults
 );
 on_every_broker!(
