@@ -73,6 +73,60 @@ impl SessionLayer for Slow {
     }
 }
 
+/// In later sessions, a broker that has no room for consumers the first times that it is asked.
+struct Full {
+    sessions: AtomicUsize,
+    refusals: Arc<AtomicUsize>,
+}
+
+struct FullIn(Arc<AtomicUsize>);
+
+impl Layer for Full {
+    fn session(&self, _: &dyn driver::Connection) -> Arc<dyn SessionLayer> {
+        let is_first = self.sessions.fetch_add(1, Ordering::Relaxed) == 0;
+        Arc::new(FullIn(match is_first {
+            true => Arc::default(),
+            false => self.refusals.clone(),
+        }))
+    }
+}
+
+impl SessionLayer for FullIn {
+    fn control<'a>(
+        &'a self,
+        operation: Operation<'a>,
+        next: BoxFuture<'a, Result<()>>,
+    ) -> BoxFuture<'a, Result<()>> {
+        let less = |left: usize| left.checked_sub(1);
+        let is_refused = matches!(operation, Operation::OpenSubscription(..))
+            && self
+                .0
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+                .is_ok();
+        match is_refused {
+            true => Box::pin(async { Err(Error::new(ErrorKind::Backpressure, "it is full")) }),
+            false => next,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_a_full_broker_refuses_after_a_lost_session_goes_on_when_there_is_room() {
+    let faults = Faults::default();
+    let refusals = Arc::new(AtomicUsize::new(20));
+    let full = Full {
+        sessions: AtomicUsize::new(0),
+        refusals: refusals.clone(),
+    };
+    let connection = builder("full", &faults).layer(full).await.unwrap();
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    faults.cut();
+    producer.publish(&1).routing_key("jobs").await.unwrap();
+    assert_eq!(next(&mut consumer).await, 1);
+    assert_eq!(refusals.load(Ordering::Relaxed), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_topology_that_takes_longer_than_connecting_may_is_restored() {
     let faults = Faults::default();

@@ -264,9 +264,21 @@ pub(crate) fn revision(line: &Line) -> impl Future<Output = Result<u64>> + Send 
     async move {
         match asking.await? {
             Ok(raw) => Ok(raw.position),
+            Err(refused) if refused.err_code == code::NO_MESSAGE => behind_the_last(line).await,
             Err(refused) if refused.is_missing() => Err(line.lose_data()),
             Err(refused) => Err(refused.during("the declarations")),
         }
+    }
+}
+
+/// The same where the last position has no record: a server that refuses one because its account is full keeps the position.
+async fn behind_the_last(line: &Line) -> Result<u64> {
+    let bucket = line.layout.topology();
+    match api::stream_info(line, &bucket.stream, None).await? {
+        Ok(info) if info.state.messages > 0 => Ok(info.state.last_seq),
+        Ok(_) => Err(line.lose_data()),
+        Err(refused) if refused.is_missing() => Err(line.lose_data()),
+        Err(refused) => Err(refused.during("the declarations")),
     }
 }
 

@@ -269,7 +269,8 @@ fn session_subject(line: &Line, session: u64) -> String {
     line.layout.sessions().subject(&format!("s.{session}"))
 }
 
-/// Says that this session lives, after it has said so at `last`; 0 for the first time. Answers the position of this sign.
+/// Says that this session lives, after it has said so at `last`; 0 if there is no sign of it. Answers the position of this sign;
+/// 0 if the server refused it and has forgotten the last one too, as one does whose account is full.
 ///
 /// Others may have ended it meanwhile: that is lost.
 pub(crate) async fn live(line: &Line, last: u64) -> Result<u64> {
@@ -286,6 +287,12 @@ pub(crate) async fn live(line: &Line, last: u64) -> Result<u64> {
                     ErrorKind::ConnectionLost,
                     "NATS doesn't know this session any more: it was silent for too long, or the server lost its data",
                 )),
+            }
+        }
+        Stored::Refused(refused) if refused.err_code == code::ACCOUNT_IS_FULL && last != 0 => {
+            match sign(line, line.session).await? {
+                None => Ok(0),
+                Some(_) => Err(refused.during("a sign of life")),
             }
         }
         Stored::Refused(refused) => Err(refused.during("a sign of life")),

@@ -307,6 +307,11 @@ pub(crate) async fn serve(
                 beating.push(Box::pin(async move { beat(&shared, last_beat).await }));
             }
             Some(beaten) = beating.next(), if !beating.is_empty() => match beaten {
+                // Others don't see this session until there is room, nor end it.
+                Ok(0) => {
+                    last_beat = 0;
+                    beats.reset_after(AGAIN);
+                }
                 Ok(position) => {
                     last_beat = position;
                     let shared = shared.clone();
@@ -354,6 +359,9 @@ pub(crate) async fn beat(shared: &Shared, last: u64) -> Result<u64> {
     let asked = Instant::now();
     let position = members::live(&shared.line, last).await?;
     let answered = Instant::now();
+    if position == 0 {
+        return Ok(0);
+    }
     let bucket = shared.line.layout.sessions();
     if let Ok(raw) = api::message(&shared.line, &bucket.stream, position).await? {
         let (asked, answered) = (asked.into_std(), answered.into_std());

@@ -301,6 +301,10 @@ pub(crate) async fn settle(
                     false => Err(told(refused.during("a message"), unsure)),
                 };
             }
+            // It was stored, and removed again, which a server forgets that is killed.
+            Ok(Stored::Refused(refused)) if refused.err_code == code::ACCOUNT_IS_FULL => {
+                return Err(refused.during("a message").with_maybe_stored());
+            }
             Ok(Stored::Refused(refused)) => {
                 let error = refused.during("a message");
                 if !error::is_passing(&error) {

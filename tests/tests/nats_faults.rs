@@ -477,3 +477,59 @@ async fn a_publish_gets_through_though_others_go_on_declaring() {
     producer.publish_text("4").await.unwrap();
     assert_eq!(connection.purge("jobs").await.unwrap(), 5);
 }
+
+/// How many sessions the server knows.
+fn sessions(nats: &Nats) -> usize {
+    let filter = r#"{"subjects_filter":"$KV.kombu_sessions.s.*"}"#;
+    let bucket = nats.ask("$JS.API.STREAM.INFO.KV_kombu_sessions", filter);
+    let subjects = &bucket.unwrap()["state"]["subjects"];
+    subjects.as_object().map_or(0, serde_json::Map::len)
+}
+
+/// A server whose account is full forgets what was written at the key that it refuses.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_full_account_costs_no_session_and_what_is_there_can_be_consumed() {
+    let mut nats = Nats::builder().account().start().unwrap();
+    let connection = connect(&nats.url()).await;
+    let media = Exchange::topic("media");
+    let videos = Queue::new("videos").bind(&media, "#");
+    let mut consumer = connection.consumer(&videos).await.unwrap();
+    let producer = connection.producer(&media).await.unwrap();
+    producer.publish_text("before").await.unwrap();
+    assert_eq!(sessions(&nats), 1);
+
+    nats.limit_room(Some(1)).unwrap();
+    let refused = producer.publish_text("meanwhile").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Backpressure, "{refused}");
+    let refused = connection.declare_queue(&Queue::new("other")).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Backpressure);
+    let sign_of_life = async {
+        while sessions(&nats) == 1 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let refused = tokio::time::timeout(Duration::from_secs(20), sign_of_life);
+    refused.await.expect("a sign of life is refused");
+    let delivery = collect_one(&mut consumer).await;
+    assert_eq!(delivery.body(), "before");
+    delivery.ack().confirmed().await.unwrap();
+
+    nats.limit_room(None).unwrap();
+    producer.publish_text("after").await.unwrap();
+    let delivery = collect_one(&mut consumer).await;
+    assert_eq!(delivery.body(), "after");
+    delivery.ack().confirmed().await.unwrap();
+    connection
+        .declare_queue(&Queue::new("other"))
+        .await
+        .unwrap();
+    let sign_of_life = async {
+        while sessions(&nats) == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let given = tokio::time::timeout(SOON, sign_of_life).await;
+    given.expect("it says again that it lives");
+    assert_eq!(connection.health().sessions, 1);
+}

@@ -264,6 +264,11 @@ impl Plan {
                     }
                     sleep(backoff.pause()).await;
                 }
+                // It passes, and nobody else would try it again: the broker is full, for one.
+                ErrorKind::Backpressure | ErrorKind::Unavailable => {
+                    tracing::debug!(%error, "a consumer can't be subscribed again yet");
+                    sleep(backoff.pause()).await;
+                }
                 _ => return Err(error),
             }
         }

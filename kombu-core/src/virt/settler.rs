@@ -195,9 +195,21 @@ impl<S: QueueStore> Settle for VirtualSettler<S> {
 #[inline]
 fn done(result: Option<Result<Answer>>) -> Result<()> {
     match result {
-        Some(result) => result.map(|_| ()),
+        Some(Ok(_)) => Ok(()),
+        Some(Err(error)) if error.kind() == ErrorKind::ConnectionLost => Err(unanswered(error)),
+        Some(Err(error)) => Err(error),
         None => Err(unknown_tag()),
     }
+}
+
+/// The session ended before the broker answered.
+fn unanswered(loss: Error) -> Error {
+    Error::new(
+        ErrorKind::SettleLost,
+        "the session that delivered this message ended before the broker answered: unless it had settled it, the message goes \
+         to another consumer",
+    )
+    .with_source(loss)
 }
 
 fn unknown_tag() -> Error {

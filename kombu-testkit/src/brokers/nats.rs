@@ -1,8 +1,10 @@
 use std::fmt;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use super::folder::{DATA, Folder};
 use super::programs::Programs;
@@ -10,6 +12,9 @@ use super::server::{Server, on_free_ports};
 
 /// One that doesn't introduce itself in this time is asked again.
 const GREETING: Duration = Duration::from_secs(1);
+/// What it is asked for may take it a while.
+const PATIENCE: Duration = Duration::from_secs(60);
+const CONFIG: &str = "nats.conf";
 
 /// Unless set otherwise, messages may be as large as the server recommends at most.
 const LIMIT: &str = "max_payload: 8MB\n";
@@ -19,7 +24,8 @@ const LIMIT: &str = "max_payload: 8MB\n";
 pub struct Nats {
     server: Server,
     port: u16,
-    access: Access,
+    monitor: u16,
+    builder: NatsBuilder,
 }
 
 /// How a [`Nats`] is to be: by default, everybody may come in.
@@ -38,6 +44,37 @@ enum Access {
         password: String,
     },
     Token(String),
+    Account(Account),
+}
+
+/// What can be changed while the server runs.
+#[derive(Clone, Default)]
+struct Account {
+    /// Those who come without a name have a password too, which changes when all of them are to go.
+    disconnected: u64,
+    users: Vec<(String, String)>,
+    /// How many bytes it may have on disk, if that is limited.
+    room: Option<u64>,
+}
+
+impl Account {
+    fn config(&self) -> String {
+        let limit = self.room.map(|room| format!("max_file: {room}"));
+        let user = |(name, password): &(String, String)| {
+            format!("{{ user: \"{name}\", password: \"{password}\" }}")
+        };
+        let everybody = ("everybody".to_owned(), self.disconnected.to_string());
+        let users: Vec<_> = [&everybody]
+            .into_iter()
+            .chain(&self.users)
+            .map(user)
+            .collect();
+        format!(
+            "no_auth_user: everybody\naccounts {{ kombu {{ jetstream {{ {} }}, users: [{}] }} }}\n",
+            limit.unwrap_or_default(),
+            users.join(", ")
+        )
+    }
 }
 
 impl fmt::Debug for Access {
@@ -47,6 +84,7 @@ impl fmt::Debug for Access {
             Access::Everybody => "everybody",
             Access::User { .. } => "a user with a password",
             Access::Token(_) => "a token",
+            Access::Account(_) => "everybody, and users",
         })
     }
 }
@@ -59,6 +97,7 @@ impl Access {
                 format!("authorization {{ user: \"{name}\", password: \"{password}\" }}\n")
             }
             Access::Token(token) => format!("authorization {{ token: \"{token}\" }}\n"),
+            Access::Account(account) => account.config(),
         }
     }
 }
@@ -79,6 +118,13 @@ impl NatsBuilder {
         self
     }
 
+    /// Lets everybody in, and has an account for them that can be changed while the server runs: it may get users, and run out
+    /// of room.
+    pub fn account(mut self) -> Self {
+        self.access = Access::Account(Account::default());
+        self
+    }
+
     /// Adds a line to its configuration file, such as `max_payload: 1MB`.
     pub fn config(mut self, line: &str) -> Self {
         self.config.push_str(line);
@@ -92,24 +138,28 @@ impl NatsBuilder {
     ///
     /// If it isn't installed, or doesn't start.
     pub fn start(self) -> io::Result<Nats> {
-        on_free_ports(|[port]| self.start_on(port))
+        on_free_ports(|[port, monitor]| self.start_on(port, monitor))
     }
 
-    fn start_on(&self, port: u16) -> io::Result<Nats> {
-        let programs = Programs::find()?;
-        let folder = Folder::create(&programs, "nats", port)?;
+    /// Its configuration.
+    fn text(&self, folder: &Folder, port: u16, monitor: u16) -> String {
         // What comes twice in a file of NATS is an error.
         let limit = match self.config.contains("max_payload") {
             true => "",
             false => LIMIT,
         };
-        let config = format!(
-            "listen: \"127.0.0.1:{port}\"\n{limit}jetstream {{ store_dir: \"{}\" }}\n{}{}",
+        format!(
+            "listen: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitor}\"\n{limit}jetstream {{ store_dir: \"{}\" }}\n{}{}",
             folder.inside(DATA).display(),
             self.access.config(),
             self.config
-        );
-        let config = folder.write("nats.conf", &config)?;
+        )
+    }
+
+    fn start_on(&self, port: u16, monitor: u16) -> io::Result<Nats> {
+        let programs = Programs::find()?;
+        let folder = Folder::create(&programs, "nats", port)?;
+        let config = folder.write(CONFIG, &self.text(&folder, port, monitor))?;
         let command = move || {
             let mut command = programs.command_in_path("nats-server")?;
             command.arg("-c").arg(&config);
@@ -119,7 +169,8 @@ impl NatsBuilder {
         Ok(Nats {
             server,
             port,
-            access: self.access.clone(),
+            monitor,
+            builder: self.clone(),
         })
     }
 }
@@ -174,8 +225,8 @@ impl Nats {
     /// Where it takes connections, with what it asks for.
     pub fn url(&self) -> String {
         let port = self.port;
-        match &self.access {
-            Access::Everybody => format!("nats://127.0.0.1:{port}"),
+        match &self.builder.access {
+            Access::Everybody | Access::Account(_) => format!("nats://127.0.0.1:{port}"),
             Access::User { name, password } => format!("nats://{name}:{password}@127.0.0.1:{port}"),
             Access::Token(token) => format!("nats://{token}@127.0.0.1:{port}"),
         }
@@ -184,6 +235,112 @@ impl Nats {
     /// The same as `host:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Whether its account can be changed: [`NatsBuilder::account`].
+    pub fn has_account(&self) -> bool {
+        matches!(self.builder.access, Access::Account(_))
+    }
+
+    /// Lets this user in from now on, with this password only. Whoever is in with another one is turned out.
+    ///
+    /// # Errors
+    ///
+    /// If it has no [account](NatsBuilder::account), or can't read its configuration again.
+    pub fn set_user(&mut self, name: &str, password: &str) -> io::Result<()> {
+        self.change_account(|account| {
+            account.users.retain(|(other, _)| other != name);
+            account.users.push((name.to_owned(), password.to_owned()));
+        })
+    }
+
+    /// Turns out everybody who came without a name. They may come again.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`set_user`](Self::set_user).
+    pub fn disconnect(&mut self) -> io::Result<()> {
+        self.change_account(|account| account.disconnected += 1)
+    }
+
+    /// From now on, there may be so many bytes on its disk; what is there already stays.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`set_user`](Self::set_user).
+    pub fn limit_room(&mut self, bytes: Option<u64>) -> io::Result<()> {
+        self.change_account(|account| account.room = bytes)
+    }
+
+    fn change_account(&mut self, change: impl FnOnce(&mut Account)) -> io::Result<()> {
+        let Access::Account(account) = &mut self.builder.access else {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this server was started without an account",
+            ));
+        };
+        change(account);
+        let folder = self.server.folder();
+        let text = self.builder.text(folder, self.port, self.monitor);
+        folder.write(CONFIG, &text)?;
+        self.server.reload("Reloaded server configuration")
+    }
+
+    /// Sends a request over a connection of its own, and returns the answer.
+    ///
+    /// # Errors
+    ///
+    /// If it isn't there, doesn't answer within a minute, or lets us not in.
+    pub fn ask(&self, subject: &str, body: &str) -> io::Result<Value> {
+        let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", self.port))?);
+        stream.get_mut().set_read_timeout(Some(PATIENCE))?;
+        let mut who = json!({ "verbose": false, "pedantic": false });
+        match &self.builder.access {
+            Access::Everybody | Access::Account(_) => {}
+            Access::User { name, password } => {
+                who["user"] = json!(name);
+                who["pass"] = json!(password);
+            }
+            Access::Token(token) => who["auth_token"] = json!(token),
+        }
+        let length = body.len();
+        let request =
+            format!("CONNECT {who}\r\nSUB answer 1\r\nPUB {subject} answer {length}\r\n{body}\r\n");
+        stream.get_mut().write_all(request.as_bytes())?;
+        loop {
+            let mut line = String::new();
+            if stream.read_line(&mut line)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if let Some(refusal) = line.strip_prefix("-ERR") {
+                return Err(io::Error::other(refusal.trim().to_owned()));
+            }
+            if line.starts_with("MSG ") {
+                let length = line
+                    .trim()
+                    .rsplit(' ')
+                    .next()
+                    .and_then(|text| text.parse().ok());
+                let mut answer = vec![0; length.unwrap_or(0)];
+                stream.read_exact(&mut answer)?;
+                return serde_json::from_slice(&answer).map_err(io::Error::other);
+            }
+        }
+    }
+
+    /// What it says at its port for monitoring, as at `/varz`.
+    ///
+    /// # Errors
+    ///
+    /// If it doesn't answer within a minute.
+    pub fn monitored(&self, path: &str) -> io::Result<Value> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.monitor))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        serde_json::from_str(body).map_err(io::Error::other)
     }
 }
 

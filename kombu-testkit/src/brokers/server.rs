@@ -142,6 +142,24 @@ impl Server {
         self.run()
     }
 
+    /// Has it read its configuration again, if it is running. Returns when it has printed once more that it has done so.
+    pub(super) fn reload(&self, done: &str) -> io::Result<()> {
+        let Some(process) = &self.process else {
+            return Ok(());
+        };
+        let times = |printed: &str| printed.matches(done).count();
+        let before = times(&self.printed());
+        process.signal(Signal::HUP)?;
+        let deadline = Instant::now() + PATIENCE;
+        while times(&self.printed()) == before {
+            if Instant::now() > deadline {
+                return Err(self.failed("didn't read its configuration in time", &self.printed()));
+            }
+            thread::sleep(STEP);
+        }
+        Ok(())
+    }
+
     /// Stops its clock: its connections stay, and it neither reads nor answers.
     ///
     /// # Errors

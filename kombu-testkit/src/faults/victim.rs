@@ -1,8 +1,10 @@
 use std::io;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::Fault;
-use crate::brokers::{Data, Nats, RabbitMq, Redis, Server};
+use crate::brokers::{Nats, RabbitMq, Redis, Server};
 
 /// Seconds after which Redis takes a silent client for dead, and RabbitMQ half of those.
 const SIGN_OF_LIFE: u64 = 2;
@@ -242,7 +244,8 @@ impl Victim for Nats {
     }
 
     fn gives_back_within(&self) -> Duration {
-        Duration::from_secs(30)
+        // It waits so long for whoever holds something, and whoever waits for that looks every second.
+        Duration::from_secs(30 + 1)
     }
 
     fn answers_settles(&self) -> bool {
@@ -251,30 +254,54 @@ impl Victim for Nats {
     }
 
     fn can(&self, fault: Fault) -> bool {
-        // Its streams are gone, and its clients' connections too.
-        fault == Fault::Wipe
+        match fault {
+            Fault::Wipe => true,
+            Fault::Disconnect | Fault::DiskAlarm => self.has_account(),
+            // Short of memory, it refuses queues that aren't durable, and no others.
+            _ => false,
+        }
     }
 
     fn inflict(&mut self, fault: Fault) -> io::Result<()> {
         match fault {
-            Fault::Wipe => self.restart(Data::Erase),
+            Fault::Wipe => {
+                let streams = self.ask("$JS.API.STREAM.NAMES", "{}")?;
+                let names = streams["streams"].as_array().into_iter().flatten();
+                for name in names.filter_map(Value::as_str) {
+                    self.ask(&format!("$JS.API.STREAM.DELETE.{name}"), "")?;
+                }
+                Ok(())
+            }
+            Fault::Disconnect => self.disconnect(),
+            // Its streams have more than that.
+            Fault::DiskAlarm => self.limit_room(Some(1)),
             _ => Err(unknown(fault)),
         }
     }
 
     fn relieve(&mut self, alarm: Fault) -> io::Result<()> {
-        Err(unknown(alarm))
+        match alarm {
+            Fault::DiskAlarm => self.limit_room(None),
+            _ => Err(unknown(alarm)),
+        }
     }
 
-    fn set_user(&mut self, _: &str, _: &str) -> io::Result<()> {
-        Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "its users stand in its configuration",
-        ))
+    fn set_user(&mut self, name: &str, password: &str) -> io::Result<()> {
+        Nats::set_user(self, name, password)
     }
 
     fn counts(&self) -> io::Result<Vec<(&'static str, u64)>> {
-        // It tells at a port of its own, which isn't open.
-        Ok(Vec::new())
+        let all = self.monitored("/varz")?;
+        let connections = all["connections"].as_u64().unwrap_or_default();
+        let filter = json!({ "subjects_filter": "$KV.kombu_sessions.s.*" }).to_string();
+        let bucket = self.ask("$JS.API.STREAM.INFO.KV_kombu_sessions", &filter)?;
+        let sessions = bucket["state"]["subjects"].as_object();
+        Ok(vec![
+            ("connections at the server", connections),
+            (
+                "sessions at the server",
+                sessions.map_or(0, |all| all.len() as u64),
+            ),
+        ])
     }
 }

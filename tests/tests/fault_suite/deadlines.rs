@@ -88,8 +88,12 @@ fn is_right(broker: &Breakable, fault: Fault, call: &str, error: Option<&str>) -
         "publish" | "send and wait" if is_alarm => is_one_of(&[ErrorKind::Backpressure]),
         // RabbitMQ doesn't read from a connection that it blocks.
         "open a producer" if is_alarm && error.is_some() => is_one_of(&[ErrorKind::Backpressure]),
-        // Redis has one memory for all, and a declaration takes some of it.
-        _ if is_alarm && broker.name() == "redis" => {
+        // The exchange could not be declared.
+        "bind" if is_alarm && broker.name() == "nats" => {
+            is_one_of(&[ErrorKind::Backpressure, ErrorKind::NotFound])
+        }
+        // Redis has one memory for all, and an account of NATS one disk: a declaration takes some of it, and so does a session.
+        _ if is_alarm && ["redis", "nats"].contains(&broker.name()) => {
             error.is_none() || is_one_of(&[ErrorKind::Backpressure])
         }
         _ if is_alarm => error.is_none(),

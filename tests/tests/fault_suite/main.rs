@@ -6,7 +6,7 @@
 //! `KOMBU_TEST_FAULTS_HISTORIES`, a folder, each leaves its whole history there, as lines of JSON too. The seed of a run is printed,
 //! and `KOMBU_TEST_SEED` takes it again; how tasks take turns is the machine's choice all the same.
 //!
-//! Scenarios run one at a time: they count what the process has, and measure how long things take.
+//! Scenarios on different transports run beside each other, but for those that count what the process has.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -23,41 +23,53 @@ mod traffic;
 mod wiped;
 mod workers;
 
+use stand::Turn;
+
 /// Makes a test for each transport of a scenario, `async fn(&mut Breakable)`.
 macro_rules! on_every_broker {
-    ($name:ident, $scenario:expr) => {
+    ($name:ident, $turn:expr, $scenario:expr) => {
         mod $name {
+            use crate::stand::Turn;
+
             #[test]
             fn memory() {
-                crate::stand::on_memory($scenario);
+                crate::stand::on_memory($turn, $scenario);
             }
 
-            crate::each_server!($scenario);
+            crate::each_server!($turn, $scenario);
         }
     };
 }
 
 /// The same for what takes a server.
 macro_rules! on_every_server {
-    ($name:ident, $scenario:expr) => {
+    ($name:ident, $turn:expr, $scenario:expr) => {
         mod $name {
-            crate::each_server!($scenario);
+            use crate::stand::Turn;
+
+            crate::each_server!($turn, $scenario);
         }
     };
 }
 
 macro_rules! each_server {
-    ($scenario:expr) => {
+    ($turn:expr, $scenario:expr) => {
         #[test]
         #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
         fn amqp() {
-            crate::stand::on_rabbitmq($scenario);
+            crate::stand::on_rabbitmq($turn, $scenario);
         }
 
         #[test]
         #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
         fn redis() {
-            crate::stand::on_redis($scenario);
+            crate::stand::on_redis($turn, $scenario);
+        }
+
+        #[test]
+        #[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+        fn nats() {
+            crate::stand::on_nats($turn, $scenario);
         }
     };
 }
@@ -66,53 +78,63 @@ use each_server;
 
 on_every_broker!(
     what_was_confirmed_survives_a_broker_that_is_killed,
+    Turn::BesideOthers,
     crate::confirmed::in_a_durable_queue
 );
 on_every_broker!(
     nothing_is_lost_and_nobody_stalls_whatever_happens,
+    Turn::AloneIfLong,
     crate::traffic::under_mixed_faults
 );
 on_every_broker!(
     what_a_program_held_that_was_killed_comes_back_to_its_queue,
+    Turn::BesideOthers,
     crate::workers::are_killed
 );
 on_every_broker!(
     every_call_ends_by_its_deadline,
+    Turn::BesideOthers,
     crate::deadlines::hold_whatever_happens
 );
 on_every_broker!(
     a_broker_that_was_wiped_has_everything_again,
+    Turn::BesideOthers,
     crate::wiped::is_declared_again
 );
 on_every_broker!(
     deploys_lose_nothing_and_kill_no_message,
+    Turn::BesideOthers,
     crate::deploys::under_load
 );
 on_every_broker!(
     reconnects_leave_nothing_behind,
+    Turn::Alone,
     crate::reconnects::leave_nothing
 );
 on_every_broker!(
     the_program_of_the_readme_survives_kills,
+    Turn::BesideOthers,
     crate::readme::survives_kills
 );
 on_every_server!(
     passwords_are_revoked_and_replaced_and_told_to_nobody,
+    Turn::Alone,
     crate::credentials::are_revoked_and_replaced
 );
 on_every_server!(
     delays_and_lives_are_right_where_clocks_are_wrong,
+    Turn::BesideOthers,
     crate::clocks::are_wrong
 );
 
 #[test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
 fn what_was_confirmed_survives_in_a_quorum_queue() {
-    stand::on_rabbitmq(confirmed::in_a_quorum_queue);
+    stand::on_rabbitmq(Turn::BesideOthers, confirmed::in_a_quorum_queue);
 }
 
 #[test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
 fn deploys_lose_nothing_of_a_quorum_queue() {
-    stand::on_rabbitmq(deploys::of_a_quorum_queue);
+    stand::on_rabbitmq(Turn::BesideOthers, deploys::of_a_quorum_queue);
 }

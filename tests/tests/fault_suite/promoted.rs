@@ -10,7 +10,7 @@ use kombu_testkit::history::{Answer, History, Outcome, Recorder};
 use kombu_tests::RedisAdmin;
 use tokio::time::{sleep, timeout};
 
-use crate::stand::{self, alone, count, patient};
+use crate::stand::{self, count, patient};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Until Sentinels have agreed, and everybody else knows.
@@ -19,7 +19,7 @@ const FAILOVER: Duration = Duration::from_secs(10);
 #[test]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
 fn what_a_replica_had_is_there_when_it_is_promoted() {
-    alone(run());
+    stand::with_redis(run());
 }
 
 async fn run() {

@@ -1,54 +1,102 @@
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use kombu::Deadlines;
-use kombu_testkit::brokers::{RabbitMq, Redis};
+use kombu_testkit::brokers::{Nats, RabbitMq, Redis};
 use kombu_testkit::faults::{Breakable, Fault, Row, Victim};
 use kombu_testkit::history::{History, Recorder};
 use tokio::runtime::{Builder, Handle};
 use tokio::time::sleep;
 
-static ALONE: Mutex<()> = Mutex::new(());
+/// Scenarios on different transports run beside each other, those on the same one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    BesideOthers,
+    /// It counts what the process has as a whole, or listens to all that is traced.
+    Alone,
+    /// It counts that in the long run only.
+    AloneIfLong,
+}
 
-pub(crate) fn on_memory(scenario: impl AsyncFnOnce(&mut Breakable)) {
-    const NAME: &str = "fault-suite";
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    let url = format!("memory://{NAME}");
-    let forget = || {
-        kombu::memory::remove(NAME);
+static RUNNING: RwLock<()> = RwLock::new(());
+
+/// Runs a scenario when it is its turn.
+fn in_turn<T>(turn: Turn, of_transport: &Mutex<()>, run: impl FnOnce() -> T) -> T {
+    let _one_of_its_transport = of_transport.lock().unwrap_or_else(PoisonError::into_inner);
+    let timed = || {
+        let begin = Instant::now();
+        let result = run();
+        println!("it took {:?}", begin.elapsed());
+        result
     };
-    forget();
-    let mut broker = Breakable::injected("memory", kombu::registry(), url, forget);
-    runtime.block_on(scenario(&mut broker));
-    forget();
+    let is_alone = turn == Turn::Alone || turn == Turn::AloneIfLong && is_long();
+    if is_alone {
+        let _alone = RUNNING.write().unwrap_or_else(PoisonError::into_inner);
+        timed()
+    } else {
+        let _beside = RUNNING.read().unwrap_or_else(PoisonError::into_inner);
+        timed()
+    }
 }
 
-pub(crate) fn on_rabbitmq(scenario: impl AsyncFnOnce(&mut Breakable)) {
-    on_real(|| RabbitMq::start().unwrap(), scenario);
+pub(crate) fn on_memory(turn: Turn, scenario: impl AsyncFnOnce(&mut Breakable)) {
+    const NAME: &str = "fault-suite";
+    static MEMORY: Mutex<()> = Mutex::new(());
+    in_turn(turn, &MEMORY, || {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let url = format!("memory://{NAME}");
+        let forget = || {
+            kombu::memory::remove(NAME);
+        };
+        forget();
+        let mut broker = Breakable::injected("memory", kombu::registry(), url, forget);
+        runtime.block_on(scenario(&mut broker));
+        forget();
+    });
 }
 
-pub(crate) fn on_redis(scenario: impl AsyncFnOnce(&mut Breakable)) {
-    on_real(|| Redis::builder().persistent().start().unwrap(), scenario);
+pub(crate) fn on_rabbitmq(turn: Turn, scenario: impl AsyncFnOnce(&mut Breakable)) {
+    static RABBITMQ: Mutex<()> = Mutex::new(());
+    in_turn(turn, &RABBITMQ, || {
+        on_real(|| RabbitMq::start().unwrap(), scenario);
+    });
+}
+
+pub(crate) fn on_redis(turn: Turn, scenario: impl AsyncFnOnce(&mut Breakable)) {
+    in_turn(turn, &REDIS, || {
+        on_real(|| Redis::builder().persistent().start().unwrap(), scenario);
+    });
+}
+
+static REDIS: Mutex<()> = Mutex::new(());
+
+/// With several of them, which the scenario starts itself.
+pub(crate) fn with_redis<T>(scenario: impl Future<Output = T>) -> T {
+    in_turn(Turn::BesideOthers, &REDIS, || on_threads(scenario))
+}
+
+pub(crate) fn on_nats(turn: Turn, scenario: impl AsyncFnOnce(&mut Breakable)) {
+    static NATS: Mutex<()> = Mutex::new(());
+    in_turn(turn, &NATS, || {
+        on_real(|| Nats::builder().account().start().unwrap(), scenario);
+    });
 }
 
 fn on_real<V: Victim>(start: impl FnOnce() -> V, scenario: impl AsyncFnOnce(&mut Breakable)) {
-    alone(async {
+    on_threads(async {
         let broker = Breakable::real(kombu::registry(), start());
         scenario(&mut broker.await.unwrap()).await;
     });
 }
 
-/// Runs a scenario while no other one does.
-pub(crate) fn alone<T>(scenario: impl Future<Output = T>) -> T {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+fn on_threads<T>(scenario: impl Future<Output = T>) -> T {
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -105,15 +153,19 @@ pub(crate) fn report(rows: Vec<Row>, history: &History) {
     assert!(broken.is_empty(), "broken: {broken:?}");
 }
 
-/// Counts what should stay the same: files that this process has open, its tasks, what the server has for it.
+/// Counts what should stay the same: tasks, files that this process has open, what the server has for it.
 #[derive(Debug)]
 pub(crate) struct Counts(Vec<(&'static str, u64)>);
 
 impl Counts {
     pub(crate) fn now(broker: &Breakable) -> Self {
-        let files = std::fs::read_dir("/dev/fd").unwrap().count();
         let tasks = Handle::current().metrics().num_alive_tasks();
-        let mut counts = vec![("open files", files as u64), ("tasks", tasks as u64)];
+        let mut counts = vec![("tasks", tasks as u64)];
+        if is_long() {
+            // In the short run, others open and close some meanwhile.
+            let files = std::fs::read_dir("/dev/fd").unwrap().count();
+            counts.push(("open files", files as u64));
+        }
         counts.extend(broker.counts().unwrap());
         Counts(counts)
     }

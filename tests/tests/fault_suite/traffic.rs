@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use kombu::{Connection, Consumer, Delivery, Exchange, Producer, Queue};
-use kombu_testkit::expect::{collect_one, drain};
+use kombu_testkit::expect::{collect_one, drain, info};
 use kombu_testkit::faults::{Breakable, Fault, Row};
 use kombu_testkit::history::{Answer, Outcome, Recorder};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::stand::{self, Counts, Habits, count, heal, inflict, patient};
 
 /// A message that never comes is given up, and the checker says so.
 const NEVER: Duration = Duration::from_secs(60);
+/// How often whoever is told to stop looks whether something is left.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Messages that are published when a fault is over, to see that somebody gets them.
 pub(crate) struct Sentinels {
@@ -43,6 +45,7 @@ impl Sentinels {
         let consuming = tokio::spawn(consume(
             u32::MAX,
             consumer,
+            (connection.clone(), "sentinels"),
             recorder.clone(),
             Habits::of(broker),
             stopped,
@@ -80,33 +83,41 @@ impl Sentinels {
     }
 }
 
-/// Acks what comes until it is told to stop and nothing comes any more.
+/// Acks what comes until it is told to stop and its queue is empty, or nothing comes any more.
 pub(crate) async fn consume(
     number: u32,
     mut consumer: Consumer,
+    (connection, queue): (Connection, &str),
     recorder: Recorder,
     habits: Habits,
     mut stopped: watch::Receiver<bool>,
     latest: Option<watch::Sender<u64>>,
 ) {
     let mut settling = JoinSet::new();
+    let mut quiet_since = Instant::now();
     loop {
         let was_stopped = *stopped.borrow_and_update();
-        let patience = if was_stopped { habits.patience } else { NEVER };
+        let patience = if was_stopped { LOOK } else { NEVER };
         let delivery = tokio::select! {
             biased;
             delivery = consumer.receive(patience) => delivery.unwrap(),
             changed = stopped.changed() => {
                 changed.unwrap();
+                quiet_since = Instant::now();
                 continue;
             }
         };
         let Some(delivery) = delivery else {
-            if was_stopped {
+            let is_over = was_stopped
+                && settling.is_empty()
+                && (quiet_since.elapsed() >= habits.patience || is_empty(&connection, queue).await);
+            if is_over {
                 break;
             }
+            while settling.try_join_next().is_some() {}
             continue;
         };
+        quiet_since = Instant::now();
         let (message, delivery) = delivery.take::<u64>().unwrap();
         recorder.received(number, message, &delivery);
         if let Some(latest) = &latest {
@@ -127,6 +138,12 @@ pub(crate) async fn consume(
     while let Some(settled) = settling.join_next().await {
         settled.unwrap();
     }
+}
+
+/// Whether nothing is left in it, where the broker can tell.
+async fn is_empty(connection: &Connection, queue: &str) -> bool {
+    let info = info(connection, queue).await;
+    (info.ready, info.unsettled) == (0, Some(0))
 }
 
 /// Whether it is known that the session is gone which delivered it: then nothing is sent there any more.
@@ -225,7 +242,8 @@ pub(crate) async fn under_mixed_faults(broker: &mut Breakable) {
 
     let (stop, stopped) = watch::channel(false);
     let habits = Habits::of(broker);
-    let consumed = consume(0, consumer, recorder.clone(), habits, stopped, None);
+    let jobs = (consuming.clone(), "jobs");
+    let consumed = consume(0, consumer, jobs, recorder.clone(), habits, stopped, None);
     let consumed = tokio::spawn(consumed);
     let pause = Duration::from_millis(10);
     let published = Publishing::start(1, producer, &recorder, rng.fork(), pause);

@@ -26,7 +26,15 @@ pub(crate) async fn is_declared_again(broker: &mut Breakable) {
     let (stop, stopped) = watch::channel(false);
     let (latest, mut received) = watch::channel(0);
     let habits = Habits::of(broker);
-    let consuming = consume(0, consumer, recorder.clone(), habits, stopped, Some(latest));
+    let consuming = consume(
+        0,
+        consumer,
+        (connection.clone(), "videos"),
+        recorder.clone(),
+        habits,
+        stopped,
+        Some(latest),
+    );
     let consuming = tokio::spawn(consuming);
     for wipe in 0..wipes {
         let fault = [Fault::Wipe, Fault::Erase][wipe as usize % 2];
