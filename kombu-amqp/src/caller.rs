@@ -8,10 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
-use kombu_core::driver::{
-    BoxFuture, Op, Outcome, RawDelivery, Received, Settle, Settlement, Subscription, Tag,
-};
-use kombu_core::{Error, ErrorKind, Name, Result};
+use kombu_core::Result;
+use kombu_core::driver::{RawDelivery, Received};
 use lapin::options::BasicConsumeOptions;
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
@@ -118,39 +116,5 @@ impl Stream for DirectReplies {
             }
             Poll::Pending => Poll::Pending,
         }
-    }
-}
-
-/// Answers aren't settled.
-struct Nothing;
-
-impl Settle for Nothing {
-    fn settle(&self, _: Tag, _: Outcome) -> Settlement {
-        Settlement::done(Ok(()))
-    }
-}
-
-impl Subscription for DirectReplies {
-    fn settler(&self) -> Arc<dyn Settle> {
-        Arc::new(Nothing)
-    }
-
-    fn set_window(&self, _: u32) {}
-
-    fn pause(&mut self, _: bool) {}
-
-    fn add(&mut self, _: &Name) -> BoxFuture<'_, Result<u16>> {
-        Box::pin(std::future::ready(Err(Error::new(
-            ErrorKind::Unsupported,
-            "answers come from no other queue",
-        ))))
-    }
-
-    fn remove(&mut self, _: u16) -> Op<Result<()>> {
-        Op::ready(Ok(()))
-    }
-
-    fn cancel(self: Box<Self>) -> Op<Result<()>> {
-        Op::ready(Ok(()))
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kombu_core::declare::{self, Binding, DeclareMode, Exchange, Queue, QueueType};
 use kombu_core::driver::{
-    BoxFuture, Caller, Capabilities, Connection, DeleteQueue, Destination, Notices, Publisher,
-    QueueInfo, RawDelivery, Settle, SubscribeOptions, Subscription,
+    BoxFuture, Caller, Capabilities, Connection, DeleteQueue, Destination, Notices, PastQueues,
+    Publisher, QueueInfo, RawDelivery, Settle, SubscribeOptions, Subscription,
 };
 use kombu_core::{Error, ErrorKind, Name, Result};
 use lapin::options::{
@@ -508,7 +508,7 @@ impl Connection for Session {
         Ok(Caller {
             publisher: Arc::new(publisher),
             reply_to: Name::from_static(REPLY_TO),
-            replies: Box::new(replies),
+            replies: Box::new(PastQueues::new(replies)),
         })
     }
 

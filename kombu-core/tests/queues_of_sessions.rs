@@ -265,11 +265,62 @@ async fn a_queue_goes_with_a_consumer_that_has_not_come_back() {
         until_restored(&mut events).await;
         assert_eq!(connection.queue_info("jobs").await.unwrap().consumers, 0);
         match is_dropped {
-            true => drop(consumer),
-            false => consumer.cancel().await.unwrap(),
+            true => {
+                drop(consumer);
+                until_gone(&connection, "jobs").await;
+            }
+            // Whoever waited for the end waited for that, too.
+            false => {
+                consumer.cancel().await.unwrap();
+                let gone = connection.queue_info("jobs").await.unwrap_err();
+                assert_eq!(gone.kind(), ErrorKind::NotFound);
+            }
         }
-        until_gone(&connection, "jobs").await;
     }
+}
+
+/// It waits for the next session, where the queue is declared again before it is deleted.
+#[tokio::test(start_paused = true)]
+async fn a_queue_is_gone_when_its_consumer_was_cancelled_between_two_sessions() {
+    let faults = Faults::default();
+    let connection = builder("between", &faults).await.unwrap();
+    let jobs = Queue::new("jobs").auto_delete(true);
+    let mut consumer = connection.consumer(&jobs).await.unwrap();
+    consumer.add_queue(&Queue::new("more")).await.unwrap();
+    faults.cut();
+    consumer.cancel_queue("jobs").await.unwrap();
+    let gone = connection.queue_info("jobs").await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+    assert_eq!(connection.queue_info("more").await.unwrap().ready, 0);
+
+    let consumer = connection.consumer(&jobs).await.unwrap();
+    faults.outage(true);
+    let cancelling = tokio::spawn(consumer.cancel());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!cancelling.is_finished());
+    faults.outage(false);
+    cancelling.await.unwrap().unwrap();
+    let gone = connection.queue_info("jobs").await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+}
+
+/// What it waits for has an end.
+#[tokio::test(start_paused = true)]
+async fn a_cancel_without_a_connection_ends_by_its_deadline() {
+    let faults = Faults::default();
+    let connection = builder("never", &faults).await.unwrap();
+    let jobs = Queue::new("jobs").auto_delete(true);
+    let consumer = connection.consumer(&jobs).await.unwrap();
+    let plain = connection.consumer(&Queue::new("plain")).await.unwrap();
+    faults.outage(true);
+    while connection.health().connected {
+        tokio::task::yield_now().await;
+    }
+    let late = consumer.cancel().await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Timeout);
+    plain.cancel().await.unwrap();
+    faults.outage(false);
+    until_gone(&connection, "jobs").await;
 }
 
 /// Whoever consumes from it, or declares it anew, keeps it.

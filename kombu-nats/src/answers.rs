@@ -102,6 +102,11 @@ impl Answers {
         format!("{}*", self.prefix).into()
     }
 
+    /// Where nobody listens.
+    pub(crate) fn nobody(&self) -> Subject {
+        self.prefix.trim_end_matches('.').into()
+    }
+
     /// Expects an answer at a subject; none after the end.
     pub(crate) fn open(self: &Arc<Self>) -> Option<(Expected, Subject)> {
         let mut slots = self.slots.lock();

@@ -35,6 +35,16 @@
 //! wakes it at once; ours do so. At `kombu.q.jobs.0` nobody but the server listens, and nobody else should: where somebody does, a stream
 //! that is gone is noticed late.
 //!
+//! # Answers
+//!
+//! Questions are messages in queues; the answers to a [`Caller`](kombu_core::Caller) lie in no stream, and go to an inbox: a subject
+//! that begins with `_INBOX.`, which is the question's `Kombu-Reply-To`. Whoever answers publishes there, with the question's
+//! `Kombu-Correlation-Id`; what is published here to the default exchange with such a key does, on whichever session. So any client
+//! of NATS answers, and asks: with an inbox of its own in `Kombu-Reply-To`. A user with permissions has to be allowed to subscribe to
+//! `_INBOX.>`, and to publish there if it answers. No queue can be called like an inbox.
+//!
+//! # Headers
+//!
 //! Headers are lines of UTF-8, `Name: value`, without a carriage return within the value; names are ASCII, without space or colon.
 //! A message that has others ends the session of whoever pulls it, which the client of NATS doesn't survive. When that has happened
 //! twice within a minute, to whichever programs, the message is stored anew, at the end of its queue, with those headers that can
@@ -65,6 +75,7 @@ mod purge;
 mod push;
 mod reader;
 mod records;
+mod replies;
 mod returns;
 mod session;
 mod store;

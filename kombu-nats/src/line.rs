@@ -291,6 +291,40 @@ impl Line {
         }
     }
 
+    /// Gives something to whoever listens there now, which no stream keeps; the answer says that the server has it.
+    pub(crate) fn hand_over(
+        &self,
+        subject: Subject,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Answer<()> {
+        if self.is_over() {
+            let loss = self.loss();
+            return Box::pin(async move { Err(loss) });
+        }
+        let Some((expected, reply)) = self.answers.open() else {
+            let loss = self.loss();
+            return Box::pin(async move { Err(loss) });
+        };
+        let (client, nobody) = (self.life.client.clone(), self.answers.nobody());
+        let mut sending: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move {
+            client
+                .publish_with_headers(subject, headers, payload)
+                .await?;
+            // Nobody listens there, which the server says when it has taken what was sent before.
+            client.publish_with_reply(nobody, reply, Bytes::new()).await
+        });
+        let sent = begin(&self.runtime, &mut sending);
+        Box::pin(async move {
+            let sent = match sent {
+                Some(sent) => sent,
+                None => sending.await,
+            };
+            sent.map_err(|error| error::classify_publish(error, "an answer"))?;
+            expected.await.map(drop).map_err(Error::with_maybe_stored)
+        })
+    }
+
     /// Asks JetStream's interface.
     pub(crate) fn api<T: DeserializeOwned>(
         &self,

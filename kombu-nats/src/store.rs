@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use kombu_core::driver::{BoxFuture, Capabilities, Notices, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
 use kombu_core::virt::{
-    Answer, Applied, Change, Dead, Death, Finish, QueueStore, ReaderOptions, Table,
+    Answer, Applied, Change, Dead, Death, Finish, QueueStore, ReaderOptions, Replies, Table,
 };
 use kombu_core::{Error, ErrorKind, Name, Result};
 
@@ -21,6 +21,7 @@ use crate::message;
 use crate::purge;
 use crate::push;
 use crate::reader::NatsReader;
+use crate::replies;
 use crate::session::{self, Job, SILENCE, Shared, Wanted, to_the_end};
 use crate::sweep;
 
@@ -215,6 +216,7 @@ impl QueueStore for NatsStore {
     }
 
     async fn apply(&self, base: u64, changes: &[Change]) -> Result<Applied> {
+        replies::check_names(changes)?;
         let applying = self.shared.patiently(|| {
             let (shared, changes) = (self.shared.clone(), changes.to_vec());
             to_the_end(async move {
@@ -244,6 +246,22 @@ impl QueueStore for NatsStore {
                 .outlet
                 .push(&self.shared, targets, version, envelope),
         )
+    }
+
+    fn push_nowhere(&self, version: u64, envelope: &Envelope) -> Op<Result<Answer>> {
+        if let Some(inbox) = replies::inbox(envelope) {
+            return replies::hand_over(&self.shared.line, inbox, envelope);
+        }
+        self.is_current(version).map(|current| {
+            Ok(match current? {
+                true => Answer::Done,
+                false => Answer::Stale,
+            })
+        })
+    }
+
+    async fn open_replies(&self, name: &Name) -> Result<Option<(Name, Replies)>> {
+        replies::open(&self.shared.line, name).await.map(Some)
     }
 
     async fn open_reader(&self, queue: &NatsQueue, options: ReaderOptions) -> Result<NatsReader> {

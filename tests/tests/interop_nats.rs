@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use kombu::{Connection, DeliveryMode, Exchange, FieldValue, Producer, Queue, Timestamp};
+use kombu::handler::{Payload, Reply, Router};
+use kombu::{
+    CallError, Connection, DeliveryMode, Exchange, FieldValue, Producer, Queue, Timestamp,
+};
 use kombu_testkit::brokers::Nats;
 use kombu_testkit::expect::{collect_one, drain, texts};
 use kombu_tests::Peer;
@@ -208,4 +211,60 @@ async fn what_python_gives_back_is_ours_and_the_other_way_round() {
     );
     assert!(connection.get("jobs").await.unwrap().is_none());
     peer.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats_python), ignore = "no NATS or no Python")]
+async fn python_answers_a_caller() {
+    let (_nats, connection, mut peer) = meeting().await;
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let caller = connection.caller(Exchange::default()).routing_key("jobs");
+    let caller = caller.timeout(SOON).max_retries(0).await.unwrap();
+    let call = tokio::spawn({
+        let caller = caller.clone();
+        async move { caller.call::<_, i64>("what?").await }
+    });
+    let bodies = [STANDARD.encode("42"), STANDARD.encode("43")];
+    let mut task = json!({
+        "do": "answer", "subject": "kombu.q.jobs.0", "consumer": "c0", "headers": {},
+        "bodies": bodies,
+    });
+    let taken = ask(&mut peer, task.clone()).await;
+    assert_eq!(taken["headers"]["Content-Type"], "application/json");
+    assert_eq!(call.await.unwrap().unwrap(), 42, "the second one is late");
+    let gathering = tokio::spawn(async move { caller.call::<_, i64>("what?").gather(2).await });
+    ask(&mut peer, task.clone()).await;
+    let gathered = gathering.await.unwrap().unwrap();
+    let gathered: Vec<_> = gathered.into_iter().map(Result::unwrap).collect();
+    assert_eq!(gathered, [42, 43]);
+    // A failure is told by headers.
+    task["headers"] = json!({ "x-kombu-error": "critical", "x-kombu-error-message": "no" });
+    let caller = connection.caller(Exchange::default()).routing_key("jobs");
+    let caller = caller.timeout(SOON).max_retries(0).await.unwrap();
+    let call = tokio::spawn(async move { caller.call::<_, i64>("what?").await });
+    ask(&mut peer, task).await;
+    let failed = call.await.unwrap().unwrap_err();
+    assert!(matches!(failed, CallError::Critical { .. }), "{failed:?}");
+    peer.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats_python), ignore = "no NATS or no Python")]
+async fn a_handler_answers_python_at_its_inbox() {
+    let (_nats, connection, mut peer) = meeting().await;
+    let jobs = Queue::new("jobs");
+    let double = async |Payload(number): Payload<i64>| Reply(number * 2);
+    let serve = connection.serve(Router::new().fallback(double));
+    connection.declare_queue(&jobs).await.unwrap();
+    let serving = tokio::spawn(serve.queues(&jobs).run());
+    let body = STANDARD.encode("21");
+    let headers = json!({ "Content-Type": "application/json", "Kombu-Correlation-Id": "7" });
+    let task =
+        json!({ "do": "ask", "subject": "kombu.q.jobs.0", "body": body, "headers": headers });
+    let answer = ask(&mut peer, task).await;
+    assert_eq!(answer["body"], STANDARD.encode("42"));
+    assert_eq!(answer["headers"]["Kombu-Correlation-Id"], "7");
+    assert_eq!(answer["headers"]["Content-Type"], "application/json");
+    peer.end().await;
+    serving.abort();
 }

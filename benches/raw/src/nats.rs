@@ -161,6 +161,61 @@ pub async fn handover(url: &str, messages: u64) -> Outcome {
     joined(consumer.await)
 }
 
+/// Questions one after the other: each is published into a stream that a server consumes, and its answer to an inbox.
+pub async fn call(url: &str, calls: u64) -> Outcome {
+    const ANSWERS: &str = "_INBOX.raw";
+    let (asking, serving) = (connect(url).await?, connect(url).await?);
+    let consumer = consumer(&serving).await?;
+    let server = tokio::spawn(async move {
+        let client = serving.client();
+        let mut questions = messages_of(&consumer).await?;
+        while let Some(question) = questions.next().await {
+            let question = question?;
+            client.publish(ANSWERS, question.payload.clone()).await?;
+            question.ack().await?;
+        }
+        Ok::<_, Failure>(())
+    });
+    let caller = tokio::spawn(async move {
+        let mut answers = asking.client().subscribe(ANSWERS).await?;
+        for number in 0..calls {
+            let stored = start(&asking, subject(0), number).await?;
+            answers.next().await.ok_or("the server has gone")?;
+            stored.await?;
+        }
+        Ok(())
+    });
+    let ended = joined(caller.await);
+    server.abort();
+    ended
+}
+
+/// The same without a stream, as NATS' own requests are.
+pub async fn request(url: &str, calls: u64) -> Outcome {
+    const QUESTIONS: &str = "core-questions";
+    let (asking, serving) = (connect(url).await?, connect(url).await?);
+    let client = serving.client();
+    let mut questions = client.subscribe(QUESTIONS).await?;
+    client.flush().await?;
+    let server = tokio::spawn(async move {
+        while let Some(question) = questions.next().await {
+            let inbox = question.reply.ok_or("nobody asks")?;
+            client.publish(inbox, question.payload).await?;
+        }
+        Ok::<_, Failure>(())
+    });
+    let caller = tokio::spawn(async move {
+        let client = asking.client();
+        for _ in 0..calls {
+            client.request(QUESTIONS, Bytes::from_static(BODY)).await?;
+        }
+        Ok(())
+    });
+    let ended = joined(caller.await);
+    server.abort();
+    ended
+}
+
 async fn consumer(context: &Context) -> Result<PullConsumer, Box<dyn Error>> {
     let stream = context.get_stream(format!("{STREAM}-0")).await?;
     let config = pull::Config {

@@ -8,7 +8,7 @@ use futures_util::stream::FuturesUnordered;
 use kombu::handler::{Attempt, Payload, Router, State};
 use kombu::{Caller, Connection, Delivery, DeliveryMode, Exchange, Queue};
 use kombu_bench_raw::sample::{BODY, QUEUE, WINDOW};
-use kombu_bench_raw::{amqp, redis};
+use kombu_bench_raw::{amqp, nats, redis};
 use tokio::task::JoinHandle;
 
 use super::program::{ack, open_consumer, send};
@@ -54,6 +54,28 @@ pub(super) fn cases() -> Vec<Case> {
             limit: Limit::Side(side(url, redis::call)),
         });
         cases.push(concurrent("rpc/concurrent-redis", url, 50_000, prepare));
+    }
+    if let Some(url) = url("KOMBU_TEST_NATS_URL") {
+        let prepare = move || side(url, async |url, _| nats::prepare(url).await);
+        cases.push(Case {
+            // 1.3 times the raw latency.
+            name: "rpc/nats",
+            bar: 0.769,
+            count: 3_000,
+            prepare: prepare(),
+            ours: side(url, one_by_one),
+            limit: Limit::Side(side(url, nats::call)),
+        });
+        cases.push(Case {
+            // Nothing is stored there: only to be looked at.
+            name: "rpc/nats-core",
+            bar: 0.0,
+            count: 3_000,
+            prepare: prepare(),
+            ours: side(url, one_by_one),
+            limit: Limit::Side(side(url, nats::request)),
+        });
+        cases.push(concurrent("rpc/concurrent-nats", url, 20_000, prepare));
     }
     cases
 }

@@ -269,7 +269,7 @@ impl Connection {
     /// `Exchange::default()` routes to the queue named by the routing key.
     ///
     /// Answers come to one exclusive queue that all callers of the connection share, or over a shorter way where the
-    /// broker has one (RabbitMQ's direct reply-to). See [`call`](crate::call).
+    /// broker has one (RabbitMQ's direct reply-to, an inbox of NATS). See [`call`](crate::call).
     ///
     /// # Errors
     ///

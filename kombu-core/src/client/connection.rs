@@ -573,6 +573,27 @@ impl Connection {
         self.inner.recorded.consuming(queue)
     }
 
+    /// Waits until the broker has deleted those of these queues that go with their last consumer, where that had no session on which
+    /// the broker could have seen it leave.
+    pub(super) async fn until_left(&self, queues: &[Name]) -> Result<()> {
+        let inner = self.inner();
+        let limit = inner.engine.deadlines.declare;
+        let late = || {
+            Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "no answer within {limit:?}: waiting for a connection on which to delete what nobody consumes from; it is \
+                     deleted as soon as there is one"
+                ),
+            )
+        };
+        let left = async {
+            inner.recorded.until_left(queues).await;
+            Ok(())
+        };
+        engine::by(engine::deadline(limit), left, late).await
+    }
+
     /// Somebody deleted a queue: it isn't declared again.
     pub(crate) fn forget_queue(&self, name: &Name) {
         self.inner.recorded.take(&Deletion::Queue(name));

@@ -249,15 +249,22 @@ impl Consumer {
     ///
     /// The queue is left when this is first awaited; dropping the future after that undoes nothing.
     pub async fn cancel_queue(&mut self, queue: impl Into<Name>) -> Result<()> {
-        let left = self.sources.take_all(&queue.into());
+        let queue = queue.into();
+        let left = self.leave(&queue).await;
+        let left = match left {
+            Ok(()) => self.plan.connection.until_left(&[queue]).await,
+            Err(error) => Err(error),
+        };
+        left.map_err(|error| error.during("cancel queue"))
+    }
+
+    async fn leave(&mut self, queue: &Name) -> Result<()> {
+        let left = self.sources.take_all(queue);
         if left.is_empty() {
             return Ok(());
         }
         if self.sources.is_empty() {
-            return self
-                .stop()
-                .await
-                .map_err(|error| error.during("cancel queue"));
+            return self.stop().await;
         }
         self.give_back_intercepted(|queue| left.contains(&queue));
         let answers: Vec<_> = match &mut self.state {
@@ -289,9 +296,7 @@ impl Consumer {
                 format!("no answer within {limit:?}: waiting for the broker's answer"),
             )
         };
-        by(deadline(limit), answered, late)
-            .await
-            .map_err(|error| error.during("cancel queue"))
+        by(deadline(limit), answered, late).await
     }
 
     /// Receives nothing until [`resume`](Consumer::resume): it stays a consumer, and what was fetched and not received
@@ -356,13 +361,14 @@ impl Consumer {
     }
 
     /// Ends the consumer and waits until the broker sends it nothing more. Deliveries that were received can
-    /// still be settled.
+    /// still be settled. A queue that goes with its last consumer is gone then, also if this one had just lost its session, for which
+    /// the next one is waited for.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Timeout`] if the broker doesn't answer within [`Deadlines::declare`](crate::Deadlines::declare) (30 s
-    /// unless set otherwise). The consumer has ended then, too; what was fetched for it may stay unsettled until the
-    /// session ends.
+    /// unless set otherwise), or there is no connection on which to delete such a queue. The consumer has ended then, too; what was
+    /// fetched for it may stay unsettled until the session ends, and the queue is deleted as soon as there is a session.
     pub async fn cancel(mut self) -> Result<()> {
         self.stop()
             .await
@@ -372,8 +378,14 @@ impl Consumer {
     async fn stop(&mut self) -> Result<()> {
         self.give_back_intercepted(|_| true);
         // Before the broker is asked: its queue may be gone before it has answered.
-        let State::Receiving(opened) = self.ended() else {
-            return Ok(());
+        let opened = match self.ended() {
+            State::Receiving(opened) => opened,
+            // With it goes what it would have opened.
+            before => {
+                drop(before);
+                let names = self.sources.names();
+                return self.plan.connection.until_left(names).await;
+            }
         };
         let limit = self.plan.connection.inner().engine.deadlines.declare;
         let late = || {
@@ -387,9 +399,11 @@ impl Consumer {
         };
         match by(deadline(limit), opened.subscription.cancel(), late).await {
             // With its session, everything is back.
-            Err(error) if error.kind() == ErrorKind::ConnectionLost => Ok(()),
-            answer => answer,
+            Err(error) if error.kind() == ErrorKind::ConnectionLost => {}
+            answer => answer?,
         }
+        let names = self.sources.names();
+        self.plan.connection.until_left(names).await
     }
 
     #[inline]

@@ -4,16 +4,21 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
+use crate::engine::{by, deadline};
 use crate::error::{Error, ErrorKind, Result};
 
 use super::{Connection, ConnectionBuilder, Registry};
 
 /// How many connections a URL has at most, unless it is said otherwise.
 const LIMIT: usize = 10;
+/// How long somebody waits for one, unless it is said otherwise.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Pools of connections, one for each URL; a clone is another handle to the same ones.
 ///
@@ -50,16 +55,38 @@ pub struct Pools {
 
 type Build = Arc<dyn Fn() -> ConnectionBuilder + Send + Sync>;
 
-struct Shared {
+#[derive(Clone)]
+struct Settings {
     build: Build,
     limit: usize,
+    patience: Duration,
+    max_age: Option<Duration>,
+}
+
+struct Shared {
+    settings: Settings,
     pools: Mutex<HashMap<String, Arc<Pool>>>,
 }
 
 /// The connections of one URL.
 struct Pool {
     permits: Arc<Semaphore>,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Aged>>,
+}
+
+/// A connection, and when it was made.
+#[derive(Clone)]
+struct Aged {
+    connection: Connection,
+    made: Instant,
+}
+
+impl Aged {
+    /// Whether somebody else may have it.
+    fn is_fit(&self, max_age: Option<Duration>) -> bool {
+        let is_over = self.connection.inner().engine.is_over();
+        !is_over && max_age.is_none_or(|max_age| self.made.elapsed() < max_age)
+    }
 }
 
 impl Pools {
@@ -70,23 +97,47 @@ impl Pools {
 
     /// The same for connections with options of their own. The URL is added to them.
     pub fn built_by(build: impl Fn() -> ConnectionBuilder + Send + Sync + 'static) -> Self {
-        Pools::with(Arc::new(build), LIMIT)
+        Pools::with(Settings {
+            build: Arc::new(build),
+            limit: LIMIT,
+            patience: PATIENCE,
+            max_age: None,
+        })
     }
 
-    fn with(build: Build, limit: usize) -> Self {
+    fn with(settings: Settings) -> Self {
         Pools {
             shared: Arc::new(Shared {
-                build,
-                limit,
+                settings,
                 pools: Mutex::default(),
             }),
         }
     }
 
+    /// Other pools, without connections yet, whose settings are changed.
+    fn but(&self, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = self.shared.settings.clone();
+        change(&mut settings);
+        Pools::with(settings)
+    }
+
     /// Other pools with at most so many connections for each URL, and none yet. Default: 10.
     #[must_use]
     pub fn limit(&self, connections: usize) -> Self {
-        Pools::with(self.shared.build.clone(), connections.max(1))
+        self.but(|settings| settings.limit = connections.max(1))
+    }
+
+    /// Other pools, without connections yet, that let nobody wait for longer than this while all are in use. Default: 10 s.
+    #[must_use]
+    pub fn patience(&self, patience: Duration) -> Self {
+        self.but(|settings| settings.patience = patience)
+    }
+
+    /// Other pools, without connections yet, that hand out no connection again which is older than this: it ends when it
+    /// comes back, or when it would be its turn. Default: none is too old.
+    #[must_use]
+    pub fn max_age(&self, max_age: Duration) -> Self {
+        self.but(|settings| settings.max_age = Some(max_age))
     }
 
     fn pool(&self, url: &str) -> Arc<Pool> {
@@ -95,7 +146,7 @@ impl Pools {
             return pool.clone();
         }
         let pool = Arc::new(Pool {
-            permits: Arc::new(Semaphore::new(self.shared.limit)),
+            permits: Arc::new(Semaphore::new(self.shared.settings.limit)),
             idle: Mutex::default(),
         });
         pools.insert(url.to_owned(), pool.clone());
@@ -103,17 +154,34 @@ impl Pools {
     }
 
     /// A connection to this URL for oneself, until it is dropped: one that was made before, or a new one. Waits while as many
-    /// as the limit are in use, in the order of the calls.
+    /// as the limit are in use, in the order of the calls. One that was [closed](Connection::close), or given up, isn't handed
+    /// out; one that has lost its session and is about to get another one is.
     ///
     /// # Errors
     ///
-    /// Those of connecting.
+    /// [`ErrorKind::Backpressure`] if all are in use for as long as the [`patience`](Self::patience) of the pools, and those of
+    /// connecting, which takes its own time.
     pub async fn acquire(&self, url: &str) -> Result<Pooled> {
         let pool = self.pool(url);
-        match pool.permits.clone().acquire_owned().await {
-            Ok(permit) => self.take(pool, url, permit).await,
-            Err(_) => Err(Error::new(ErrorKind::Closed, "the pool is closed")),
-        }
+        let permits = pool.permits.clone();
+        let waiting = async {
+            let permit = permits.acquire_owned().await;
+            permit.map_err(|_| Error::new(ErrorKind::Closed, "the pool is closed"))
+        };
+        let Settings { patience, .. } = self.shared.settings;
+        let late = || self.exhausted(&format!("were in use for {patience:?}"));
+        let permit = by(deadline(patience), waiting, late).await?;
+        self.take(pool, url, permit).await
+    }
+
+    fn exhausted(&self, how: &str) -> Error {
+        Error::new(
+            ErrorKind::Backpressure,
+            format!(
+                "all {} connections of the pool {how}; give some back, or raise the limit",
+                self.shared.settings.limit
+            ),
+        )
     }
 
     /// The same without waiting.
@@ -125,13 +193,7 @@ impl Pools {
         let pool = self.pool(url);
         match pool.permits.clone().try_acquire_owned() {
             Ok(permit) => self.take(pool, url, permit).await,
-            Err(_) => Err(Error::new(
-                ErrorKind::Backpressure,
-                format!(
-                    "all {} connections of the pool are in use; wait with `acquire`, or raise the limit",
-                    self.shared.limit
-                ),
-            )),
+            Err(_) => Err(self.exhausted("are in use")),
         }
     }
 
@@ -141,17 +203,23 @@ impl Pools {
         url: &str,
         permit: OwnedSemaphorePermit,
     ) -> Result<Pooled> {
+        let Settings { build, max_age, .. } = &self.shared.settings;
+        let max_age = *max_age;
         let idle = {
             let mut idle = pool.idle.lock();
-            idle.retain(is_open);
+            idle.retain(|aged| aged.is_fit(max_age));
             idle.pop()
         };
-        let connection = match idle {
-            Some(connection) => connection,
-            None => (self.shared.build)().url(url).await?,
+        let aged = match idle {
+            Some(aged) => aged,
+            None => Aged {
+                connection: build().url(url).await?,
+                made: Instant::now(),
+            },
         };
         Ok(Pooled {
-            connection,
+            aged,
+            max_age,
             pool,
             _permit: permit,
         })
@@ -169,22 +237,20 @@ impl Pools {
             .iter()
             .flat_map(|pool| std::mem::take(&mut *pool.idle.lock()));
         let mut closed = Ok(());
-        for connection in idle.collect::<Vec<_>>() {
-            closed = closed.and(connection.close().await);
+        for aged in idle.collect::<Vec<_>>() {
+            closed = closed.and(aged.connection.close().await);
         }
         closed
     }
-}
-
-fn is_open(connection: &Connection) -> bool {
-    !connection.inner().engine.is_over()
 }
 
 impl fmt::Debug for Pools {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The URLs may hold passwords.
         f.debug_struct("Pools")
-            .field("limit", &self.shared.limit)
+            .field("limit", &self.shared.settings.limit)
+            .field("patience", &self.shared.settings.patience)
+            .field("max_age", &self.shared.settings.max_age)
             .field("urls", &self.shared.pools.lock().len())
             .finish_non_exhaustive()
     }
@@ -196,7 +262,8 @@ impl fmt::Debug for Pools {
 ///
 /// It goes back, for the next one who wants it. What was opened on it goes on, and should be dropped before.
 pub struct Pooled {
-    connection: Connection,
+    aged: Aged,
+    max_age: Option<Duration>,
     pool: Arc<Pool>,
     // Given back behind the connection: fields are dropped after `drop` has run.
     _permit: OwnedSemaphorePermit,
@@ -206,20 +273,21 @@ impl Deref for Pooled {
     type Target = Connection;
 
     fn deref(&self) -> &Connection {
-        &self.connection
+        &self.aged.connection
     }
 }
 
 impl Drop for Pooled {
     fn drop(&mut self) {
-        if is_open(&self.connection) {
-            self.pool.idle.lock().push(self.connection.clone());
+        if self.aged.is_fit(self.max_age) {
+            self.pool.idle.lock().push(self.aged.clone());
         }
     }
 }
 
 impl fmt::Debug for Pooled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Pooled").field(&self.connection).finish()
+        let connection = &self.aged.connection;
+        f.debug_tuple("Pooled").field(connection).finish()
     }
 }

@@ -15,6 +15,7 @@ use crate::engine::{Begin, Entity, Event, LETS_GO_WITHIN, Restore, Session, Shar
 use crate::error::{Error, ErrorKind, Result};
 use crate::field::FieldTable;
 use crate::name::Name;
+use crate::watched::Watched;
 
 use super::topology::Step;
 
@@ -45,6 +46,8 @@ pub(super) struct Recorded {
     consumers: Mutex<HashMap<Name, Consumers>>,
     /// Queues that may be there with nobody to take them along.
     abandoned: UnboundedSender<Abandoned>,
+    /// Their names, until they are deleted.
+    leaving: Watched<Vec<Name>>,
     /// Since when the broker refuses us an exclusive queue of ours.
     refused_since: Mutex<Option<Instant>>,
     engine: Weak<Shared>,
@@ -99,6 +102,7 @@ impl Recorded {
             entries: Mutex::default(),
             consumers: Mutex::default(),
             abandoned: sender,
+            leaving: Watched::default(),
             refused_since: Mutex::default(),
             engine: Arc::downgrade(engine),
         });
@@ -107,7 +111,10 @@ impl Recorded {
             tokio::select! {
                 biased;
                 () = ended => {}
-                () = delete_abandoned(weak, abandoned) => {}
+                () = delete_abandoned(weak.clone(), abandoned) => {}
+            }
+            if let Some(recorded) = weak.upgrade() {
+                recorded.leaving.set(Vec::new());
             }
         });
         recorded
@@ -197,6 +204,22 @@ impl Recorded {
             self.take(&Deletion::Queue(queue));
         }
         goes
+    }
+
+    /// Resolves when none of these queues is about to be deleted because its last consumer had no session to leave it on, or when
+    /// the connection has ended.
+    pub(super) async fn until_left(&self, queues: &[Name]) {
+        let is_left = |leaving: &Vec<Name>| !queues.iter().any(|queue| leaving.contains(queue));
+        let left = self.leaving.until(|leaving| is_left(leaving).then_some(()));
+        left.await;
+    }
+
+    /// Somebody consumes from it again, or it is deleted, or can't be.
+    fn has_left(&self, queue: &Name) {
+        self.leaving.change_if(|leaving| {
+            let place = leaving.iter().position(|other| other == queue);
+            place.map(|place| leaving.remove(place)).is_some()
+        });
     }
 
     /// Whether somebody here wants it to be there.
@@ -349,7 +372,18 @@ impl Drop for Consuming {
             && let Some(engine) = recorded.engine.upgrade()
             && !engine.is_present(&session)
         {
-            drop(recorded.abandoned.send((self.queue.clone(), session)));
+            recorded.leaving.change_if(|leaving| {
+                leaving.push(self.queue.clone());
+                true
+            });
+            if recorded
+                .abandoned
+                .send((self.queue.clone(), session))
+                .is_err()
+            {
+                // The connection has ended.
+                recorded.has_left(&self.queue);
+            }
         }
     }
 }
@@ -390,6 +424,10 @@ async fn delete_abandoned(recorded: Weak<Recorded>, mut abandoned: UnboundedRece
                 Ok(_) => break,
             }
         }
+        let Some(recorded) = recorded.upgrade() else {
+            return;
+        };
+        recorded.has_left(&queue);
     }
 }
 

@@ -144,16 +144,7 @@ pub trait Connection: Send + Sync {
     /// was on its way when a session was lost still arrives. The default has an exclusive queue of that name; a broker with
     /// a shorter way for answers overrides it.
     async fn open_caller(&self, name: &Name) -> Result<Caller> {
-        let queue = Caller::queue(name);
-        self.declare_queue(&queue, DeclareMode::Ensure).await?;
-        let replies = self
-            .open_subscription(std::slice::from_ref(name), &Caller::options())
-            .await?;
-        Ok(Caller {
-            publisher: self.open_publisher().await?,
-            reply_to: name.clone(),
-            replies,
-        })
+        Caller::with_queue(self, name).await
     }
 
     /// Takes one message if the queue has one, with what settles it.

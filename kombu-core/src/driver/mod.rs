@@ -32,7 +32,7 @@ mod subscription;
 pub mod tls;
 mod transport;
 
-pub use caller::Caller;
+pub use caller::{Caller, PastQueues};
 pub use capabilities::{Capabilities, Feature, Support};
 pub use connection::{Connection, DeleteQueue, Destination, Notice, Notices, QueueInfo};
 pub use exchange_kinds::{ExchangeKinds, RouteMessages};

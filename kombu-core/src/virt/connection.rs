@@ -1,12 +1,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use tokio::sync::OnceCell;
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{
-    self, BoxFuture, Capabilities, DeleteQueue, Destination, ExchangeKinds, Notices, Outcome,
-    Publisher, QueueInfo, RawDelivery, Settle, SubscribeOptions, Subscription,
+    self, BoxFuture, Caller, Capabilities, DeleteQueue, Destination, ExchangeKinds, Notices,
+    Outcome, PastQueues, Publisher, QueueInfo, RawDelivery, Received, Settle, SubscribeOptions,
+    Subscription,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
@@ -188,6 +190,27 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
             subscription.add(name).await?;
         }
         Ok(Box::new(subscription))
+    }
+
+    async fn open_caller(&self, name: &Name) -> Result<Caller> {
+        self.shared.check_open()?;
+        let Some((reply_to, replies)) = self.shared.store.open_replies(name).await? else {
+            return Caller::with_queue(self, name).await;
+        };
+        let replies = replies.enumerate().map(|(number, envelope)| {
+            Ok(Received::Delivery(RawDelivery {
+                envelope,
+                id: number as u64,
+                failures: 0,
+                queue: 0,
+                redelivered: false,
+            }))
+        });
+        Ok(Caller {
+            publisher: self.open_publisher().await?,
+            reply_to,
+            replies: Box::new(PastQueues::new(replies)),
+        })
     }
 
     async fn get(

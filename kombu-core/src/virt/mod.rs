@@ -35,6 +35,8 @@ mod window;
 
 pub use connection::VirtualConnection;
 pub use dead_letter::letter;
-pub use store::{Answer, Applied, Batch, Dead, Death, Finish, QueueStore, Reader, ReaderOptions};
+pub use store::{
+    Answer, Applied, Batch, Dead, Death, Finish, QueueStore, Reader, ReaderOptions, Replies,
+};
 pub use table::{BindingRecord, Change, Routed, Table};
 pub use window::Room;

@@ -133,8 +133,9 @@ impl Reach {
             Reach::Queues => Ok(match answer {
                 Answer::Refused => Reached::Refused,
                 Answer::NoConsumers => Reached::NoConsumers,
-                Answer::Done | Answer::Stale => Reached::Queues,
+                Answer::Done | Answer::HandedOver | Answer::Stale => Reached::Queues,
             }),
+            Reach::Nowhere if answer == Answer::HandedOver => Ok(Reached::Queues),
             Reach::Nowhere => Ok(Reached::Nowhere),
             Reach::Missing => Err(missing_exchange(envelope.exchange())),
             Reach::UnknownKind => Err(Error::new(

@@ -1,8 +1,11 @@
 use std::collections::VecDeque;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
+
+use futures_core::Stream;
 
 use crate::declare::Queue;
 use crate::driver::{
@@ -90,6 +93,19 @@ pub trait QueueStore: Send + Sync + 'static {
         Shared::compare(self, version)
     }
 
+    /// Has answers to questions come past all queues, where the broker has such a way: whatever is published to the default
+    /// exchange with this key, which no queue is called, on whichever session. There [`push_nowhere`](Self::push_nowhere) answers
+    /// [`Answer::HandedOver`].
+    ///
+    /// `name` is that of a connection's answers on all of its sessions. The default has none: answers come to a queue.
+    fn open_replies(
+        &self,
+        name: &Name,
+    ) -> impl Future<Output = Result<Option<(Name, Replies)>>> + Send {
+        let _ = name;
+        std::future::ready(Ok(None))
+    }
+
     /// Asked for a message that matches no queue: [`Answer::Done`] if `version` is still the newest as far as the message's
     /// exchange is concerned, and nothing has been done.
     ///
@@ -175,6 +191,9 @@ pub trait QueueStore: Send + Sync + 'static {
     /// Ends the session; what its readers hold goes back. A second call does nothing.
     fn close(&self) -> impl Future<Output = Result<()>> + Send;
 }
+
+/// Answers that come past all queues, until the session ends.
+pub type Replies = Pin<Box<dyn Stream<Item = Envelope> + Send>>;
 
 /// How a [`Reader`] is opened.
 #[derive(Clone, Debug, Default)]
@@ -340,6 +359,8 @@ pub enum Answer {
     Stale,
     /// It is done, except in at least one queue that is full and refuses what comes.
     Refused,
+    /// It matches no queue, and was given to whoever waits for it past all queues.
+    HandedOver,
     /// The message was immediate, and no queue had a consumer with room; nothing was done.
     NoConsumers,
 }

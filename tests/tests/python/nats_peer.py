@@ -12,12 +12,15 @@ import nats
 
 
 def of(message):
-    return {
+    seen = {
         "body": base64.b64encode(message.data).decode(),
         "headers": dict(message.headers or {}),
         "subject": message.subject,
-        "deliveries": message.metadata.num_delivered,
     }
+    # What comes from no stream has none.
+    if message.reply:
+        seen["deliveries"] = message.metadata.num_delivered
+    return seen
 
 
 async def main(url):
@@ -30,7 +33,14 @@ async def main(url):
     while line := await lines.readline():
         task = json.loads(line)
         subject = task["subject"]
-        if task["do"] == "publish":
+        if task["do"] == "ask":
+            answers = await client.subscribe("_INBOX.python")
+            headers = {"Kombu-Reply-To": "_INBOX.python"} | task["headers"]
+            body = base64.b64decode(task["body"])
+            await stream.publish(subject, body, headers=headers)
+            answer = of(await answers.next_msg(timeout=10))
+            await answers.unsubscribe()
+        elif task["do"] == "publish":
             body = base64.b64decode(task["body"])
             answer = await stream.publish(subject, body, headers=task["headers"])
             answer = {"duplicate": bool(answer.duplicate)}
@@ -44,6 +54,15 @@ async def main(url):
                     await message.ack_sync()
                 case "nak":
                     await message.nak()
+                case "answer":
+                    inbox = message.headers["Kombu-Reply-To"]
+                    number = message.headers["Kombu-Correlation-Id"]
+                    headers = {"Content-Type": "application/json"}
+                    headers |= {"Kombu-Correlation-Id": number} | task["headers"]
+                    for body in task["bodies"]:
+                        body = base64.b64decode(body)
+                        await client.publish(inbox, body, headers=headers)
+                    await message.ack_sync()
         print(json.dumps(answer), flush=True)
     await client.drain()
 
