@@ -236,10 +236,10 @@ fn an_account_of_nats_is_changed_while_the_server_runs() {
     let connections = broker.monitored("/varz").unwrap()["connections"].as_u64();
     assert!(connections.unwrap() >= 2, "{connections:?}");
     broker.disconnect().unwrap();
-    assert!(nobody.receive().starts_with("-ERR"));
+    nobody.skip_to("-ERR");
     assert_eq!(nats(&broker, "").receive(), "+OK");
     broker.set_user("alice", "another").unwrap();
-    assert!(alice.receive().starts_with("-ERR"));
+    alice.skip_to("-ERR");
     assert!(nats(&broker, as_alice).receive().starts_with("-ERR"));
 
     let refused = Nats::start().unwrap().set_user("alice", "a-secret");
