@@ -212,6 +212,42 @@ fn nats_keeps_what_it_stored_over_a_crash_unless_it_is_erased() {
 
 #[test]
 #[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test with")]
+fn an_account_of_nats_is_changed_while_the_server_runs() {
+    let mut broker = Nats::builder().account().start().unwrap();
+    let stream = r#"{"name":"jobs","subjects":["jobs"],"storage":"file"}"#;
+    broker.ask("$JS.API.STREAM.CREATE.jobs", stream).unwrap();
+    assert_eq!(broker.ask("jobs", "one").unwrap()["seq"], 1);
+
+    broker.limit_room(Some(1)).unwrap();
+    let refused = broker.ask("jobs", "two").unwrap();
+    assert_eq!(refused["error"]["err_code"], 10002, "{refused}");
+    broker.limit_room(None).unwrap();
+    let stored = broker.ask("jobs", "two").unwrap();
+    assert!(stored["error"].is_null(), "{stored}");
+
+    let as_alice = r#","user":"alice","pass":"a-secret""#;
+    assert!(nats(&broker, as_alice).receive().starts_with("-ERR"));
+    broker.set_user("alice", "a-secret").unwrap();
+    let mut alice = nats(&broker, as_alice);
+    let mut nobody = nats(&broker, "");
+    for client in [&mut alice, &mut nobody] {
+        assert_eq!(client.receive(), "+OK");
+    }
+    let connections = broker.monitored("/varz").unwrap()["connections"].as_u64();
+    assert!(connections.unwrap() >= 2, "{connections:?}");
+    broker.disconnect().unwrap();
+    nobody.skip_to("-ERR");
+    assert_eq!(nats(&broker, "").receive(), "+OK");
+    broker.set_user("alice", "another").unwrap();
+    alice.skip_to("-ERR");
+    assert!(nats(&broker, as_alice).receive().starts_with("-ERR"));
+
+    let refused = Nats::start().unwrap().set_user("alice", "a-secret");
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test with")]
 fn nats_lets_in_whom_it_was_told_to() {
     let with_user = Nats::builder().user("alice", "a-secret").start().unwrap();
     assert!(nats(&with_user, "").receive().starts_with("-ERR"));

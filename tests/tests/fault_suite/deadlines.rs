@@ -30,7 +30,7 @@ pub(crate) async fn hold_whatever_happens(broker: &mut Breakable) {
             continue;
         }
         // A session that is silent is either still waited for when the deadline passes, or given up before.
-        for liveness in [Duration::from_secs(10), Duration::from_millis(400)] {
+        for liveness in [Duration::from_secs(10), Duration::from_millis(700)] {
             let history = under(broker, fault, liveness).await;
             let calls = history
                 .records()
