@@ -11,22 +11,19 @@ struct Sent {
     send_time: f64,
 }
 
-struct PingProducer(Producer);
+fn build_message_ping((): ()) -> Message<Parameters<Sent>> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let send_time = now.unwrap_or_default().as_secs_f64();
+    Message::command("ping", Sent { send_time })
+}
 
-impl PingProducer {
-    async fn open(connection: &Connection, exchange: &Exchange) -> kombu::Result<Self> {
-        let me = Fingerprint::of_process()
-            .on(connection)
-            .named("pinger", "example");
-        let producer = Producer::open(connection).to(exchange, "ping");
-        producer.fingerprint(me).await.map(PingProducer)
-    }
-
-    async fn message_ping(&self) -> kombu::Result<()> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let send_time = now.unwrap_or_default().as_secs_f64();
-        self.0.command("ping", Sent { send_time }).await.map(drop)
-    }
+async fn ping_producer(connection: &Connection, exchange: &Exchange) -> kombu::Result<Producer> {
+    let me = Fingerprint::of_process()
+        .on(connection)
+        .named("pinger", "example");
+    let producer = Producer::open(connection).to(exchange, "ping");
+    let producer = producer.message_builder("ping", build_message_ping);
+    producer.fingerprint(me).await
 }
 
 pub(crate) async fn run(url: &str) -> kombu::Result<()> {
@@ -34,8 +31,8 @@ pub(crate) async fn run(url: &str) -> kombu::Result<()> {
     let exchange = Exchange::direct("seeds.ping-exchange");
     let queue = Queue::new("seeds.pings").bind(&exchange, "ping");
     let mut consumer = connection.consumer(&queue).await?;
-    let producer = PingProducer::open(&connection, &exchange).await?;
-    producer.message_ping().await?;
+    let producer = ping_producer(&connection, &exchange).await?;
+    producer.named("ping", ()).await?;
 
     let mut messages = consumer.values::<Message<Parameters<Sent>>>();
     if let Some((message, delivery)) = messages.try_next().await? {

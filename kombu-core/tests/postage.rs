@@ -3,8 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg(feature = "postage")]
 
+use std::fmt::Debug;
+
 use kombu::postage::{Category, Fingerprint, Message, Nothing, Producer, RpcResult};
 use kombu::{Exchange, Queue};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 #[test]
@@ -69,6 +73,108 @@ fn results_are_read_as_they_are_written() {
             message
         );
     }
+}
+
+/// As Postage's own encoder writes it: `json.dumps` of Python, the version and the process as text, `none` for no name.
+fn golden(kind: &str, name: &str, category: &str, content: &str) -> String {
+    format!(
+        r#"{{"type": "{kind}", "name": "{name}", "category": "{category}", "version": "2", "fingerprint": {{"name": "pinger", "type": "example", "pid": "4242", "host": "alpha", "user": "joe", "vhost": "/"}}, "content": {content}, "_reserved": {{}}}}"#
+    )
+}
+
+fn pinger() -> Fingerprint {
+    let mut pinger = Fingerprint::default().named("pinger", "example");
+    for (field, value) in [
+        (&mut pinger.pid, "4242"),
+        (&mut pinger.host, "alpha"),
+        (&mut pinger.user, "joe"),
+        (&mut pinger.vhost, "/"),
+    ] {
+        *field = Some(value.to_owned());
+    }
+    pinger
+}
+
+/// Reads Postage's text as the message, and writes the message as Postage does, but for the version, which is a number here.
+fn assert_golden<C>(text: &str, message: Message<C>)
+where
+    C: Serialize + DeserializeOwned + PartialEq + Debug,
+{
+    let message = message.from(pinger());
+    let read: Message<C> = serde_json::from_str(text).unwrap();
+    assert_eq!(read, message);
+    let mut expected: Value = serde_json::from_str(text).unwrap();
+    expected["version"] = json!(2);
+    assert_eq!(serde_json::to_value(&message).unwrap(), expected);
+}
+
+#[test]
+fn messages_are_read_and_written_as_postages_own() {
+    assert_golden(
+        &golden(
+            "command",
+            "ping",
+            "message",
+            r#"{"parameters": {"send_time": 1370000000.25}}"#,
+        ),
+        Message::command("ping", json!({"send_time": 1_370_000_000.25})),
+    );
+    assert_golden(
+        &golden("command", "quit", "message", r#"{"parameters": {}}"#),
+        Message::command("quit", Nothing {}),
+    );
+    assert_golden(
+        &golden(
+            "command",
+            "sum",
+            "rpc",
+            r#"{"parameters": {"a": 1, "b": "\u00e9"}}"#,
+        ),
+        Message::rpc_command("sum", json!({"a": 1, "b": "é"})),
+    );
+    assert_golden(
+        &golden("status", "ready", "message", "{}"),
+        Message::status("ready"),
+    );
+    assert_golden(
+        &golden(
+            "none",
+            "none",
+            "message",
+            r#"{"args": [1, "str"], "kwds": {"values": [1, 2, 3]}}"#,
+        ),
+        Message::generic(
+            [json!(1), json!("str")],
+            [("values".to_owned(), json!([1, 2, 3]))],
+        ),
+    );
+    assert_golden(
+        &golden(
+            "result",
+            "none",
+            "message",
+            r#"{"type": "success", "value": 6, "message": ""}"#,
+        ),
+        Message::result(6),
+    );
+    assert_golden(
+        &golden(
+            "result",
+            "none",
+            "message",
+            r#"{"type": "error", "value": null, "message": "division by zero"}"#,
+        ),
+        Message::error("division by zero"),
+    );
+    assert_golden(
+        &golden(
+            "result",
+            "none",
+            "message",
+            r#"{"type": "exception", "value": "TimeoutError", "message": ""}"#,
+        ),
+        Message::exception("TimeoutError", ""),
+    );
 }
 
 /// Of the kind that its components read.

@@ -33,7 +33,7 @@ impl Dispatch {
     /// Handles a delivery until it is settled, and answers whether that ends the component.
     pub(super) async fn handle(&self, delivery: Delivery) -> Option<Exit> {
         let responder = delivery.responder().map(Responder::tracked);
-        let request = Request::of(&delivery, responder.clone());
+        let request = Request::of(&delivery, responder.clone()).styled(self.style.as_ref());
         let handlers = self.router.find(request.message(), request.queue());
         if let [handler] = handlers
             && handler.takes_delivery()
@@ -42,7 +42,15 @@ impl Dispatch {
             return self.settled_by_itself(call(handler, request).await);
         }
         let router = &self.router;
-        let reactions = react(router, handlers, request, &delivery, responder.as_ref());
+        let style = self.style.as_ref();
+        let reactions = react(
+            router,
+            handlers,
+            request,
+            &delivery,
+            responder.as_ref(),
+            style,
+        );
         let reaction = in_time(reactions, &delivery).await?;
         self.settle(delivery, reaction, responder).await
     }
@@ -196,6 +204,7 @@ async fn react(
     request: Request,
     delivery: &Delivery,
     responder: Option<&Responder>,
+    style: Option<&Arc<dyn Style>>,
 ) -> Reaction {
     match handlers {
         [] => unknown(router, &request),
@@ -203,7 +212,7 @@ async fn react(
         handlers => {
             // Each has its own copy of everything.
             let calls = handlers.iter().map(|handler| {
-                let request = Request::of(delivery, responder.cloned());
+                let request = Request::of(delivery, responder.cloned()).styled(style);
                 call(handler, request)
             });
             together(join_all(calls).await)
@@ -240,7 +249,7 @@ impl Router {
         let responder = delivery.responder();
         let request = Request::of(delivery, responder.clone());
         let handlers = self.find(request.message(), request.queue());
-        react(self, handlers, request, delivery, responder.as_ref()).await
+        react(self, handlers, request, delivery, responder.as_ref(), None).await
     }
 }
 
@@ -258,7 +267,7 @@ impl Router {
         let responder = responder.map(Responder::tracked);
         let request = Request::of(delivery, responder.clone());
         let handlers = self.find(request.message(), request.queue());
-        let reacting = react(self, handlers, request, delivery, responder.as_ref());
+        let reacting = react(self, handlers, request, delivery, responder.as_ref(), None);
         let mut reacting = pin!(timeout(limit.unwrap_or(Duration::MAX), reacting));
         let (reaction, is_stopped) = tokio::select! {
             biased;

@@ -1,8 +1,11 @@
 use std::fmt;
+use std::sync::Arc;
 
 use crate::call::Responder;
 use crate::client::{Delivery, Message};
 use crate::name::Name;
+
+use super::reaction::Style;
 
 /// A delivery on its way to a handler: what extractors look at.
 pub struct Request {
@@ -12,6 +15,8 @@ pub struct Request {
     redelivered: bool,
     responder: Option<Responder>,
     takes_responder: bool,
+    /// How the component answers.
+    style: Option<Arc<dyn Style>>,
     /// Of a handler that settles by itself.
     delivery: Option<Delivery>,
 }
@@ -25,8 +30,20 @@ impl Request {
             redelivered: delivery.redelivered(),
             responder,
             takes_responder: false,
+            style: None,
             delivery: None,
         }
+    }
+
+    pub(super) fn styled(mut self, style: Option<&Arc<dyn Style>>) -> Self {
+        self.style = style.cloned();
+        self
+    }
+
+    /// How the component answers, if it has a way of its own.
+    #[cfg(feature = "postage")]
+    pub(crate) fn style(&self) -> Option<&Arc<dyn Style>> {
+        self.style.as_ref()
     }
 
     pub(super) fn with_delivery(mut self, delivery: Delivery) -> Self {

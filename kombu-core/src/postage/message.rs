@@ -27,8 +27,8 @@ pub struct Message<C, F = Fingerprint> {
     /// `command`, `status`, `result`, or a type of one's own.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Which command or status it is. A result has none.
-    #[serde(default)]
+    /// Which command or status it is. A result has none, which is written `none`.
+    #[serde(default, serialize_with = "write_name", deserialize_with = "read_name")]
     pub name: Option<String>,
     /// Whether it is to be answered.
     pub category: Category,
@@ -207,6 +207,19 @@ impl<C> Message<C> {
 }
 
 impl<C, F> Message<C, F> {
+    /// The same with other content.
+    pub(super) fn map<D>(self, change: impl FnOnce(C) -> D) -> Message<D, F> {
+        Message {
+            kind: self.kind,
+            name: self.name,
+            category: self.category,
+            version: self.version,
+            fingerprint: self.fingerprint,
+            content: change(self.content),
+            reserved: self.reserved,
+        }
+    }
+
     /// The same from somebody.
     pub fn from<G>(self, fingerprint: G) -> Message<C, G> {
         let Message {
@@ -259,7 +272,7 @@ impl<V> Message<Arguments<V>> {
         kwds: impl IntoIterator<Item = (String, V)>,
     ) -> Self {
         let (args, kwds) = (args.into_iter().collect(), kwds.into_iter().collect());
-        Message::nameless("none".to_owned(), Arguments { args, kwds })
+        Message::nameless(NONE.to_owned(), Arguments { args, kwds })
     }
 }
 
@@ -291,6 +304,18 @@ impl Message<RpcResult<()>> {
 
 fn version() -> u32 {
     2
+}
+
+/// What Postage writes in place of a name, or a type, that there isn't.
+pub(super) const NONE: &str = "none";
+
+fn write_name<S: Serializer>(name: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(name.as_deref().unwrap_or(NONE))
+}
+
+fn read_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let name = Option::<String>::deserialize(deserializer)?;
+    Ok(name.filter(|name| name != NONE))
 }
 
 /// Some write the version as text.

@@ -38,14 +38,16 @@
 //! `reply_to` says, with its `correlation_id`. A component that doesn't send that back is asked with
 //! [`ask`](Rpc::ask), which gives the question a queue of its own.
 
+mod built;
 mod fingerprint;
 mod message;
 mod producer;
 mod rpc;
 mod serving;
 
+pub use built::Built;
 pub use fingerprint::Fingerprint;
 pub use message::{Arguments, Category, Message, Nothing, Parameters, RpcResult};
 pub use producer::{OpenProducer, Producer};
 pub use rpc::Rpc;
-pub use serving::{Content, keys, serve, serve_as};
+pub use serving::{Content, Responder, keys, serve, serve_as};

@@ -14,7 +14,8 @@ use crate::error::Result;
 use crate::message;
 use crate::name::Name;
 
-use super::{Arguments, Fingerprint, Message, Nothing, Parameters, Rpc};
+use super::built::Builders;
+use super::{Arguments, Built, Fingerprint, Message, Nothing, Parameters, Rpc};
 
 /// A producer to be: awaiting it declares its exchanges and opens it.
 #[derive(Debug)]
@@ -24,9 +25,62 @@ pub struct OpenProducer<F = Fingerprint> {
     destinations: Vec<(Exchange, Name)>,
     fingerprint: F,
     serializer: Option<String>,
+    messages: Builders,
+    calls: Builders,
 }
 
 impl<F: Serialize + Send> OpenProducer<F> {
+    /// Builds the messages of this name, which [`named`](Producer::named) sends, from parameters of one type; in place of an earlier
+    /// builder of the name.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// use kombu::postage::{Message, Nothing, Parameters, Producer};
+    /// use kombu::{Exchange, Queue};
+    ///
+    /// let connection = kombu::connect("memory://").await?;
+    /// connection.declare_queue(&Queue::new("pings")).await?;
+    /// let producer = Producer::open(&connection)
+    ///     .to(Exchange::default(), "pings")
+    ///     .message_builder("ping", |hops: u32| Message::command("ping", [("hops", hops + 1)]))
+    ///     .await?;
+    /// producer.named("ping", 1_u32).await?;
+    /// producer.named("pong", Nothing {}).await?; // no builder: a command
+    ///
+    /// let ping = connection.get("pings").await?.expect("a ping");
+    /// let ping = ping.take::<Message<Parameters<Vec<(String, u32)>>>>()?.0;
+    /// assert_eq!(ping.content.parameters, [("hops".to_owned(), 2)]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn message_builder<P, C>(
+        mut self,
+        name: impl Into<String>,
+        build: impl Fn(P) -> Message<C> + Send + Sync + 'static,
+    ) -> Self
+    where
+        P: 'static,
+        C: Serialize + Send + Sync + 'static,
+    {
+        self.messages.add(name.into(), build);
+        self
+    }
+
+    /// The same for the calls of this name, which [`rpc_named`](Producer::rpc_named) makes.
+    pub fn rpc_builder<P, C>(
+        mut self,
+        name: impl Into<String>,
+        build: impl Fn(P) -> Message<C> + Send + Sync + 'static,
+    ) -> Self
+    where
+        P: 'static,
+        C: Serialize + Send + Sync + 'static,
+    {
+        self.calls.add(name.into(), build);
+        self
+    }
+
     /// Sends messages to this exchange with this key, too. The first one is the default exchange: that of calls, and of
     /// messages with a key of their own. Without any it is the broker's.
     pub fn to(mut self, exchange: impl Into<Exchange>, key: impl Into<Name>) -> Self {
@@ -42,6 +96,8 @@ impl<F: Serialize + Send> OpenProducer<F> {
             destinations: self.destinations,
             fingerprint,
             serializer: self.serializer,
+            messages: self.messages,
+            calls: self.calls,
         }
     }
 
@@ -66,6 +122,8 @@ impl<F: Serialize + Send> OpenProducer<F> {
             key,
             serializer: self.serializer,
             fingerprint: self.fingerprint,
+            messages: self.messages,
+            calls: self.calls,
         })
     }
 }
@@ -114,6 +172,8 @@ pub struct Producer<F = Fingerprint> {
     key: Name,
     serializer: Option<String>,
     pub(super) fingerprint: F,
+    messages: Builders,
+    calls: Builders,
 }
 
 impl Producer {
@@ -124,6 +184,8 @@ impl Producer {
             connection: connection.clone(),
             destinations: Vec::new(),
             serializer: None,
+            messages: Builders::default(),
+            calls: Builders::default(),
         }
     }
 }
@@ -145,6 +207,43 @@ impl<F: Serialize + Clone> Producer<F> {
         parameters: P,
     ) -> Publish<'_, Owned<Message<Parameters<P>, F>>> {
         self.send(Message::command(name, parameters))
+    }
+
+    /// Sends the message of this name: what its [builder](OpenProducer::message_builder) makes of the parameters, or, without one,
+    /// a command of this name with them.
+    ///
+    /// # Errors
+    ///
+    /// When awaited: [`ErrorKind::Encode`](crate::ErrorKind::Encode) if the builder takes parameters of another type, and those of
+    /// [`command`](Self::command).
+    pub fn named<P: Serialize + Send + Sync + 'static>(
+        &self,
+        name: impl Into<String>,
+        parameters: P,
+    ) -> Publish<'_, Owned<Message<Built, F>>> {
+        let messages = &self.messages;
+        self.send(messages.build(name.into(), parameters, Message::command))
+    }
+
+    /// Makes the call of this name: asks what its [builder](OpenProducer::rpc_builder) makes of the parameters, or, without one, a
+    /// command of this name with them.
+    ///
+    /// # Errors
+    ///
+    /// When awaited: [`ErrorKind::Encode`](crate::ErrorKind::Encode) if the builder takes parameters of another type, and those of
+    /// [`rpc`](Self::rpc).
+    pub fn rpc_named<P, T>(
+        &self,
+        name: impl Into<String>,
+        parameters: P,
+    ) -> Rpc<'_, Message<Built, F>, T>
+    where
+        P: Serialize + Send + Sync + 'static,
+        T: DeserializeOwned,
+    {
+        let calls = &self.calls;
+        let message = calls.build(name.into(), parameters, Message::rpc_command);
+        Rpc::new(self.caller(), message.from(self.fingerprint.clone()))
     }
 
     /// Sends how the component is doing.

@@ -1,12 +1,14 @@
 use std::any::Any;
+use std::fmt;
 use std::sync::Arc;
 
 use kombu_serializers::erased_serde::Serialize as Erased;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
-use crate::call::{Failure, FailureKind, Replying, Responder};
+use crate::call::{self, Failure, FailureKind, Replying};
 use crate::client::{self, Connection, UndecodablePolicy};
+use crate::error::{Error, ErrorKind};
 use crate::handler::{
     FromMessage, IntoReaction, Reaction, Rejection, Request, Retries, Router, Serve, Style,
 };
@@ -46,8 +48,8 @@ pub fn keys(message: &client::Message) -> (Option<Name>, Option<Name>) {
 /// [`on_undecodable`](Serve::on_undecodable) can have what no handler took held instead.
 ///
 /// All answers say that this process sent them, but for a message that is [from](Message::from) somebody; [`serve_as`] names the
-/// component. A [`Responder`] answers with what it is
-/// given, as it is.
+/// component. A [`Responder`] answers earlier, in the same way; a plain one of
+/// [`call`](crate::call::Responder) with what it is given, as it is.
 pub fn serve(connection: &Connection, router: Router) -> Serve {
     serve_as(connection, Fingerprint::of_process().on(connection), router)
 }
@@ -70,7 +72,7 @@ where
 struct Answers<F>(F);
 
 impl<F: Serialize + Clone + Send + Sync + 'static> Style for Answers<F> {
-    fn reply(&self, responder: &Responder, value: &dyn Erased) -> Replying {
+    fn reply(&self, responder: &call::Responder, value: &dyn Erased) -> Replying {
         responder.reply(&Message::result(value).from(&self.0))
     }
 
@@ -78,16 +80,20 @@ impl<F: Serialize + Clone + Send + Sync + 'static> Style for Answers<F> {
         &self.0
     }
 
-    /// What failed, where Postage's callers look for it as well.
     fn failure(&self, failure: Failure) -> Failure {
-        let name = match failure.kind() {
-            FailureKind::Application => failure.name(),
-            FailureKind::Critical => "CriticalError",
-            FailureKind::Transient => "TransientError",
-        };
-        let exception = Message::exception(name, failure.message());
-        failure.payload(exception.from(self.0.clone()))
+        exception(failure, self.0.clone())
     }
+}
+
+/// What failed, where Postage's callers look for it as well.
+fn exception<F: Serialize + Send + Sync + 'static>(failure: Failure, sender: F) -> Failure {
+    let name = match failure.kind() {
+        FailureKind::Application => failure.name(),
+        FailureKind::Critical => "CriticalError",
+        FailureKind::Transient => "TransientError",
+    };
+    let exception = Message::exception(name, failure.message());
+    failure.payload(exception.from(sender))
 }
 
 /// What a message of Postage's carries, as an argument of a handler. The whole message is
@@ -105,6 +111,100 @@ impl<S, C: DeserializeOwned> FromMessage<S> for Content<C> {
         }
         let whole = request.message().decode::<Whole<C>>()?;
         Ok(Content(whole.content))
+    }
+}
+
+/// Answers a call before its handler returns, or more than once: what it is given becomes a [`RpcResult`], in the component's name. As
+/// an argument of a handler it takes over the answering; `Option<Responder>` is for handlers of what isn't a call as well.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> kombu::Result<()> {
+/// use kombu::postage::{self, Nothing, Producer, Responder, RpcResult};
+/// use kombu::handler::Router;
+/// use kombu::{Exchange, Queue};
+///
+/// async fn convert(responder: Responder) -> kombu::Result<()> {
+///     responder.reply("converted").await?;
+///     // Temporary files are removed while the caller goes on.
+///     Ok(())
+/// }
+///
+/// let connection = kombu::connect("memory://").await?;
+/// let queue = Queue::new("videos");
+/// connection.declare_queue(&queue).await?;
+/// let router = Router::new().on_named("command", "convert", convert);
+/// let component = tokio::spawn(postage::serve(&connection, router).queues(&queue).run());
+///
+/// let producer = Producer::open(&connection).to(Exchange::default(), "videos").await?;
+/// let result: RpcResult<String> = producer.rpc("convert", Nothing {}).await?;
+/// assert_eq!(result, RpcResult::success("converted".to_owned()));
+/// # component.abort();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Responder {
+    responder: call::Responder,
+    style: Option<Arc<dyn Style>>,
+}
+
+impl Responder {
+    fn of(request: &mut Request) -> Option<Self> {
+        let style = request.style().cloned();
+        let responder = request.take_responder()?;
+        Some(Responder { responder, style })
+    }
+
+    /// Answers that it went well, with a value. Await the result.
+    pub fn reply<T: Serialize>(&self, value: T) -> Replying {
+        self.answer(RpcResult::success(value))
+    }
+
+    /// Answers with a result. Await the result.
+    pub fn answer<T: Serialize>(&self, result: RpcResult<T>) -> Replying {
+        let message = Message::answer(result);
+        match &self.style {
+            Some(style) => self.responder.reply(&message.from(style.sender())),
+            None => self.responder.reply(&message),
+        }
+    }
+
+    /// Answers with an exception: by its name and its text. Await the result.
+    pub fn fail(&self, failure: Failure) -> Replying {
+        self.responder.fail(match &self.style {
+            Some(style) => style.failure(failure),
+            None => exception(failure, Fingerprint::default()),
+        })
+    }
+
+    /// What sends anything else, as it is.
+    pub fn plain(&self) -> &call::Responder {
+        &self.responder
+    }
+}
+
+impl fmt::Debug for Responder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Responder").field(&self.responder).finish()
+    }
+}
+
+impl<S> FromMessage<S> for Responder {
+    fn from_message(request: &mut Request, _: &S) -> Result<Self, Rejection> {
+        let missing = || {
+            Error::new(
+                ErrorKind::Undecodable,
+                "the message is no call, and its handler only answers; take `Option<Responder>` for both",
+            )
+        };
+        Ok(Responder::of(request).ok_or_else(missing)?)
+    }
+}
+
+impl<S> FromMessage<S> for Option<Responder> {
+    fn from_message(request: &mut Request, _: &S) -> Result<Self, Rejection> {
+        Ok(Responder::of(request))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Messages and components of Postage.
 
 use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kombu_core::call::Failure;
@@ -8,9 +10,10 @@ use kombu_core::handler::{Exit, Outcome, Payload, Reply, Router, Serve};
 use kombu_core::postage::{
     self, Content, Fingerprint, Message, Nothing, Parameters, Producer, RpcResult,
 };
-use kombu_core::{Connection, Exchange, Queue};
+use kombu_core::{Connection, ErrorKind, Exchange, Queue};
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::Broker;
 use crate::cases::handling::{PATIENCE, Running, log, soon, until_empty};
@@ -105,6 +108,57 @@ pub async fn messages_are_written_as_postage_has_them(broker: &Broker) {
             (&json!("result"), &content)
         );
     }
+}
+
+/// What its builder makes, with the sender of all; without one, a command.
+pub async fn a_message_is_built_by_its_name(broker: &Broker) {
+    let connection = broker.connect().await;
+    connection.declare_queue(&inbox()).await.unwrap();
+    let producer = Producer::open(&connection).to(Exchange::default(), "inbox");
+    let producer = producer
+        .message_builder("deep", |depth: u32| {
+            Message::new("status", "digging", json!({"depth": depth}))
+        })
+        .rpc_builder("sum", |numbers: Vec<i64>| {
+            Message::rpc_command("add", numbers)
+        })
+        .fingerprint(me());
+    let producer = producer.await.unwrap();
+    producer.named("deep", 3_u32).await.unwrap();
+    let built = written(&connection).await;
+    assert_eq!(
+        (&built["type"], &built["name"], &built["content"]),
+        (&json!("status"), &json!("digging"), &json!({"depth": 3}))
+    );
+    assert_eq!(built["fingerprint"], serde_json::to_value(me()).unwrap());
+    // That of a call isn't that of a message.
+    producer.named("sum", vec![1, 2]).await.unwrap();
+    let command = written(&connection).await;
+    assert_eq!(
+        (&command["type"], &command["name"], &command["category"]),
+        (&json!("command"), &json!("sum"), &json!("message"))
+    );
+    assert_eq!(command["content"], json!({"parameters": [1, 2]}));
+    let refused = producer.named("deep", "very").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Encode);
+    let (mut causes, mut cause) = (String::new(), refused.source());
+    while let Some(error) = cause {
+        causes += &error.to_string();
+        cause = error.source();
+    }
+    assert!(causes.contains("`deep` takes `u32`"), "{causes}");
+
+    let add = async |Content(command): Content<Parameters<Vec<i64>>>| {
+        command.parameters.iter().sum::<i64>()
+    };
+    let router = Router::new()
+        .on_named("command", "add", add)
+        .on_named("command", "divide", divide);
+    let _running = serving(&connection, router).await;
+    let sum = producer.rpc_named::<_, i64>("sum", vec![1_i64, 2]);
+    assert_eq!(sum.timeout(PATIENCE).await.unwrap().value(), Some(3));
+    let quotient = producer.rpc_named::<_, i64>("divide", [6, 3]);
+    assert_eq!(quotient.timeout(PATIENCE).await.unwrap().value(), Some(2));
 }
 
 /// Versions as text, processes as numbers, no name, keys that nobody knows.
@@ -426,6 +480,72 @@ pub async fn what_a_handler_returns_is_a_result(broker: &Broker) {
     let call = to_inbox(&connection).await;
     let five = call.rpc::<_, i64>("five", Nothing {}).timeout(PATIENCE);
     assert_eq!(five.await.unwrap(), RpcResult::success(5));
+}
+
+/// It comes before the handler ends, which answers nothing more, whatever it comes to.
+pub async fn an_early_answer_is_a_result(broker: &Broker) {
+    let connection = broker.connect().await;
+    let cleaning = Arc::new(Notify::new());
+    let (seen, mut log) = log();
+    let until = cleaning.clone();
+    let early = async move |responder: postage::Responder| {
+        responder.reply(5).await?;
+        until.notified().await;
+        seen.send(json!("cleaned up")).unwrap();
+        Err::<(), _>(kombu_core::Error::new(ErrorKind::Protocol, "too late"))
+    };
+    let refuse = async |responder: postage::Responder| {
+        let message = "no".to_owned();
+        let answering = responder.answer(RpcResult::<()>::Error { message });
+        answering.await.map(drop)
+    };
+    let fail = async |responder: postage::Responder| {
+        let answering = responder.fail(Failure::application("Late", "no"));
+        answering.await.map(drop)
+    };
+    let router = Router::new()
+        .on_named("command", "early", early)
+        .on_named("command", "refuse", refuse)
+        .on_named("command", "fail", fail);
+    connection.declare_queue(&inbox()).await.unwrap();
+    let serve = postage::serve_as(&connection, me(), router);
+    let _running = Running::start(serve.queues(&inbox())).await;
+    let mut answers = connection.consumer(&Queue::new("answers")).await.unwrap();
+    let producer = producer_to(&connection, "inbox").await;
+    for (name, expected) in [
+        (
+            "early",
+            json!({"type": "success", "value": 5, "message": ""}),
+        ),
+        (
+            "refuse",
+            json!({"type": "error", "value": null, "message": "no"}),
+        ),
+        (
+            "fail",
+            json!({"type": "exception", "value": "Late", "message": "no"}),
+        ),
+    ] {
+        let command = Message::rpc_command(name, Nothing {});
+        let publish = producer.publish(&command).reply_to("answers");
+        publish.correlation_id(name).await.unwrap();
+        let answer = collect_one(&mut answers).await;
+        assert_eq!(answer.correlation_id(), Some(name));
+        let answered = answer.decode::<Value>().unwrap();
+        assert_eq!(
+            (&answered["type"], &answered["content"]),
+            (&json!("result"), &expected)
+        );
+        assert_eq!(answered["fingerprint"], serde_json::to_value(me()).unwrap());
+        answer.ack().await.unwrap();
+        if name == "early" {
+            assert!(log.is_empty());
+            cleaning.notify_one();
+            assert_eq!(log.next().await, json!("cleaned up"));
+        }
+    }
+    until_empty(&connection, "inbox").await;
+    broker.assert_silent(&mut answers).await;
 }
 
 /// Nobody, a number for a name, a text: an answer is one whoever it says that it comes from, and so is a command.
