@@ -2,22 +2,16 @@
 
 use std::time::Duration;
 
-use kombu::mom::{DataType, Mom, Settings};
+use kombu::mom::{Mom, Settings};
 
-/// One of the URIs that canopsis' documentation shows, here for whatever broker.
-fn settings(url: &str, data_type: DataType) -> kombu::Result<Settings> {
-    let mut settings: Settings =
-        "kombu-pubsub://canopsis:canopsis@demo.canopsis.org:5672".parse()?;
-    settings.uri = Some(url.to_owned());
-    settings.data_type = data_type;
-    settings.senders = vec!["seeds.events".parse()?, "seeds.alerts".parse()?];
-    if data_type == DataType::Pt2Pt {
-        settings.senders = vec!["seeds.jobs".parse()?];
-        settings.receivers = vec!["seeds.jobs".parse()?];
-    } else {
-        settings.receivers = vec!["seeds.events".parse()?];
-    }
-    Ok(settings)
+/// The URI that canopsis' documentation shows.
+const DOCUMENTED: &str = "kombu-pubsub://canopsis:canopsis@demo.canopsis.org:5672";
+
+/// A URI of this kind for whatever broker: the way of messaging stands in its scheme, senders and receivers in its query.
+fn settings(url: &str, data_type: &str, names: &str) -> kombu::Result<Settings> {
+    let uri = url.replacen("://", &format!("-{data_type}://"), 1);
+    let separator = if uri.contains('?') { '&' } else { '?' };
+    format!("{uri}{separator}{names}").parse()
 }
 
 async fn receive(mom: &mut Mom, receiver: &str) -> kombu::Result<()> {
@@ -35,7 +29,13 @@ async fn receive(mom: &mut Mom, receiver: &str) -> kombu::Result<()> {
 }
 
 pub(crate) async fn run(url: &str) -> kombu::Result<()> {
-    let published = settings(url, DataType::PubSub)?;
+    let documented: Settings = DOCUMENTED.parse()?;
+    let (user, host) = (documented.user.as_deref(), documented.host.as_deref());
+    let (protocol, data_type) = (&documented.protocol, documented.data_type);
+    println!("{protocol}, {data_type:?}: {user:?} at {host:?}");
+
+    let names = "senders=seeds.events,seeds.alerts&receivers=seeds.events";
+    let published = settings(url, "pubsub", names)?;
     let mut here = Mom::open(kombu::registry(), published.clone()).await?;
     let mut there = Mom::open(kombu::registry(), published).await?;
     let sent = here.send("it rains", "weather").await?;
@@ -45,7 +45,8 @@ pub(crate) async fn run(url: &str) -> kombu::Result<()> {
     there.close().await?;
     here.close().await?;
 
-    let mut jobs = Mom::open(kombu::registry(), settings(url, DataType::Pt2Pt)?).await?;
+    let names = "senders=seeds.jobs&receivers=seeds.jobs";
+    let mut jobs = Mom::open(kombu::registry(), settings(url, "pt2pt", names)?).await?;
     for (_, sent) in jobs.send("dig", "seeds.jobs").await? {
         sent?;
     }

@@ -45,6 +45,43 @@ fn a_scheme_has_a_protocol_and_a_data_type() {
     assert!(wrong.to_string().contains("nonsense"), "{wrong}");
 }
 
+/// As canopsis' documentation has them.
+#[test]
+fn a_uri_has_parts() {
+    let parts = |uri: &str| {
+        let settings = parsed(uri);
+        let text = |part: Option<String>| part.unwrap_or_default();
+        (
+            [settings.user, settings.pwd, settings.host, settings.path].map(text),
+            settings.port,
+        )
+    };
+    let local = ["", "", "localhost", ""].map(str::to_owned);
+    assert_eq!(parts("kombu://localhost:5672"), (local, Some(5672)));
+    let demo = ["canopsis", "canopsis", "demo.canopsis.org", ""].map(str::to_owned);
+    let uri = "kombu-pubsub://canopsis:canopsis@demo.canopsis.org:5672";
+    assert_eq!(parts(uri), (demo, Some(5672)));
+    let escaped = ["m\u{e9}", "a/b", "host", "my/vhost"].map(str::to_owned);
+    let uri = "kombu://m%C3%A9:a%2Fb@host/my%2Fvhost?heartbeat=5&senders=a";
+    assert_eq!(parts(uri), (escaped, None));
+    let several = ["", "", "", ""].map(str::to_owned);
+    assert_eq!(parts("kombu://one:1,two:2/vhost"), (several, None));
+}
+
+/// The same place, said by parts.
+#[test]
+fn parts_make_the_uri_that_has_them() {
+    for uri in [
+        "memory-pubsub://canopsis:a%2Fb@shop:5672/can%2Fopsis",
+        "memory-pt2pt://shop",
+    ] {
+        let (whole, registry) = (parsed(uri), kombu::registry());
+        assert_eq!(whole.uri(&registry).unwrap(), uri);
+        let by_parts = Settings { uri: None, ..whole };
+        assert_eq!(by_parts.uri(&registry).unwrap(), uri);
+    }
+}
+
 #[test]
 fn senders_and_receivers_stand_in_the_uri_both_ways() {
     let uri =

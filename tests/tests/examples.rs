@@ -138,6 +138,7 @@ status: Some(\"ready\")
 sum: Success { value: 6, message: \"\" }
 quit
 Quit
+amqp, PubSub: Some(\"canopsis\") at Some(\"demo.canopsis.org\")
 sent to 2 senders
 seeds.events: it rains
 seeds.events: it rains

@@ -2,7 +2,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Deserializer};
+use url::Url;
 use url::form_urlencoded::{self, Serializer};
 
 use crate::client::{Place, Registry};
@@ -146,6 +148,7 @@ impl fmt::Display for Receiver {
 ///
 /// let settings: Settings = "kombu-pubsub://canopsis:canopsis@demo.canopsis.org:5672".parse()?;
 /// assert_eq!((settings.protocol.as_str(), settings.data_type), ("amqp", DataType::PubSub));
+/// assert_eq!((settings.host.as_deref(), settings.port), (Some("demo.canopsis.org"), Some(5672)));
 /// let settings: Settings = "memory-pt2pt://shop?senders=events:topic,jobs&receivers=jobs:work".parse()?;
 /// assert_eq!((settings.senders.len(), settings.receivers.len()), (2, 1));
 /// # Ok::<(), kombu::Error>(())
@@ -153,7 +156,8 @@ impl fmt::Display for Receiver {
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Written")]
 pub struct Settings {
-    /// All of it in one, in place of the keys up to `pwd`; senders and receivers that it names come to the others.
+    /// All of it in one, which counts whatever the keys up to `pwd` say; senders and receivers that it names come to the others.
+    /// What is parsed from a URI has its parts in these keys as well, unless it names several hosts.
     pub uri: Option<String>,
     /// The scheme of a transport. Default: `amqp`.
     pub protocol: String,
@@ -385,11 +389,28 @@ impl Settings {
         if !own.is_empty() {
             url = format!("{url}?{own}");
         }
+        self.take_parts(&url);
         self.uri = Some(url);
         self.protocol = scheme.protocol.to_owned();
         self.data_type = scheme.data_type.unwrap_or(self.data_type);
         self.data_scope = scheme.data_scope.map(str::to_owned).or(self.data_scope);
         Ok(self)
+    }
+
+    /// Puts the parts of a transport's URL in their keys; those of a list of hosts have none.
+    fn take_parts(&mut self, url: &str) {
+        let Ok(url) = Url::parse(url) else {
+            return;
+        };
+        let decoded = |text: &str| {
+            let text = percent_decode_str(text).decode_utf8_lossy().into_owned();
+            Some(text).filter(|text| !text.is_empty())
+        };
+        self.host = decoded(url.host_str().unwrap_or_default());
+        self.port = url.port();
+        self.path = decoded(url.path().trim_start_matches('/'));
+        self.user = decoded(url.username());
+        self.pwd = decoded(url.password().unwrap_or_default());
     }
 
     /// The URL that the transport is connected by; a URI has been taken apart.

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use kombu_core::driver::Feature;
 use kombu_core::handler::Payload;
+use kombu_core::layers::Faults;
 use kombu_core::mom::{DataType, Mom, Receiver, Sender, Settings};
-use kombu_core::{Delivery, ErrorKind};
+use kombu_core::{Delivery, ErrorKind, Event};
 
 use crate::Broker;
 use crate::cases::handling::{PATIENCE, log};
@@ -67,6 +68,30 @@ async fn send(mom: &Mom, message: &str, key: &str) {
 
 async fn is_empty(mom: &mut Mom, receiver: &str, lag: Duration) -> bool {
     mom.receive(receiver, lag).await.unwrap().is_none()
+}
+
+/// It is connected when it is there; what is lost comes back with both, and a close ends the receivers.
+pub async fn senders_and_receivers_are_there_again_after_a_lost_connection(broker: &Broker) {
+    let settings = settings(broker, DataType::Pt2Pt, &["jobs"], &["jobs"]);
+    let faults = Faults::default();
+    let layer = faults.clone();
+    let opening = Mom::open(broker.registry().clone(), settings);
+    let opening = opening.connection(move |connection| connection.layer(layer));
+    let mut mom = opening.await.unwrap();
+    assert!(mom.connection().health().connected);
+    for message in ["before", "after"] {
+        send(&mom, message, "jobs").await;
+        assert_eq!(next(&mut mom, "jobs").await, message);
+        let mut events = mom.connection().events();
+        faults.cut();
+        while !matches!(events.next().await, Some(Event::Restored { .. }) | None) {}
+        assert!(mom.connection().health().connected);
+    }
+    let others = broker.connect().await;
+    let connection = mom.connection().clone();
+    mom.close().await.unwrap();
+    assert!(!connection.health().connected);
+    broker.assert_counts(&others, "jobs", 0, 0).await;
 }
 
 /// Wherever it is; whatever kind of exchange the sender is.
