@@ -7,8 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use kombu::layers::Faults;
-use kombu::{Connection, ErrorKind, Event, Exchange, Queue};
+use kombu::{Connection, ErrorKind, Event, Exchange, Faults, Queue};
 use kombu_testkit::brokers::Nats;
 use kombu_testkit::expect::{assert_refused, collect_one};
 use kombu_tests::NatsLine;
