@@ -73,11 +73,13 @@ impl Responder {
     }
 
     fn new(question: &Content, link: &Arc<Link>) -> Option<Self> {
-        let reply_to = question.reply_to().filter(|queue| !queue.is_empty())?;
+        // Shared with the question: neither is copied.
+        let rare = question.rare.as_deref()?;
+        let reply_to = rare.reply_to.as_ref().filter(|queue| !queue.is_empty())?;
         Some(Responder {
             link: link.clone(),
-            reply_to: reply_to.into(),
-            correlation_id: question.correlation_id().map(Name::from),
+            reply_to: reply_to.clone(),
+            correlation_id: rare.correlation_id.clone(),
             codec: codec_of(question, link),
             progress: None,
             node: None,

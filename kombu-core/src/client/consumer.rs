@@ -361,13 +361,14 @@ impl Consumer {
     }
 
     /// Ends the consumer and waits until the broker sends it nothing more. Deliveries that were received can
-    /// still be settled.
+    /// still be settled. A queue that goes with its last consumer is gone then, also if this one had just lost its session, for which
+    /// the next one is waited for.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Timeout`] if the broker doesn't answer within [`Deadlines::declare`](crate::Deadlines::declare) (30 s
-    /// unless set otherwise). The consumer has ended then, too; what was fetched for it may stay unsettled until the
-    /// session ends.
+    /// unless set otherwise), or there is no connection on which to delete such a queue. The consumer has ended then, too; what was
+    /// fetched for it may stay unsettled until the session ends, and the queue is deleted as soon as there is a session.
     pub async fn cancel(mut self) -> Result<()> {
         self.stop()
             .await

@@ -43,15 +43,12 @@ impl Dispatch {
         }
         let router = &self.router;
         let style = self.style.as_ref();
-        let reactions = react(
-            router,
-            handlers,
-            request,
-            &delivery,
-            responder.as_ref(),
-            style,
-        );
-        let reaction = in_time(reactions, &delivery).await?;
+        let reaction = {
+            let responder = responder.as_ref();
+            let reacting = react(router, handlers, request, &delivery, responder, style);
+            // Pinned here: passed on by value, it would have two places in the task.
+            in_time(pin!(reacting), &delivery).await?
+        };
         self.settle(delivery, reaction, responder).await
     }
 
@@ -87,8 +84,11 @@ impl Dispatch {
             other => other,
         };
         match reaction {
-            Kind::Failed(error) => self.failed(delivery, error, responder).await,
-            Kind::Rejected(rejection) => self.rejected(delivery, rejection, responder).await,
+            // Boxed, as all that is seldom: whatever a delivery may need has a place in its task.
+            Kind::Failed(error) => Box::pin(self.failed(delivery, error, responder)).await,
+            Kind::Rejected(rejection) => {
+                Box::pin(self.rejected(delivery, rejection, responder)).await;
+            }
             Kind::Done { .. } => {}
         }
         None
@@ -100,13 +100,13 @@ impl Dispatch {
             Outcome::Release => {
                 // It would come back here as fast as it can.
                 if delivery.redelivered() {
-                    sleep(RELEASED_AGAIN).await;
+                    Box::pin(sleep(RELEASED_AGAIN)).await;
                 }
                 tell(delivery.release()).await;
             }
             Outcome::Reject => tell(delivery.reject()).await,
-            Outcome::Retry => self.retry(delivery, None).await,
-            Outcome::RetryAfter(pause) => self.retry(delivery, Some(pause)).await,
+            Outcome::Retry => Box::pin(self.retry(delivery, None)).await,
+            Outcome::RetryAfter(pause) => Box::pin(self.retry(delivery, Some(pause))).await,
         }
     }
 
