@@ -77,11 +77,14 @@ impl PublishingAll {
             content.mandatory = mandatory.unwrap_or(destination.mandatory_by_default);
             content
         };
+        let prepared = prepared.map_err(Arc::new);
         let one = |destination: &Destination| {
             let content = match &prepared {
                 Ok(content) => Ok(to(destination, content)),
                 // Nothing is sent anywhere, for one reason.
-                Err(error) => Err(Error::new(error.kind(), error.message())),
+                Err(error) => {
+                    Err(Error::new(error.kind(), error.message()).with_source(error.clone()))
+                }
             };
             One::UnderWay(publish(producer, content))
         };

@@ -146,7 +146,7 @@ pub async fn a_message_is_built_by_its_name(broker: &Broker) {
         causes += &error.to_string();
         cause = error.source();
     }
-    assert!(causes.contains("`deep` takes `u32`"), "{causes}");
+    assert!(causes.contains("`deep` takes `u32`"), "{refused:?}");
 
     let add = async |Content(command): Content<Parameters<Vec<i64>>>| {
         command.parameters.iter().sum::<i64>()
