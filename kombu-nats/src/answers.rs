@@ -35,7 +35,7 @@ pub(crate) enum Stored {
     /// It has it, at this position.
     At(u64),
     Refused(ApiError),
-    /// There is no stream at this subject.
+    /// There is no stream at this subject; or it was sent here, and has come.
     Nowhere,
 }
 
@@ -100,11 +100,6 @@ impl Answers {
     /// Where all answers come.
     pub(crate) fn subject(&self) -> Subject {
         format!("{}*", self.prefix).into()
-    }
-
-    /// Where nobody listens.
-    pub(crate) fn nobody(&self) -> Subject {
-        self.prefix.trim_end_matches('.').into()
     }
 
     /// Expects an answer at a subject; none after the end.
@@ -214,7 +209,7 @@ impl Slot {
 }
 
 fn read(message: &Message) -> Result<Stored> {
-    if message.status == Some(StatusCode::NO_RESPONDERS) {
+    if message.status == Some(StatusCode::NO_RESPONDERS) || message.payload.is_empty() {
         return Ok(Stored::Nowhere);
     }
     let text: StoredText =

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use kombu_core::Result;
 use kombu_core::virt::{Death, Room};
 use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::api::{self, ACK_WAIT, Delivered, nanoseconds};
 use crate::error;
@@ -22,6 +23,14 @@ pub(crate) const ACK: Bytes = Bytes::from_static(b"+ACK");
 /// Says that the holder lives. It changes nothing for a message that was acknowledged; one that went back with a delay would
 /// wait anew.
 pub(crate) const PROGRESS: Bytes = Bytes::from_static(b"+WPI");
+
+/// Gives a message back, to come again after this time.
+pub(crate) fn nak(delay: Option<Duration>) -> Bytes {
+    match delay {
+        None => Bytes::from_static(b"-NAK"),
+        Some(delay) => format!(r#"-NAK {{"delay":{}}}"#, nanoseconds(delay)).into(),
+    }
+}
 
 /// How long before the server takes a message for abandoned nobody here settles it any more.
 const MARGIN: Duration = Duration::from_secs(2);
@@ -296,6 +305,8 @@ pub(crate) struct Corpse {
     /// When, in ns by the server's clock.
     pub(crate) died: u64,
     pub(crate) fetched: Fetched,
+    /// What is read once more comes a few at a time: all of them might be more than there is memory, or time, for.
+    pub(crate) _turn: Option<OwnedSemaphorePermit>,
 }
 
 /// Settles that were told to the server are done when it answers this. False if nobody is there to answer.

@@ -249,11 +249,8 @@ async fn take(
 
 /// It comes again after this time.
 fn go_back(shared: &Shared, fetched: &Fetched, left: Duration) {
-    let nak = match left {
-        Duration::ZERO => "-NAK".to_owned(),
-        left => format!(r#"-NAK {{"delay":{}}}"#, api::nanoseconds(left)),
-    };
-    shared.line.tell(fetched.ack.clone(), nak.into());
+    let left = (!left.is_zero()).then_some(left);
+    shared.line.tell(fetched.ack.clone(), hold::nak(left));
 }
 
 /// Its queue can't be reached: it comes again when that may have changed, and says when that is.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -13,39 +14,67 @@ use crate::hold::Held;
 /// What was left at a place.
 #[derive(Default)]
 struct Left {
-    sessions: Vec<u64>,
+    sessions: Vec<LeftSession>,
     /// By stream: somebody else may have sessions at the same place, and sees other streams.
     held: Vec<(Arc<str>, Held)>,
+}
+
+/// A session that was left.
+struct LeftSession {
+    number: u64,
+    /// Whether the server knew that it lived.
+    had_sign: bool,
+    at: Instant,
 }
 
 static LEFT: Mutex<BTreeMap<String, Left>> = Mutex::new(BTreeMap::new());
 
 /// How many sessions are remembered for a place: one that never comes back must not cost ever more.
 const MOST: usize = 64;
+/// How long one is remembered whose server knew that it lived: by then others have ended it, or it is another account's.
+const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// Leaves a session to the next one at its place.
-pub(crate) fn leave(place: &str, session: u64, held: Vec<(Arc<str>, Held)>) {
+pub(crate) fn leave(place: &str, session: u64, had_sign: bool, held: Vec<(Arc<str>, Held)>) {
     let mut all = LEFT.lock();
     let left = all.entry(place.to_owned()).or_default();
+    left.forget_old();
     if left.sessions.len() >= MOST {
         left.sessions.remove(0);
     }
-    left.sessions.push(session);
+    left.sessions.push(LeftSession {
+        number: session,
+        had_sign,
+        at: Instant::now(),
+    });
     left.held.retain(|(_, held)| held.is_ours());
     left.held.extend(held);
 }
 
-/// The sessions that were left at a place.
-pub(crate) fn sessions(place: &str) -> Vec<u64> {
-    let all = LEFT.lock();
-    all.get(place)
-        .map_or_else(Vec::new, |left| left.sessions.clone())
+impl Left {
+    fn forget_old(&mut self) {
+        self.sessions
+            .retain(|session| !session.had_sign || session.at.elapsed() < REMEMBERED);
+    }
+}
+
+/// The sessions that were left at a place, and whether the server knew that they lived.
+pub(crate) fn sessions(place: &str) -> Vec<(u64, bool)> {
+    let mut all = LEFT.lock();
+    let Some(left) = all.get_mut(place) else {
+        return Vec::new();
+    };
+    left.forget_old();
+    let sessions = left.sessions.iter();
+    sessions
+        .map(|session| (session.number, session.had_sign))
+        .collect()
 }
 
 /// This session has been ended.
 pub(crate) fn forget(place: &str, session: u64) {
     if let Some(left) = LEFT.lock().get_mut(place) {
-        left.sessions.retain(|other| *other != session);
+        left.sessions.retain(|other| other.number != session);
     }
 }
 
@@ -74,12 +103,12 @@ mod tests {
     #[test]
     fn what_was_left_is_given_back_once_by_somebody_who_sees_its_stream() {
         let held = |stream: &str, position| (stream.into(), Held::at(position, Instant::now()));
-        leave("a place", 7, vec![held("mine", 1), held("other", 2)]);
-        leave("a place", 8, vec![held("mine", 3)]);
-        assert_eq!(sessions("a place"), [7, 8]);
+        leave("a place", 7, true, vec![held("mine", 1), held("other", 2)]);
+        leave("a place", 8, false, vec![held("mine", 3)]);
+        assert_eq!(sessions("a place"), [(7, true), (8, false)]);
         // This attempt ends one of them, and fails at the other.
         forget("a place", 7);
-        assert_eq!(sessions("a place"), [8]);
+        assert_eq!(sessions("a place"), [(8, false)]);
         let take = || {
             let taken = take_held("a place", |stream| stream == "mine");
             let positions = taken.into_iter().map(|(_, held)| held.position);

@@ -41,7 +41,12 @@
 //! that begins with `_INBOX.`, which is the question's `Kombu-Reply-To`. Whoever answers publishes there, with the question's
 //! `Kombu-Correlation-Id`; what is published here to the default exchange with such a key does, on whichever session. So any client
 //! of NATS answers, and asks: with an inbox of its own in `Kombu-Reply-To`. A user with permissions has to be allowed to subscribe to
-//! `_INBOX.>`, and to publish there if it answers. No queue can be called like an inbox.
+//! `_INBOX.>`, and to publish there: a session looks for signs of life by what it sends to itself. No queue can be called like an inbox.
+//!
+//! # Slow lines
+//!
+//! A session that hears nothing for 5 s is taken for lost, also while it sends: a line has to carry the largest message within
+//! that time.
 //!
 //! # Headers
 //!

@@ -38,13 +38,13 @@ pub(crate) type Loss = watch::Sender<Option<(ErrorKind, String)>>;
 #[derive(Clone)]
 pub(crate) struct Life {
     client: Arc<Client>,
+    answers: Arc<Answers>,
     lost: Loss,
 }
 
 /// One session's line.
 pub(crate) struct Line {
     life: Life,
-    answers: Arc<Answers>,
     pub(crate) runtime: Handle,
     pub(crate) layout: Layout,
     /// The session's number.
@@ -88,14 +88,24 @@ impl Life {
         let statistics = self.client.statistics();
         let came = || statistics.in_bytes.load(Ordering::Relaxed);
         let before = came();
-        let inbox = self.client.new_inbox();
-        let sign = self
-            .client
-            .send_request(inbox, Request::new().timeout(None));
-        if timeout(PATIENCE / 2, sign).await.is_err() && came() == before {
+        let sign = timeout(PATIENCE / 2, self.ping()).await;
+        if !matches!(sign, Ok(Ok(()))) && came() == before {
             let text = "NATS gives no sign of life".to_owned();
             lose(&self.lost, ErrorKind::ConnectionLost, text);
         }
+    }
+
+    /// Resolves when the server has taken in what was sent before: it gives us back what we send to ourselves. That nobody
+    /// listens at a subject would tell as much, but for those who listen to everything.
+    async fn ping(&self) -> Result<()> {
+        let Some((expected, reply)) = self.answers.open() else {
+            return Err(self.loss());
+        };
+        let sending = self.client.publish(reply, Bytes::new());
+        sending
+            .await
+            .map_err(|error| error::classify_publish(error, "a sign of life"))?;
+        expected.await.map(drop)
     }
 
     /// Why there is no session any more.
@@ -154,13 +164,12 @@ impl Line {
         lost: Loss,
     ) -> Result<Self> {
         let life = Life {
+            answers: Answers::new(&client.new_inbox()),
             client: Arc::new(client),
             lost,
         };
-        let answers = Answers::new(&life.client.new_inbox());
         let line = Line {
             life,
-            answers,
             runtime: Handle::current(),
             layout,
             session,
@@ -169,9 +178,9 @@ impl Line {
             is_over: AtomicBool::new(false),
             is_hung_up: AtomicBool::new(false),
         };
-        let arrivals = line.listen(line.answers.subject())?;
+        let arrivals = line.listen(line.life.answers.subject())?;
         tokio::spawn(answers::serve(
-            line.answers.clone(),
+            line.life.answers.clone(),
             arrivals,
             line.life.clone(),
             line.over(),
@@ -244,10 +253,8 @@ impl Line {
 
     /// Asks the server that this line leads to for a sign of life.
     pub(crate) fn ping(&self) -> Answer<()> {
-        let subject = self.inbox();
-        // Nobody listens there, and that is what it answers.
-        let asking = self.ask(subject, None, Bytes::new(), "a sign of life");
-        Box::pin(async move { asking.await.map(drop) })
+        let life = self.life.clone();
+        Box::pin(async move { life.ping().await })
     }
 
     /// Publishes into a stream.
@@ -261,7 +268,7 @@ impl Line {
             let loss = self.loss();
             return Box::pin(async move { Err(loss) });
         }
-        let Some((expected, reply)) = self.answers.open() else {
+        let Some((expected, reply)) = self.life.answers.open() else {
             let loss = self.loss();
             return Box::pin(async move { Err(loss) });
         };
@@ -302,17 +309,17 @@ impl Line {
             let loss = self.loss();
             return Box::pin(async move { Err(loss) });
         }
-        let Some((expected, reply)) = self.answers.open() else {
+        let Some((expected, reply)) = self.life.answers.open() else {
             let loss = self.loss();
             return Box::pin(async move { Err(loss) });
         };
-        let (client, nobody) = (self.life.client.clone(), self.answers.nobody());
+        let client = self.life.client.clone();
         let mut sending: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move {
             client
                 .publish_with_headers(subject, headers, payload)
                 .await?;
-            // Nobody listens there, which the server says when it has taken what was sent before.
-            client.publish_with_reply(nobody, reply, Bytes::new()).await
+            // We listen there, and hear of it when the server has taken what was sent before.
+            client.publish(reply, Bytes::new()).await
         });
         let sent = begin(&self.runtime, &mut sending);
         Box::pin(async move {

@@ -350,7 +350,7 @@ pub(crate) async fn serve(
         }
     }
     if !shared.has_ended() {
-        shared.leave_to_next();
+        shared.leave_to_next(last_beat != 0);
     }
 }
 

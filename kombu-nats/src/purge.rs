@@ -32,8 +32,8 @@ pub(crate) async fn purge(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<u64
     shared.returns.idle(shared, queue).await;
     let end = shared.patiently(|| last_position(shared, queue)).await?;
     let mut count = 0;
-    let mut last = None;
     for level in (0..queue.levels()).rev() {
+        let mut last = None;
         let mut pulls = Pulls::open(shared, queue, level)?;
         let (mut most, mut size) = (FIRST, 1);
         loop {
@@ -60,11 +60,12 @@ pub(crate) async fn purge(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<u64
                 break;
             }
         }
-    }
-    if let Some(last) = last {
-        shared
-            .patiently(|| hold::barrier(&shared.line, last.clone()))
-            .await?;
+        // Each level has a consumer of its own.
+        if let Some(last) = last {
+            shared
+                .patiently(|| hold::barrier(&shared.line, last.clone()))
+                .await?;
+        }
     }
     Ok(count)
 }

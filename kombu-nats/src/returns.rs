@@ -15,10 +15,10 @@ use kombu_core::Result;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::api::{self, nanoseconds};
+use crate::api;
 use crate::discounts;
 use crate::error;
-use crate::hold::{Fetched, PROGRESS, is_ours};
+use crate::hold::{self, Fetched, PROGRESS, is_ours};
 use crate::known::NatsQueue;
 use crate::line::Line;
 use crate::reader::{FIRST, MAX_BATCH, MAX_BYTES, Pulls};
@@ -26,7 +26,6 @@ use crate::session::{Job, Looked, PAUSE, Shared};
 
 /// What is said of it in errors.
 const WHAT: &str = "a message that goes back";
-pub(crate) const NAK: Bytes = Bytes::from_static(b"-NAK");
 
 /// How long the server may take to notice that a message is due.
 const LATE: Duration = Duration::from_secs(1);
@@ -66,10 +65,7 @@ impl Return {
     }
 
     fn text(&self) -> Bytes {
-        match self.delay {
-            None => NAK,
-            Some(delay) => format!(r#"-NAK {{"delay":{}}}"#, nanoseconds(delay)).into(),
-        }
+        hold::nak(self.delay)
     }
 }
 

@@ -12,7 +12,7 @@ use kombu_core::driver::{Notice, Notices, QueueInfo};
 use kombu_core::virt::{Applied, Change, Death, Room, Table};
 use kombu_core::{Error, ErrorKind, Name, Result};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedRwLockReadGuard, RwLock, broadcast, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedRwLockReadGuard, RwLock, Semaphore, broadcast, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::api::{self, ACK_WAIT, ConsumerInfo, DUPLICATE_WINDOW, Delivered};
@@ -60,6 +60,8 @@ const _: () = assert!(LONGEST.as_secs() + 2 * PATIENCE.as_secs() < DUPLICATE_WIN
 /// How many of those a session keeps at most, and how late the others come again.
 pub(crate) const MOST_KEPT: usize = 10_000;
 pub(crate) const TRY_LATER: Duration = Duration::from_secs(30);
+/// How many of them are read again at once.
+const TRIED_AT_ONCE: usize = 8;
 
 /// How long it is enough to have told the others that messages of a queue expire.
 const MARKED: Duration = Duration::from_secs(60);
@@ -168,6 +170,8 @@ pub(crate) struct Shared {
     pub(crate) deaths: Notify,
     /// How many dead messages wait to be tried again.
     pub(crate) kept: AtomicUsize,
+    /// Whose turn it is of those.
+    tried_again: Arc<Semaphore>,
     next: AtomicU64,
     is_ending: AtomicBool,
     /// Nothing is left of it on the server.
@@ -226,6 +230,7 @@ impl Shared {
             dead: Mutex::default(),
             deaths: Notify::new(),
             kept: AtomicUsize::new(0),
+            tried_again: Arc::new(Semaphore::new(TRIED_AT_ONCE)),
             next: AtomicU64::new(1),
             is_ending: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
@@ -363,7 +368,11 @@ impl Shared {
     }
 
     /// The same where nobody may wait for it any more: begun again until this time at the latest.
-    async fn patiently_until<T, F>(&self, end: Instant, work: impl Fn() -> F) -> Result<T>
+    pub(crate) async fn patiently_until<T, F>(
+        &self,
+        end: Instant,
+        work: impl Fn() -> F,
+    ) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
@@ -870,6 +879,7 @@ impl Shared {
             death,
             died,
             fetched,
+            _turn: None,
         });
         self.deaths.notify_one();
     }
@@ -887,13 +897,15 @@ impl Shared {
 
     async fn find_again(&self, holder: &Holder, id: u64) -> Result<Option<Corpse>> {
         let mut tries = 0;
-        let raw = loop {
+        let (raw, turn) = loop {
             let Some(held) = holder.get(id) else {
                 return Ok(None);
             };
             tokio::time::sleep(pause(held.tries + tries, held.may_pass)).await;
+            // It is never closed.
+            let turn = self.tried_again.clone().acquire_owned().await.ok();
             match api::message(&self.line, held.stream(), held.position).await {
-                Ok(Ok(raw)) => break raw,
+                Ok(Ok(raw)) => break (raw, turn),
                 Ok(Err(refused)) if refused.is_missing() => {
                     let queue = holder.queue().name();
                     tracing::warn!(%queue, "a dead letter that couldn't be moved went with its queue");
@@ -928,6 +940,7 @@ impl Shared {
             death,
             died,
             fetched,
+            _turn: turn,
         }))
     }
 
@@ -949,7 +962,7 @@ impl Shared {
         }
         if *held.stream() != **queue.stream() {
             // A dead message, which lies elsewhere.
-            self.line.tell(held.ack, returns::NAK);
+            self.line.tell(held.ack, hold::nak(delay));
             return;
         }
         match delay {
@@ -1165,13 +1178,16 @@ impl Shared {
     /// Ends the sessions of this program that were left here, and gives back what they held.
     pub(crate) async fn end_left(self: &Arc<Self>) -> Result<()> {
         let place = self.place.name();
-        for session in left::sessions(&place) {
-            // That of another account, or one that others have ended, isn't there.
-            if members::sign(&self.line, session).await?.is_some() {
+        let ending = left::sessions(&place).into_iter();
+        let ending = ending.map(async |(session, had_sign)| {
+            // That of another account, or one that others have ended, has no sign; nor has one whose server had no room for it.
+            if !had_sign || members::sign(&self.line, session).await?.is_some() {
                 self.remove_session(session).await?;
                 left::forget(&place, session);
             }
-        }
+            Ok(())
+        });
+        join_all(ending).await.into_iter().collect::<Result<()>>()?;
         let held = {
             let known = self.known.lock();
             left::take_held(&place, |stream| known.queue_of(stream).is_some())
@@ -1187,7 +1203,7 @@ impl Shared {
     }
 
     /// Leaves what a lost session has to the next one.
-    pub(crate) fn leave_to_next(&self) {
+    pub(crate) fn leave_to_next(&self, has_sign: bool) {
         let inlets = self.inlets();
         let mut waiting: Vec<Arc<str>> = self.pulling.lock().clone();
         waiting.extend(inlets.iter().filter_map(|inlet| inlet.waits_for()));
@@ -1202,7 +1218,7 @@ impl Shared {
                     .map(|one| (hold.queue.stream().clone(), one)),
             );
         }
-        left::leave(&self.place.name(), self.line.session, held);
+        left::leave(&self.place.name(), self.line.session, has_sign, held);
     }
 
     pub(crate) fn is_ending(&self) -> bool {

@@ -118,7 +118,8 @@ impl NatsStore {
         version: u64,
         envelope: &Envelope,
     ) -> Op<Result<Answer>> {
-        let Some(held) = holder.get(id) else {
+        let Some(held) = holder.get(id).filter(Held::is_ours) else {
+            drop(holder.let_go(id));
             return Op::ready(Err(error::settle_lost()));
         };
         let shared = self.shared.clone();
@@ -154,16 +155,22 @@ impl NatsStore {
                 answer
             });
             let mut answer = Answer::Done;
+            let mut failed: Option<Error> = None;
             for sent in join_all(sending).await {
                 match sent {
                     Ok(Answer::Stale) => return Ok(Answer::Stale),
                     Ok(Answer::Refused) => answer = Answer::Refused,
                     Ok(_) => {}
-                    Err(error) => {
-                        holder.note(id, |held| held.may_pass = error.is_transient());
-                        return Err(error);
+                    // One that may pass counts: its queue may have the letter, and must not forget that it has.
+                    Err(error) if failed.as_ref().is_none_or(|other| !other.is_transient()) => {
+                        failed = Some(error);
                     }
+                    Err(_) => {}
                 }
+            }
+            if let Some(error) = failed {
+                holder.note(id, |held| held.may_pass = error.is_transient());
+                return Err(error);
             }
             let Some(held) = holder.let_go_for_good(id) else {
                 return Err(error::settle_lost());
@@ -302,7 +309,9 @@ impl QueueStore for NatsStore {
                 .patiently(|| members::use_queue(&shared.line, queue.name()))
                 .await?;
         }
-        discounts::read_all(shared, queue).await?;
+        shared
+            .patiently(|| discounts::read_all(shared, queue))
+            .await?;
         loop {
             let pulled = shared.clock.now();
             let taking = shared.patiently(|| shared.take_one(queue));
@@ -423,6 +432,7 @@ fn dead(corpse: Corpse) -> Dead<Holder> {
         death,
         died,
         fetched,
+        _turn,
     } = corpse;
     Dead {
         queue: queue.declaration().clone(),

@@ -28,9 +28,9 @@ use crate::session::Shared;
 /// How soon after each other two sessions are lost to the same message: it comes again after half of that.
 const SOON: Duration = Duration::from_secs(60);
 
-/// What a note says: a session was lost, and then that somebody looks.
-const LOST: &[u8] = b"lost";
-const LOOKS: &[u8] = b"looks";
+/// What a note says: a session was lost; and then that somebody looks, which this is followed by the number of.
+const LOST: &str = "lost";
+const LOOKS: &str = "looks ";
 
 /// When a session of this program was lost that pulled from a stream, and the server that it was with.
 static PULLED: Mutex<BTreeMap<Arc<str>, (Instant, String)>> = Mutex::new(BTreeMap::new());
@@ -141,20 +141,38 @@ async fn is_second(shared: &Shared, stream: &str) -> Result<bool> {
         Ok(raw) if shared.clock.now().saturating_sub(raw.stored) > nanoseconds(SOON) => {
             (raw.position, false)
         }
-        Ok(raw) if raw.payload == LOOKS => return Ok(false),
+        Ok(raw) if looks(line, &raw.payload).await? => return Ok(false),
         Ok(raw) => (raw.position, true),
         Err(refused) if refused.is_missing() => (0, false),
         Err(refused) => return Err(refused.during("a note of a lost session")),
     };
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Expected-Last-Subject-Sequence", message::digits(last));
-    let text = Bytes::from_static(if is_second { LOOKS } else { LOST });
-    match line.store(subject.into(), Some(headers), text).await? {
+    let text = match is_second {
+        true => format!("{LOOKS}{}", line.session),
+        false => LOST.to_owned(),
+    };
+    match line
+        .store(subject.into(), Some(headers), text.into())
+        .await?
+    {
         Stored::At(_) => Ok(is_second),
         // Somebody else was faster.
         Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => Ok(false),
         Stored::Refused(refused) => Err(refused.during("a note of a lost session")),
         Stored::Nowhere => Err(error::nobody("a note of a lost session")),
+    }
+}
+
+/// Whether a note says that somebody looks, who wasn't lost meanwhile.
+async fn looks(line: &Line, note: &[u8]) -> Result<bool> {
+    let note = std::str::from_utf8(note).ok();
+    let looker = note.and_then(|note| note.strip_prefix(LOOKS)?.parse().ok());
+    match looker {
+        Some(session) => Ok(members::sign(line, session)
+            .await?
+            .is_some_and(|sign| !sign.is_last)),
+        None => Ok(false),
     }
 }
 
@@ -200,14 +218,18 @@ async fn store_anew(shared: &Arc<Shared>, queue: &NatsQueue, level: u8, raw: Raw
         shared.expires_in(queue, left);
     }
     // It was handed out, and nobody could read where to acknowledge it.
+    const WHAT: &str = "an acknowledgement";
     let (stream, position) = (queue.stream(), raw.position);
     let consumer = api::consumer(level);
     let ack = format!(
         "$JS.ACK.{stream}.{consumer}.1.{position}.{position}.{}.0",
         raw.stored
     );
-    let asking = line.ask(ack.into(), None, ACK, "an acknowledgement");
-    asking.await?;
+    let acknowledging = shared.patiently_until(Instant::now() + SOON / 2, || {
+        let asking = line.ask(ack.as_str().into(), None, ACK, WHAT);
+        async move { asking.await?.map(drop).ok_or_else(|| error::nobody(WHAT)) }
+    });
+    acknowledging.await?;
     // The queue may have become too long.
     shared.look_after(queue, None);
     shared.tell_repaired(

@@ -37,6 +37,8 @@ struct State {
     late: HashMap<String, Duration>,
     /// What clients listen at, and the numbers of that.
     listening: Vec<(String, String)>,
+    /// Whether the server says that it isn't alone.
+    in_cluster: bool,
 }
 
 impl NatsFilter {
@@ -69,6 +71,11 @@ impl NatsFilter {
     /// Where clients find it.
     pub fn url(&self) -> String {
         format!("nats://{}", self.address)
+    }
+
+    /// From now on, whoever connects is told that there are other servers.
+    pub fn claim_cluster(&self) {
+        self.state.send_modify(|state| state.in_cluster = true);
     }
 
     /// From now on, nobody is there for what is asked at subjects with this part.
@@ -221,7 +228,11 @@ async fn pass_answers(
 ) -> io::Result<()> {
     let mut from = BufReader::new(from);
     loop {
-        let (all, words) = read(&mut from).await?;
+        let (mut all, words) = read(&mut from).await?;
+        if words[0] == "INFO" && state.borrow().in_cluster {
+            let begin = "INFO {".len();
+            all.splice(begin..begin, *br#""cluster":"c","#);
+        }
         let is_message = ["MSG", "HMSG"].contains(&words[0].as_str());
         if is_message && state.borrow().lost.contains(&words[1]) {
             continue;

@@ -7,10 +7,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use kombu::{Connection, ErrorKind, Event, Exchange, Faults, Queue};
+use kombu::{Connection, Deadlines, ErrorKind, Event, Exchange, Faults, Queue};
 use kombu_testkit::brokers::Nats;
 use kombu_testkit::expect::{assert_refused, collect_one};
-use kombu_tests::NatsLine;
+use kombu_tests::{NatsFilter, NatsLine};
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -88,6 +88,40 @@ async fn an_answer_that_is_given_after_a_cut_arrives() {
     question.reply(&42).await.unwrap();
     question.ack().await.unwrap();
     assert_eq!(call.await.unwrap().unwrap(), 42);
+}
+
+/// Where somebody does, the server never says that nobody has heard something.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn whoever_listens_to_everything_disturbs_no_session_and_no_answer() {
+    let nats = Nats::start().unwrap();
+    let mut listener = TcpStream::connect(nats.address()).unwrap();
+    let listen = "CONNECT {\"verbose\":false}\r\nSUB > 1\r\nPING\r\n";
+    listener.write_all(listen.as_bytes()).unwrap();
+    let heard = BufReader::new(&listener).lines().map(Result::unwrap);
+    assert!(heard.into_iter().any(|line| line == "PONG"));
+    let filter = NatsFilter::start(nats.address()).await;
+    let mut deadlines = Deadlines::default();
+    deadlines.liveness = Duration::from_secs(1);
+    let there = Connection::builder(kombu::registry()).url(filter.url());
+    let there = there.deadlines(deadlines).await.unwrap();
+    let mut events = there.events();
+    // Each is sent when the one before was answered.
+    let pinged = filter.until("_INBOX.", 3);
+    timeout(PATIENCE, pinged).await.expect("it looks for signs");
+    let here = connect(&nats).await;
+    let mut questions = there.consumer(&Queue::new("questions")).await.unwrap();
+    let caller = here.caller(Exchange::default()).routing_key("questions");
+    let caller = caller.await.unwrap();
+    let call = tokio::spawn(async move { caller.call::<_, i64>("what?").await });
+    let question = collect_one(&mut questions).await;
+    question.reply(&42).await.unwrap();
+    question.ack().await.unwrap();
+    assert_eq!(call.await.unwrap().unwrap(), 42);
+    there.close().await.unwrap();
+    while let Some(event) = events.next().await {
+        assert!(!matches!(event, Event::Lost { .. }), "{event:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

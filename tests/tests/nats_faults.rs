@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use kombu::{
-    Binding, Connection, DeclareMode, ErrorKind, Event, Events, Exchange, Overflow, Queue,
+    Binding, Connection, DeclareMode, ErrorKind, Event, Events, Exchange, Faults, Overflow, Queue,
     RetryPolicy,
 };
 use kombu_testkit::brokers::{Data, Nats};
@@ -486,6 +486,17 @@ fn sessions(nats: &Nats) -> usize {
     subjects.as_object().map_or(0, serde_json::Map::len)
 }
 
+/// Waits until the only session has none in a full account.
+async fn until_its_sign_is_gone(nats: &Nats) {
+    let sign_of_life = async {
+        while sessions(nats) == 1 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let refused = tokio::time::timeout(Duration::from_secs(20), sign_of_life);
+    refused.await.expect("a sign of life is refused");
+}
+
 /// A server whose account is full forgets what was written at the key that it refuses.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
@@ -504,13 +515,7 @@ async fn a_full_account_costs_no_session_and_what_is_there_can_be_consumed() {
     assert_eq!(refused.kind(), ErrorKind::Backpressure, "{refused}");
     let refused = connection.declare_queue(&Queue::new("other")).await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Backpressure);
-    let sign_of_life = async {
-        while sessions(&nats) == 1 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let refused = tokio::time::timeout(Duration::from_secs(20), sign_of_life);
-    refused.await.expect("a sign of life is refused");
+    until_its_sign_is_gone(&nats).await;
     let delivery = collect_one(&mut consumer).await;
     assert_eq!(delivery.body(), "before");
     delivery.ack().confirmed().await.unwrap();
@@ -532,4 +537,27 @@ async fn a_full_account_costs_no_session_and_what_is_there_can_be_consumed() {
     let given = tokio::time::timeout(SOON, sign_of_life).await;
     given.expect("it says again that it lives");
     assert_eq!(connection.health().sessions, 1);
+}
+
+/// Nothing is left that would say that it lived: the next one has to end it all the same.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_session_that_is_lost_in_a_full_account_is_not_in_the_way_of_the_next() {
+    let mut nats = Nats::builder().account().start().unwrap();
+    let faults = Faults::default();
+    let connection = Connection::builder(kombu::registry()).url(nats.url());
+    let connection = connection.layer(faults.clone()).await.unwrap();
+    let jobs = Queue::new("jobs");
+    let consumer = connection.consumer(&jobs).exclusive(true);
+    let mut consumer = consumer.await.unwrap();
+    nats.limit_room(Some(1)).unwrap();
+    until_its_sign_is_gone(&nats).await;
+    faults.cut();
+    nats.limit_room(None).unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    producer.publish_text("after").await.unwrap();
+    let delivery = collect_one(&mut consumer).await;
+    assert_eq!(delivery.body(), "after");
+    delivery.ack().confirmed().await.unwrap();
 }

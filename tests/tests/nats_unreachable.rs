@@ -160,6 +160,8 @@ async fn a_dead_letter_is_not_sent_again_to_a_queue_that_took_it() {
 async fn a_stream_is_not_deleted_because_its_consumer_can_not_be_made_again() {
     let nats = Nats::start().unwrap();
     let filter = NatsFilter::start(nats.address()).await;
+    // Streams are deleted in a cluster only: where they were just made, and lie on a server that is gone.
+    filter.claim_cluster();
     let connection = connect(&filter).await;
     connection.declare_queue(&Queue::new("jobs")).await.unwrap();
     let jobs = producer(&connection, "jobs").await;
