@@ -265,8 +265,15 @@ pub(crate) fn without(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
     left
 }
 
+/// The first value of a header. There are few, and comparing them takes less time than a hash of the name.
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut all = headers.iter();
+    let (_, values) = all.find(|(other, _)| *other == name)?;
+    values.first().map(HeaderValue::as_str)
+}
+
 fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
-    headers.get(name.clone())?.as_str().parse().ok()
+    text(headers, name)?.parse().ok()
 }
 
 /// Headers as they lie in a stream.
@@ -290,7 +297,7 @@ pub(crate) fn expiration(headers: Option<&HeaderMap>) -> Option<Duration> {
 /// When a delayed message is due, and what it is for.
 pub(crate) fn due(headers: Option<&HeaderMap>) -> Option<(u64, &str)> {
     let headers = headers?;
-    Some((number(headers, &DUE)?, headers.get(TO)?.as_str()))
+    Some((number(headers, &DUE)?, text(headers, &TO)?))
 }
 
 /// The message that lies in a queue with this body and these headers. Whatever can't be read is left out: other programs
@@ -304,19 +311,18 @@ pub(crate) fn read(headers: Option<&HeaderMap>, body: Bytes, queue: &Name) -> En
         let content = Content::new(Name::EMPTY, queue.clone(), body);
         return Envelope::new(nobody, content);
     };
-    let text = |name: HeaderName| headers.get(name).map(HeaderValue::as_str);
-    let more: More = text(MORE)
+    let more: More = text(headers, &MORE)
         .and_then(|text| serde_json::from_str(text).ok())
         .unwrap_or_default();
-    let exchange = text(EXCHANGE).map(Name::from).or(more.exchange);
-    let key = text(KEY).map(Name::from).or(more.key);
+    let exchange = text(headers, &EXCHANGE).map(Name::from).or(more.exchange);
+    let key = text(headers, &KEY).map(Name::from).or(more.key);
     let (exchange, key) = match (exchange, key) {
         (None, None) => (Name::EMPTY, queue.clone()),
         (exchange, key) => (exchange.unwrap_or_default(), key.unwrap_or_default()),
     };
     let mut content = Content::new(exchange, key, body);
     for (name, _, set) in &TEXTS {
-        if let Some(text) = text(name.clone()) {
+        if let Some(text) = text(headers, name) {
             set(&mut content, text);
         }
     }
@@ -331,7 +337,7 @@ pub(crate) fn read(headers: Option<&HeaderMap>, body: Bytes, queue: &Name) -> En
     if let Some(priority) = number(headers, &PRIORITY) {
         content.set_priority(u8::try_from(priority).unwrap_or(u8::MAX));
     }
-    if headers.get(TRANSIENT).is_some() {
+    if text(headers, &TRANSIENT).is_some() {
         content.set_delivery_mode(DeliveryMode::Transient);
     }
     if let Some(milliseconds) = number(headers, &EXPIRATION_NAME) {
@@ -355,7 +361,9 @@ pub(crate) fn read(headers: Option<&HeaderMap>, body: Bytes, queue: &Name) -> En
             content.headers_mut().insert(Name::from(name), text);
         }
     }
-    let id = text(PUBLISH).or_else(|| text(ID)).and_then(read_publish_id);
+    let id = text(headers, &PUBLISH)
+        .or_else(|| text(headers, &ID))
+        .and_then(read_publish_id);
     Envelope::new(id.unwrap_or(nobody), content)
 }
 
