@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use self::cases::{Case, Limit, Side};
-use self::measure::{Sample, spread, time};
+use self::measure::{Latency, Sample, spread, time};
 
 /// Rounds that count; one more is run before them and thrown away.
 const ROUNDS: usize = 7;
@@ -31,6 +31,15 @@ struct Row {
     /// Only another program needs CPU time.
     limit_cpu_ns: Option<f64>,
     cpu_ratio: Option<f64>,
+    /// Where the time of a single operation counts: then the ratio is that of the medians.
+    latency_us: Option<Latencies>,
+}
+
+/// In µs, ours and the limit's.
+#[derive(Serialize)]
+struct Latencies {
+    p50: (f64, f64),
+    p99: (f64, f64),
 }
 
 fn main() -> ExitCode {
@@ -92,6 +101,12 @@ fn run() -> Result<bool, Box<dyn Error>> {
             row.cpu_ratio
                 .map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
         );
+        if let Some(Latencies { p50, p99 }) = &row.latency_us {
+            println!(
+                "{:<28} p50 {:.0} µs to {:.0}, p99 {:.0} µs to {:.0}",
+                "", p50.0, p50.1, p99.0, p99.1
+            );
+        }
         rows.push(row);
     }
     if let Some(path) = json {
@@ -120,7 +135,19 @@ fn measure(case: &Case) -> Result<Row, Box<dyn Error>> {
             .collect();
         values.map(|values| spread(values).median)
     };
-    let ratio = of(|round| round.limit_wall.as_secs_f64() / round.ours.wall.as_secs_f64());
+    let ratio = of(|round| match round.latencies() {
+        Some((ours, limit)) => limit.p50.as_secs_f64() / ours.p50.as_secs_f64(),
+        None => round.limit_wall.as_secs_f64() / round.ours.wall.as_secs_f64(),
+    });
+    let latency = |of: fn(&Latency) -> Duration| {
+        let both: Option<Vec<_>> = samples.iter().map(Round::latencies).collect();
+        let (ours, limit): (Vec<_>, Vec<_>) = both?.into_iter().unzip();
+        let median = |all: &[Latency]| {
+            let times = all.iter().map(|one| of(one).as_secs_f64() * 1e6);
+            spread(times).median
+        };
+        Some((median(&ours), median(&limit)))
+    };
     let ratio_held = ratio.median - ratio.range / 2.0;
     Ok(Row {
         case: case.name,
@@ -133,6 +160,9 @@ fn measure(case: &Case) -> Result<Row, Box<dyn Error>> {
         ours_cpu_ns: of(|round| round.ours.cpu.as_secs_f64()).median / count * 1e9,
         limit_cpu_ns: of_cpu(|_, limit| limit).map(|limit| limit / count * 1e9),
         cpu_ratio: of_cpu(|ours, limit| ours / limit),
+        latency_us: latency(|one| one.p50)
+            .zip(latency(|one| one.p99))
+            .map(|(p50, p99)| Latencies { p50, p99 }),
     })
 }
 
@@ -140,6 +170,14 @@ struct Round {
     ours: Sample,
     limit_wall: Duration,
     limit_cpu: Option<Duration>,
+    limit_latency: Option<Latency>,
+}
+
+impl Round {
+    /// Ours and the limit's.
+    fn latencies(&self) -> Option<(Latency, Latency)> {
+        self.ours.latency.zip(self.limit_latency)
+    }
 }
 
 fn one_round(case: &Case, round: usize) -> Result<Round, Box<dyn Error>> {
@@ -155,6 +193,7 @@ fn one_round(case: &Case, round: usize) -> Result<Round, Box<dyn Error>> {
                 ours: ours()?,
                 limit_wall: limit.mul_f64(case.count as f64),
                 limit_cpu: None,
+                limit_latency: None,
             });
         }
     };
@@ -170,5 +209,6 @@ fn one_round(case: &Case, round: usize) -> Result<Round, Box<dyn Error>> {
         ours,
         limit_wall: limit.wall,
         limit_cpu: Some(limit.cpu),
+        limit_latency: limit.latency,
     })
 }

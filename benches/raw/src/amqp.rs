@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::error::Error;
 use std::io;
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -19,6 +20,7 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 
+use crate::laps;
 use crate::sample::{BODY, QUEUE, WINDOW};
 
 /// How many deliveries one ack settles.
@@ -225,8 +227,10 @@ pub async fn call(url: &str, calls: u64) -> Outcome {
                 .with_delivery_mode(1)
                 .with_reply_to(REPLY_TO.into())
                 .with_correlation_id(number.to_string().into());
+            let begin = Instant::now();
             publish_to(&calling, QUEUE, properties).await?;
             next(&mut answers).await?;
+            laps::done_since(begin);
         }
         lapin::Result::Ok(())
     });

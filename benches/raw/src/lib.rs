@@ -2,6 +2,7 @@
 
 pub mod amqp;
 pub mod channel;
+pub mod laps;
 pub mod nats;
 pub mod redis;
 pub mod sample;

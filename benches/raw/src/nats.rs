@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::error::Error;
 use std::io;
+use std::time::Instant;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
@@ -15,6 +16,7 @@ use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 
+use crate::laps;
 use crate::sample::{BODY, WINDOW};
 
 /// The queues of a fanout.
@@ -152,8 +154,10 @@ pub async fn handover(url: &str, messages: u64) -> Outcome {
     });
     let publisher = tokio::spawn(async move {
         for number in 0..messages {
+            let begin = Instant::now();
             start(&publishing, subject(0), number).await?.await?;
             there.recv().await;
+            laps::done_since(begin);
         }
         Ok(())
     });
@@ -179,9 +183,11 @@ pub async fn call(url: &str, calls: u64) -> Outcome {
     let caller = tokio::spawn(async move {
         let mut answers = asking.client().subscribe(ANSWERS).await?;
         for number in 0..calls {
+            let begin = Instant::now();
             let stored = start(&asking, subject(0), number).await?;
             answers.next().await.ok_or("the server has gone")?;
             stored.await?;
+            laps::done_since(begin);
         }
         Ok(())
     });
@@ -207,7 +213,9 @@ pub async fn request(url: &str, calls: u64) -> Outcome {
     let caller = tokio::spawn(async move {
         let client = asking.client();
         for _ in 0..calls {
+            let begin = Instant::now();
             client.request(QUESTIONS, Bytes::from_static(BODY)).await?;
+            laps::done_since(begin);
         }
         Ok(())
     });

@@ -6,6 +6,7 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -13,6 +14,7 @@ use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamReadOptions, StreamReadReply};
 use redis::{AsyncCommands, AsyncConnectionConfig, Client, RedisResult};
 
+use crate::laps;
 use crate::sample::{BODY, QUEUE, WINDOW};
 
 /// Commands of one pipeline, and messages that are read at once.
@@ -182,12 +184,14 @@ pub async fn handover(url: &str, messages: u64) -> Outcome {
     let publisher = tokio::spawn(async move {
         let element = element();
         for _ in 0..messages {
+            let begin = Instant::now();
             redis::cmd("LPUSH")
                 .arg(QUEUE)
                 .arg(&element[..])
                 .exec_async(&mut pushing)
                 .await?;
             arrivals.recv().await;
+            laps::done_since(begin);
         }
         RedisResult::Ok(())
     });
@@ -229,6 +233,7 @@ pub async fn call(url: &str, calls: u64) -> Outcome {
     let asking = tokio::spawn(async move {
         let (element, mut pushing) = (element(), pushing);
         for _ in 0..calls {
+            let begin = Instant::now();
             redis::cmd("LPUSH")
                 .arg(QUEUE)
                 .arg(&element[..])
@@ -240,6 +245,7 @@ pub async fn call(url: &str, calls: u64) -> Outcome {
                 .query_async(&mut popping)
                 .await?;
             debug_assert!(answer.is_some());
+            laps::done_since(begin);
         }
         RedisResult::Ok(())
     });

@@ -1,8 +1,10 @@
 //! The programs that are measured: the same for every transport.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use kombu::{Connection, Consumer, Delivery, Error, ErrorKind, Exchange, Producer, Queue};
+use kombu_bench_raw::laps;
 use kombu_bench_raw::sample::{BODY, QUEUE, WINDOW};
 
 use super::Outcome;
@@ -46,8 +48,10 @@ pub(super) async fn hand_over(url: &str, producer: Producer, messages: u64) -> O
     });
     let publisher = tokio::spawn(async move {
         for _ in 0..messages {
+            let begin = Instant::now();
             producer.publish_bytes(&BODY[..]).await?;
             arrivals.recv().await;
+            laps::done_since(begin);
         }
         kombu::Result::Ok(())
     });

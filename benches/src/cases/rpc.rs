@@ -1,14 +1,14 @@
 //! Calls, one after the other and a thousand at once, and what a handler costs.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use kombu::handler::{Attempt, Payload, Router, State};
 use kombu::{Caller, Connection, Delivery, DeliveryMode, Exchange, Queue};
 use kombu_bench_raw::sample::{BODY, QUEUE, WINDOW};
-use kombu_bench_raw::{amqp, nats, redis};
+use kombu_bench_raw::{amqp, laps, nats, redis};
 use tokio::task::JoinHandle;
 
 use super::program::{ack, open_consumer, send};
@@ -146,7 +146,9 @@ async fn one_by_one(url: &'static str, calls: u64) -> Outcome {
     let (caller, connections) = both_ends(url).await?;
     let calling = tokio::spawn(async move {
         for _ in 0..calls {
+            let begin = Instant::now();
             ask(&caller).await?;
+            laps::done_since(begin);
         }
         Ok::<_, kombu::CallError>(())
     });
