@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::answers::{self, Answers};
+use crate::answers::{self, Answers, Expected};
 use crate::error::{self, ApiError};
 use crate::names::Layout;
 
@@ -257,6 +257,14 @@ impl Line {
         Box::pin(async move { life.ping().await })
     }
 
+    /// Expects an answer at a subject.
+    fn expect(&self) -> Result<(Expected, Subject)> {
+        let expected = self.life.answers.open();
+        expected
+            .filter(|_| !self.is_over())
+            .ok_or_else(|| self.loss())
+    }
+
     /// Publishes into a stream.
     pub(crate) fn store(
         &self,
@@ -264,13 +272,9 @@ impl Line {
         headers: Option<HeaderMap>,
         payload: Bytes,
     ) -> Answer<Stored> {
-        if self.is_over() {
-            let loss = self.loss();
-            return Box::pin(async move { Err(loss) });
-        }
-        let Some((expected, reply)) = self.life.answers.open() else {
-            let loss = self.loss();
-            return Box::pin(async move { Err(loss) });
+        let (expected, reply) = match self.expect() {
+            Ok(expected) => expected,
+            Err(loss) => return Box::pin(async move { Err(loss) }),
         };
         let client = self.life.client.clone();
         let mut sending: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move {
@@ -305,13 +309,9 @@ impl Line {
         headers: HeaderMap,
         payload: Bytes,
     ) -> Answer<()> {
-        if self.is_over() {
-            let loss = self.loss();
-            return Box::pin(async move { Err(loss) });
-        }
-        let Some((expected, reply)) = self.life.answers.open() else {
-            let loss = self.loss();
-            return Box::pin(async move { Err(loss) });
+        let (expected, reply) = match self.expect() {
+            Ok(expected) => expected,
+            Err(loss) => return Box::pin(async move { Err(loss) }),
         };
         let client = self.life.client.clone();
         let mut sending: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move {

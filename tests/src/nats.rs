@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kombu::Registry;
+use kombu_testkit::brokers::Nats;
 use kombu_testkit::{Broker, Harness, table};
 use serde_json::Value;
 use url::Url;
@@ -126,6 +127,20 @@ impl NatsLine {
     fn send(&mut self, text: &str) {
         let stream = self.stream.get_mut();
         stream.write_all(text.as_bytes()).expect("NATS is there");
+    }
+
+    /// Connects to where a queue is. Answers the name of its stream as well.
+    ///
+    /// # Panics
+    ///
+    /// If there is no server, or no such queue.
+    pub fn to_stream_of(nats: &Nats, queue: &str) -> (Self, String) {
+        let url = Url::parse(&nats.url()).expect("a URL");
+        let mut line = NatsLine::open(&url);
+        let subject = format!(r#"{{"subject":"kombu.q.{queue}.*"}}"#);
+        let names = line.request("$JS.API.STREAM.NAMES", &subject);
+        let name = names["streams"][0].as_str().expect("a queue").to_owned();
+        (line, name)
     }
 
     /// Asks, and answers what comes back as JSON.

@@ -12,7 +12,6 @@ use kombu_testkit::expect::collect_one;
 use kombu_tests::NatsLine;
 use serde_json::Value;
 use tokio::sync::watch;
-use url::Url;
 
 /// Longer than a cluster needs to find a leader.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,10 +32,7 @@ async fn connect(cluster: &[Nats; 3]) -> Connection {
 
 /// What one of the servers says of the stream of a queue.
 fn stream(nats: &Nats, queue: &str) -> Value {
-    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
-    let subject = format!(r#"{{"subject":"kombu.q.{queue}.*"}}"#);
-    let names = line.request("$JS.API.STREAM.NAMES", &subject);
-    let name = names["streams"][0].as_str().unwrap();
+    let (mut line, name) = NatsLine::to_stream_of(nats, queue);
     line.request(&format!("$JS.API.STREAM.INFO.{name}"), "")
 }
 
@@ -125,8 +121,7 @@ async fn declare_on_first(
         let queue = queues.next().expect("one is led so");
         connection.declare_queue(&queue).await.unwrap();
         let stream = stream(&cluster[0], queue.name());
-        let name = stream["config"]["name"].as_str().unwrap();
-        let mut line = NatsLine::open(&Url::parse(&cluster[0].url()).unwrap());
+        let (mut line, name) = NatsLine::to_stream_of(&cluster[0], queue.name());
         let consumer = line.request(&format!("$JS.API.CONSUMER.INFO.{name}.c0"), "");
         let leads = |info: &Value| info["cluster"]["leader"] == "n0";
         if leads(&stream) == is_led && leads(&consumer) == is_led {

@@ -38,15 +38,6 @@ async fn repaired(events: &mut Events) -> (String, String) {
     tokio::time::timeout(SOON, wait).await.expect("an event")
 }
 
-/// The stream of a queue.
-fn stream_of(nats: &Nats, queue: &str) -> (NatsLine, String) {
-    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
-    let subject = format!(r#"{{"subject":"kombu.q.{queue}.*"}}"#);
-    let names = line.request("$JS.API.STREAM.NAMES", &subject);
-    let name = names["streams"][0].as_str().unwrap().to_owned();
-    (line, name)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
 async fn what_was_confirmed_survives_a_killed_server_and_consumers_go_on() {
@@ -107,7 +98,7 @@ async fn a_stream_that_vanished_is_made_again_and_its_consumer_goes_on() {
     let connection = connect(&nats.url()).await;
     let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
     let mut events = connection.events();
-    let (mut line, name) = stream_of(&nats, "jobs");
+    let (mut line, name) = NatsLine::to_stream_of(&nats, "jobs");
     line.request(&format!("$JS.API.STREAM.DELETE.{name}"), "");
     let next = tokio::spawn(async move { collect_one(&mut consumer).await.body().clone() });
     // Though nobody publishes.
@@ -126,7 +117,7 @@ async fn a_publish_makes_a_stream_again_that_vanished() {
     let nats = Nats::start().unwrap();
     let connection = connect(&nats.url()).await;
     connection.declare_queue(&Queue::new("jobs")).await.unwrap();
-    let (mut line, name) = stream_of(&nats, "jobs");
+    let (mut line, name) = NatsLine::to_stream_of(&nats, "jobs");
     line.request(&format!("$JS.API.STREAM.DELETE.{name}"), "");
     let producer = connection.producer(Exchange::default());
     let producer = producer.routing_key("jobs").await.unwrap();
@@ -143,7 +134,7 @@ async fn a_durable_consumer_that_vanished_is_made_again_and_nothing_is_lost() {
     let mut events = connection.events();
     let producer = connection.producer(Exchange::default());
     let producer = producer.routing_key("jobs").await.unwrap();
-    let (mut line, name) = stream_of(&nats, "jobs");
+    let (mut line, name) = NatsLine::to_stream_of(&nats, "jobs");
     line.request(&format!("$JS.API.CONSUMER.DELETE.{name}.c0"), "");
     producer.publish_text("0").await.unwrap();
     let delivery = tokio::time::timeout(SOON, collect_one(&mut consumer)).await;
@@ -359,7 +350,7 @@ async fn a_killed_server_leaves_nothing_that_counts_and_is_never_delivered() {
     // Acknowledgements of the last second may be forgotten, and their messages come again.
     let empty = async {
         for name in ["limited", "levels"] {
-            let (mut line, stream) = stream_of(&nats, name);
+            let (mut line, stream) = NatsLine::to_stream_of(&nats, name);
             loop {
                 while let Some(delivery) = connection.get(name).await.unwrap() {
                     delivery.ack().confirmed().await.unwrap();
@@ -432,7 +423,7 @@ async fn what_was_deleted_does_not_come_again() {
     let nats = Nats::start().unwrap();
     let connection = connect(&nats.url()).await;
     connection.declare_queue(&Queue::new("jobs")).await.unwrap();
-    let (mut line, name) = stream_of(&nats, "jobs");
+    let (mut line, name) = NatsLine::to_stream_of(&nats, "jobs");
     let config = line.request(&format!("$JS.API.STREAM.INFO.{name}"), "")["config"].to_string();
     connection.delete_queue("jobs").await.unwrap();
     line.request(&format!("$JS.API.STREAM.CREATE.{name}"), &config);

@@ -8,7 +8,6 @@ use kombu::{Connection, Delivery, ErrorKind, Exchange, Overflow, Producer, Queue
 use kombu_testkit::brokers::Nats;
 use kombu_testkit::expect::{collect_one, drain, texts};
 use kombu_tests::{NatsFilter, NatsLine};
-use url::Url;
 
 /// Longer than what has nothing to do with it takes.
 const SOON: Duration = Duration::from_secs(5);
@@ -44,15 +43,6 @@ async fn next(connection: &Connection, queue: &str) -> Delivery {
         .unwrap();
     let next = tokio::time::timeout(PATIENCE, collect_one(&mut consumer));
     next.await.expect("it comes")
-}
-
-/// The stream of a queue, and a way to ask for it.
-fn stream_of(nats: &Nats, queue: &str) -> (NatsLine, String) {
-    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
-    let subject = format!(r#"{{"subject":"kombu.q.{queue}.*"}}"#);
-    let names = line.request("$JS.API.STREAM.NAMES", &subject);
-    let name = names["streams"][0].as_str().unwrap().to_owned();
-    (line, name)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,7 +156,7 @@ async fn a_stream_is_not_deleted_because_its_consumer_can_not_be_made_again() {
     connection.declare_queue(&Queue::new("jobs")).await.unwrap();
     let jobs = producer(&connection, "jobs").await;
     jobs.publish_text("0").await.unwrap();
-    let (mut line, name) = stream_of(&nats, "jobs");
+    let (mut line, name) = NatsLine::to_stream_of(&nats, "jobs");
     line.request(&format!("$JS.API.CONSUMER.DELETE.{name}.c0"), "");
     let made = filter.count("CONSUMER.DURABLE.CREATE");
     filter.mute("CONSUMER.DURABLE.CREATE");
@@ -226,7 +216,7 @@ async fn a_queue_remembers_letters_for_longer_than_their_mover_may_be_silent() {
     let nats = Nats::start().unwrap();
     let connection = kombu::connect(nats.url()).await.unwrap();
     connection.declare_queue(&Queue::new("dead")).await.unwrap();
-    let (mut line, name) = stream_of(&nats, "dead");
+    let (mut line, name) = NatsLine::to_stream_of(&nats, "dead");
     let stream = line.request(&format!("$JS.API.STREAM.INFO.{name}"), "");
     let consumer = line.request(&format!("$JS.API.CONSUMER.INFO.{name}.c0"), "");
     let window = stream["config"]["duplicate_window"].as_u64().unwrap();
@@ -247,7 +237,7 @@ async fn what_dies_in_a_stream_that_was_made_again_is_not_taken_for_what_died_th
         jobs.publish_text(text).await.unwrap();
         let delivery = connection.get("jobs").await.unwrap().unwrap();
         delivery.reject().confirmed().await.unwrap();
-        let (mut line, name) = stream_of(&nats, "jobs");
+        let (mut line, name) = NatsLine::to_stream_of(&nats, "jobs");
         line.request(&format!("$JS.API.STREAM.DELETE.{name}"), "");
     }
     assert_eq!(texts(&drain(&connection, "dead").await), ["0", "1"]);
@@ -262,7 +252,7 @@ async fn an_acknowledgement_from_before_a_stream_was_made_again_removes_nothing_
     let jobs = producer(&connection, "jobs").await;
     jobs.publish_text("old").await.unwrap();
     let old = connection.get("jobs").await.unwrap().unwrap();
-    let (mut line, name) = stream_of(&nats, "jobs");
+    let (mut line, name) = NatsLine::to_stream_of(&nats, "jobs");
     line.request(&format!("$JS.API.STREAM.DELETE.{name}"), "");
     jobs.publish_text("new").await.unwrap();
     let new = connection.get("jobs").await.unwrap().unwrap();
