@@ -29,6 +29,8 @@ pub(super) struct Plan {
     pub(super) accept: Accept,
     pub(super) interceptors: Interceptors,
     pub(super) undecodable: UndecodablePolicy,
+    /// How many deliveries that can't be decoded are held beside the window.
+    pub(super) room_for_held: u32,
     pub(super) max_processing_time: Option<Duration>,
     pub(super) connection: Connection,
     /// How often the connection had been drained when the consumer was opened. The next time is its end.
@@ -175,9 +177,13 @@ impl Drop for Receiving {
 
 impl Opened {
     pub(super) fn set_window(&self, deliveries: u32) {
-        if let Some(held) = &self.link.held {
-            held.set_window(deliveries);
-        }
+        let deliveries = match &self.link.held {
+            Some(held) => {
+                held.set_window(deliveries);
+                held.widened_window()
+            }
+            None => deliveries,
+        };
         self.subscription.set_window(deliveries);
     }
 
@@ -331,7 +337,7 @@ impl Plan {
             serializers: self.connection.serializers().clone(),
             accept: self.accept.clone(),
             no_ack: options.no_ack,
-            held: Some(Held::new(options.window)),
+            held: Some(Held::new(options.window, self.room_for_held)),
             deliveries: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             interceptors: self.interceptors.clone(),

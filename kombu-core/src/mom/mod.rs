@@ -34,7 +34,7 @@ pub use settings::{DataType, RECEIVER_CALLBACK_SEPARATOR, Receiver, Sender, Sett
 
 use crate::client::{
     Connection, ConnectionBuilder, Consumer, Delivery, Destinations, Producer, Publish, Published,
-    Registry, UndecodablePolicy, Value,
+    Registry, Value,
 };
 use crate::declare::{Binding, Exchange, Queue};
 use crate::driver::BoxFuture;
@@ -168,8 +168,7 @@ impl Callback {
         let running: BoxFuture<'static, Result<Exit>> = match safe {
             true => {
                 let serve = connection.serve(router).queues(queue);
-                let serve = serve.on_undecodable(UndecodablePolicy::Reject);
-                let serve = serve.retries(Retries::endless());
+                let serve = serve.hold_beside_window().retries(Retries::endless());
                 serve.open().await?.run_until(stopped)
             }
             false => {
@@ -409,10 +408,11 @@ impl Mom {
     }
 
     /// Has a [handler](crate::handler) run for each message of a receiver, from now on, those that wait
-    /// included. A message that it can't be called with is rejected, and so is one that it says can't be handled
-    /// ([`Outcome::Reject`](crate::handler::Outcome::Reject), or a [critical](crate::call::Failure::critical) failure). One
-    /// with which it failed otherwise comes again, for as long as it fails, after pauses that grow to 5 min. Without
-    /// [`safe`](Settings::safe), each is tried once.
+    /// included. A message that it can't be called with, or with which it fails in a
+    /// [critical](crate::call::Failure::critical) way, is held until the receiver ends, and goes back then; 66 of them end
+    /// it. [`Outcome::Reject`](crate::handler::Outcome::Reject) sends one to the queue's dead-letter exchange, which a policy
+    /// of the broker may set, or discards it. One with which it fails otherwise comes again, for as long as it fails, after
+    /// pauses that grow to 5 min. Without [`safe`](Settings::safe), each is tried once.
     ///
     /// # Errors
     ///
