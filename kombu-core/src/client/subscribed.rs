@@ -242,6 +242,7 @@ impl Plan {
         let mut session = engine.session_after(&last).await?;
         let mut backoff = engine.backoff();
         let mut refused_until = None;
+        let mut is_told = false;
         loop {
             let late = || no_answer(limit, &sources);
             let opening = session.driver.open_subscription(sources.names(), &options);
@@ -256,6 +257,7 @@ impl Plan {
                 ErrorKind::ConnectionLost => {
                     session = engine.session_after(&session).await?;
                     refused_until = None;
+                    is_told = false;
                 }
                 ErrorKind::NotFound => {
                     self.leave_missing(&session, &mut sources, error).await?;
@@ -272,7 +274,15 @@ impl Plan {
                 }
                 // It passes, and nobody else would try it again: the broker is full, for one.
                 ErrorKind::Backpressure | ErrorKind::Unavailable => {
-                    tracing::debug!(%error, "a consumer can't be subscribed again yet");
+                    let queues = sources.listed();
+                    match std::mem::replace(&mut is_told, true) {
+                        true => {
+                            tracing::debug!(%queues, %error, "a consumer still can't be subscribed")
+                        }
+                        false => {
+                            tracing::warn!(%queues, %error, "a consumer can't be subscribed again yet")
+                        }
+                    }
                     sleep(backoff.pause()).await;
                 }
                 _ => return Err(error),
