@@ -43,7 +43,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use futures_core::Stream;
-use tokio::runtime::{Builder, EnterGuard, Runtime};
+use tokio::runtime::{Builder, EnterGuard, Handle, Runtime, RuntimeFlavor};
 
 use crate::{Connection, Error, ErrorKind, Result};
 
@@ -87,9 +87,10 @@ pub fn connect(url: impl Into<String>) -> Result<Connection> {
 pub trait Wait: IntoFuture + Sized {
     /// Waits until it is done. Deadlines are those of the connection.
     fn wait(self) -> Self::Output {
+        let gives_way = gives_way();
         // Much begins its work here, and some of it wants to be within a runtime.
         let _entered = enter();
-        block_on(pin!(self.into_future()))
+        block_on(pin!(self.into_future()), gives_way)
     }
 
     /// Waits for so long at most; `None` if it isn't done by then, and is given up. What was sent stays sent. To wait for the
@@ -112,7 +113,7 @@ pub trait Wait: IntoFuture + Sized {
             let future = self.into_future();
             tokio::time::timeout(time, future).await.ok()
         };
-        block_on(pin!(future))
+        block_on(pin!(future), gives_way())
     }
 }
 
@@ -132,7 +133,7 @@ impl<S: Stream + Unpin> Iterator for Each<S> {
 
     fn next(&mut self) -> Option<S::Item> {
         let next = poll_fn(|context| Pin::new(&mut self.0).poll_next(context));
-        block_on(pin!(next))
+        block_on(pin!(next), gives_way())
     }
 }
 
@@ -159,10 +160,17 @@ fn enter() -> Option<EnterGuard<'static>> {
     runtime().ok().map(Runtime::enter)
 }
 
+/// Whether another thread may take the place of this one. A runtime of one thread, which somebody may run on a thread of ours,
+/// has no other, and refuses with a panic.
+fn gives_way() -> bool {
+    let is_alone = |runtime: Handle| runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
+    OURS.get() && !Handle::try_current().is_ok_and(is_alone)
+}
+
 /// Polls on this thread. A runtime's own way refuses to do so within a task, with a panic.
-fn block_on<F: Future>(future: Pin<&mut F>) -> F::Output {
-    match OURS.get() {
-        // What is waited for may need the thread: another one takes its place.
+fn block_on<F: Future>(future: Pin<&mut F>, gives_way: bool) -> F::Output {
+    match gives_way {
+        // What is waited for may need the thread.
         true => tokio::task::block_in_place(|| park_until(future)),
         false => park_until(future),
     }

@@ -38,7 +38,7 @@ use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::call::{CallError, Caller};
-use crate::client::{Connection, Place, Producer, Registry, UndecodablePolicy};
+use crate::client::{Connection, Place, Producer, Registry};
 use crate::declare::{Exchange, Queue};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handler::{Exit, Handler, Retries, Router, Serve};
@@ -186,10 +186,11 @@ impl Config {
 
     /// Connects, for messages to be processed by this function, one at a time. The queue is declared.
     ///
-    /// A message that the function can't be called with is rejected, and so is one that it says can't be processed
-    /// ([`Outcome::Reject`](crate::handler::Outcome::Reject), or a [critical](crate::call::Failure::critical) failure): it goes
-    /// to the queue's dead-letter exchange, which a policy of the broker may set, or it is gone. One with which it failed
-    /// otherwise comes again, for as long as it fails, after pauses that grow to 5 min.
+    /// A message that the function can't be called with, or with which it fails in a [critical](crate::call::Failure::critical)
+    /// way, is held until the consumer ends, and goes back then; with 65 of them, that ends with
+    /// [`ErrorKind::Undecodable`]. [`Outcome::Reject`](crate::handler::Outcome::Reject) sends one to the queue's dead-letter
+    /// exchange, which a policy of the broker may set, or discards it. One with which it fails otherwise comes again, for as
+    /// long as it fails, after pauses that grow to 5 min.
     ///
     /// # Errors
     ///
@@ -218,8 +219,7 @@ impl Config {
         connection.declare_queue(&queue).await?;
         let router = Router::new().fallback(processor);
         let serve = connection.serve(router).queues(&queue).prefetch(1);
-        let serve = serve.on_undecodable(UndecodablePolicy::Reject);
-        let serve = serve.retries(Retries::endless());
+        let serve = serve.hold_beside_window().retries(Retries::endless());
         Ok(EventDrivenConsumer { connection, serve })
     }
 }

@@ -4,8 +4,8 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use kombu::handler::{Attempt, Headers, Outcome, Payload, Reply, Router, State};
-use kombu::{CallError, Connection, Exchange, FieldTable, Producer, Queue};
+use kombu::handler::{Attempt, Exit, Headers, Outcome, Payload, Reply, Router, State};
+use kombu::{CallError, Connection, Exchange, Faults, FieldTable, Producer, Queue};
 use tokio::time::Instant;
 
 #[derive(Clone)]
@@ -67,6 +67,36 @@ async fn a_router_is_tried_without_a_component() {
 }
 
 /// Five retries after 1, 2, 4, 8 and 16 s, each a fifth shorter or longer.
+/// It isn't for the broker to say how long handlers may go on.
+#[tokio::test(start_paused = true)]
+async fn the_grace_begins_when_the_component_is_stopped() {
+    let faults = Faults::default();
+    let connection = Connection::builder(kombu::registry())
+        .url("memory://")
+        .layer(faults.clone())
+        .await
+        .unwrap();
+    let producer = producer(&connection).await;
+    let (begun, mut begins) = tokio::sync::mpsc::channel(1);
+    let stuck = async move || {
+        begun.send(()).await.unwrap();
+        std::future::pending::<()>().await;
+    };
+    let serve = connection.serve(Router::new().fallback(stuck));
+    let serve = serve.queues(&Queue::new("jobs"));
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(serve.run_until(async { drop(stopped.await) }));
+    producer.publish(&1).await.unwrap();
+    begins.recv().await.unwrap();
+    faults.withhold_replies(true);
+    let begin = Instant::now();
+    drop(stop);
+    // Its sender is the handler's, and goes with it.
+    assert_eq!(begins.recv().await, None);
+    assert_eq!(running.await.unwrap().unwrap(), Exit::Stopped);
+    assert_eq!(begin.elapsed().as_secs(), 30);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_fails_is_retried_five_times_unless_it_is_said_otherwise() {
     let connection = kombu::connect("memory://").await.unwrap();

@@ -329,6 +329,67 @@ async fn a_callback_that_never_returns_keeps_nothing_from_ending() {
     }
 }
 
+/// Each has its own 30 s.
+#[tokio::test(start_paused = true)]
+async fn callbacks_that_never_return_are_ended_beside_each_other() {
+    let settings = parsed("memory-pt2pt://?senders=a,b,c&receivers=a,b,c");
+    let mut mom = Mom::open(kombu::registry(), settings).await.unwrap();
+    let (begun, mut begins) = tokio::sync::mpsc::channel(1);
+    for name in ["a", "b", "c"] {
+        let begun = begun.clone();
+        let stuck = async move || {
+            begun.send(()).await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        mom.on_receive(name, stuck).await.unwrap();
+        mom.send("job", name).sender(name).await.unwrap();
+        begins.recv().await.unwrap();
+    }
+    let begin = tokio::time::Instant::now();
+    mom.cancel_receivers(["a", "b"]).await.unwrap();
+    assert_eq!(begin.elapsed().as_secs(), 30);
+    mom.cancel_all_receivers().await.unwrap();
+    assert_eq!(begin.elapsed().as_secs(), 60);
+}
+
+/// The others come and go as they were asked to.
+#[tokio::test(start_paused = true)]
+async fn a_receiver_that_does_not_end_in_time_keeps_no_other_from_it() {
+    let faults = Faults::default();
+    let settings = parsed("memory-pt2pt://?receivers=a,b");
+    let layer = faults.clone();
+    let mom = Mom::open(kombu::registry(), settings);
+    let mom = mom.connection(|connection| connection.layer(layer));
+    let mut mom = mom.await.unwrap();
+    faults.withhold_replies(true);
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(45)).await;
+        faults.withhold_replies(false);
+    });
+    let receivers = ["c".parse::<Receiver>().unwrap()];
+    let late = mom.set_receivers(receivers).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Timeout);
+    assert_eq!(mom.receivers().collect::<Vec<_>>(), ["c"]);
+}
+
+/// It isn't taken for one that is there when it is asked for again.
+#[tokio::test]
+async fn a_sender_that_can_not_be_declared_is_told_each_time() {
+    let sender = |text: &str| text.parse::<kombu::mom::Sender>().unwrap();
+    let settings = parsed("memory-pt2pt://?senders=events&receivers=events");
+    let mut mom = Mom::open(kombu::registry(), settings).await.unwrap();
+    for _ in 0..2 {
+        let refused = mom.set_senders([sender("events:topic")]).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::PreconditionFailed);
+    }
+    // The one that was there still is.
+    for (_, sent) in mom.send("event", "events").await.unwrap() {
+        assert!(sent.unwrap().routed);
+    }
+    mom.set_senders([sender("events")]).await.unwrap();
+    mom.close().await.unwrap();
+}
+
 /// Nothing that somebody may want is thrown away: it goes on being tried.
 #[tokio::test(start_paused = true)]
 async fn what_a_callback_fails_with_again_and_again_stays() {

@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kombu::{
-    Connection, ConnectionBuilder, Consumer, ErrorKind, Event, Events, Exchange, Faults, Queue,
+    Connection, ConnectionBuilder, Consumer, DeclareMode, Error, ErrorKind, Event, Events,
+    Exchange, Faults, Queue,
 };
+use kombu_core::driver::{self, BoxFuture, Layer, Operation, SessionLayer};
 
 fn builder(name: &str, faults: &Faults) -> ConnectionBuilder {
     Connection::builder(kombu::registry())
@@ -323,7 +327,7 @@ async fn a_cancel_without_a_connection_ends_by_its_deadline() {
     until_gone(&connection, "jobs").await;
 }
 
-/// Whoever consumes from it, or declares it anew, keeps it.
+/// Whoever consumes from it keeps it.
 #[tokio::test(start_paused = true)]
 async fn a_queue_stays_for_others_than_a_consumer_that_has_not_come_back() {
     let faults = Faults::default();
@@ -339,6 +343,175 @@ async fn a_queue_stays_for_others_than_a_consumer_that_has_not_come_back() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     publish(&other, "jobs", "still here").await;
     assert_eq!(next(&mut others).await, "still here");
+}
+
+/// Deletions take a second, and then the first ones fail.
+#[derive(Clone)]
+struct SlowDeletions {
+    /// What they fail with.
+    kinds: Arc<[ErrorKind]>,
+    /// How many there were.
+    count: Arc<AtomicUsize>,
+    faults: Faults,
+}
+
+impl SlowDeletions {
+    fn failing(kinds: impl IntoIterator<Item = ErrorKind>) -> Self {
+        SlowDeletions {
+            kinds: kinds.into_iter().collect(),
+            count: Arc::default(),
+            faults: Faults::default(),
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many were asked for.
+    async fn until(&self, count: usize) {
+        while self.count() < count {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Layer for SlowDeletions {
+    fn session(&self, _: &dyn driver::Connection) -> Arc<dyn SessionLayer> {
+        Arc::new(self.clone())
+    }
+}
+
+impl SessionLayer for SlowDeletions {
+    fn control<'a>(
+        &'a self,
+        operation: Operation<'a>,
+        next: BoxFuture<'a, kombu::Result<()>>,
+    ) -> BoxFuture<'a, kombu::Result<()>> {
+        if !matches!(operation, Operation::DeleteQueue(_)) {
+            return next;
+        }
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            match self.kinds.get(number) {
+                Some(kind) => {
+                    if *kind == ErrorKind::ConnectionLost {
+                        self.faults.cut();
+                    }
+                    Err(Error::new(*kind, "not now"))
+                }
+                None => next.await,
+            }
+        })
+    }
+}
+
+/// An auto-delete queue whose only consumer was dropped while it had no session, on one where deletions are slow.
+async fn abandoned(name: &str, deletions: &SlowDeletions) -> (Connection, Queue) {
+    let builder = builder(name, &deletions.faults).layer(deletions.clone());
+    let connection = builder.await.unwrap();
+    let mut events = connection.events();
+    let jobs = Queue::new("jobs").auto_delete(true);
+    let consumer = connection.consumer(&jobs).await.unwrap();
+    deletions.faults.cut();
+    until_restored(&mut events).await;
+    drop(consumer);
+    deletions.until(1).await;
+    (connection, jobs)
+}
+
+/// The broker is asked for both, the deletion first.
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_is_declared_while_it_is_being_deleted_is_there_afterwards() {
+    for consumed in [false, true] {
+        let deletions = SlowDeletions::failing([]);
+        let name = format!("declared-{consumed}");
+        let (connection, jobs) = abandoned(&name, &deletions).await;
+        let consumer = match consumed {
+            true => Some(connection.consumer(&jobs).await.unwrap()),
+            false => {
+                connection.declare_queue(&jobs).await.unwrap();
+                None
+            }
+        };
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        publish(&connection, "jobs", "still here").await;
+        if let Some(mut consumer) = consumer {
+            assert_eq!(next(&mut consumer).await, "still here");
+        }
+        assert_eq!(deletions.count(), 1);
+    }
+}
+
+/// It isn't there for its last consumer then, but for whoever declares it.
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_is_being_declared_when_its_consumer_goes_stays() {
+    let faults = Faults::default();
+    let connection = builder("being-declared", &faults).await.unwrap();
+    let mut events = connection.events();
+    let jobs = Queue::new("jobs").auto_delete(true);
+    let consumer = connection.consumer(&jobs).await.unwrap();
+    faults.cut();
+    until_restored(&mut events).await;
+    faults.silence(true);
+    let declarer = connection.clone();
+    let declaring = tokio::spawn(async move { declarer.declare_queue(&jobs).await });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    drop(consumer);
+    // The deletion, if there is one, is on its way behind it.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    faults.silence(false);
+    declaring.await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(connection.queue_info("jobs").await.unwrap().ready, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_is_deleted_when_the_broker_is_ready_for_it() {
+    let kinds = [
+        ErrorKind::Timeout,
+        ErrorKind::Backpressure,
+        ErrorKind::Unavailable,
+    ];
+    let deletions = SlowDeletions::failing(kinds);
+    let (connection, _) = abandoned("later", &deletions).await;
+    until_gone(&connection, "jobs").await;
+    assert_eq!(deletions.count(), 4);
+}
+
+/// It is asked a few times, and not for ever.
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_the_broker_never_deletes_is_left_alone() {
+    for kind in [ErrorKind::ConnectionLost, ErrorKind::Unavailable] {
+        let deletions = SlowDeletions::failing([kind; 100]);
+        let (connection, jobs) = abandoned("never-deleted", &deletions).await;
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        let count = deletions.count();
+        assert!((2..10).contains(&count), "{kind:?}: {count}");
+        // It is anybody's again.
+        connection.declare_queue(&jobs).await.unwrap();
+    }
+}
+
+/// Whoever only looks whether it is there leaves that to those who declared it.
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_others_declare_stays_without_its_consumer() {
+    let faults = Faults::default();
+    let connection = builder("others", &faults).await.unwrap();
+    let other = other("others").await;
+    let mut events = connection.events();
+    let jobs = Queue::new("jobs").auto_delete(true);
+    other.declare_queue(&jobs).await.unwrap();
+    let consumer = connection.consumer(&jobs).declare(DeclareMode::Verify);
+    let consumer = consumer.await.unwrap();
+    faults.cut();
+    until_restored(&mut events).await;
+    // It went with the lost session.
+    other.declare_queue(&jobs).await.unwrap();
+    drop(consumer);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(other.queue_info("jobs").await.unwrap().ready, 0);
 }
 
 /// The broker still has it, since no consumer took it along.

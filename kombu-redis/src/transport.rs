@@ -482,7 +482,10 @@ fn virtual_host(url: &Url) -> String {
     if let Some((_, prefix)) = option("prefix") {
         return prefix.strip_suffix('.').unwrap_or(&prefix).to_owned();
     }
-    match (url.scheme(), option("db")) {
+    match (
+        url.scheme(),
+        option("db").or_else(|| option("virtual_host")),
+    ) {
         (_, Some((_, db))) => db.into_owned(),
         ("redis" | "rediss", None) => url.path().trim_start_matches('/').to_owned(),
         _ => String::new(),

@@ -142,6 +142,27 @@ fn handlers_wait_for_handlers(url: &str) {
     connection.close().wait().unwrap();
 }
 
+/// It is one of those that do what takes long.
+#[test]
+fn a_runtime_of_one_thread_may_wait_on_a_thread_of_ours() {
+    let waiting = async {
+        let on_one_thread = || {
+            let runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = { runtime }.enable_all().build().unwrap();
+            runtime.block_on(async {
+                let connection = blocking::connect("memory://").unwrap();
+                let jobs = Queue::new("jobs");
+                let mut consumer = connection.consumer(&jobs).wait().unwrap();
+                let nothing = consumer.try_next().wait_for(Duration::from_millis(1));
+                assert!(nothing.is_none());
+                connection.close().wait().unwrap();
+            });
+        };
+        tokio::task::spawn_blocking(on_one_thread).await.unwrap();
+    };
+    waiting.wait();
+}
+
 #[tokio::test]
 async fn handlers_of_a_program_without_tasks_may_wait_on_memory() {
     at(MemoryHarness::new(), handlers_wait_for_handlers).await;

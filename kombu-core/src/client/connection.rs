@@ -403,7 +403,12 @@ impl Connection {
             layers::check(&step.operation(), &self.inner.capabilities)?;
         }
         let mut info = None;
+        let recorded = &self.inner.recorded;
         for step in &steps {
+            let _declaring = match step {
+                Step::Queue(queue, _) => Some(recorded.declaring(queue.name())),
+                _ => None,
+            };
             let declared = self
                 .control_until(end, step.name(), |session| async move {
                     let driver = &session.driver;
@@ -412,7 +417,13 @@ impl Connection {
                             driver.declare_exchange(exchange, *mode).await?;
                             None
                         }
-                        Step::Queue(queue, mode) => Some(driver.declare_queue(queue, *mode).await?),
+                        Step::Queue(queue, mode) => {
+                            // What is on its way to be deleted is asked for before.
+                            recorded
+                                .until_left(std::slice::from_ref(queue.name()))
+                                .await;
+                            Some(driver.declare_queue(queue, *mode).await?)
+                        }
                         Step::Bind(destination, binding) => {
                             driver.bind(destination, binding).await?;
                             None
@@ -420,7 +431,7 @@ impl Connection {
                     })
                 })
                 .await?;
-            self.inner.recorded.add(step);
+            recorded.add(step);
             info = declared.or(info);
         }
         Ok(info)

@@ -463,6 +463,10 @@ impl Consumer {
                         return Poll::Pending;
                     };
                     held.register(context);
+                    if let Some(window) = held.take_widened() {
+                        opened.subscription.set_window(window);
+                        continue;
+                    }
                     let Some(held) = held.fills_window() else {
                         if opened.link.stopping.load(Ordering::Relaxed) {
                             continue;

@@ -16,6 +16,8 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// Deliveries of one consumer that were dropped unsettled and aren't given back yet.
 pub(super) struct Held {
     window: AtomicU32,
+    /// How many that can't be decoded have room beside the window.
+    room: u32,
     tags: Mutex<Tags>,
     /// The consumer's task: it has to notice when held deliveries fill the window.
     task: AtomicWaker,
@@ -25,6 +27,8 @@ pub(super) struct Held {
 struct Tags {
     /// They can't be decoded and have nowhere to go.
     undecodable: Vec<Tag>,
+    /// They are as many as they weren't when the window was last widened for them.
+    changed: bool,
     /// They were handed out before. With the time when they are given back, the earliest first.
     put_off: VecDeque<(Instant, Tag)>,
     /// The consumer has closed: nothing is held any more.
@@ -32,9 +36,10 @@ struct Tags {
 }
 
 impl Held {
-    pub(super) fn new(window: u32) -> Self {
+    pub(super) fn new(window: u32, room: u32) -> Self {
         Held {
             window: AtomicU32::new(window),
+            room,
             tags: Mutex::default(),
             task: AtomicWaker::new(),
         }
@@ -42,6 +47,27 @@ impl Held {
 
     pub(super) fn set_window(&self, deliveries: u32) {
         self.window.store(deliveries, Ordering::Relaxed);
+    }
+
+    /// The window, and what is held beside it.
+    pub(super) fn widened_window(&self) -> u32 {
+        match self.window.load(Ordering::Relaxed) {
+            0 => 0,
+            window => window.saturating_add(self.room.min(self.count())),
+        }
+    }
+
+    /// The same if it has changed since this was last asked.
+    pub(super) fn take_widened(&self) -> Option<u32> {
+        if self.room == 0 {
+            return None;
+        }
+        let changed = mem::take(&mut self.tags.lock().changed);
+        changed.then(|| self.widened_window())
+    }
+
+    fn count(&self) -> u32 {
+        u32::try_from(self.tags.lock().undecodable.len()).unwrap_or(u32::MAX)
     }
 
     /// Has [`wake`](Self::wake) wake this task. Look at the state again afterwards.
@@ -61,6 +87,7 @@ impl Held {
                 return false;
             }
             tags.undecodable.push(tag);
+            tags.changed = true;
         }
         self.wake();
         true
@@ -93,11 +120,11 @@ impl Held {
         latest_first(put_off.into_iter().map(|(_, tag)| tag))
     }
 
-    /// How many can't be decoded, if they fill the window.
-    pub(super) fn fills_window(&self) -> Option<usize> {
-        let window = self.window.load(Ordering::Relaxed) as usize;
-        let held = self.tags.lock().undecodable.len();
-        (window != 0 && held >= window).then_some(held)
+    /// How many can't be decoded, if they fill the window and the room beside it.
+    pub(super) fn fills_window(&self) -> Option<u32> {
+        let window = self.window.load(Ordering::Relaxed);
+        let held = self.count();
+        (window != 0 && held >= window.saturating_add(self.room)).then_some(held)
     }
 
     /// Stops holding what came from this queue, and answers it in the order in which it is to be given back.
@@ -111,6 +138,7 @@ impl Held {
             tag.queue != queue
         };
         tags.undecodable.retain(|tag| keep(*tag));
+        tags.changed = true;
         tags.put_off.retain(|(_, tag)| keep(*tag));
         latest_first(taken)
     }

@@ -32,6 +32,7 @@ pub struct OpenConsumer {
     declare_mode: Option<DeclareMode>,
     interceptors: Vec<Arc<dyn Interceptor>>,
     undecodable: UndecodablePolicy,
+    room_for_held: u32,
     /// `None` if it is the transport's to say.
     max_processing_time: Option<Option<Duration>>,
 }
@@ -50,6 +51,7 @@ impl OpenConsumer {
             declare_mode: None,
             interceptors: Vec::new(),
             undecodable: UndecodablePolicy::default(),
+            room_for_held: 0,
             max_processing_time: None,
         }
     }
@@ -143,6 +145,12 @@ impl OpenConsumer {
         self
     }
 
+    /// Holds so many deliveries that can't be decoded beside the window, before they begin to fill it.
+    pub(crate) fn room_for_held(mut self, deliveries: u32) -> Self {
+        self.room_for_held = deliveries;
+        self
+    }
+
     /// How long a delivery may be held. One that isn't settled by then is settled as a
     /// [`retry`](crate::Delivery::retry): the message comes again, its place in the window is free,
     /// [`lost`](crate::Delivery::lost) resolves, and settling it later is
@@ -218,6 +226,7 @@ impl OpenConsumer {
             declare_mode: mode,
             accept: self.accept,
             undecodable: self.undecodable,
+            room_for_held: self.room_for_held,
             max_processing_time,
             interceptors: chain(&self.connection.inner().interceptors, self.interceptors),
             connection: self.connection,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{BoxFuture, Connection, DeleteQueue, Destination};
@@ -21,6 +21,9 @@ use super::topology::Step;
 
 /// How many declarations of a new session are under way at once.
 const PIPELINED: usize = 64;
+
+/// How often a broker is asked to delete what is abandoned.
+const DELETIONS: u32 = 5;
 
 /// One thing that was declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +47,8 @@ pub(super) struct Recorded {
     entries: Mutex<Entries>,
     /// The consumers of this connection that each queue has.
     consumers: Mutex<HashMap<Name, Consumers>>,
+    /// Queues that are being declared.
+    declaring: Mutex<Vec<Name>>,
     /// Queues that may be there with nobody to take them along.
     abandoned: UnboundedSender<Abandoned>,
     /// Their names, until they are deleted.
@@ -101,6 +106,7 @@ impl Recorded {
         let recorded = Arc::new(Recorded {
             entries: Mutex::default(),
             consumers: Mutex::default(),
+            declaring: Mutex::default(),
             abandoned: sender,
             leaving: Watched::default(),
             refused_since: Mutex::default(),
@@ -193,21 +199,30 @@ impl Recorded {
     }
 
     /// A queue has lost its last consumer here. If others have some, it is theirs to declare again. Answers whether the
-    /// broker was to delete it.
+    /// broker was to delete what this connection declared.
     fn forget_unconsumed(&self, queue: &Name) -> bool {
         let thing = Thing::Queue(queue.clone());
-        let goes = match self.entries.lock().get_mut(&thing) {
+        let mode = match self.entries.lock().get_mut(&thing) {
             Some(entry) => entry.record.goes_unconsumed(),
-            None => false,
+            None => None,
         };
-        if goes {
+        if mode.is_some() {
             self.take(&Deletion::Queue(queue));
         }
-        goes
+        mode == Some(DeclareMode::Ensure)
     }
 
-    /// Resolves when none of these queues is about to be deleted because its last consumer had no session to leave it on, or when
-    /// the connection has ended.
+    /// A queue is about to be declared, until what this answers is dropped.
+    pub(super) fn declaring(&self, queue: &Name) -> Declaring<'_> {
+        self.declaring.lock().push(queue.clone());
+        Declaring {
+            recorded: self,
+            queue: queue.clone(),
+        }
+    }
+
+    /// Resolves when none of these queues is about to be deleted because its last consumer had no session to leave it on, or
+    /// when the connection has ended.
     pub(super) async fn until_left(&self, queues: &[Name]) {
         let is_left = |leaving: &Vec<Name>| !queues.iter().any(|queue| leaving.contains(queue));
         let left = self.leaving.until(|leaving| is_left(leaving).then_some(()));
@@ -225,8 +240,9 @@ impl Recorded {
     /// Whether somebody here wants it to be there.
     fn is_wanted(&self, queue: &Name) -> bool {
         let is_consumed = self.consumers.lock().contains_key(queue);
+        let is_declared = self.declaring.lock().contains(queue);
         let thing = Thing::Queue(queue.clone());
-        is_consumed || self.entries.lock().numbers.contains_key(&thing)
+        is_consumed || is_declared || self.entries.lock().numbers.contains_key(&thing)
     }
 
     fn set_missed(&self, record: &Record, missed: bool) {
@@ -388,47 +404,88 @@ impl Drop for Consuming {
     }
 }
 
+/// That a queue is being declared: whoever does that wants it to be there afterwards.
+pub(super) struct Declaring<'a> {
+    recorded: &'a Recorded,
+    queue: Name,
+}
+
+impl Drop for Declaring<'_> {
+    fn drop(&mut self) {
+        let mut declaring = self.recorded.declaring.lock();
+        if let Some(place) = declaring.iter().position(|queue| *queue == self.queue) {
+            declaring.swap_remove(place);
+        }
+    }
+}
+
 /// Deletes queues that were declared again, and have had no consumer since: the broker waits for one before it does so.
 async fn delete_abandoned(recorded: Weak<Recorded>, mut abandoned: UnboundedReceiver<Abandoned>) {
-    while let Some((queue, mut last)) = abandoned.recv().await {
-        loop {
-            let engine = recorded
-                .upgrade()
-                .and_then(|recorded| recorded.engine.upgrade());
-            let Some((limit, next)) = engine.map(|engine| {
-                let limit = engine.deadlines.declare;
-                (limit, engine.session_besides(last))
-            }) else {
-                return;
-            };
-            let Some(session) = next.await else {
-                return;
-            };
-            if recorded
-                .upgrade()
-                .is_none_or(|recorded| recorded.is_wanted(&queue))
-            {
-                break;
-            }
-            let unused = DeleteQueue::new(true, false);
-            let deleting = session.driver.delete_queue(&queue, unused);
-            match by(deadline(limit), deleting, || no_answer(limit)).await {
-                Err(error) if error.kind() == ErrorKind::ConnectionLost => {
-                    last = Arc::downgrade(&session);
-                }
-                // Others may consume from it: then it goes with them.
-                Err(error) => {
-                    tracing::debug!(%queue, %error, "not deleted, though nobody consumes from it here");
-                    break;
-                }
-                Ok(_) => break,
-            }
-        }
+    while let Some((queue, last)) = abandoned.recv().await {
+        delete_unwanted(&recorded, &queue, last).await;
         let Some(recorded) = recorded.upgrade() else {
             return;
         };
         recorded.has_left(&queue);
     }
+}
+
+/// Deletes a queue on a session that isn't the last of its consumers, as soon as there is one, unless somebody here wants it.
+async fn delete_unwanted(recorded: &Weak<Recorded>, queue: &Name, mut last: Weak<Session>) {
+    let mut pauses = None;
+    for attempt in 1.. {
+        let engine = recorded
+            .upgrade()
+            .and_then(|recorded| recorded.engine.upgrade());
+        let Some((limit, next)) = engine.map(|engine| {
+            pauses.get_or_insert_with(|| engine.backoff());
+            (engine.deadlines.declare, engine.session_besides(last))
+        }) else {
+            return;
+        };
+        let Some(session) = next.await else {
+            return;
+        };
+        if recorded
+            .upgrade()
+            .is_none_or(|recorded| recorded.is_wanted(queue))
+        {
+            return;
+        }
+        let unused = DeleteQueue::new(true, false);
+        let deleting = session.driver.delete_queue(queue, unused);
+        let error = match by(deadline(limit), deleting, || not_deleted(limit)).await {
+            Ok(_) => return,
+            Err(error) => error,
+        };
+        if !error.is_transient() {
+            // Others may consume from it: then it goes with them.
+            tracing::debug!(%queue, %error, "not deleted, though nobody consumes from it here");
+            return;
+        }
+        if attempt == DELETIONS {
+            tracing::warn!(%queue, %error, "nobody consumes from it here, and it can't be deleted: it stays");
+            return;
+        }
+        if error.kind() == ErrorKind::ConnectionLost {
+            last = Arc::downgrade(&session);
+            continue;
+        }
+        last = Weak::new();
+        drop(session);
+        if let Some(pauses) = &mut pauses {
+            sleep(pauses.pause()).await;
+        }
+    }
+}
+
+fn not_deleted(limit: Duration) -> Error {
+    Error::new(
+        ErrorKind::Timeout,
+        format!(
+            "no answer within {limit:?}: waiting for the broker to delete a queue that nobody consumes from"
+        ),
+    )
 }
 
 fn no_answer(limit: Duration) -> Error {
@@ -521,9 +578,12 @@ impl Record {
         }
     }
 
-    /// Whether the broker deletes it with its last consumer.
-    fn goes_unconsumed(&self) -> bool {
-        matches!(self, Record::Queue(queue, _) if queue.is_auto_delete())
+    /// How it was declared, if the broker deletes it with its last consumer.
+    fn goes_unconsumed(&self) -> Option<DeclareMode> {
+        match self {
+            Record::Queue(queue, mode) if queue.is_auto_delete() => Some(*mode),
+            _ => None,
+        }
     }
 
     async fn is_missing(&self, driver: &Arc<dyn Connection>) -> Result<bool> {

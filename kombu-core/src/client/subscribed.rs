@@ -29,6 +29,8 @@ pub(super) struct Plan {
     pub(super) accept: Accept,
     pub(super) interceptors: Interceptors,
     pub(super) undecodable: UndecodablePolicy,
+    /// How many deliveries that can't be decoded are held beside the window.
+    pub(super) room_for_held: u32,
     pub(super) max_processing_time: Option<Duration>,
     pub(super) connection: Connection,
     /// How often the connection had been drained when the consumer was opened. The next time is its end.
@@ -175,9 +177,13 @@ impl Drop for Receiving {
 
 impl Opened {
     pub(super) fn set_window(&self, deliveries: u32) {
-        if let Some(held) = &self.link.held {
-            held.set_window(deliveries);
-        }
+        let deliveries = match &self.link.held {
+            Some(held) => {
+                held.set_window(deliveries);
+                held.widened_window()
+            }
+            None => deliveries,
+        };
         self.subscription.set_window(deliveries);
     }
 
@@ -236,6 +242,7 @@ impl Plan {
         let mut session = engine.session_after(&last).await?;
         let mut backoff = engine.backoff();
         let mut refused_until = None;
+        let mut is_told = false;
         loop {
             let late = || no_answer(limit, &sources);
             let opening = session.driver.open_subscription(sources.names(), &options);
@@ -250,6 +257,7 @@ impl Plan {
                 ErrorKind::ConnectionLost => {
                     session = engine.session_after(&session).await?;
                     refused_until = None;
+                    is_told = false;
                 }
                 ErrorKind::NotFound => {
                     self.leave_missing(&session, &mut sources, error).await?;
@@ -266,7 +274,15 @@ impl Plan {
                 }
                 // It passes, and nobody else would try it again: the broker is full, for one.
                 ErrorKind::Backpressure | ErrorKind::Unavailable => {
-                    tracing::debug!(%error, "a consumer can't be subscribed again yet");
+                    let queues = sources.listed();
+                    match std::mem::replace(&mut is_told, true) {
+                        true => {
+                            tracing::debug!(%queues, %error, "a consumer still can't be subscribed")
+                        }
+                        false => {
+                            tracing::warn!(%queues, %error, "a consumer can't be subscribed again yet")
+                        }
+                    }
                     sleep(backoff.pause()).await;
                 }
                 _ => return Err(error),
@@ -331,7 +347,7 @@ impl Plan {
             serializers: self.connection.serializers().clone(),
             accept: self.accept.clone(),
             no_ack: options.no_ack,
-            held: Some(Held::new(options.window)),
+            held: Some(Held::new(options.window, self.room_for_held)),
             deliveries: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             interceptors: self.interceptors.clone(),

@@ -37,7 +37,8 @@ impl Target {
         self
     }
 
-    /// The name of the virtual host that a connection's URL names, as its transport has them; `/` if it names none.
+    /// The name of the virtual host that the URL names, as its transport has them; `/` if it names none. It is a
+    /// [`Registry`](crate::Registry) that finds it out when it finds the transport: the name is empty before.
     pub fn virtual_host(&self) -> &Name {
         &self.virtual_host
     }

@@ -1,6 +1,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
+use futures_util::future::join;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -108,12 +109,13 @@ pub(super) async fn run(
         }
     };
     running.lanes.release();
-    let cancelled = consumer.cancel().await;
+    let rest = async { while running.tasks.join_next().await.is_some() {} };
+    // The grace begins now, however long the broker takes to answer.
+    let (cancelled, finished) = join(consumer.cancel(), timeout(settings.grace, rest)).await;
     if let Err(error) = cancelled {
         tracing::warn!(%error, "a component's consumer did not end in an orderly way");
     }
-    let rest = async { while running.tasks.join_next().await.is_some() {} };
-    if timeout(settings.grace, rest).await.is_err() {
+    if finished.is_err() {
         let left = running.tasks.len();
         tracing::warn!(left, grace = ?settings.grace, "handlers that went on for too long are cancelled");
         // Their deliveries go back.

@@ -17,6 +17,9 @@ use super::{Exit, Retries, Router, run};
 /// How long handlers may go on when their component ends.
 pub(super) const GRACE: Duration = Duration::from_secs(30);
 
+/// How many messages that can't be handled have room beside a small window.
+const HELD: u32 = 64;
+
 /// A component to be: handlers, the queues that they serve, and how. [`run`](Serve::run) runs it.
 #[must_use = "nothing is handled until it is run"]
 pub struct Serve {
@@ -27,6 +30,7 @@ pub struct Serve {
     prefetch: Option<u32>,
     retries: Retries,
     undecodable: UndecodablePolicy,
+    room_for_held: u32,
     max_processing_time: Option<Option<Duration>>,
     declare_mode: Option<DeclareMode>,
     tells_errors: bool,
@@ -53,6 +57,7 @@ impl Serve {
             prefetch: None,
             retries: Retries::default(),
             undecodable: UndecodablePolicy::default(),
+            room_for_held: 0,
             max_processing_time: None,
             declare_mode: None,
             tells_errors: false,
@@ -94,6 +99,12 @@ impl Serve {
     /// Default: rejected if their queue has a dead-letter exchange, else held until the component ends.
     pub fn on_undecodable(mut self, policy: UndecodablePolicy) -> Self {
         self.undecodable = policy;
+        self
+    }
+
+    /// Holds 64 messages that no handler can be called with beside the window, however small that is, so that they don't end the component.
+    pub(crate) fn hold_beside_window(mut self) -> Self {
+        self.room_for_held = HELD;
         self
     }
 
@@ -204,7 +215,8 @@ impl Serve {
         let consumer = self.connection.consumer(self.queues);
         let mut consumer = consumer
             .prefetch(self.prefetch.unwrap_or(twice))
-            .on_undecodable(self.undecodable);
+            .on_undecodable(self.undecodable)
+            .room_for_held(self.room_for_held);
         if let Some(limit) = self.max_processing_time {
             consumer = consumer.max_processing_time(limit);
         }

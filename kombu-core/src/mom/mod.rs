@@ -26,6 +26,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -34,7 +35,7 @@ pub use settings::{DataType, RECEIVER_CALLBACK_SEPARATOR, Receiver, Sender, Sett
 
 use crate::client::{
     Connection, ConnectionBuilder, Consumer, Delivery, Destinations, Producer, Publish, Published,
-    Registry, UndecodablePolicy, Value,
+    Registry, Value,
 };
 use crate::declare::{Binding, Exchange, Queue};
 use crate::driver::BoxFuture;
@@ -168,8 +169,7 @@ impl Callback {
         let running: BoxFuture<'static, Result<Exit>> = match safe {
             true => {
                 let serve = connection.serve(router).queues(queue);
-                let serve = serve.on_undecodable(UndecodablePolicy::Reject);
-                let serve = serve.retries(Retries::endless());
+                let serve = serve.hold_beside_window().retries(Retries::endless());
                 serve.open().await?.run_until(stopped)
             }
             false => {
@@ -274,6 +274,12 @@ impl Receiving {
     }
 }
 
+/// Ends them beside each other; answers the first error.
+async fn cancel_all(receivers: Vec<Receiving>) -> Result<()> {
+    let cancelled = join_all(receivers.into_iter().map(Receiving::cancel));
+    cancelled.await.into_iter().collect()
+}
+
 impl Mom {
     /// Starts opening one, with the transports of a registry.
     pub fn open(registry: Registry, settings: Settings) -> OpenMom {
@@ -306,13 +312,12 @@ impl Mom {
     ///
     /// Those of [`Connection::declare_exchange`].
     pub async fn add_sender(&mut self, sender: Sender) -> Result<()> {
-        let name = sender.name.clone();
-        let known = &mut self.settings.senders;
-        known.retain(|known| known.name != name);
-        known.push(sender);
-        let exchange = self.settings.exchange(&name);
+        let exchange = self.settings.exchange_of(&sender);
         self.connection.declare_exchange(&exchange).await?;
-        self.senders.insert(name, exchange);
+        self.senders.insert(sender.name.clone(), exchange);
+        let known = &mut self.settings.senders;
+        known.retain(|known| known.name != sender.name);
+        known.push(sender);
         Ok(())
     }
 
@@ -340,8 +345,9 @@ impl Mom {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] for a callback that isn't known; nothing has changed then. Those of opening a receiver, and of
-    /// cancelling one; the receivers behind that one aren't opened.
+    /// [`ErrorKind::NotFound`] for a callback that isn't known; nothing has changed then. Those of opening a receiver; the
+    /// receivers behind that one aren't opened. What the first one ended with that was cancelled; all is as it was asked for
+    /// then.
     pub async fn set_receivers(
         &mut self,
         receivers: impl IntoIterator<Item = Receiver>,
@@ -363,17 +369,10 @@ impl Mom {
             .filter(|name| !opening.iter().any(|(receiver, _)| receiver.name == **name))
             .cloned()
             .collect();
-        for name in left {
-            let Some(receiving) = self.receivers.remove(&name) else {
-                continue;
-            };
-            // Its task has logged what it ended with.
-            let had_ended = receiving.has_ended();
-            let cancelled = receiving.cancel().await;
-            if !had_ended {
-                cancelled?;
-            }
-        }
+        let left = left.iter().filter_map(|name| self.receivers.remove(name));
+        // The task of one that has ended has logged with what.
+        let left = left.filter(|receiving| !receiving.has_ended());
+        let cancelled = cancel_all(left.collect()).await;
         for (receiver, router) in opening {
             let receiving = self.receivers.get(&receiver.name);
             let stays = self.settings.receivers.contains(&receiver)
@@ -383,7 +382,7 @@ impl Mom {
                 self.note(receiver);
             }
         }
-        Ok(())
+        cancelled
     }
 
     fn note(&mut self, receiver: Receiver) {
@@ -409,10 +408,11 @@ impl Mom {
     }
 
     /// Has a [handler](crate::handler) run for each message of a receiver, from now on, those that wait
-    /// included. A message that it can't be called with is rejected, and so is one that it says can't be handled
-    /// ([`Outcome::Reject`](crate::handler::Outcome::Reject), or a [critical](crate::call::Failure::critical) failure). One
-    /// with which it failed otherwise comes again, for as long as it fails, after pauses that grow to 5 min. Without
-    /// [`safe`](Settings::safe), each is tried once.
+    /// included. A message that it can't be called with, or with which it fails in a
+    /// [critical](crate::call::Failure::critical) way, is held until the receiver ends, and goes back then; 66 of them end
+    /// it. [`Outcome::Reject`](crate::handler::Outcome::Reject) sends one to the queue's dead-letter exchange, which a policy
+    /// of the broker may set, or discards it. One with which it fails otherwise comes again, for as long as it fails, after
+    /// pauses that grow to 5 min. Without [`safe`](Settings::safe), each is tried once.
     ///
     /// # Errors
     ///
@@ -427,9 +427,10 @@ impl Mom {
         Arguments: 'static,
     {
         let (name, router) = (name.into(), Router::new().fallback(handler));
+        self.open_receiver(&name, Some(router)).await?;
         // It isn't as the settings have it any more.
         self.settings.receivers.retain(|known| known.name != name);
-        self.open_receiver(&name, Some(router)).await
+        Ok(())
     }
 
     async fn open_receiver(&mut self, name: &Name, router: Option<Router>) -> Result<()> {
@@ -554,13 +555,9 @@ impl Mom {
         &mut self,
         names: impl IntoIterator<Item = &'a str>,
     ) -> Result<()> {
-        let mut cancelled = Ok(());
-        for name in names {
-            if let Some(receiving) = self.receivers.remove(name) {
-                cancelled = cancelled.and(receiving.cancel().await);
-            }
-        }
-        cancelled
+        let left = names.into_iter();
+        let left = left.filter_map(|name| self.receivers.remove(name));
+        cancel_all(left.collect()).await
     }
 
     /// Ends all receivers.
@@ -569,11 +566,8 @@ impl Mom {
     ///
     /// As [`cancel_receivers`](Mom::cancel_receivers).
     pub async fn cancel_all_receivers(&mut self) -> Result<()> {
-        let mut cancelled = Ok(());
-        for (_, receiving) in std::mem::take(&mut self.receivers) {
-            cancelled = cancelled.and(receiving.cancel().await);
-        }
-        cancelled
+        let left = std::mem::take(&mut self.receivers);
+        cancel_all(left.into_values().collect()).await
     }
 
     /// Ends all receivers, and closes the connection.

@@ -408,7 +408,7 @@ impl Settings {
         };
         self.host = decoded(url.host_str().unwrap_or_default());
         self.port = url.port();
-        self.path = decoded(url.path().trim_start_matches('/'));
+        self.path = decoded(url.path().strip_prefix('/').unwrap_or_default());
         self.user = decoded(url.username());
         self.pwd = decoded(url.password().unwrap_or_default());
     }
@@ -461,10 +461,17 @@ impl Settings {
     }
 
     /// The exchange of this name: of the kind that a sender says, or else that of the data type.
-    pub(super) fn exchange(&self, name: &Name) -> Exchange {
+    pub(super) fn exchange_of(&self, sender: &Sender) -> Exchange {
+        self.exchange_in(sender.mode.as_deref(), &sender.name)
+    }
+
+    fn exchange(&self, name: &Name) -> Exchange {
         let mut senders = self.senders.iter();
         let sender = senders.find(|sender| sender.name == *name);
-        let mode = sender.and_then(|sender| sender.mode.as_deref());
+        self.exchange_in(sender.and_then(|sender| sender.mode.as_deref()), name)
+    }
+
+    fn exchange_in(&self, mode: Option<&str>, name: &Name) -> Exchange {
         match (mode, self.data_type) {
             (Some("topic"), _) | (None, DataType::PubSub) => Exchange::topic(name),
             (Some("fanout"), _) => Exchange::fanout(name),

@@ -16,8 +16,8 @@ use crate::client::Connection;
 /// assert_eq!((name, kind), (Some("resizer"), Some("worker")));
 /// ```
 ///
-/// It is a map of these six on the wire, of texts or null; whatever else others write there is read as nothing. Any other type that is written as a map can take its place:
-/// see [`OpenProducer::fingerprint`](super::OpenProducer::fingerprint).
+/// It is a map of these six on the wire, of texts or null; whatever else others write there is read as nothing. Any other type
+/// that is written as a map can take its place: see [`OpenProducer::fingerprint`](super::OpenProducer::fingerprint).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct Fingerprint {
     /// The component's name.

@@ -41,11 +41,12 @@ pub fn keys(message: &client::Message) -> (Option<Name>, Option<Name>) {
 
 /// A component to be, with handlers for messages of Postage's: by [type](Router::on), or by [type and name](Router::on_named).
 ///
-/// It obeys the commands `quit` and `restart`. What a handler returns is the value of a [`RpcResult::Success`], unless it is a
-/// [`RpcResult`] or a [`Message`] of one: [`Reply`](crate::handler::Reply) is for plain values, which it makes one of. What it fails with is answered as a [`RpcResult::Exception`], by name and text, and its message is rejected. A
-/// message that isn't a call is rejected then, too, and not tried again ([`retries`](Serve::retries) says otherwise). So is what
-/// no handler can be called with. What is rejected goes to the dead-letter exchange of its queue; without one it is gone, and
-/// [`on_undecodable`](Serve::on_undecodable) can have what no handler took held instead.
+/// The component obeys the commands `quit` and `restart`. What a handler returns is the value of a [`RpcResult::Success`]; a
+/// [`RpcResult`], or a [`Message`] of one, is answered as it is, and values that aren't answers by themselves are wrapped in a
+/// [`Reply`](crate::handler::Reply). What a handler fails with is answered as a [`RpcResult::Exception`], by name and text, and
+/// the message is rejected. One that isn't a call is rejected then, too, and not tried again ([`retries`](Serve::retries) says
+/// otherwise). So is what no handler can be called with. What is rejected goes to the dead-letter exchange of its queue; without
+/// one it is gone, as Postage has it, and [`on_undecodable`](Serve::on_undecodable) can have what no handler took held instead.
 ///
 /// All answers say that this process sent them, but for a message that is [from](Message::from) somebody; [`serve_as`] names the
 /// component. A [`Responder`] answers earlier, in the same way; a plain one of

@@ -359,7 +359,7 @@ pub enum Answer {
     Stale,
     /// It is done, except in at least one queue that is full and refuses what comes.
     Refused,
-    /// It matches no queue, and was given to whoever waits for it past all queues.
+    /// It matches no queue, and was given to the broker for whoever listens past all queues, if anybody does.
     HandedOver,
     /// The message was immediate, and no queue had a consumer with room; nothing was done.
     NoConsumers,

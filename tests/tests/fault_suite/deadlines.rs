@@ -29,8 +29,10 @@ pub(crate) async fn hold_whatever_happens(broker: &mut Breakable) {
         if !broker.can(fault) {
             continue;
         }
-        // A session that is silent is either still waited for when the deadline passes, or given up before.
-        for liveness in [Duration::from_secs(10), Duration::from_millis(700)] {
+        // A session that is silent is either still waited for when the deadline passes, or given up before. Under an alarm
+        // the broker gives signs of life, which take it longer.
+        let soon = Duration::from_millis(if is_alarm(fault) { 700 } else { 400 });
+        for liveness in [Duration::from_secs(10), soon] {
             let history = under(broker, fault, liveness).await;
             let calls = history
                 .records()
@@ -76,13 +78,17 @@ pub(crate) async fn hold_whatever_happens(broker: &mut Breakable) {
     stand::report(merged, &History::from_iter(all));
 }
 
+fn is_alarm(fault: Fault) -> bool {
+    matches!(fault, Fault::MemoryAlarm | Fault::DiskAlarm)
+}
+
 /// Whether this is how a call has to end.
 fn is_right(broker: &Breakable, fault: Fault, call: &str, error: Option<&str>) -> bool {
     let kind = |kind: ErrorKind| format!("{kind:?}");
     let is_one_of = |kinds: &[ErrorKind]| {
         error.is_some_and(|error| kinds.iter().any(|one| kind(*one) == error))
     };
-    let is_alarm = matches!(fault, Fault::MemoryAlarm | Fault::DiskAlarm);
+    let is_alarm = is_alarm(fault);
     match call {
         "drain" | "close" => true,
         "publish" | "send and wait" if is_alarm => is_one_of(&[ErrorKind::Backpressure]),

@@ -1,5 +1,6 @@
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,9 @@ pub(crate) enum Turn {
 
 static RUNNING: RwLock<()> = RwLock::new(());
 
+/// Whether the scenario that runs is the only one.
+static IS_ALONE: AtomicBool = AtomicBool::new(false);
+
 /// Runs a scenario when it is its turn.
 fn in_turn<T>(turn: Turn, of_transport: &Mutex<()>, run: impl FnOnce() -> T) -> T {
     let _one_of_its_transport = of_transport.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,9 +39,11 @@ fn in_turn<T>(turn: Turn, of_transport: &Mutex<()>, run: impl FnOnce() -> T) -> 
     let is_alone = turn == Turn::Alone || turn == Turn::AloneIfLong && is_long();
     if is_alone {
         let _alone = RUNNING.write().unwrap_or_else(PoisonError::into_inner);
+        IS_ALONE.store(true, Ordering::Relaxed);
         timed()
     } else {
         let _beside = RUNNING.read().unwrap_or_else(PoisonError::into_inner);
+        IS_ALONE.store(false, Ordering::Relaxed);
         timed()
     }
 }
@@ -161,8 +167,8 @@ impl Counts {
     pub(crate) fn now(broker: &Breakable) -> Self {
         let tasks = Handle::current().metrics().num_alive_tasks();
         let mut counts = vec![("tasks", tasks as u64)];
-        if is_long() {
-            // In the short run, others open and close some meanwhile.
+        // Others open and close some meanwhile.
+        if IS_ALONE.load(Ordering::Relaxed) {
             let files = std::fs::read_dir("/dev/fd").unwrap().count();
             counts.push(("open files", files as u64));
         }

@@ -94,7 +94,7 @@ pub async fn what_a_call_fails_with_is_told_apart(broker: &Broker) {
     assert_eq!(calls.push_message::<_, i64>(&1).await.unwrap(), 2);
 }
 
-/// It is gone, since nothing keeps it, and the consumer goes on.
+/// It is held, and the consumer goes on; when that ends, somebody else may have it.
 pub async fn what_cannot_be_processed_ends_no_consumer(broker: &Broker) {
     let config = config(broker);
     let (seen, mut log) = log();
@@ -102,7 +102,7 @@ pub async fn what_cannot_be_processed_ends_no_consumer(broker: &Broker) {
         seen.send(number).unwrap();
     };
     let consumer = config.event_driven_consumer(broker.registry(), noting);
-    let (_running, _cancel) = run(consumer.await.unwrap());
+    let (running, cancel) = run(consumer.await.unwrap());
     let messages = config.asynchronous_producer(broker.registry());
     let messages = messages.await.unwrap();
     for wrong in ["no", "number", "at all"] {
@@ -110,8 +110,10 @@ pub async fn what_cannot_be_processed_ends_no_consumer(broker: &Broker) {
     }
     messages.push_message(&5).await.unwrap();
     assert_eq!(log.next().await, 5);
+    drop(cancel);
+    assert_eq!(soon(running).await.unwrap().unwrap(), Exit::Stopped);
     broker
-        .assert_counts(messages.connection(), "test", 0, 0)
+        .assert_counts(messages.connection(), "test", 3, 0)
         .await;
 }
 

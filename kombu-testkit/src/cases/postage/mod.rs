@@ -10,7 +10,7 @@ use kombu_core::handler::{Exit, Outcome, Payload, Reply, Router, Serve};
 use kombu_core::postage::{
     self, Content, Fingerprint, Message, Nothing, Parameters, Producer, RpcResult,
 };
-use kombu_core::{Connection, ErrorKind, Exchange, Queue};
+use kombu_core::{Connection, Consumer, ErrorKind, Exchange, Queue};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -423,6 +423,19 @@ pub async fn a_failure_is_an_exception_in_the_body(broker: &Broker) {
     answer.ack().await.unwrap();
 }
 
+/// Asks for this command at the queue `inbox`, and waits for its answer, as it is written.
+async fn ask(producer: &kombu_core::Producer, answers: &mut Consumer, name: &str) -> Value {
+    let command = Message::rpc_command(name, Nothing {});
+    let publish = producer.publish(&command).reply_to("answers");
+    publish.correlation_id(name).await.unwrap();
+    let answer = collect_one(answers).await;
+    assert_eq!(answer.correlation_id(), Some(name));
+    let answered: Value = answer.decode().unwrap();
+    assert_eq!(answered["type"], "result");
+    answer.ack().await.unwrap();
+    answered
+}
+
 /// A value is a success, nothing is one too, and a message is what it is; whoever answers says who it is.
 pub async fn what_a_handler_returns_is_a_result(broker: &Broker) {
     let connection = broker.connect().await;
@@ -461,21 +474,13 @@ pub async fn what_a_handler_returns_is_a_result(broker: &Broker) {
             json!({"type": "exception", "value": "Late", "message": "no"}),
         ),
     ] {
-        let command = Message::rpc_command(name, Nothing {});
-        let publish = producer.publish(&command).reply_to("answers");
-        publish.correlation_id("c-1").await.unwrap();
-        let answer = collect_one(&mut answers).await;
-        let answered = answer.decode::<Value>().unwrap();
-        assert_eq!(
-            (&answered["type"], &answered["content"]),
-            (&json!("result"), &expected)
-        );
+        let answered = ask(&producer, &mut answers, name).await;
+        assert_eq!(answered["content"], expected);
         let sender = match name {
             "signed" => json!("somebody"),
             _ => serde_json::to_value(me()).unwrap(),
         };
         assert_eq!(answered["fingerprint"], sender);
-        answer.ack().await.unwrap();
     }
     let call = to_inbox(&connection).await;
     let five = call.rpc::<_, i64>("five", Nothing {}).timeout(PATIENCE);
@@ -526,18 +531,9 @@ pub async fn an_early_answer_is_a_result(broker: &Broker) {
             json!({"type": "exception", "value": "Late", "message": "no"}),
         ),
     ] {
-        let command = Message::rpc_command(name, Nothing {});
-        let publish = producer.publish(&command).reply_to("answers");
-        publish.correlation_id(name).await.unwrap();
-        let answer = collect_one(&mut answers).await;
-        assert_eq!(answer.correlation_id(), Some(name));
-        let answered = answer.decode::<Value>().unwrap();
-        assert_eq!(
-            (&answered["type"], &answered["content"]),
-            (&json!("result"), &expected)
-        );
+        let answered = ask(&producer, &mut answers, name).await;
+        assert_eq!(answered["content"], expected);
         assert_eq!(answered["fingerprint"], serde_json::to_value(me()).unwrap());
-        answer.ack().await.unwrap();
         if name == "early" {
             assert!(log.is_empty());
             cleaning.notify_one();
