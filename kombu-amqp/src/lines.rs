@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use kombu_core::driver::{BoxFuture, Notice, Notices};
-use kombu_core::{Error, Result};
+use kombu_core::{Error, ErrorKind, Result};
 use lapin::{Channel, Connection, Event};
 use tokio::sync::{Mutex, OnceCell, broadcast, watch};
 use tokio::time::timeout;
@@ -87,7 +87,11 @@ impl Lines {
         if self.refusals.load(Ordering::Relaxed) < most / 2 {
             return self.channel().await;
         }
-        self.channel_beside(&self.spare).await
+        match self.channel_beside(&self.spare).await {
+            // As long as there are channels, there is no need for another connection.
+            Err(error) if error.kind() == ErrorKind::Unavailable => self.channel().await,
+            channel => channel,
+        }
     }
 
     /// A channel for what the broker may answer by closing the connection.
@@ -97,16 +101,37 @@ impl Lines {
 
     /// A channel of a connection that the session goes on without.
     async fn channel_beside(&self, line: &Mutex<Option<Line>>) -> Result<Channel> {
-        self.check()?;
-        let mut slot = line.lock().await;
-        if let Some(line) = &*slot
-            && let Ok(channel) = open_channel(line).await
-        {
-            return Ok(channel);
+        self.while_open(async {
+            let mut slot = line.lock().await;
+            if let Some(line) = &*slot
+                && let Ok(channel) = open_channel(line).await
+            {
+                return Ok(channel);
+            }
+            let connection = self.dial_beside().await?;
+            let line = slot.insert(watched(connection, &Arc::default(), &self.notices));
+            open_channel(line).await.map_err(classify)
+        })
+        .await
+    }
+
+    /// A connection that the session goes on without, also where the broker refuses it: there may be too many of them.
+    async fn dial_beside(&self) -> Result<Connection> {
+        let error = match self.dialer.dial(" (declaring)").await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
+        };
+        // With the broker, all of them are gone.
+        if error.kind() == ErrorKind::ConnectionLost {
+            self.channel()
+                .await?
+                .close(200, "bye".into())
+                .await
+                .map_err(classify)?;
         }
-        let connection = self.dial(" (declaring)").await?;
-        let line = slot.insert(watched(connection, &Arc::default(), &self.notices));
-        open_channel(line).await.map_err(classify)
+        let text =
+            format!("this takes a further connection to the broker, and there is none: {error}");
+        Err(Error::new(ErrorKind::Unavailable, text).with_source(error))
     }
 
     /// The broker has closed a channel.
@@ -121,24 +146,35 @@ impl Lines {
 
     /// A channel for publishing, and the connection that it is of.
     pub(crate) async fn publishing_channel(&self) -> Result<(Channel, Arc<Line>)> {
-        let mut slot = self.publishing.lock().await;
         loop {
             self.check()?;
-            let line = match &mut *slot {
-                Some(line) => line,
-                slot => {
-                    let connection = self.dial(" (publishing)").await?;
-                    let line =
-                        watched_but_for(is_out_of_step, connection, &self.ended, &self.notices);
-                    slot.insert(Arc::new(line))
-                }
-            };
-            let channel = open_channel(line).await;
+            let line = self.publishing_line().await?;
+            let channel = open_channel(&line).await;
             if channel.is_err() && line.is_lost().await {
-                *slot = None;
+                let mut slot = self.publishing.lock().await;
+                slot.take_if(|other| Arc::ptr_eq(other, &line));
                 continue;
             }
-            return Ok((self.checked(channel)?, line.clone()));
+            return Ok((self.checked(channel)?, line));
+        }
+    }
+
+    async fn publishing_line(&self) -> Result<Arc<Line>> {
+        let mut slot = self.publishing.lock().await;
+        if let Some(line) = &*slot {
+            return Ok(line.clone());
+        }
+        let connection = self.dial(" (publishing)").await?;
+        let line = watched_but_for(is_out_of_step, connection, &self.ended, &self.notices);
+        Ok(slot.insert(Arc::new(line)).clone())
+    }
+
+    /// Does this unless the session ends meanwhile: a broker that is short of memory doesn't answer who publishes.
+    pub(crate) async fn while_open<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            error = self.closed() => Err(error),
+            done = work => done,
         }
     }
 

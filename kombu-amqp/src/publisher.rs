@@ -197,15 +197,19 @@ async fn open_channel(
     shared: &Shared,
     replies: Option<&Consumers>,
 ) -> Result<(Channel, Arc<Line>)> {
-    loop {
-        let (channel, line) = shared.lines.publishing_channel().await?;
-        match prepare(&channel, replies).await {
-            // Over what another publisher did.
-            Err(_) if shared.lines.goes_on_without(&line).await => {}
-            Err(error) => return Err(classify(error)),
-            Ok(()) => return Ok((channel, line)),
+    let lines = &shared.lines;
+    let opening = async {
+        loop {
+            let (channel, line) = lines.publishing_channel().await?;
+            match prepare(&channel, replies).await {
+                // Over what another publisher did.
+                Err(_) if lines.goes_on_without(&line).await => {}
+                Err(error) => return Err(classify(error)),
+                Ok(()) => return Ok((channel, line)),
+            }
         }
-    }
+    };
+    lines.while_open(opening).await
 }
 
 async fn prepare(channel: &Channel, replies: Option<&Consumers>) -> lapin::Result<()> {
@@ -269,7 +273,7 @@ struct Task {
     frame_max: usize,
     /// What the broker didn't answer before it closed the channel.
     again: VecDeque<Outstanding>,
-    /// One of them is what it closed the channel over, and nobody knows which.
+    /// One of them may be what it closed the channel over, and nobody knows which.
     one_by_one: bool,
 }
 
@@ -369,6 +373,12 @@ impl Task {
         let is_certain = culprit.is_some_and(|culprit| culprit.is_always_refused())
             || refused.iter().filter(|refused| **refused).count() == 1;
         let last = refused.iter().rposition(|refused| *refused);
+        // One that was another publisher's is over; what takes the connection along again may be one of ours.
+        self.one_by_one = match is_refusal {
+            true => last.is_none(),
+            false => outstanding.iter().any(|publish| publish.may_be_stored),
+        };
+        let mut again = VecDeque::with_capacity(outstanding.len());
         for (place, (mut publish, is_refused)) in outstanding.into_iter().zip(refused).enumerate() {
             let may_be_stored = publish.may_be_stored;
             if is_refused {
@@ -379,10 +389,12 @@ impl Task {
                 })));
             } else {
                 publish.may_be_stored |= last.is_none_or(|last| place < last);
-                self.again.push_back(publish);
+                again.push_back(publish);
             }
         }
-        self.one_by_one = last.is_none();
+        // They were in front of those.
+        again.append(&mut self.again);
+        self.again = again;
         let opened = open_channel(&self.shared, self.replies.as_ref()).await;
         let (channel, line) =
             opened.inspect_err(|error| self.shared.lines.end(&error.to_string()))?;

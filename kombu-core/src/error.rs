@@ -97,7 +97,7 @@ pub enum ErrorKind {
     NotSettleable,
     /// The other side of a call answered with an error, for good.
     CallRefused,
-    /// The other side of a call can't answer now. Transient.
+    /// The other side of a call, or the broker, can't do it now. Transient.
     Unavailable,
     /// The last queue of a consumer was deleted under it.
     ConsumerCancelled,

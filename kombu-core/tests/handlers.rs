@@ -91,7 +91,7 @@ async fn the_grace_begins_when_the_component_is_stopped() {
     faults.withhold_replies(true);
     let begin = Instant::now();
     drop(stop);
-    // Its sender is the handler's, and goes with it.
+    // The component is gone, and its handlers with it.
     assert_eq!(begins.recv().await, None);
     assert_eq!(running.await.unwrap().unwrap(), Exit::Stopped);
     assert_eq!(begin.elapsed().as_secs(), 30);

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use kombu::ErrorKind;
-use kombu::handler::Attempt;
+use kombu::handler::{Attempt, Payload};
 use kombu::occo::Config;
 
 fn config(text: &str) -> Config {
@@ -55,6 +55,30 @@ fn a_configuration_that_is_printed_shows_no_secret() {
     );
     let printed = format!("{config:?}");
     assert!(!printed.contains("secret"), "{printed}");
+}
+
+/// However many come, what can be processed is, one at a time, until there is no room left.
+#[tokio::test]
+async fn a_consumer_holds_what_can_not_be_processed_up_to_a_limit() {
+    let config = config(
+        r#"{"protocol": "memory", "host": "occo-held", "routing_key": "test", "queue": "test"}"#,
+    );
+    let registry = kombu::registry();
+    let messages = config.asynchronous_producer(&registry).await.unwrap();
+    let (seen, mut log) = tokio::sync::mpsc::unbounded_channel();
+    let noting = async move |Payload(number): Payload<u32>| seen.send(number).unwrap();
+    let consumer = config.event_driven_consumer(&registry, noting);
+    let running = tokio::spawn(consumer.await.unwrap().start_consuming());
+    for number in 0..64 {
+        messages.push_message("no number").await.unwrap();
+        messages.push_message(&number).await.unwrap();
+        assert_eq!(log.recv().await, Some(number));
+    }
+    messages.push_message("no number").await.unwrap();
+    let full = running.await.unwrap().unwrap_err();
+    assert_eq!(full.kind(), ErrorKind::Undecodable);
+    let info = messages.connection().queue_info("test").await.unwrap();
+    assert_eq!(info.ready, 65);
 }
 
 /// Nothing that somebody may want is thrown away: it goes on being tried.

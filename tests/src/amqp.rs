@@ -133,6 +133,18 @@ impl AmqpHarness {
         self.put(&path, &permissions.to_string());
     }
 
+    /// Has the broker take so many connections to this virtual host at most.
+    ///
+    /// # Panics
+    ///
+    /// If the management interface doesn't answer, or refuses.
+    pub fn limit_connections(&self, broker: &Broker, most: u32) {
+        let url = Url::parse(broker.url()).expect("a broker has a URL");
+        let virtual_host = url.path().trim_start_matches('/');
+        let path = format!("vhost-limits/{virtual_host}/max-connections");
+        self.put(&path, &serde_json::json!({ "value": most }).to_string());
+    }
+
     fn put(&self, path: &str, body: &str) {
         send(&self.admin, "PUT", path, body);
     }

@@ -4,6 +4,7 @@
 #![cfg_attr(not(kombu_test_amqp), allow(dead_code, unused_imports))]
 
 use std::alloc::System;
+use std::future::IntoFuture;
 use std::time::{Duration, Instant};
 
 use kombu::{Connection, Deadlines, ErrorKind, Event, Events, Exchange, Producer, Queue};
@@ -192,4 +193,35 @@ async fn closing_ends_while_the_broker_blocks() {
         .await
         .unwrap();
     assert_eq!(other.queue_info("jobs").await.unwrap().ready, 0);
+}
+
+/// Its channel is on the connection of which the broker reads nothing.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn closing_ends_while_a_producer_waits_for_a_broker_that_blocks() {
+    let broker = RabbitMq::start().unwrap();
+    let mut deadlines = Deadlines::default();
+    deadlines.publish = DEADLINE;
+    let connection = Connection::builder(AmqpHarness::new().registry())
+        .url(broker.url())
+        .deadlines(deadlines)
+        .await
+        .unwrap();
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    producer.publish(&1).await.unwrap();
+    broker.ctl(["set_vm_memory_high_watermark", "0"]).unwrap();
+    let mut events = connection.events();
+    producer.publish(&2).await.unwrap_err();
+    until(&mut events, |event| matches!(event, Event::Blocked { .. })).await;
+    let opening = tokio::spawn(connection.producer(Exchange::default()).into_future());
+    // It is under way before this is answered.
+    connection.declare_queue(&Queue::new("more")).await.unwrap();
+    assert!(!opening.is_finished());
+    let begin = Instant::now();
+    connection.close().await.unwrap();
+    assert!(begin.elapsed().as_secs() < 20, "{:?}", begin.elapsed());
+    let error = opening.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
 }

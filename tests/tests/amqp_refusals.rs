@@ -120,6 +120,44 @@ async fn what_rabbitmq_closes_connections_over_disturbs_nobody() {
     assert_not_lost(&mut events).await;
 }
 
+/// What RabbitMQ may close the connection over is asked for on another one.
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_broker_that_takes_no_further_connection_disturbs_nobody() {
+    let harness = AmqpHarness::new();
+    let broker = harness.broker().await;
+    let connection = connect_with_channels(&harness, &broker, 16).await;
+    let mut events = connection.events();
+    let jobs = Queue::new("jobs");
+    let mut consumer = connection.consumer(&jobs).await.unwrap();
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    producer.publish(&1).routing_key("jobs").await.unwrap();
+    let held = consumer.try_next().await.unwrap().unwrap();
+    harness.limit_connections(&broker, 1);
+    for _ in 0..2 {
+        let error = connection.delete_queue("jobs").if_unused().await;
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.to_string().contains("limit"), "{error}");
+    }
+    // Refusals that would be asked for on a further connection, too.
+    for _ in 0..10 {
+        let error = connection.get("nowhere").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    }
+    held.ack().confirmed().await.unwrap();
+    assert_not_lost(&mut events).await;
+    harness.limit_connections(&broker, 100);
+    connection
+        .delete_queue("jobs")
+        .if_unused()
+        .await
+        .unwrap_err();
+    consumer.cancel().await.unwrap();
+    connection.delete_queue("jobs").if_unused().await.unwrap();
+    assert_not_lost(&mut events).await;
+}
+
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
 async fn a_session_without_channels_is_replaced() {
@@ -219,6 +257,7 @@ async fn a_refusal_before_more_than_is_written_at_once_disturbs_nobody() {
     let innocent = innocent.routing_key("jobs").await.unwrap();
     producer.publish(&"held").await.unwrap();
     let held = consumer.try_next().await.unwrap().unwrap();
+    let mut innocents_resent = 0;
     for _ in 0..5 {
         other.declare_exchange(&doomed).await.unwrap();
         producer.publish(&"").exchange(&undeclared).await.unwrap();
@@ -243,6 +282,7 @@ async fn a_refusal_before_more_than_is_written_at_once_disturbs_nobody() {
                     // Behind the refused one nothing of this producer's was looked at.
                     assert!(!published.resent || !(6..100).contains(&number), "{number}");
                     resent += u64::from(published.resent);
+                    innocents_resent += u64::from(published.resent && number == 100);
                 }
                 Err(error) => {
                     let found = (number, error.kind(), error.may_have_been_stored());
@@ -257,6 +297,8 @@ async fn a_refusal_before_more_than_is_written_at_once_disturbs_nobody() {
             "{stored}, {resent} resent"
         );
     }
+    // Else it closed none.
+    assert!(innocents_resent > 0);
     held.ack().confirmed().await.unwrap();
 }
 
