@@ -3,6 +3,8 @@
 mod commands;
 mod confirm;
 mod failure;
+mod file;
+mod forward;
 mod input;
 mod output;
 mod place;
@@ -49,7 +51,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Publish(commands::publish::Publish),
+    Publish(Box<commands::publish::Publish>),
     Consume(commands::consume::Consume),
     Get(commands::get::Get),
     Declare(commands::declare::Declare),
@@ -58,6 +60,17 @@ enum Command {
     Delete(commands::delete::Delete),
     Purge(commands::purge::Purge),
     Queues(commands::queues::Queues),
+    Move(commands::moving::Move),
+    Bridge(commands::moving::Bridge),
+    Dead(commands::dead::Dead),
+    Call(commands::call::Call),
+    Serve(commands::serve::Serve),
+    Plan(commands::topology::Plan),
+    Apply(commands::topology::Apply),
+    Diff(commands::topology::Diff),
+    Bench(commands::bench::Bench),
+    Doctor(commands::doctor::Doctor),
+    Completions(commands::completions::Completions),
 }
 
 /// What every command has.
@@ -123,6 +136,17 @@ fn run(cli: Cli) -> Result<()> {
             Command::Delete(command) => command.run(&context).await,
             Command::Purge(command) => command.run(&context).await,
             Command::Queues(command) => command.run(&context).await,
+            Command::Move(command) => command.run(&context).await,
+            Command::Bridge(command) => command.run(&context).await,
+            Command::Dead(command) => command.run(&context).await,
+            Command::Call(command) => command.run(&context).await,
+            Command::Serve(command) => command.run(&context).await,
+            Command::Plan(command) => command.run(&context).await,
+            Command::Apply(command) => command.run(&context).await,
+            Command::Diff(command) => command.run(&context).await,
+            Command::Bench(command) => command.run(&context).await,
+            Command::Doctor(command) => command.run(&context).await,
+            Command::Completions(command) => command.run(&context).await,
         }
     });
     // A read of standard input that nobody waits for any more would hold up the end.

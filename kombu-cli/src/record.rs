@@ -95,6 +95,9 @@ struct Properties {
     cluster_id: Option<String>,
 }
 
+/// Sets a property that is text.
+type Setter = fn(&mut Content, String);
+
 impl Properties {
     fn of(content: &Content) -> Self {
         let owned = |text: Option<&str>| text.map(str::to_owned);
@@ -128,7 +131,7 @@ impl Properties {
         if let Some(timestamp) = self.timestamp {
             content.set_timestamp(timestamp);
         }
-        let texts: [(Option<String>, fn(&mut Content, String)); 7] = [
+        let texts: [(Option<String>, Setter); 7] = [
             (self.correlation_id, Content::set_correlation_id),
             (self.reply_to, Content::set_reply_to),
             (self.message_id, Content::set_message_id),

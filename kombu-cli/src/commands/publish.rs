@@ -305,6 +305,9 @@ impl Publish {
     }
 }
 
+/// Sets a property that is text.
+type Setter = fn(&mut Content, &str);
+
 /// What all messages have in common.
 struct Template {
     content: Content,
@@ -338,7 +341,7 @@ impl Properties {
         if let Some(timestamp) = self.timestamp {
             content.set_timestamp(timestamp);
         }
-        let texts: [(&Option<String>, fn(&mut Content, &str)); 5] = [
+        let texts: [(&Option<String>, Setter); 5] = [
             (&self.correlation_id, |content, id| {
                 content.set_correlation_id(id)
             }),
@@ -417,7 +420,7 @@ impl Template {
         if let Some(timestamp) = self.content.timestamp() {
             content.set_timestamp(timestamp);
         }
-        let texts: [(Option<&str>, fn(&mut Content, &str)); 5] = [
+        let texts: [(Option<&str>, Setter); 5] = [
             (self.content.correlation_id(), |content, id| {
                 content.set_correlation_id(id)
             }),

@@ -1,7 +1,7 @@
 //! The command as a program, and the brokers that it is run on.
 
 // Each test program takes what it needs.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports, unused_macros)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::process::Stdio;
