@@ -58,13 +58,15 @@ impl Lines {
     async fn next(&mut self) -> Result<Option<Vec<u8>>> {
         loop {
             let Some(reader) = &mut self.open else {
-                let Some(file) = self.files.pop_front() else {
+                let Some(file) = self.files.front() else {
                     return Ok(None);
                 };
                 self.name = file.display().to_string();
                 self.number = 0;
-                let opened = tokio::fs::File::open(&file).await;
+                let opened = tokio::fs::File::open(file).await;
                 let opened = opened.map_err(|error| unreadable(&self.name, &error))?;
+                // Not before it is open: somebody may stop waiting for that.
+                self.files.pop_front();
                 self.open = Some(Box::pin(BufReader::new(opened)));
                 continue;
             };
@@ -112,7 +114,7 @@ fn unreadable(name: &str, error: &std::io::Error) -> Failure {
 }
 
 impl Input {
-    /// The next body, or none at the end. Cancel safe between the lines of standard input, where it may wait for long.
+    /// The next body, or none at the end. Cancel safe where [`waits`](Input::waits) says so.
     pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>> {
         match self {
             Input::Arguments(bodies) => Ok(bodies.pop_front().map(String::into_bytes)),
@@ -134,6 +136,11 @@ impl Input {
                     .map_err(|error| unreadable("standard input", &error))
             }
         }
+    }
+
+    /// Whether the next body may be long in coming.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self, Input::Lines(_))
     }
 
     /// Where the last body came from, for errors.

@@ -85,24 +85,26 @@ impl Place {
             .deadlines(deadlines)
             .declare(DeclareMode::Verify)
             .await?;
-        tokio::spawn(tell(connection.events()));
+        tokio::spawn(tell(connection.target().to_string(), connection.events()));
         Ok(connection)
     }
 }
 
-async fn tell(mut events: kombu::Events) {
+async fn tell(broker: String, mut events: kombu::Events) {
     while let Some(event) = events.next().await {
         match event {
             Event::Lost { reason, .. } => {
-                output::note(&format!("the connection is lost, and made again: {reason}"));
+                output::note(&format!(
+                    "the connection to {broker} is lost, and made again: {reason}"
+                ));
             }
-            Event::Restored { .. } => output::note("the connection is back"),
+            Event::Restored { .. } => output::note(&format!("the connection to {broker} is back")),
             Event::Blocked { reason } => {
                 output::note(&format!(
                     "the broker takes no messages at present: {reason}"
                 ));
             }
-            Event::Unblocked => output::note("the broker takes messages again"),
+            Event::Unblocked => output::note(&format!("{broker} takes messages again")),
             _ => {}
         }
     }

@@ -256,6 +256,31 @@ async fn a_publish_that_is_interrupted_says_so(broker: &Broker) {
     drop(stdin);
 }
 
+async fn a_message_that_is_refused_ends_it_before_more_is_read(broker: &Broker) {
+    let full = [
+        "declare",
+        "queue",
+        "full",
+        "max_length=1",
+        "overflow=reject-publish",
+    ];
+    done(broker, &full).await;
+    let mut publish = command(broker.url(), &["publish", "-q", "full", "--lines"]);
+    let mut child = publish.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stdin, b"1\n2\n3\n")
+        .await
+        .unwrap();
+    // It has no end.
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(30), finish(child, b""));
+    let ended = ended
+        .await
+        .expect("it ends although there may be more lines");
+    assert_eq!(ended.code, Some(1), "{}", ended.errors);
+    assert!(ended.errors.contains("1 published"), "{}", ended.errors);
+    drop(stdin);
+}
+
 async fn a_wrong_line_of_a_recording_is_named(broker: &Broker) {
     declare(broker, &["jobs"]).await;
     let input = b"{\"text\": \"good\"}\n{\"txet\": \"bad\"}\n";
@@ -282,5 +307,6 @@ on_every_broker! {
     a_closed_pipe_ends_quietly_and_loses_nothing
     ctrl_c_ends_in_an_orderly_way
     a_publish_that_is_interrupted_says_so
+    a_message_that_is_refused_ends_it_before_more_is_read
     a_wrong_line_of_a_recording_is_named
 }

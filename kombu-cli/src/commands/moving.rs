@@ -109,7 +109,8 @@ impl Bridge {
         if self.target.queue.is_none() && self.target.exchange.is_none() {
             return Err(Failure::usage(NOWHERE));
         }
-        let to = match self.to.clone().or_else(|| std::env::var(TO_VARIABLE).ok()) {
+        let named = self.to.clone().or_else(|| std::env::var(TO_VARIABLE).ok());
+        let to = match named.filter(|url| !url.is_empty()) {
             Some(to) => to,
             None => {
                 return Err(Failure::usage(format!(

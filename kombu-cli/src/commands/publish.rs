@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use kombu::{Content, DeliveryMode, Exchange, FieldValue, Producer, Receipt, Timestamp};
+use kombu::{Content, DeliveryMode, Exchange, FieldValue, Producer, Published, Receipt, Timestamp};
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 
@@ -204,6 +204,12 @@ impl Publish {
                 let body = tokio::select! {
                     biased;
                     () = context.stop.asked() => return Ok(()),
+                    // What was refused ends it before somebody has written more.
+                    published = window.first(), if input.waits() && !window.is_empty() => {
+                        window.count(published, &mut totals)?;
+                        bar.set_position(totals.published);
+                        continue;
+                    }
                     body = input.next() => body?,
                 };
                 let Some(body) = body else {
@@ -473,17 +479,34 @@ impl Window {
         self.receipts.push_back((receipt, bytes));
     }
 
-    /// Waits for the first one.
-    async fn confirm(&mut self, totals: &mut Totals) -> Result<()> {
-        let Some((receipt, bytes)) = self.receipts.pop_front() else {
-            return Ok(());
-        };
-        self.bytes -= bytes;
-        let published = receipt.await?;
+    fn is_empty(&self) -> bool {
+        self.receipts.is_empty()
+    }
+
+    /// What the broker says to the first one, which stays until it is counted. Cancel safe.
+    async fn first(&mut self) -> kombu::Result<Published> {
+        match self.receipts.front_mut() {
+            Some((receipt, _)) => receipt.await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Counts the first one, whose answer this is.
+    fn count(&mut self, answer: kombu::Result<Published>, totals: &mut Totals) -> Result<()> {
+        if let Some((_, bytes)) = self.receipts.pop_front() {
+            self.bytes -= bytes;
+        }
+        let published = answer?;
         totals.published += 1;
         totals.unrouted += u64::from(!published.routed);
         totals.resent += u64::from(published.resent);
         Ok(())
+    }
+
+    /// Waits for the first one.
+    async fn confirm(&mut self, totals: &mut Totals) -> Result<()> {
+        let answer = self.first().await;
+        self.count(answer, totals)
     }
 
     /// Waits for all, those too behind one that failed, and answers the first failure.
