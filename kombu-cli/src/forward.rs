@@ -218,7 +218,7 @@ impl Fetched {
     }
 }
 
-/// No more is fetched than is wanted.
+/// How many are fetched ahead at most, where so many are wanted.
 pub(crate) fn window(wanted: u64) -> u32 {
     u32::try_from(wanted).map_or(WINDOW, |wanted| wanted.clamp(1, WINDOW))
 }

@@ -286,9 +286,13 @@ async fn confirm(
     Ok(())
 }
 
-/// Two digits of each time are enough.
+/// What takes longer counts as this.
+const LONGEST: Duration = Duration::from_secs(3_600);
+
+/// Two digits of each time are enough. The bounds are given, for what is beyond them is cut off.
 fn histogram() -> kombu::Result<Histogram<u64>> {
-    Histogram::new(2)
+    let longest = u64::try_from(LONGEST.as_micros()).unwrap_or(u64::MAX);
+    Histogram::new_with_bounds(1, longest, 2)
         .map_err(|error| kombu::Error::new(kombu::ErrorKind::Protocol, error.to_string()))
 }
 

@@ -12,7 +12,8 @@ use crate::{Context, output};
 /// Receive messages and write them
 ///
 /// Without --follow and --count it ends when nothing came for --idle. A message is acknowledged when it was written, so what a closed
-/// pipe doesn't take goes back to the queue. Ctrl-C ends it in an orderly way. With --count, it ends with code 6 if fewer came.
+/// pipe doesn't take goes back to the queue. Ctrl-C ends it in an orderly way. With --count, it ends with code 6 if fewer came; what was
+/// fetched beyond it goes back to its place, marked as redelivered. `kombu get` fetches nothing that isn't written.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   kombu consume jobs                         what is there
@@ -63,7 +64,8 @@ impl Consume {
             true => MOST_HELD,
             false => self.prefetch,
         };
-        // No more is fetched than is wanted: others may have the rest.
+        // Acknowledging makes room for more than is wanted; that goes back, marked as redelivered. A smaller window for each
+        // message would subscribe anew each time on RabbitMQ.
         let prefetch = most.min(u32::try_from(wanted).unwrap_or(u32::MAX));
         let mut consumer = connection
             .consumer(&queues)

@@ -136,7 +136,7 @@ impl Bridge {
         };
         if !context.output.quiet {
             output::note(&format!(
-                "from {} to {}; if this is killed, up to {WINDOW} messages may be there twice, and none is lost",
+                "from {} to {} (if this is killed, up to {WINDOW} messages may be there twice, and none is lost)",
                 from.target(),
                 to.target()
             ));
