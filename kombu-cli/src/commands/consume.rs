@@ -1,0 +1,148 @@
+use std::time::Duration;
+
+use clap::Args;
+use kombu::{Consumer, Delivery, Queue};
+use tokio::time::timeout;
+
+use crate::failure::{Code, Failure, Result};
+use crate::place::duration;
+use crate::show::Form;
+use crate::{Context, output};
+
+/// Receive messages and write them
+///
+/// Without --follow and --count it ends when nothing came for --idle. A message is acknowledged when it was written, so what a closed
+/// pipe doesn't take goes back to the queue. Ctrl-C ends it in an orderly way. With --count, it ends with code 6 if fewer came; what was
+/// fetched beyond it goes back to its place, marked as redelivered. `kombu get` fetches nothing that isn't written.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  kombu consume jobs                         what is there
+  kombu consume jobs events --follow -v      what comes, until Ctrl-C
+  kombu consume jobs --json > recording.jsonl
+  kombu consume images -n 1 --raw > cat.jpg
+  kombu consume jobs --release -n 10         a look, which takes nothing")]
+pub(crate) struct Consume {
+    /// The queues
+    #[arg(required = true)]
+    queues: Vec<String>,
+    /// Go on until Ctrl-C
+    #[arg(long, short, conflicts_with_all = ["count", "idle"])]
+    follow: bool,
+    /// End after so many messages
+    #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// End when nothing came for so long; 2s without --count
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    idle: Option<Duration>,
+    /// Give everything back at the end; shows at most 1000
+    #[arg(long, conflicts_with_all = ["follow", "no_ack"])]
+    release: bool,
+    /// Have the broker forget messages when it hands them out: faster, and what isn't written is lost
+    #[arg(long)]
+    no_ack: bool,
+    /// How many messages may be under way at once
+    #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    prefetch: u32,
+    #[command(flatten)]
+    form: Form,
+}
+
+const IDLE: Duration = Duration::from_secs(2);
+const MOST_HELD: u32 = 1_000;
+
+impl Consume {
+    pub(crate) async fn run(self, context: &Context) -> Result<()> {
+        if self.release && self.count.is_some_and(|count| count > u64::from(MOST_HELD)) {
+            return Err(Failure::usage(format!(
+                "--release holds what it shows until the end: at most {MOST_HELD} messages"
+            )));
+        }
+        let connection = context.place.connect().await?;
+        let queues: Vec<Queue> = self.queues.iter().map(Queue::new).collect();
+        let wanted = self.count.unwrap_or(u64::MAX);
+        let most = match self.release {
+            true => MOST_HELD,
+            false => self.prefetch,
+        };
+        // Acknowledging makes room for more than is wanted; that goes back, marked as redelivered. A smaller window for each
+        // message would subscribe anew each time on RabbitMQ.
+        let prefetch = most.min(u32::try_from(wanted).unwrap_or(u32::MAX));
+        let mut consumer = connection
+            .consumer(&queues)
+            .prefetch(prefetch)
+            .no_ack(self.no_ack)
+            .await?;
+        let mut held = Vec::new();
+        let mut count = 0;
+        let received = self.receive(context, &mut consumer, wanted, &mut held, &mut count);
+        let received = received.await;
+        // Before something is given back, or this consumer would get it again.
+        let cancelled = consumer.cancel().await;
+        for delivery in held {
+            delivery.release().await?;
+        }
+        let closed = connection.close().await;
+        received?;
+        cancelled?;
+        closed?;
+        match self.count {
+            Some(wanted) if count < wanted && context.stop.is_asked() => Err(Failure::interrupted(
+                format!("ended after {count} of {wanted} messages"),
+            )),
+            Some(wanted) if count < wanted => Err(Failure::new(
+                Code::Nothing,
+                format!("{count} of {wanted} messages came"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    async fn receive(
+        &self,
+        context: &Context,
+        consumer: &mut Consumer,
+        wanted: u64,
+        held: &mut Vec<Delivery>,
+        count: &mut u64,
+    ) -> Result<()> {
+        let idle = match (self.follow, self.idle) {
+            (true, _) => Duration::MAX,
+            (false, Some(idle)) => idle,
+            (false, None) if self.count.is_some() => Duration::MAX,
+            (false, None) => IDLE,
+        };
+        while *count < wanted {
+            let next = tokio::select! {
+                biased;
+                () = context.stop.asked() => return Ok(()),
+                next = timeout(idle, consumer.try_next()) => next,
+            };
+            let Ok(next) = next else {
+                return Ok(());
+            };
+            let Some(delivery) = next? else {
+                return Ok(());
+            };
+            if let Err(failure) = self.form.write(context.output, &delivery) {
+                if !self.no_ack {
+                    delivery.release().await?;
+                }
+                return Err(failure);
+            }
+            *count += 1;
+            if self.no_ack {
+                continue;
+            }
+            if !self.release {
+                delivery.ack().await?;
+                continue;
+            }
+            held.push(delivery);
+            if held.len() >= MOST_HELD as usize {
+                output::note("there may be more: --release shows 1000 at most");
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+use clap::{Args, Subcommand};
+use kombu::ErrorKind;
+
+use crate::Context;
+use crate::confirm::confirm;
+use crate::failure::Result;
+
+/// Delete a queue or an exchange
+#[derive(Args, Debug)]
+pub(crate) struct Delete {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Delete a queue with what is in it; asks first if that is something
+    ///
+    /// One that is missing counts as deleted.
+    #[command(after_help = "Examples:
+  kombu delete queue jobs --if-empty
+  kombu delete queue jobs --yes")]
+    Queue {
+        /// Its name
+        name: String,
+        /// Only if nobody consumes from it
+        #[arg(long)]
+        if_unused: bool,
+        /// Only if nothing is ready in it
+        #[arg(long)]
+        if_empty: bool,
+        /// Don't ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Delete an exchange with its bindings
+    ///
+    /// One that is missing counts as deleted.
+    #[command(after_help = "Example:
+  kombu delete exchange media --if-unused")]
+    Exchange {
+        /// Its name
+        name: String,
+        /// Only if nothing is bound to it
+        #[arg(long)]
+        if_unused: bool,
+    },
+}
+
+impl Delete {
+    pub(crate) async fn run(self, context: &Context) -> Result<()> {
+        let connection = context.place.connect().await?;
+        match self.what {
+            What::Queue {
+                name,
+                if_unused,
+                if_empty,
+                yes,
+            } => {
+                let ready = match connection.queue_info(name.as_str()).await {
+                    Ok(info) => info.ready,
+                    Err(error) if error.kind() == ErrorKind::NotFound => 0,
+                    Err(error) => return Err(error.into()),
+                };
+                if ready > 0 && !if_empty {
+                    let question =
+                        format!("Queue `{name}` has {ready} messages. Delete it with them?");
+                    confirm(&question, yes)?;
+                }
+                let mut deletion = connection.delete_queue(name.as_str());
+                if if_unused {
+                    deletion = deletion.if_unused();
+                }
+                if if_empty {
+                    deletion = deletion.if_empty();
+                }
+                let lost = deletion.await?;
+                connection.close().await?;
+                context.output.summary(
+                    &serde_json::json!({ "deleted": { "queue": name, "messages": lost } }),
+                    &format!("queue `{name}` is deleted, and {lost} messages with it"),
+                )
+            }
+            What::Exchange { name, if_unused } => {
+                match if_unused {
+                    true => connection.delete_unused_exchange(name.as_str()).await?,
+                    false => connection.delete_exchange(name.as_str()).await?,
+                }
+                connection.close().await?;
+                context.output.summary(
+                    &serde_json::json!({ "deleted": { "exchange": name } }),
+                    &format!("exchange `{name}` is deleted"),
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+use std::ffi::OsString;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use kombu::{Delivery, ErrorKind, Queue};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::failure::{Code, Failure, Result};
+use crate::place::duration;
+use crate::{Context, output};
+
+/// Run a program for each message, until Ctrl-C
+///
+/// The body is its standard input. KOMBU_QUEUE, KOMBU_EXCHANGE, KOMBU_ROUTING_KEY, KOMBU_ATTEMPT, KOMBU_CONTENT_TYPE, KOMBU_MESSAGE_ID,
+/// KOMBU_TYPE and, for each header, KOMBU_HEADER_NAME are in its environment. If it ends with 0, the message is acknowledged, and what it
+/// wrote is the answer if the message asks for one. Otherwise --on-failure says what becomes of the message. Ctrl-C waits for the
+/// programs that run.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  kombu serve images -- ./resize --width 200
+  kombu serve jobs --jobs 4 --on-failure reject -- sh -c 'echo \"$KOMBU_ROUTING_KEY\"; cat'")]
+pub(crate) struct Serve {
+    /// The queue
+    queue: String,
+    /// How many programs may run at once
+    #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    jobs: u32,
+    /// What becomes of a message whose program fails. What is rejected is lost where the queue has no dead letters
+    #[arg(long, value_enum, default_value_t = OnFailure::Retry)]
+    on_failure: OnFailure,
+    /// How long a message that is retried waits
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    retry_after: Duration,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OnFailure {
+    /// It comes again, counted
+    Retry,
+    /// It becomes a dead letter
+    Reject,
+    /// It goes back to where it was
+    Release,
+}
+
+/// More than this is no answer.
+const LARGEST_ANSWER: u64 = 16 * 1024 * 1024;
+
+impl Serve {
+    pub(crate) async fn run(self, context: &Context) -> Result<()> {
+        let connection = context.place.connect().await?;
+        let mut consumer = connection
+            .consumer(&Queue::new(self.queue.as_str()))
+            .prefetch(self.jobs)
+            .await?;
+        let this = Arc::new(self);
+        let slots = Arc::new(Semaphore::new(this.jobs as usize));
+        let mut running = JoinSet::new();
+        let mut result = Ok(());
+        while result.is_ok() {
+            let slot = slots.clone().acquire_owned();
+            let delivery = tokio::select! {
+                biased;
+                () = context.stop.asked() => break,
+                Some(ended) = running.join_next() => {
+                    result = joined(ended);
+                    continue;
+                }
+                delivery = async { (slot.await, consumer.try_next().await) } => delivery,
+            };
+            match delivery {
+                (Ok(slot), Ok(Some(delivery))) => {
+                    let this = this.clone();
+                    running.spawn(async move {
+                        let handled = this.handle(delivery).await;
+                        drop(slot);
+                        handled
+                    });
+                }
+                (_, Err(error)) => result = Err(error.into()),
+                _ => break,
+            }
+        }
+        // What was fetched is for others.
+        let cancelled = consumer.cancel().await;
+        while let Some(ended) = running.join_next().await {
+            result = result.and(joined(ended));
+        }
+        let closed = connection.close().await;
+        result?;
+        cancelled?;
+        Ok(closed?)
+    }
+
+    async fn handle(&self, delivery: Delivery) -> Result<()> {
+        let ended = match self.start(&delivery) {
+            Ok(child) => self.wait(child, &delivery).await,
+            Err(error) => {
+                // The next message wouldn't fare better.
+                delivery.release().await?;
+                let program = self
+                    .command
+                    .first()
+                    .map(|program| program.display().to_string());
+                let program = program.unwrap_or_default();
+                return Err(Failure::usage(format!("`{program}` can't be run: {error}")));
+            }
+        };
+        let settled = match ended {
+            Ok((status, answer)) if status.success() => {
+                if let Some(responder) = delivery.responder() {
+                    responder.reply_bytes(answer).await?;
+                }
+                delivery.ack().await
+            }
+            ended => {
+                let why = match ended {
+                    Ok((status, _)) => status.to_string(),
+                    Err(error) => error.to_string(),
+                };
+                output::note(&format!(
+                    "a message of queue `{}` failed: {why}",
+                    self.queue
+                ));
+                match self.on_failure {
+                    OnFailure::Retry => delivery.retry_after(self.retry_after).await,
+                    OnFailure::Reject => delivery.reject().await,
+                    OnFailure::Release => delivery.release().await,
+                }
+            }
+        };
+        match settled {
+            // It comes again by itself.
+            Err(error) if error.kind() == ErrorKind::SettleLost => Ok(()),
+            settled => Ok(settled?),
+        }
+    }
+
+    fn start(&self, delivery: &Delivery) -> std::io::Result<Child> {
+        let (program, arguments) = self
+            .command
+            .split_first()
+            .ok_or_else(|| std::io::Error::other("no program"))?;
+        let mut command = Command::new(program);
+        let asks = delivery.reply_to().is_some();
+        command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(match asks {
+                true => Stdio::piped(),
+                false => Stdio::inherit(),
+            })
+            .kill_on_drop(true)
+            .env("KOMBU_QUEUE", self.queue.as_str())
+            .env("KOMBU_EXCHANGE", delivery.exchange().as_str())
+            .env("KOMBU_ROUTING_KEY", delivery.routing_key().as_str())
+            .env("KOMBU_ATTEMPT", delivery.attempt().to_string());
+        // Credentials are nothing that a program for messages needs.
+        command.env_remove("KOMBU_URL");
+        // Ctrl-C is ours: programs end their work first.
+        #[cfg(unix)]
+        command.process_group(0);
+        let texts = [
+            ("KOMBU_CONTENT_TYPE", delivery.content_type()),
+            ("KOMBU_MESSAGE_ID", delivery.message_id()),
+            ("KOMBU_TYPE", delivery.kind()),
+        ];
+        for (name, value) in texts {
+            if let Some(value) = value.filter(|value| !value.contains('\0')) {
+                command.env(name, value);
+            }
+        }
+        for (name, value) in delivery.headers() {
+            let text = match value.as_str() {
+                Some(text) => text.to_owned(),
+                None => serde_json::to_string(value).unwrap_or_default(),
+            };
+            // An environment has no such values.
+            if !text.contains('\0') {
+                command.env(variable(name), text);
+            }
+        }
+        command.spawn()
+    }
+
+    async fn wait(
+        &self,
+        mut child: Child,
+        delivery: &Delivery,
+    ) -> std::io::Result<(ExitStatus, Vec<u8>)> {
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        let body = match delivery.plain_body() {
+            Ok(body) => body.clone(),
+            Err(error) => return Err(std::io::Error::other(error.to_string())),
+        };
+        let feed = async {
+            if let Some(mut stdin) = stdin {
+                // Who doesn't read it to its end has seen enough.
+                let _ = stdin.write_all(&body).await;
+            }
+        };
+        let read = async {
+            let mut answer = Vec::new();
+            if let Some(stdout) = stdout {
+                stdout
+                    .take(LARGEST_ANSWER + 1)
+                    .read_to_end(&mut answer)
+                    .await?;
+            }
+            match answer.len() as u64 > LARGEST_ANSWER {
+                true => Err(std::io::Error::other("the answer is too large")),
+                false => Ok(answer),
+            }
+        };
+        // Together: a program may write before it has read everything.
+        let ((), answer) = tokio::join!(feed, read);
+        let answer = answer?;
+        Ok((child.wait().await?, answer))
+    }
+}
+
+fn joined(ended: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+    ended.unwrap_or_else(|error| Err(Failure::new(Code::Failed, error.to_string())))
+}
+
+/// What a header is called in an environment: `x-trace id` is `KOMBU_HEADER_X_TRACE_ID`.
+fn variable(header: &str) -> String {
+    let name = header.chars().map(|letter| match letter {
+        letter if letter.is_ascii_alphanumeric() => letter.to_ascii_uppercase(),
+        _ => '_',
+    });
+    "KOMBU_HEADER_".chars().chain(name).collect()
+}

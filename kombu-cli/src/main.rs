@@ -1,0 +1,155 @@
+//! The `kombu` command: look into queues, send, receive and move messages from a shell, on any broker.
+
+mod commands;
+mod confirm;
+mod failure;
+mod file;
+mod forward;
+mod input;
+mod output;
+mod place;
+mod record;
+mod show;
+mod stop;
+mod target;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use self::failure::{CODES, Code, Failure, Result, without_secrets};
+use self::output::Output;
+use self::place::Place;
+use self::stop::Stop;
+
+/// Look into queues, send, receive and move messages, on RabbitMQ, Redis and NATS.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kombu",
+    version,
+    arg_required_else_help = true,
+    after_help = "Example:
+  export KOMBU_URL=amqp://guest:guest@localhost
+  kombu publish -q jobs '{\"id\": 7}'
+  kombu consume jobs",
+    after_long_help = CODES
+)]
+struct Cli {
+    #[command(flatten)]
+    place: Place,
+    /// Write JSON, for programs
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say nothing but results and errors
+    #[arg(long, short = 'Q', global = true)]
+    quiet: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Publish(Box<commands::publish::Publish>),
+    Consume(commands::consume::Consume),
+    Get(commands::get::Get),
+    Declare(commands::declare::Declare),
+    Bind(commands::bind::Bind),
+    Unbind(commands::bind::Unbind),
+    Delete(commands::delete::Delete),
+    Purge(commands::purge::Purge),
+    Queues(commands::queues::Queues),
+    Move(commands::moving::Move),
+    Bridge(commands::moving::Bridge),
+    Dead(commands::dead::Dead),
+    Call(commands::call::Call),
+    Serve(commands::serve::Serve),
+    Plan(commands::topology::Plan),
+    Apply(commands::topology::Apply),
+    Diff(commands::topology::Diff),
+    Bench(commands::bench::Bench),
+    Doctor(commands::doctor::Doctor),
+    Completions(commands::completions::Completions),
+}
+
+/// What every command has.
+#[derive(Debug)]
+struct Context {
+    place: Place,
+    output: Output,
+    stop: Stop,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error),
+    };
+    match run(cli) {
+        Ok(()) | Err(Failure::NobodyReads) => ExitCode::SUCCESS,
+        Err(Failure::Because(code, message)) => {
+            output::note(&message);
+            ExitCode::from(code as u8)
+        }
+    }
+}
+
+/// Help, or what is wrong with the arguments, which may have a URL among them.
+fn explain(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    if !error.use_stderr() {
+        let _ = write!(std::io::stdout(), "{text}");
+        return ExitCode::SUCCESS;
+    }
+    let shown = match error.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => text,
+        _ => without_secrets(&text),
+    };
+    let _ = write!(std::io::stderr(), "{shown}");
+    ExitCode::from(Code::Usage as u8)
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Code::Failed, format!("no runtime: {error}")))?;
+    let result = runtime.block_on(async {
+        let output = Output {
+            json: cli.json,
+            quiet: cli.quiet,
+        };
+        let context = Context {
+            place: cli.place,
+            output,
+            stop: Stop::listen(),
+        };
+        match cli.command {
+            Command::Publish(command) => command.run(&context).await,
+            Command::Consume(command) => command.run(&context).await,
+            Command::Get(command) => command.run(&context).await,
+            Command::Declare(command) => command.run(&context).await,
+            Command::Bind(command) => command.run(&context).await,
+            Command::Unbind(command) => command.run(&context).await,
+            Command::Delete(command) => command.run(&context).await,
+            Command::Purge(command) => command.run(&context).await,
+            Command::Queues(command) => command.run(&context).await,
+            Command::Move(command) => command.run(&context).await,
+            Command::Bridge(command) => command.run(&context).await,
+            Command::Dead(command) => command.run(&context).await,
+            Command::Call(command) => command.run(&context).await,
+            Command::Serve(command) => command.run(&context).await,
+            Command::Plan(command) => command.run(&context).await,
+            Command::Apply(command) => command.run(&context).await,
+            Command::Diff(command) => command.run(&context).await,
+            Command::Bench(command) => command.run(&context).await,
+            Command::Doctor(command) => command.run(&context).await,
+            Command::Completions(command) => command.run(&context).await,
+        }
+    });
+    // A read of standard input that nobody waits for any more would hold up the end.
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,177 @@
+//! What is wrong with a connection, as scripts and people are told; and that passwords aren't.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(
+    not(all(kombu_test_amqp, kombu_test_nats, kombu_test_redis)),
+    allow(dead_code, unused_imports)
+)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use kombu_testkit::Harness;
+use kombu_testkit::brokers::{Certificates, Nats, Redis};
+use kombu_tests::{AmqpHarness, Trust};
+
+use self::common::{KOMBU, Run, run};
+
+const SECRET: &str = "Xk7-tell-nobody";
+
+async fn ends_with(code: i32, url: &str) -> Run {
+    let run = run(url, &["--timeout", "3s", "get", "jobs"]).await;
+    assert_eq!(run.code, Some(code), "{url}: {}", run.errors);
+    assert!(!run.errors.contains(SECRET), "{}", run.errors);
+    assert_eq!(run.text(), "");
+    run
+}
+
+#[tokio::test]
+async fn no_broker_is_code_3() {
+    // Nobody listens on a port that was just free.
+    let port = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    for scheme in ["amqp", "redis", "nats"] {
+        ends_with(3, &format!("{scheme}://user:{SECRET}@127.0.0.1:{port}")).await;
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_url_is_code_2() {
+    for url in [
+        format!("nothing://user:{SECRET}@host"),
+        format!("amqp://user:{SECRET}@host:99999"),
+        format!("amqp://user:{SECRET}@host/?hartbeat=1"),
+        String::new(),
+    ] {
+        ends_with(2, &url).await;
+    }
+}
+
+#[tokio::test]
+async fn arguments_that_are_wrong_show_no_password() {
+    let url = format!("amqp://user:{SECRET}@host");
+    for arguments in [
+        &["get", "jobs", "--cuont", &url][..],
+        &["get", "jobs", &url],
+        &["get", "jobs", "-n", &url],
+        &["gett", &url],
+    ] {
+        let run = run("memory://", arguments).await;
+        assert_eq!(run.code, Some(2), "{arguments:?}: {}", run.errors);
+        assert!(!run.errors.contains(SECRET), "{}", run.errors);
+    }
+    let run = run("memory://", &["get", &url]).await;
+    assert_eq!(run.code, Some(5), "{}", run.errors);
+    assert!(!run.errors.contains(SECRET), "{}", run.errors);
+}
+
+#[tokio::test]
+async fn an_argument_wins_over_the_environment_and_that_over_the_file() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let file = folder.join(format!("{}-kombu.yaml", std::process::id()));
+    std::fs::write(&file, "connections: {default: {url: 'file-scheme://'}}").unwrap();
+    let path = file.to_str().unwrap();
+    for (environment, arguments, tried) in [
+        ("", &["--config", path][..], "file-scheme"),
+        (
+            "environment-scheme://",
+            &["--config", path],
+            "environment-scheme",
+        ),
+        (
+            "environment-scheme://",
+            &["--config", path, "--url", "argument-scheme://"],
+            "argument-scheme",
+        ),
+    ] {
+        let run = run(environment, &[arguments, &["get", "jobs"]].concat()).await;
+        assert_eq!(run.code, Some(2));
+        assert!(
+            run.errors.contains(&format!("`{tried}://`")),
+            "{}",
+            run.errors
+        );
+    }
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "RabbitMQ isn't there")]
+async fn rabbitmq_refuses_a_wrong_password_or_virtual_host_with_code_4() {
+    let harness = AmqpHarness::new();
+    let broker = harness.broker().await;
+    let right = broker.url().to_owned();
+    let wrong = right.replace("guest:guest@", &format!("guest:{SECRET}@"));
+    assert_ne!(wrong, right);
+    ends_with(4, &wrong).await;
+    let (server, _) = right.rsplit_once('/').unwrap();
+    ends_with(4, &format!("{server}/no-such-host")).await;
+    let doctor = run(&wrong, &["doctor", "--timeout", "3s"]).await;
+    assert_eq!(doctor.code, Some(4), "{}", doctor.errors);
+    assert!(
+        doctor.text().contains("WRONG  credentials"),
+        "{}",
+        doctor.text()
+    );
+    assert!(!doctor.text().contains(SECRET), "{}", doctor.text());
+    harness.clean_up(broker).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "Redis isn't there")]
+async fn redis_refuses_a_wrong_password_with_code_4() {
+    let redis = Redis::builder().password("right").start().unwrap();
+    ends_with(4, &format!("redis://:{SECRET}@{}", redis.address())).await;
+    ends_with(5, &format!("redis://:right@{}", redis.address())).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_nats), ignore = "NATS isn't there")]
+async fn nats_refuses_a_wrong_password_with_code_4() {
+    let nats = Nats::builder().user("me", "right").start().unwrap();
+    ends_with(4, &format!("nats://me:{SECRET}@{}", nats.address())).await;
+    ends_with(5, &format!("nats://me:right@{}", nats.address())).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "Redis isn't there")]
+async fn a_certificate_that_is_not_trusted_is_code_8() {
+    const NAME: &str = "redis.example";
+    let trust = Trust::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/cli"), "service");
+    let pair = trust.brokers.certify(NAME, |_| {});
+    let certificates = Certificates {
+        authority: trust.clients.pem(),
+        certificate: pair.certificate,
+        key: pair.key,
+    };
+    let redis = Redis::builder()
+        .tls(certificates)
+        .config("tls-auth-clients no")
+        .start()
+        .unwrap();
+    let address = redis.tls_address().unwrap();
+    let url = |authority| {
+        let query = trust.query(&[("ca_file", authority), ("server_name", NAME)]);
+        format!("rediss://{address}/{query}")
+    };
+    let refused = ends_with(8, &url("other-ca.pem")).await;
+    assert!(refused.errors.contains("certificate"), "{}", refused.errors);
+    ends_with(5, &url("ca.pem")).await;
+}
+
+#[tokio::test]
+async fn a_start_takes_less_than_20_ms() {
+    let mut best = Duration::MAX;
+    for _ in 0..20 {
+        let start = Instant::now();
+        let output = tokio::process::Command::new(KOMBU)
+            .arg("--version")
+            .output();
+        assert!(output.await.unwrap().status.success());
+        best = best.min(start.elapsed());
+    }
+    assert!(best < Duration::from_millis(20), "{best:?}");
+}

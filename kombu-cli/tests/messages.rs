@@ -1,0 +1,312 @@
+//! `publish`, `get` and `consume` on every broker.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(
+    not(all(kombu_test_amqp, kombu_test_nats, kombu_test_redis)),
+    allow(dead_code, unused_imports)
+)]
+
+mod common;
+
+use std::process::Stdio;
+
+use kombu_testkit::Broker;
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use self::common::{command, declare, done, feed, finish, on_every_broker, ready, run};
+
+const IMAGE: &[u8] = b"\xff\xd8\x00\x1b[2J";
+
+async fn what_is_published_is_consumed(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let published = done(
+        broker,
+        &["publish", "-q", "jobs", "{\"id\": 7}", "hello", "--json"],
+    )
+    .await;
+    assert_eq!(
+        published.json(),
+        [json!({"published": 2, "unrouted": 0, "resent": 0})]
+    );
+    let consumed = done(broker, &["consume", "jobs", "-n", "2"]).await;
+    assert_eq!(consumed.text(), "{\"id\": 7}\nhello\n");
+    assert_eq!(ready(broker, "jobs").await, 0);
+}
+
+async fn a_recording_is_published_as_it_was(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let properties = [
+        "publish",
+        "-q",
+        "jobs",
+        "--priority",
+        "3",
+        "--correlation-id",
+        "c-1",
+        "--type",
+        "job",
+        "-H",
+        "tenant=7",
+        "-H",
+        "name=anna",
+        "--message-id",
+        "m-1",
+        "{\"b\": 1.0,  \"a\": 2}",
+        "text",
+    ];
+    done(broker, &properties).await;
+    let image = feed(
+        broker.url(),
+        &["publish", "-q", "jobs", "--content-type", "image/jpeg"],
+        IMAGE,
+    )
+    .await;
+    assert_eq!(image.code, Some(0), "{}", image.errors);
+    let packed = [
+        "publish",
+        "-q",
+        "jobs",
+        "--serializer",
+        "msgpack",
+        "--compression",
+        "zlib",
+        "[1]",
+    ];
+    done(broker, &packed).await;
+
+    let recording = done(broker, &["consume", "jobs", "--json", "-n", "4"]).await;
+    let published = feed(broker.url(), &["publish", "--record"], &recording.out).await;
+    assert_eq!(published.code, Some(0), "{}", published.errors);
+    let again = done(broker, &["consume", "jobs", "--json", "-n", "4"]).await;
+    assert_eq!(again.text(), recording.text());
+    let first = &again.json()[0];
+    assert_eq!(first["headers"], json!({"tenant": 7, "name": "anna"}));
+    assert_eq!(first["properties"]["correlation_id"], "c-1");
+    assert!(
+        again.text().contains("{\"b\": 1.0,  \"a\": 2}"),
+        "{}",
+        again.text()
+    );
+}
+
+async fn a_binary_body_comes_out_byte_for_byte(broker: &Broker) {
+    declare(broker, &["images"]).await;
+    let published = feed(broker.url(), &["publish", "-q", "images"], IMAGE).await;
+    assert_eq!(published.code, Some(0), "{}", published.errors);
+    let looked = done(broker, &["get", "images", "--release"]).await;
+    assert_eq!(looked.text(), "base64:/9gAG1sySg==\n");
+    let raw = done(broker, &["consume", "images", "-n", "1", "--raw"]).await;
+    assert_eq!(raw.out, IMAGE);
+}
+
+async fn lines_and_files_are_messages(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let lines = feed(
+        broker.url(),
+        &["publish", "-q", "jobs", "--lines"],
+        b"one\ntwo\n\nlast",
+    )
+    .await;
+    assert_eq!(lines.code, Some(0), "{}", lines.errors);
+    let consumed = done(broker, &["consume", "jobs", "-n", "4"]).await;
+    assert_eq!(consumed.text(), "one\ntwo\n\nlast\n");
+    let folder =
+        std::env::temp_dir().join(format!("kombu-cli-{}-{:p}", std::process::id(), broker));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("body.json");
+    std::fs::write(&file, "[1]").unwrap();
+    let path = file.to_str().unwrap();
+    done(broker, &["publish", "-q", "jobs", "--file", path, path]).await;
+    let consumed = done(broker, &["get", "jobs", "-n", "2"]).await;
+    assert_eq!(consumed.text(), "[1]\n[1]\n");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+async fn what_decodes_is_shown_as_what_it_stands_for(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let packed = [
+        "publish",
+        "-q",
+        "jobs",
+        "--serializer",
+        "msgpack",
+        "--compression",
+        "zlib",
+        "{\"a\": [1]}",
+    ];
+    done(broker, &packed).await;
+    assert_eq!(
+        done(broker, &["get", "jobs", "--release"]).await.text(),
+        "{\"a\":[1]}\n"
+    );
+    let json = done(broker, &["get", "jobs", "--json", "--decoded"])
+        .await
+        .json();
+    assert_eq!(json[0]["decoded"], json!({"a": [1]}));
+}
+
+async fn a_look_takes_nothing(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    done(broker, &["publish", "-q", "jobs", "1", "2", "3"]).await;
+    let looked = done(broker, &["consume", "jobs", "--release", "-n", "3"]).await;
+    assert_eq!(looked.text(), "1\n2\n3\n");
+    assert_eq!(
+        done(broker, &["get", "jobs", "-n", "3"]).await.text(),
+        "1\n2\n3\n"
+    );
+}
+
+async fn a_queue_without_messages_has_a_code_of_its_own(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let got = run(broker.url(), &["get", "jobs"]).await;
+    assert_eq!((got.code, got.text()), (Some(6), ""), "{}", got.errors);
+    let consumed = run(
+        broker.url(),
+        &["consume", "jobs", "-n", "1", "--idle", "100ms"],
+    )
+    .await;
+    assert_eq!(consumed.code, Some(6), "{}", consumed.errors);
+}
+
+async fn a_missing_queue_or_exchange_is_an_error_and_is_not_made(broker: &Broker) {
+    for arguments in [
+        &["publish", "-q", "nowhere", "1"][..],
+        &["publish", "-e", "nowhere", "1"],
+        &["consume", "nowhere"],
+        &["get", "nowhere"],
+        &["queues", "nowhere"],
+        &["purge", "nowhere", "--yes"],
+        &["bind", "nowhere", "-q", "nowhere"],
+    ] {
+        let run = run(broker.url(), arguments).await;
+        assert_eq!(run.code, Some(5), "{arguments:?}: {}", run.errors);
+        assert!(run.errors.contains("nowhere"), "{}", run.errors);
+    }
+    assert_eq!(
+        run(broker.url(), &["queues", "nowhere"]).await.code,
+        Some(5)
+    );
+}
+
+async fn a_message_that_reaches_nobody_is_told(broker: &Broker) {
+    done(broker, &["declare", "exchange", "media", "type=topic"]).await;
+    let sent = done(
+        broker,
+        &["publish", "-e", "media", "-k", "a", "1", "--json"],
+    )
+    .await;
+    assert_eq!(sent.json()[0]["unrouted"], 1);
+    let sent = run(
+        broker.url(),
+        &["publish", "-e", "media", "-k", "a", "1", "--mandatory"],
+    )
+    .await;
+    assert_eq!(sent.code, Some(5), "{}", sent.errors);
+}
+
+async fn a_closed_pipe_ends_quietly_and_loses_nothing(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let line = "x".repeat(100_000);
+    let bodies = vec![line.as_str(); 8];
+    done(broker, &[&["publish", "-q", "jobs"][..], &bodies].concat()).await;
+    let mut child = command(broker.url(), &["consume", "jobs", "--follow"])
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next_line().await.unwrap().unwrap(), line);
+    drop(lines);
+    let ended = finish(child, b"").await;
+    assert_eq!((ended.code, ended.errors.as_str()), (Some(0), ""));
+    // One was read; one more may have been in the pipe, which takes 64 KiB.
+    let left = run(broker.url(), &["consume", "jobs", "--idle", "3s"]).await;
+    let left = left.text().lines().count();
+    assert!((6..=7).contains(&left), "{left}");
+}
+
+async fn ctrl_c_ends_in_an_orderly_way(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    done(broker, &["publish", "-q", "jobs", "1", "2"]).await;
+    let mut child = command(broker.url(), &["consume", "jobs", "--follow"])
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next_line().await.unwrap().unwrap(), "1");
+    assert_eq!(lines.next_line().await.unwrap().unwrap(), "2");
+    common::interrupt(&child);
+    let ended = finish(child, b"").await;
+    assert_eq!((ended.code, ended.errors.as_str()), (Some(0), ""));
+    assert_eq!(ready(broker, "jobs").await, 0);
+}
+
+async fn a_publish_that_is_interrupted_says_so(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let mut publish = command(broker.url(), &["publish", "-q", "jobs", "--lines"]);
+    let mut child = publish.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stdin, b"1\n")
+        .await
+        .unwrap();
+    let consumed = done(broker, &["consume", "jobs", "-n", "1"]).await;
+    assert_eq!(consumed.text(), "1\n");
+    common::interrupt(&child);
+    let ended = finish(child, b"").await;
+    assert_eq!(ended.code, Some(130), "{}", ended.errors);
+    assert!(ended.errors.contains("1 published"), "{}", ended.errors);
+    drop(stdin);
+}
+
+async fn a_message_that_is_refused_ends_it_before_more_is_read(broker: &Broker) {
+    let full = [
+        "declare",
+        "queue",
+        "full",
+        "max_length=1",
+        "overflow=reject-publish",
+    ];
+    done(broker, &full).await;
+    let mut publish = command(broker.url(), &["publish", "-q", "full", "--lines"]);
+    let mut child = publish.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stdin, b"1\n2\n3\n")
+        .await
+        .unwrap();
+    // It has no end.
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(30), finish(child, b""));
+    let ended = ended
+        .await
+        .expect("it ends although there may be more lines");
+    assert_eq!(ended.code, Some(1), "{}", ended.errors);
+    assert!(ended.errors.contains("1 published"), "{}", ended.errors);
+    drop(stdin);
+}
+
+async fn a_wrong_line_of_a_recording_is_named(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let input = b"{\"text\": \"good\"}\n{\"txet\": \"bad\"}\n";
+    let run = feed(broker.url(), &["publish", "-q", "jobs", "--record"], input).await;
+    assert_eq!(run.code, Some(2), "{}", run.errors);
+    assert!(
+        run.errors.contains("standard input, line 2"),
+        "{}",
+        run.errors
+    );
+    assert_eq!(done(broker, &["get", "jobs"]).await.text(), "good\n");
+}
+
+on_every_broker! {
+    what_is_published_is_consumed
+    a_recording_is_published_as_it_was
+    a_binary_body_comes_out_byte_for_byte
+    lines_and_files_are_messages
+    what_decodes_is_shown_as_what_it_stands_for
+    a_look_takes_nothing
+    a_queue_without_messages_has_a_code_of_its_own
+    a_missing_queue_or_exchange_is_an_error_and_is_not_made
+    a_message_that_reaches_nobody_is_told
+    a_closed_pipe_ends_quietly_and_loses_nothing
+    ctrl_c_ends_in_an_orderly_way
+    a_publish_that_is_interrupted_says_so
+    a_message_that_is_refused_ends_it_before_more_is_read
+    a_wrong_line_of_a_recording_is_named
+}

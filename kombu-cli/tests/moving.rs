@@ -1,0 +1,350 @@
+//! `move`, `bridge` and `dead redrive` on every broker: nothing is lost, whatever ends them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(
+    not(all(kombu_test_amqp, kombu_test_nats, kombu_test_redis)),
+    allow(dead_code, unused_imports)
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kombu::Queue;
+use kombu_testkit::Broker;
+use kombu_testkit::proxy::Proxy;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::time::{sleep, timeout};
+
+use self::common::{command, declare, done, feed, finish, kill, on_every_broker, ready, run};
+
+const MESSAGES: usize = 2_000;
+/// What may be there twice.
+const WINDOW: usize = 1_000;
+
+/// Publishes the numbers from 0 on.
+async fn fill(broker: &Broker, queue: &str, count: usize) {
+    let numbers: String = (0..count).map(|number| format!("{number}\n")).collect();
+    let filled = feed(
+        broker.url(),
+        &["publish", "-q", queue, "--lines"],
+        numbers.as_bytes(),
+    )
+    .await;
+    assert_eq!(filled.code, Some(0), "{}", filled.errors);
+}
+
+/// Has every message of `jobs` rejected, which makes it a dead letter in `failed`.
+async fn bury(broker: &Broker, count: usize) {
+    declare(broker, &["failed"]).await;
+    let attributes = [
+        "declare",
+        "queue",
+        "jobs",
+        "dead_letter_exchange=",
+        "dead_letter_routing_key=failed",
+    ];
+    done(broker, &attributes).await;
+    fill(broker, "jobs", count).await;
+    let connection = broker.connect().await;
+    let mut consumer = connection
+        .consumer(&Queue::new("jobs").passive())
+        .await
+        .unwrap();
+    for _ in 0..count {
+        consumer
+            .try_next()
+            .await
+            .unwrap()
+            .unwrap()
+            .reject()
+            .await
+            .unwrap();
+    }
+    connection.close().await.unwrap();
+    common::until(async || ready(broker, "failed").await == count as u64).await;
+}
+
+async fn a_move_keeps_order_properties_and_keys(broker: &Broker) {
+    declare(broker, &["from", "to"]).await;
+    done(
+        broker,
+        &[
+            "publish", "-q", "from", "-H", "tenant=7", "--type", "job", "1", "2", "3",
+        ],
+    )
+    .await;
+    let moved = done(broker, &["move", "from", "-q", "to", "--json"]).await;
+    assert_eq!(
+        moved.json(),
+        [json!({"moved": 3, "left": 0, "perhaps_twice": 0})]
+    );
+    assert_eq!(ready(broker, "from").await, 0);
+    let there = done(broker, &["consume", "to", "-n", "3", "--json"])
+        .await
+        .json();
+    let bodies: Vec<&Value> = there.iter().map(|message| &message["body"]).collect();
+    assert_eq!(bodies, [1, 2, 3]);
+    assert_eq!(there[0]["headers"], json!({"tenant": 7}));
+    assert_eq!(there[0]["properties"]["type"], "job");
+}
+
+async fn a_move_takes_no_more_than_it_is_told(broker: &Broker) {
+    declare(broker, &["from", "to"]).await;
+    fill(broker, "from", 5).await;
+    done(broker, &["move", "from", "-q", "to", "-n", "2"]).await;
+    assert_eq!(
+        done(broker, &["get", "to", "-n", "9"]).await.text(),
+        "0\n1\n"
+    );
+    assert_eq!(
+        done(broker, &["get", "from", "-n", "9"]).await.text(),
+        "2\n3\n4\n"
+    );
+}
+
+async fn a_message_that_reaches_nobody_stays(broker: &Broker) {
+    declare(broker, &["from"]).await;
+    done(broker, &["declare", "exchange", "media", "type=topic"]).await;
+    fill(broker, "from", 3).await;
+    let moved = run(broker.url(), &["move", "from", "-e", "media"]).await;
+    assert_eq!(moved.code, Some(5), "{}", moved.errors);
+    assert_eq!(
+        done(broker, &["get", "from", "-n", "9"]).await.text(),
+        "0\n1\n2\n"
+    );
+}
+
+async fn further_keys_send_no_copies_elsewhere(broker: &Broker) {
+    declare(broker, &["from", "to", "other"]).await;
+    done(
+        broker,
+        &["publish", "-q", "from", "-H", "CC=[\"other\"]", "1"],
+    )
+    .await;
+    assert_eq!(done(broker, &["get", "other"]).await.text(), "1\n");
+    done(broker, &["move", "from", "-q", "to"]).await;
+    assert_eq!(done(broker, &["get", "to"]).await.text(), "1\n");
+    assert_eq!(ready(broker, "other").await, 0);
+}
+
+async fn a_bridge_brings_what_comes_until_nothing_comes(broker: &Broker) {
+    declare(broker, &["from", "to"]).await;
+    fill(broker, "from", 500).await;
+    let arguments = [
+        "bridge",
+        "from",
+        "--to",
+        broker.url(),
+        "-q",
+        "to",
+        "--idle",
+        "3s",
+        "--json",
+        "-Q",
+    ];
+    let bridged = done(broker, &arguments).await;
+    assert_eq!(bridged.json()[0]["moved"], 500);
+    assert_eq!(ready(broker, "from").await, 0);
+    let there = done(broker, &["consume", "to", "-n", "500"]).await;
+    let numbers: Vec<usize> = there
+        .text()
+        .lines()
+        .map(|line| line.parse().unwrap())
+        .collect();
+    assert_eq!(numbers, (0..500).collect::<Vec<_>>());
+}
+
+async fn a_bridge_ends_in_an_orderly_way(broker: &Broker) {
+    declare(broker, &["from", "to"]).await;
+    fill(broker, "from", MESSAGES).await;
+    let arguments = [
+        "bridge",
+        "from",
+        "--to",
+        broker.url(),
+        "-q",
+        "to",
+        "--rate",
+        "500",
+        "--json",
+    ];
+    let child = command(broker.url(), &arguments).spawn().unwrap();
+    common::until(async || ready(broker, "to").await >= 100).await;
+    common::interrupt(&child);
+    let ended = finish(child, b"").await;
+    assert_eq!(ended.code, Some(0), "{}", ended.errors);
+    assert_eq!(ended.json()[0]["perhaps_twice"], 0);
+    let moved = ended.json()[0]["moved"].as_u64().unwrap();
+    assert_eq!(ready(broker, "to").await, moved);
+    common::until(async || ready(broker, "from").await == MESSAGES as u64 - moved).await;
+}
+
+/// Kills it half-way, runs it again until all messages are in `target`, and checks how often each is there.
+async fn kill_half_way(broker: &Broker, arguments: &[&str], target: &str) {
+    let slowly = [arguments, &["--rate", "500"]].concat();
+    let mut child = command(broker.url(), &slowly).spawn().unwrap();
+    common::until(async || ready(broker, target).await >= 200).await;
+    kill(&child);
+    child.wait().await.unwrap();
+    assert!(
+        ready(broker, target).await < MESSAGES as u64,
+        "it was faster than the kill"
+    );
+
+    let mut consume = command(broker.url(), &["consume", target, "--follow"])
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(consume.stdout.take().unwrap()).lines();
+    let mut seen: BTreeMap<usize, usize> = BTreeMap::new();
+    let collect = async {
+        while seen.len() < MESSAGES {
+            let line = lines.next_line().await.unwrap().unwrap();
+            *seen.entry(line.parse().unwrap()).or_default() += 1;
+        }
+    };
+    let again = async {
+        loop {
+            run(broker.url(), arguments).await;
+            // What the killed one had comes back when its broker notices.
+            sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let all = timeout(Duration::from_secs(90), async {
+        tokio::select! {
+            () = collect => {}
+            () = again => {}
+        }
+    });
+    let in_time = all.await.is_ok();
+    assert!(in_time, "{} of {MESSAGES} arrived", seen.len());
+    let twice: usize = seen.values().map(|count| count - 1).sum();
+    assert!(twice <= WINDOW, "{twice} arrived twice");
+}
+
+async fn a_move_that_is_killed_loses_nothing(broker: &Broker) {
+    declare(broker, &["from", "to"]).await;
+    fill(broker, "from", MESSAGES).await;
+    kill_half_way(broker, &["move", "from", "-q", "to"], "to").await;
+}
+
+async fn a_bridge_that_is_killed_loses_nothing(broker: &Broker) {
+    declare(broker, &["from", "to"]).await;
+    fill(broker, "from", MESSAGES).await;
+    let arguments = [
+        "bridge",
+        "from",
+        "--to",
+        broker.url(),
+        "-q",
+        "to",
+        "--idle",
+        "2s",
+    ];
+    kill_half_way(broker, &arguments, "to").await;
+}
+
+async fn what_somebody_else_has_is_told_of(broker: &Broker) {
+    declare(broker, &["from", "to"]).await;
+    fill(broker, "from", 3).await;
+    let connection = broker.connect().await;
+    let held = connection.get("from").await.unwrap().unwrap();
+    let moved = done(broker, &["move", "from", "-q", "to"]).await;
+    assert!(
+        moved.errors.contains("2 messages moved"),
+        "{}",
+        moved.errors
+    );
+    // RabbitMQ doesn't tell.
+    let tells = connection
+        .queue_info("from")
+        .await
+        .unwrap()
+        .unsettled
+        .is_some();
+    assert_eq!(
+        moved.errors.contains("1 messages of queue `from` are with"),
+        tells,
+        "{}",
+        moved.errors
+    );
+    held.release().await.unwrap();
+    connection.close().await.unwrap();
+}
+
+/// The other end takes nothing more, so what the bridge has is certainly not there.
+async fn what_the_other_end_did_not_confirm_is_not_acknowledged(broker: &Broker) {
+    const UNCONFIRMED: usize = 300;
+    declare(broker, &["from", "to"]).await;
+    let mut url = url::Url::parse(broker.url()).unwrap();
+    let server = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+    let proxy = Proxy::start(server).await.unwrap();
+    url.set_port(Some(proxy.address().port())).unwrap();
+    let arguments = ["bridge", "from", "--to", url.as_str(), "-q", "to"];
+    let mut child = command(broker.url(), &arguments).spawn().unwrap();
+    fill(broker, "from", 1).await;
+    common::until(async || ready(broker, "to").await == 1).await;
+    proxy.blackhole();
+    fill(broker, "from", UNCONFIRMED).await;
+    common::until(async || ready(broker, "from").await == 0).await;
+    // On Redis, whoever is connected for a while gives back what a dead session had; a command that is over at once doesn't.
+    let connected = broker.connect().await;
+    kill(&child);
+    child.wait().await.unwrap();
+    assert_eq!(ready(broker, "to").await, 1);
+    common::until(async || ready(broker, "from").await == UNCONFIRMED as u64).await;
+    connected.close().await.unwrap();
+}
+
+async fn a_redrive_that_is_killed_loses_nothing(broker: &Broker) {
+    bury(broker, MESSAGES).await;
+    kill_half_way(broker, &["dead", "redrive", "failed"], "jobs").await;
+}
+
+async fn dead_letters_are_looked_at_and_go_back_to_where_they_died(broker: &Broker) {
+    bury(broker, 2).await;
+    done(broker, &["publish", "-q", "failed", "\"never died\""]).await;
+    let listed = done(broker, &["dead", "list", "failed", "--json"])
+        .await
+        .json();
+    assert_eq!(listed.len(), 3);
+    assert_eq!(listed[0]["died_in"], "jobs");
+    assert_eq!(listed[0]["reason"], "rejected");
+    assert_eq!(listed[2]["died_in"], Value::Null);
+    let table = done(broker, &["dead", "list", "failed", "-n", "1"]).await;
+    assert!(table.text().contains("rejected"), "{}", table.text());
+    let shown = done(broker, &["dead", "show", "failed", "-n", "1", "-v"]).await;
+    assert!(shown.text().contains("x-death"), "{}", shown.text());
+
+    let redriven = done(broker, &["dead", "redrive", "failed", "--json"]).await;
+    assert_eq!(
+        redriven.json(),
+        [json!({"moved": 2, "left": 1, "perhaps_twice": 0})]
+    );
+    let back = done(broker, &["consume", "jobs", "-n", "2", "--json"])
+        .await
+        .json();
+    assert_eq!(back[1]["body"], 1);
+    assert_eq!(back[0].get("headers"), None, "{}", back[0]);
+    assert_eq!(
+        done(broker, &["get", "failed"]).await.text(),
+        "\"never died\"\n"
+    );
+}
+
+on_every_broker! {
+    a_move_keeps_order_properties_and_keys
+    a_move_takes_no_more_than_it_is_told
+    a_message_that_reaches_nobody_stays
+    further_keys_send_no_copies_elsewhere
+    a_bridge_brings_what_comes_until_nothing_comes
+    a_bridge_ends_in_an_orderly_way
+    a_move_that_is_killed_loses_nothing
+    a_bridge_that_is_killed_loses_nothing
+    what_somebody_else_has_is_told_of
+    what_the_other_end_did_not_confirm_is_not_acknowledged
+    a_redrive_that_is_killed_loses_nothing
+    dead_letters_are_looked_at_and_go_back_to_where_they_died
+}

@@ -1,0 +1,138 @@
+//! `call`, `serve`, `bench` and `doctor` on every broker.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(
+    not(all(kombu_test_amqp, kombu_test_nats, kombu_test_redis)),
+    allow(dead_code, unused_imports)
+)]
+
+mod common;
+
+use kombu_testkit::Broker;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use self::common::{command, declare, done, finish, on_every_broker, ready, run};
+
+async fn a_call_is_answered_by_a_program(broker: &Broker) {
+    declare(broker, &["shout"]).await;
+    let served = ["serve", "shout", "--", "tr", "a-z", "A-Z"];
+    let child = command(broker.url(), &served).spawn().unwrap();
+    let answered = done(broker, &["call", "-q", "shout", "hello"]).await;
+    assert_eq!(answered.text(), "HELLO\n");
+    common::interrupt(&child);
+    assert_eq!(finish(child, b"").await.code, Some(0));
+}
+
+async fn a_program_is_told_of_the_message_and_settles_it(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let script = "printf '%s %s ' \"$KOMBU_QUEUE\" \"$KOMBU_HEADER_TENANT\"; cat; echo; test -z \"$KOMBU_URL\"";
+    let served = ["serve", "jobs", "--", "sh", "-c", script];
+    done(
+        broker,
+        &["publish", "-q", "jobs", "-H", "tenant=7", "hello"],
+    )
+    .await;
+    let mut child = command(broker.url(), &served).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next_line().await.unwrap().unwrap(), "jobs 7 hello");
+    common::interrupt(&child);
+    let ended = finish(child, b"").await;
+    assert_eq!((ended.code, ended.errors.as_str()), (Some(0), ""));
+    assert_eq!(ready(broker, "jobs").await, 0);
+}
+
+async fn a_message_whose_program_fails_comes_again(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let script = "echo \"$KOMBU_ATTEMPT\"; test \"$KOMBU_ATTEMPT\" = 2";
+    let served = [
+        "serve",
+        "jobs",
+        "--retry-after",
+        "100ms",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    done(broker, &["publish", "-q", "jobs", "1"]).await;
+    let mut child = command(broker.url(), &served).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next_line().await.unwrap().unwrap(), "1");
+    assert_eq!(lines.next_line().await.unwrap().unwrap(), "2");
+    common::interrupt(&child);
+    let ended = finish(child, b"").await;
+    assert_eq!(ended.code, Some(0), "{}", ended.errors);
+    assert_eq!(ready(broker, "jobs").await, 0);
+}
+
+async fn a_program_that_is_not_there_ends_it_and_keeps_the_message(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    done(broker, &["publish", "-q", "jobs", "1"]).await;
+    let ended = run(broker.url(), &["serve", "jobs", "--", "/no/such/program"]).await;
+    assert_eq!(ended.code, Some(2), "{}", ended.errors);
+    common::until(async || ready(broker, "jobs").await == 1).await;
+}
+
+async fn a_bench_measures_and_leaves_nothing(broker: &Broker) {
+    let measured = done(broker, &["bench", "-n", "200", "--json"]).await.json();
+    let whats: Vec<_> = measured
+        .iter()
+        .map(|row| row["what"].as_str().unwrap())
+        .collect();
+    assert_eq!(whats, ["publish", "consume", "round-trip"]);
+    for row in &measured {
+        assert!(row["per_second"].as_f64().unwrap() > 0.0, "{row}");
+    }
+    let times = &measured[0]["microseconds"];
+    assert!(
+        times["p50"].as_u64().unwrap() <= times["max"].as_u64().unwrap(),
+        "{times}"
+    );
+    // One at a time: the longest way isn't much shorter than the mean one, which has the acknowledgement, too.
+    let there = &measured[2];
+    let mean = there["seconds"].as_f64().unwrap() / there["messages"].as_f64().unwrap();
+    let longest = there["microseconds"]["max"].as_f64().unwrap() / 1e6;
+    assert!(longest * 2.0 >= mean, "{there}");
+    let buckets = times["histogram"].as_array().unwrap();
+    let counted: u64 = buckets
+        .iter()
+        .map(|bucket| bucket["count"].as_u64().unwrap())
+        .sum();
+    assert_eq!(counted, 200);
+    let table = done(broker, &["bench", "publish", "-n", "50", "--histogram"]).await;
+    assert!(
+        table.text().contains("from a publish to its confirm"),
+        "{}",
+        table.text()
+    );
+    assert!(!table.text().contains("consume"), "{}", table.text());
+}
+
+async fn a_doctor_finds_nothing_wrong(broker: &Broker) {
+    let found = done(broker, &["doctor", "--json"]).await.json();
+    let checks: Vec<_> = found
+        .iter()
+        .map(|row| row["check"].as_str().unwrap())
+        .collect();
+    let all = [
+        "reach",
+        "TLS",
+        "credentials",
+        "declare",
+        "publish",
+        "consume",
+        "delete",
+        "limits",
+    ];
+    assert_eq!(checks, all);
+    assert!(found.iter().all(|row| row["ok"] == true), "{found:?}");
+}
+
+on_every_broker! {
+    a_call_is_answered_by_a_program
+    a_program_is_told_of_the_message_and_settles_it
+    a_message_whose_program_fails_comes_again
+    a_program_that_is_not_there_ends_it_and_keeps_the_message
+    a_bench_measures_and_leaves_nothing
+    a_doctor_finds_nothing_wrong
+}

@@ -1,0 +1,173 @@
+//! Declaring, binding, deleting and counting on every broker, and files of declarations.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(
+    not(all(kombu_test_amqp, kombu_test_nats, kombu_test_redis)),
+    allow(dead_code, unused_imports)
+)]
+
+mod common;
+
+use kombu_testkit::Broker;
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use self::common::{command, declare, done, feed, finish, on_every_broker, ready, run};
+
+async fn what_is_bound_arrives_and_what_is_unbound_does_not(broker: &Broker) {
+    declare(broker, &["videos"]).await;
+    done(broker, &["declare", "exchange", "media", "type=topic"]).await;
+    let ends = ["media", "-q", "videos", "-k", "video.#"];
+    done(broker, &[&["bind"][..], &ends].concat()).await;
+    done(broker, &["publish", "-e", "media", "-k", "video.new", "1"]).await;
+    assert_eq!(done(broker, &["get", "videos"]).await.text(), "1\n");
+    done(broker, &[&["unbind"][..], &ends].concat()).await;
+    let sent = done(
+        broker,
+        &["publish", "-e", "media", "-k", "video.new", "1", "--json"],
+    )
+    .await;
+    assert_eq!(sent.json()[0]["unrouted"], 1);
+}
+
+async fn an_exchange_is_bound_to_another_one(broker: &Broker) {
+    declare(broker, &["archived"]).await;
+    done(broker, &["declare", "exchange", "media", "type=topic"]).await;
+    done(broker, &["declare", "exchange", "archive", "type=fanout"]).await;
+    done(broker, &["bind", "archive", "-q", "archived"]).await;
+    done(broker, &["bind", "media", "-e", "archive", "-k", "#"]).await;
+    done(
+        broker,
+        &["publish", "-e", "media", "-k", "a", "1", "--mandatory"],
+    )
+    .await;
+    assert_eq!(done(broker, &["get", "archived"]).await.text(), "1\n");
+}
+
+async fn a_declaration_that_differs_is_code_7(broker: &Broker) {
+    done(broker, &["declare", "queue", "jobs", "max_length=10"]).await;
+    done(broker, &["declare", "queue", "jobs", "max_length=10"]).await;
+    let other = run(broker.url(), &["declare", "queue", "jobs", "max_length=11"]).await;
+    assert_eq!(other.code, Some(7), "{}", other.errors);
+    let wrong = run(broker.url(), &["declare", "queue", "jobs", "max_lenght=10"]).await;
+    assert_eq!(wrong.code, Some(2), "{}", wrong.errors);
+    assert!(wrong.errors.contains("max_lenght"), "{}", wrong.errors);
+}
+
+async fn nothing_is_lost_before_somebody_said_yes(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    done(broker, &["publish", "-q", "jobs", "1", "2"]).await;
+    for arguments in [&["purge", "jobs"][..], &["delete", "queue", "jobs"]] {
+        // Nobody sits at a pipe, whatever it says.
+        let refused = feed(broker.url(), arguments, b"y\n").await;
+        assert_eq!(refused.code, Some(2), "{arguments:?}");
+        assert!(refused.errors.contains("--yes"), "{}", refused.errors);
+    }
+    assert_eq!(ready(broker, "jobs").await, 2);
+    let purged = done(broker, &["purge", "jobs", "--yes", "--json"]).await;
+    assert_eq!(
+        purged.json(),
+        [json!({"purged": {"queue": "jobs", "messages": 2}})]
+    );
+    done(broker, &["delete", "queue", "jobs"]).await;
+    assert_eq!(run(broker.url(), &["queues", "jobs"]).await.code, Some(5));
+}
+
+async fn queues_are_counted(broker: &Broker) {
+    declare(broker, &["jobs", "events"]).await;
+    done(broker, &["publish", "-q", "jobs", "1", "2"]).await;
+    let counted = done(broker, &["queues", "jobs", "events", "--json"])
+        .await
+        .json();
+    assert_eq!(counted[0]["ready"], 2);
+    assert_eq!(
+        counted[1],
+        json!({"queue": "events", "ready": 0, "unacked": counted[1]["unacked"], "consumers": 0})
+    );
+    let table = done(broker, &["queues", "jobs"]).await;
+    assert!(
+        table
+            .text()
+            .starts_with("queue  ready  unacked  consumers\njobs       2"),
+        "{}",
+        table.text()
+    );
+}
+
+async fn a_watch_goes_on_until_it_is_ended(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let arguments = ["queues", "jobs", "--watch", "--interval", "100ms", "--json"];
+    let mut child = command(broker.url(), &arguments).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let first = lines.next_line().await.unwrap().unwrap();
+    assert!(first.contains("\"ready\":0"), "{first}");
+    done(broker, &["publish", "-q", "jobs", "1"]).await;
+    loop {
+        let line = lines.next_line().await.unwrap().unwrap();
+        if line.contains("\"ready\":1") {
+            break;
+        }
+    }
+    common::interrupt(&child);
+    assert_eq!(finish(child, b"").await.code, Some(0));
+}
+
+async fn a_file_is_planned_applied_and_compared(broker: &Broker) {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let file = folder.join(format!("{}-{:p}.yaml", std::process::id(), broker));
+    std::fs::write(
+        &file,
+        "exchanges: {media: {type: topic}}
+queues:
+  videos: {max_length: 10, bindings: [{exchange: media, routing_key: 'video.#'}]}
+",
+    )
+    .unwrap();
+    let path = file.to_str().unwrap();
+    let planned = done(broker, &["plan", path]).await;
+    assert_eq!(planned.text(), "+ exchange media\n+ queue videos\n");
+    assert_eq!(run(broker.url(), &["queues", "videos"]).await.code, Some(5));
+    assert_eq!(run(broker.url(), &["diff", path]).await.code, Some(7));
+    done(broker, &["apply", path]).await;
+    done(
+        broker,
+        &[
+            "publish",
+            "-e",
+            "media",
+            "-k",
+            "video.new",
+            "1",
+            "--mandatory",
+        ],
+    )
+    .await;
+    let planned = done(broker, &["plan", path]).await;
+    assert_eq!(planned.text(), "= exchange media\n= queue videos\n");
+    assert_eq!(done(broker, &["diff", path]).await.text(), "");
+
+    std::fs::write(&file, "queues: {others: {}, videos: {max_length: 11}}").unwrap();
+    let differs = run(broker.url(), &["diff", path]).await;
+    assert_eq!(differs.code, Some(7), "{}", differs.errors);
+    assert!(
+        differs
+            .text()
+            .starts_with("+ queue others\n! queue videos: "),
+        "{}",
+        differs.text()
+    );
+    let refused = run(broker.url(), &["apply", path]).await;
+    assert_eq!(refused.code, Some(7), "{}", refused.errors);
+    assert_eq!(run(broker.url(), &["queues", "others"]).await.code, Some(5));
+    std::fs::remove_file(&file).unwrap();
+}
+
+on_every_broker! {
+    what_is_bound_arrives_and_what_is_unbound_does_not
+    an_exchange_is_bound_to_another_one
+    a_declaration_that_differs_is_code_7
+    nothing_is_lost_before_somebody_said_yes
+    queues_are_counted
+    a_watch_goes_on_until_it_is_ended
+    a_file_is_planned_applied_and_compared
+}
