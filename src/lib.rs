@@ -59,7 +59,7 @@ mod config;
 #[cfg(feature = "signal")]
 mod signal;
 
-pub use config::{Config, from_config};
+pub use config::{Config, Format, from_config};
 #[cfg(feature = "amqp")]
 pub use kombu_amqp as amqp;
 pub use kombu_core::declare::{
