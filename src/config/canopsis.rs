@@ -57,8 +57,11 @@ pub(super) fn read(node: Node) -> Result<File, Problem> {
     Ok(file)
 }
 
+/// A section's name, and its keys.
+type Section = (String, Vec<(Key, Node)>);
+
 /// The sections in the order in which they say more.
-fn sorted(node: Node) -> Result<Vec<(String, Vec<(Key, Node)>)>, Problem> {
+fn sorted(node: Node) -> Result<Vec<Section>, Problem> {
     let known: Vec<&str> = MIDDLEWARES.into_iter().chain([MANAGER]).collect();
     let mut sections = Vec::new();
     let Value::Map(found) = node.value else {

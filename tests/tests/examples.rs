@@ -326,12 +326,18 @@ failed: {\"item\":\"unicorn\",\"count\":1} (rejected)
 strays: \"what is this?\"
 ";
 
+fn pipeline() -> String {
+    format!("{EXAMPLES}/config/pipeline.yaml")
+}
+
 async fn pipeline_runs(harness: &impl Harness) {
-    assert_eq!(prints_the_same(harness, PIPELINE, &[]).await, PIPELINED);
+    let file = pipeline();
+    let printed = prints_the_same(harness, PIPELINE, &[&file]).await;
+    assert_eq!(printed, PIPELINED);
     let broker = harness.broker().await;
     for variable in ["KOMBU_URL", "PIPELINE_URL"] {
         let mut command = program(PIPELINE);
-        command.env(variable, broker.url());
+        command.arg(&file).env(variable, broker.url());
         assert_eq!(output(&mut command).await, PIPELINED, "{variable}");
     }
 }
@@ -356,7 +362,7 @@ async fn the_pipeline_of_one_file_runs_on_nats() {
 
 #[tokio::test]
 async fn the_pipeline_of_one_file_runs_on_memory() {
-    assert_eq!(output(&mut program(PIPELINE)).await, PIPELINED);
+    assert_eq!(output(program(PIPELINE).arg(pipeline())).await, PIPELINED);
 }
 
 #[tokio::test]
