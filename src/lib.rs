@@ -59,7 +59,7 @@ mod config;
 #[cfg(feature = "signal")]
 mod signal;
 
-pub use config::{Config, from_config};
+pub use config::{Config, Format, from_config};
 #[cfg(feature = "amqp")]
 pub use kombu_amqp as amqp;
 pub use kombu_core::declare::{
@@ -73,11 +73,12 @@ pub use kombu_core::message::Content;
 pub use kombu_core::postage;
 pub use kombu_core::{
     Acker, Body, CallError, Caller, CarryTrace, Connection, ConnectionBuilder, Consumer, Deadlines,
-    Delivery, Destinations, DrainReport, Entity, Error, ErrorKind, Event, Events, Health,
-    Interceptor, Message, Name, OpenConsumer, OpenProducer, OpenSimpleBuffer, OpenSimpleQueue,
-    Place, Pooled, Pools, Producer, Publish, Published, Publishing, PublishingAll, QueueDeletion,
-    Queues, Receipt, Registry, Result, RetryPolicy, Sending, Settling, SimpleBuffer, SimpleQueue,
-    TraceContext, UndecodablePolicy, Values,
+    Delivery, Destinations, DrainReport, Entity, Error, ErrorKind, Event, Events, FeatureUse,
+    Health, Interceptor, Message, Name, OpenConsumer, OpenProducer, OpenSimpleBuffer,
+    OpenSimpleQueue, Place, Pooled, Pools, Portability, Portable, Producer, Publish, Published,
+    Publishing, PublishingAll, QueueDeletion, Queues, Receipt, Registry, Result, RetryPolicy,
+    Sending, Settling, SimpleBuffer, SimpleQueue, Topology, TraceContext, UndecodablePolicy,
+    Values,
 };
 pub use kombu_core::{
     call, declare, driver, field, handler, mailbox, mom, occo, serializers, virt,

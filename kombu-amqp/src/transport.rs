@@ -149,6 +149,24 @@ impl AmqpOptions {
     }
 }
 
+/// How, and within which limits; `docs/semantics.md` says it whole.
+const NOTES: &[(Feature, &str)] = &[
+    (Feature::Priority, "on classic queues"),
+    (Feature::MaxDeliveries, "on quorum queues"),
+    (
+        Feature::NoLocal,
+        "the client drops what its own connection published",
+    ),
+    (
+        Feature::DelayedPublish,
+        "by a ladder of queues with a time to live, routed when it is due; at most 49 days, and not together with an expiration",
+    ),
+    (
+        Feature::DelayedRetry,
+        "by a ladder of queues with a time to live; a confirmed copy, which goes to the back",
+    ),
+];
+
 /// What RabbitMQ does.
 pub(crate) const CAPABILITIES: Capabilities = Capabilities::basic()
     .native(Feature::AlternateExchange)
@@ -173,6 +191,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::basic()
     // A ladder of queues with a time to live.
     .emulated(Feature::DelayedPublish)
     .emulated(Feature::DelayedRetry)
+    .with_notes(NOTES)
     // Below its `consumer_timeout` of 30 min, which closes the channel.
     .with_max_processing_time(Duration::from_secs(25 * 60));
 

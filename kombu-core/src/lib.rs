@@ -24,6 +24,7 @@ pub mod mom;
 mod name;
 pub mod occo;
 mod options;
+mod portability;
 #[cfg(feature = "postage")]
 pub mod postage;
 mod watched;
@@ -45,3 +46,6 @@ pub use error::{Error, ErrorKind, Result};
 pub use field::{FieldTable, FieldValue, Timestamp};
 pub use kombu_serializers as serializers;
 pub use name::Name;
+#[doc(hidden)] // for the facade's files
+pub use options::nearest;
+pub use portability::{FeatureUse, Portability, Portable, Topology};

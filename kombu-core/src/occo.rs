@@ -111,7 +111,12 @@ impl Config {
         }
     }
 
-    fn url(&self, registry: &Registry) -> Result<String> {
+    /// The URL of its connection, secrets included.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if there is no protocol, and those of [`Registry::url_of`].
+    pub fn connection_url(&self, registry: &Registry) -> Result<String> {
         if let Some(url) = &self.url {
             return Ok(url.clone());
         }
@@ -134,7 +139,7 @@ impl Config {
     }
 
     async fn connect(&self, registry: &Registry) -> Result<Connection> {
-        let url = self.url(registry)?;
+        let url = self.connection_url(registry)?;
         Connection::builder(registry.clone()).url(url).await
     }
 

@@ -26,10 +26,7 @@ pub(crate) fn from_pairs<'a, T: DeserializeOwned>(
 }
 
 /// The known name nearest to what was written, if one is near enough to be a typing mistake.
-pub(crate) fn nearest<'a>(
-    written: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
         .map(|name| (strsim::damerau_levenshtein(written, name), name))

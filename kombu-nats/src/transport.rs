@@ -116,6 +116,62 @@ impl Default for NatsOptions {
 /// What is left for headers of the server's limit.
 const HEADERS: usize = 16 << 10;
 
+/// How, and within which limits; `docs/semantics.md` says it whole.
+const NOTES: &[(Feature, &str)] = &[
+    (Feature::AlternateExchange, "routed by the client"),
+    (Feature::ExchangeBinding, "routed by the client"),
+    (
+        Feature::CustomExchangeKind,
+        "routed by a function that the program registers",
+    ),
+    (Feature::AutoDelete, "deleted by the client"),
+    (
+        Feature::ExclusiveQueue,
+        "goes with its session, within 30 s of a crash",
+    ),
+    (
+        Feature::QueueExpiry,
+        "while anybody is connected with this library",
+    ),
+    (
+        Feature::QueueMessageTtl,
+        "while anybody is connected with this library",
+    ),
+    (
+        Feature::MessageTtl,
+        "while anybody is connected with this library",
+    ),
+    (Feature::DeadLetter, "moved by the client, with x-death"),
+    (Feature::MaxLength, "approximate where the head is dropped"),
+    (
+        Feature::MaxLengthBytes,
+        "approximate in queues of more than 1,000 messages",
+    ),
+    (Feature::RejectPublish, "counts what is unsettled, too"),
+    (
+        Feature::Priority,
+        "up to 9, by a subject and a consumer for each level",
+    ),
+    (
+        Feature::MaxDeliveries,
+        "what a crashed session held counts as a delivery",
+    ),
+    (Feature::SingleActiveConsumer, "by records of the sessions"),
+    (Feature::ExclusiveConsumer, "by records of the sessions"),
+    (
+        Feature::NoLocal,
+        "the client drops what its own connection published",
+    ),
+    (
+        Feature::DelayedPublish,
+        "while anybody is connected with this library; in order within seconds",
+    ),
+    (
+        Feature::DelayedRetry,
+        "while anybody is connected with this library; in order within seconds",
+    ),
+];
+
 /// What the transport does; NATS itself has streams.
 pub(crate) const CAPABILITIES: Capabilities = {
     let mut all = Capabilities::basic();
@@ -127,6 +183,7 @@ pub(crate) const CAPABILITIES: Capabilities = {
     all.without(Feature::ConsumerPriority)
         .without(Feature::Immediate)
         .with_max_priority(9)
+        .with_notes(NOTES)
 };
 
 /// Where a session's streams lie.

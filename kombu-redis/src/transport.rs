@@ -179,6 +179,77 @@ impl RedisOptions {
     }
 }
 
+/// How, and within which limits; `docs/semantics.md` says it whole.
+const NOTES: &[(Feature, &str)] = &[
+    (Feature::AlternateExchange, "routed by the client"),
+    (Feature::ExchangeBinding, "routed by the client"),
+    (
+        Feature::CustomExchangeKind,
+        "routed by a function that the program registers",
+    ),
+    (
+        Feature::AutoDelete,
+        "among what uses this library; Python's consumers don't count",
+    ),
+    (
+        Feature::ExclusiveQueue,
+        "goes with its session's lease, within 10 s of a crash unless `lease` says otherwise",
+    ),
+    (
+        Feature::QueueExpiry,
+        "among what uses this library; Python's consumers don't count; while anybody is connected with this library",
+    ),
+    (
+        Feature::QueueMessageTtl,
+        "while anybody is connected with this library; what Python publishes has none",
+    ),
+    (
+        Feature::MessageTtl,
+        "while anybody is connected with this library; what Python publishes has none",
+    ),
+    (Feature::DeadLetter, "moved by the client, with x-death"),
+    (
+        Feature::MaxLength,
+        "exact among what publishes with this library",
+    ),
+    (
+        Feature::MaxLengthBytes,
+        "exact among what publishes and consumes with this library",
+    ),
+    (
+        Feature::RejectPublish,
+        "among what publishes with this library",
+    ),
+    (
+        Feature::Priority,
+        "up to 9 in four levels, as Python has them: neighbours may share one",
+    ),
+    (
+        Feature::MaxDeliveries,
+        "among what consumes with this library",
+    ),
+    (
+        Feature::SingleActiveConsumer,
+        "among what uses this library; Python's consumers don't count",
+    ),
+    (
+        Feature::ExclusiveConsumer,
+        "among what uses this library; Python's consumers don't count",
+    ),
+    (
+        Feature::NoLocal,
+        "the client drops what its own connection published",
+    ),
+    (
+        Feature::DelayedPublish,
+        "while anybody is connected with this library",
+    ),
+    (
+        Feature::DelayedRetry,
+        "while anybody is connected with this library",
+    ),
+];
+
 /// What the transport does; Redis itself has lists.
 pub(crate) const CAPABILITIES: Capabilities = {
     let mut all = Capabilities::basic();
@@ -190,6 +261,7 @@ pub(crate) const CAPABILITIES: Capabilities = {
     all.without(Feature::ConsumerPriority)
         .without(Feature::Immediate)
         .with_max_priority(9)
+        .with_notes(NOTES)
 };
 
 const SCHEMES: &[&str] = &[

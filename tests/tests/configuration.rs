@@ -273,25 +273,88 @@ async fn a_name_that_is_not_in_the_file_lists_those_that_are() {
 }
 
 #[test]
-fn an_unknown_key_is_refused_wherever_it_stands() {
-    refused("kombu.yaml", "conections: {}", &["conections"]);
-    refused("kombu.toml", "conections = {}", &["conections"]);
-    refused("kombu.json", r#"{"conections": {}}"#, &["conections"]);
+fn an_unknown_key_is_refused_wherever_it_stands_with_its_line_and_the_nearest_one() {
+    let near = "did you mean `connections`?";
+    refused(
+        "kombu.yaml",
+        "conections: {}",
+        &["conections", near, "line 1"],
+    );
+    refused(
+        "kombu.toml",
+        "conections = {}",
+        &["conections", near, "line 1"],
+    );
+    refused(
+        "kombu.json",
+        r#"{"conections": {}}"#,
+        &["conections", near, "line 1"],
+    );
+    refused(
+        "kombu.yaml",
+        "connections:\n  shop:\n    url: 'memory://'\n    prot: 1\n",
+        &[
+            "`prot`",
+            "line 4, column 5",
+            "`connections.shop`",
+            "did you mean `port`?",
+        ],
+    );
     refused(
         "kombu.yaml",
         "connections: {shop: {url: 'memory://', uri: x}}",
-        &["uri"],
+        &["uri", "did you mean `url`?"],
     );
-    refused("kombu.yaml", "exchanges: {media: {kind: topic}}", &["kind"]);
+    refused(
+        "kombu.yaml",
+        "exchanges: {media: {kind: topic}}",
+        &["`kind`", "known are: name, type"],
+    );
     refused(
         "kombu.yaml",
         "queues: {jobs: {durabel: true}}",
-        &["durabel"],
+        &["`durabel`", "did you mean `durable`?"],
     );
     refused(
         "kombu.yaml",
         "queues: {jobs: {bindings: [{exchange: media, key: x}]}}",
-        &["key"],
+        &["`key`", "`queues.jobs.bindings.0`"],
+    );
+}
+
+/// The same mistake on line 12 of each.
+const WRONG: [(&str, &str); 3] = [
+    (
+        "kombu.yaml",
+        "# A shop.\nconnections:\n  default:\n    url: memory://\n\nexchanges:\n  media: {type: topic}\n\n\
+         queues:\n  jobs:\n    message_ttl: 30s\n    max_lenght: 7\n    durable: true\n",
+    ),
+    (
+        "kombu.toml",
+        "# A shop.\n[connections.default]\nurl = 'memory://'\n\n[exchanges.media]\ntype = 'topic'\n\n\
+         [queues.other]\n\n[queues.jobs]\nmessage_ttl = '30s'\nmax_lenght = 7\ndurable = true\n",
+    ),
+    (
+        "kombu.json",
+        "{\n\"connections\": {\n\"default\": {\"url\": \"memory://\"}\n},\n\"exchanges\": {\n\
+         \"media\": {\"type\": \"topic\"}\n},\n\"queues\": {\n\"jobs\": {\n\"priority\":\n12\n,\"x\": 1}}}",
+    ),
+];
+
+#[test]
+fn the_line_of_a_wrong_key_is_told_in_each_format() {
+    let (yaml, toml) = (WRONG[0], WRONG[1]);
+    let wanted = &["line 12", "`max_lenght`", "did you mean `max_length`?"];
+    refused(toml.0, toml.1, wanted);
+    refused(yaml.0, yaml.1, wanted);
+    let (name, json) = WRONG[2];
+    refused(name, json, &["line 10", "`priority`"]);
+    // A number is over with the line that it stands on.
+    let wrong = json.replace("\"priority\":\n12", "\"max_length\":\n-12");
+    refused(
+        name,
+        &wrong,
+        &["line 11", "`queues.jobs.max_length`", "-12"],
     );
 }
 
@@ -300,10 +363,18 @@ fn a_value_of_the_wrong_type_is_refused() {
     let yaml = "queues: {jobs: {durable: perhaps}}";
     refused("kombu.yaml", yaml, &["boolean", "line 1, column 26"]);
     let toml = "\nqueues.jobs.max_length = 'many'";
-    refused("kombu.toml", toml, &["line 2", "`queues.jobs.max_length`"]);
+    refused(
+        "kombu.toml",
+        toml,
+        &["line 2, column 26", "`queues.jobs.max_length`"],
+    );
     let json = r#"{"queues": {"jobs": {"message_ttl": "soon"}}}"#;
     refused("kombu.json", json, &["soon", "line 1"]);
-    refused("kombu.yaml", "connections: {shop: {}}", &["url"]);
+    refused(
+        "kombu.yaml",
+        "connections: {shop: {}}",
+        &["connection `shop`", "url"],
+    );
 }
 
 #[test]
@@ -335,7 +406,7 @@ fn exchanges_that_are_bound_in_a_ring_are_refused() {
 
 #[test]
 fn another_extension_is_refused() {
-    for name in ["kombu.ini", "kombu", "kombu.yaml.bak", "kombu.YAML"] {
+    for name in ["kombu.xml", "kombu", "kombu.yaml.bak", "kombu.YAML"] {
         refused(name, "{}", &[".yaml, .yml, .toml or .json"]);
     }
 }

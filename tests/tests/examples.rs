@@ -20,6 +20,7 @@ const ORDERS: &str = env!("CARGO_BIN_EXE_example-orders");
 const SEEDS: &str = env!("CARGO_BIN_EXE_example-seeds");
 const CONTROL: &str = env!("CARGO_BIN_EXE_example-control");
 const CONFIG: &str = env!("CARGO_BIN_EXE_example-config");
+const PIPELINE: &str = env!("CARGO_BIN_EXE_example-pipeline");
 const CELERY: &str = env!("CARGO_BIN_EXE_example-celery");
 const NEWSROOM_ON_MEMORY: &str = env!("CARGO_BIN_EXE_example-newsroom-memory");
 const NEWSROOM_ON_AMQP: &str = env!("CARGO_BIN_EXE_example-newsroom-amqp");
@@ -31,7 +32,13 @@ const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
 /// A program that knows of no broker but what it is told.
 fn program(path: &str) -> Command {
     let mut command = Command::new(path);
-    for variable in ["KOMBU_URL", "AMQP_URL", "NATS_URL", "REDIS_URL"] {
+    for variable in [
+        "KOMBU_URL",
+        "AMQP_URL",
+        "NATS_URL",
+        "REDIS_URL",
+        "PIPELINE_URL",
+    ] {
         command.env_remove(variable);
     }
     command.kill_on_drop(true).stdin(Stdio::null());
@@ -308,6 +315,54 @@ async fn the_same_file_runs_on_redis_by_argument_or_environment() {
 #[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
 async fn the_same_file_runs_on_nats_by_argument_or_environment() {
     shop_runs(&NatsHarness::new()).await;
+}
+
+/// What the example `pipeline` prints with the file that comes with it.
+const PIPELINED: &str = "\
+small: \"101 apple: 303, attempt 2\"
+small: \"7 apple: 21, attempt 1\"
+large: \"2 piano: 10000, attempt 1\"
+failed: {\"item\":\"unicorn\",\"count\":1} (rejected)
+strays: \"what is this?\"
+";
+
+fn pipeline() -> String {
+    format!("{EXAMPLES}/config/pipeline.yaml")
+}
+
+async fn pipeline_runs(harness: &impl Harness) {
+    let file = pipeline();
+    let printed = prints_the_same(harness, PIPELINE, &[&file]).await;
+    assert_eq!(printed, PIPELINED);
+    let broker = harness.broker().await;
+    for variable in ["KOMBU_URL", "PIPELINE_URL"] {
+        let mut command = program(PIPELINE);
+        command.arg(&file).env(variable, broker.url());
+        assert_eq!(output(&mut command).await, PIPELINED, "{variable}");
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn the_pipeline_of_one_file_runs_on_rabbitmq() {
+    pipeline_runs(&AmqpHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
+async fn the_pipeline_of_one_file_runs_on_redis() {
+    pipeline_runs(&RedisHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn the_pipeline_of_one_file_runs_on_nats() {
+    pipeline_runs(&NatsHarness::new()).await;
+}
+
+#[tokio::test]
+async fn the_pipeline_of_one_file_runs_on_memory() {
+    assert_eq!(output(program(PIPELINE).arg(pipeline())).await, PIPELINED);
 }
 
 #[tokio::test]

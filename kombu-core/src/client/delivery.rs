@@ -29,7 +29,10 @@ use super::processing::Processing;
 use super::{Connection, Producer, Settling};
 
 /// What becomes of a delivery that could not be decoded and is dropped without being settled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+///
+/// In files: `dead-letter-or-hold`, `hold`, `reject`, `release`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum UndecodablePolicy {
     /// Rejected if its queue has a dead-letter exchange, else held until the consumer closes. As

@@ -26,7 +26,7 @@ mod registry;
 mod settling;
 mod simple;
 mod subscribed;
-mod topology;
+pub(crate) mod topology;
 mod trace;
 mod unconfirmed;
 mod values;

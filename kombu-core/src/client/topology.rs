@@ -6,7 +6,7 @@ use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{Destination, Operation};
 
 #[derive(Debug)]
-pub(super) enum Step<'a> {
+pub(crate) enum Step<'a> {
     Exchange(&'a Exchange, DeclareMode),
     Queue(&'a Queue, DeclareMode),
     Bind(Destination, &'a Binding),
@@ -14,7 +14,7 @@ pub(super) enum Step<'a> {
 
 impl Step<'_> {
     /// What errors call it.
-    pub(super) fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Step::Exchange(..) => "declare exchange",
             Step::Queue(..) => "declare queue",
@@ -22,7 +22,7 @@ impl Step<'_> {
         }
     }
 
-    pub(super) fn operation(&self) -> Operation<'_> {
+    pub(crate) fn operation(&self) -> Operation<'_> {
         match self {
             Step::Exchange(exchange, mode) => Operation::DeclareExchange(exchange, *mode),
             Step::Queue(queue, mode) => Operation::DeclareQueue(queue, *mode),
@@ -34,7 +34,7 @@ impl Step<'_> {
 /// The steps for one exchange, with the exchanges that it is bound to.
 ///
 /// `mode` is for declarations that don't say otherwise themselves.
-pub(super) fn of_exchange(exchange: &Exchange, mode: DeclareMode) -> Vec<Step<'_>> {
+pub(crate) fn of_exchange(exchange: &Exchange, mode: DeclareMode) -> Vec<Step<'_>> {
     let mut steps = Vec::new();
     add_exchange(exchange, mode, &mut HashSet::new(), &mut steps);
     steps
@@ -43,7 +43,7 @@ pub(super) fn of_exchange(exchange: &Exchange, mode: DeclareMode) -> Vec<Step<'_
 /// The steps for one queue, with its exchanges and bindings.
 ///
 /// `default` is the mode of declarations that don't say otherwise themselves.
-pub(super) fn of_queue(queue: &Queue, default: DeclareMode) -> Vec<Step<'_>> {
+pub(crate) fn of_queue(queue: &Queue, default: DeclareMode) -> Vec<Step<'_>> {
     let mut steps = Vec::new();
     let mode = queue.declare_mode().unwrap_or(default);
     let binds = mode == DeclareMode::Ensure;

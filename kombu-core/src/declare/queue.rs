@@ -589,6 +589,12 @@ impl fmt::Debug for Queue {
     }
 }
 
+impl From<&Queue> for Queue {
+    fn from(queue: &Queue) -> Self {
+        queue.clone()
+    }
+}
+
 impl From<&Queue> for Name {
     fn from(queue: &Queue) -> Self {
         queue.0.name.clone()

@@ -143,6 +143,7 @@ pub struct Capabilities {
     max_message_size: usize,
     max_priority: u8,
     max_processing_time: Option<Duration>,
+    notes: &'static [(Feature, &'static str)],
 }
 
 // One bit for each feature.
@@ -161,6 +162,7 @@ impl Capabilities {
             max_message_size: Self::DEFAULT_MAX_MESSAGE_SIZE,
             max_priority: u8::MAX,
             max_processing_time: None,
+            notes: &[],
         }
     }
 
@@ -207,6 +209,21 @@ impl Capabilities {
     pub const fn with_max_processing_time(mut self, limit: Duration) -> Self {
         self.max_processing_time = Some(limit);
         self
+    }
+
+    /// Says in a few words how the transport does what it does, and within which limits: for
+    /// [`Topology::check`](crate::Topology::check).
+    #[must_use]
+    pub const fn with_notes(mut self, notes: &'static [(Feature, &'static str)]) -> Self {
+        self.notes = notes;
+        self
+    }
+
+    /// How the transport comes to this feature, and within which limits, in a few words.
+    pub fn note(&self, feature: Feature) -> Option<&'static str> {
+        let mut notes = self.notes.iter();
+        let found = notes.find(|(noted, _)| *noted == feature);
+        found.filter(|_| self.has(feature)).map(|(_, note)| *note)
     }
 
     /// How the transport comes to this feature.

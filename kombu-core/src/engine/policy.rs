@@ -3,25 +3,50 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
+use crate::declare::duration;
 use crate::error::{Error, ErrorKind, Result};
 
 type Observer = Arc<dyn Fn(&Error, Duration) + Send + Sync>;
 
 /// How connecting is tried again.
-#[derive(Clone)]
+///
+/// In files: `first_pause`, `longest_pause`, `max_attempts`.
+#[derive(Clone, Deserialize)]
+#[serde(default, deny_unknown_fields, rename = "retry policy")]
 #[non_exhaustive]
 pub struct RetryPolicy {
     /// The pause after the first failed attempt; each further one is twice as long. Default: 100 ms.
+    #[serde(with = "duration")]
     pub first_pause: Duration,
     /// The longest pause. Default: 15 s.
+    #[serde(with = "duration")]
     pub longest_pause: Duration,
     /// Failed attempts in a row after which a lost connection is given up. Default: none, it is tried for ever.
     pub max_attempts: Option<u32>,
+    #[serde(skip)]
     observer: Option<Observer>,
 }
+
+/// The same pauses and attempts, and the same observer.
+impl PartialEq for RetryPolicy {
+    fn eq(&self, other: &Self) -> bool {
+        let observers = (&self.observer, &other.observer);
+        let same_observer = match observers {
+            (Some(one), Some(another)) => Arc::ptr_eq(one, another),
+            (one, another) => one.is_none() && another.is_none(),
+        };
+        same_observer
+            && self.first_pause == other.first_pause
+            && self.longest_pause == other.longest_pause
+            && self.max_attempts == other.max_attempts
+    }
+}
+
+impl Eq for RetryPolicy {}
 
 impl Default for RetryPolicy {
     fn default() -> Self {
@@ -115,20 +140,28 @@ pub(crate) async fn by<T>(
 }
 
 /// How long operations may take, from the call to the broker's answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// In files, the names are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename = "deadlines")]
 #[non_exhaustive]
 pub struct Deadlines {
     /// Making the first connection, all URLs and pauses included. Default: 10 s.
+    #[serde(with = "duration")]
     pub connect: Duration,
     /// A publish, waiting for a connection and for room included. Default: 30 s.
+    #[serde(with = "duration")]
     pub publish: Duration,
     /// A declaration with everything that it includes, opening a producer or a consumer, and every other control
     /// operation. Default: 30 s.
+    #[serde(with = "duration")]
     pub declare: Duration,
     /// Settling, where the broker's answer is waited for ([`Settling::confirmed`](crate::Settling::confirmed)), and flushing
     /// settles and confirms when a connection is closed. Default: 30 s.
+    #[serde(with = "duration")]
     pub settle: Duration,
     /// How long a session may be silent before it counts as lost, at least a millisecond. Default: 10 s.
+    #[serde(with = "duration")]
     pub liveness: Duration,
 }
 

@@ -1,5 +1,9 @@
 use std::time::Duration;
 
+use serde::Deserialize;
+
+use crate::declare::duration;
+
 /// How often, and after which pauses, a message comes again whose handler failed.
 ///
 /// ```
@@ -11,10 +15,15 @@ use std::time::Duration;
 /// let millis = |millis| Some(Duration::from_millis(millis));
 /// assert_eq!(pauses, [millis(100), millis(200), millis(400), None]);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
+///
+/// In files: `count`, `first_pause`, `longest_pause`, `jitter`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename = "retries")]
 pub struct Retries {
     count: u32,
+    #[serde(with = "duration")]
     first_pause: Duration,
+    #[serde(with = "duration")]
     longest_pause: Duration,
     jitter: bool,
 }

@@ -89,33 +89,83 @@ impl SessionLayer for Check {
     }
 }
 
-/// What `operation` asks for that isn't there.
+/// Refuses what `operation` asks for that isn't there.
 pub(crate) fn check(operation: &Operation<'_>, capabilities: &Capabilities) -> Result<()> {
-    match operation {
-        // Verifying asks for the name only.
-        Operation::DeclareExchange(declared, DeclareMode::Ensure) => {
-            exchange(declared, capabilities)
+    for need in needs(operation) {
+        if let Some(problem) = need.problem(capabilities) {
+            return Err(unsupported(&asking(operation), &problem));
         }
-        Operation::DeclareQueue(declared, DeclareMode::Ensure) => queue(declared, capabilities),
-        Operation::Bind(Destination::Exchange(name), _) => {
-            let needed = [(true, Feature::ExchangeBinding)];
-            refuse(|| format!("exchange `{name}`"), needed, capabilities)
+    }
+    Ok(())
+}
+
+/// Something that a declaration or a consumer asks of its transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Need {
+    pub(crate) feature: Feature,
+    /// Up to which number, if it has one.
+    up_to: Option<u8>,
+}
+
+impl Need {
+    /// Why the transport can't, in the words that errors and reports have.
+    pub(crate) fn problem(&self, capabilities: &Capabilities) -> Option<String> {
+        let feature = self.feature;
+        if !capabilities.has(feature) {
+            return Some(absent(feature));
         }
-        Operation::OpenSubscription(queues, options) => {
-            let needed = [
-                (options.exclusive, Feature::ExclusiveConsumer),
-                (options.priority != 0, Feature::ConsumerPriority),
-                (options.no_local.is_some(), Feature::NoLocal),
-            ];
-            let who = || format!("the consumer of {queues:?}");
-            refuse(who, needed, capabilities)
-        }
-        _ => Ok(()),
+        let highest = capabilities.max_priority();
+        let asked = self.up_to.filter(|asked| *asked > highest)?;
+        Some(format!(
+            "{feature} up to {asked}, and this transport has them up to {highest}; ask for fewer, or use another \
+             transport"
+        ))
     }
 }
 
-fn exchange(exchange: &Exchange, capabilities: &Capabilities) -> Result<()> {
-    let needed = [
+/// What an operation asks for beyond what every transport has. This is the only list: what refuses at run time and the check
+/// before it ([`Topology::check`](crate::Topology::check)) both ask here.
+pub(crate) fn needs(operation: &Operation<'_>) -> Vec<Need> {
+    let needed = match operation {
+        // Verifying asks for the name only.
+        Operation::DeclareExchange(declared, DeclareMode::Ensure) => of_exchange(declared),
+        Operation::DeclareQueue(declared, DeclareMode::Ensure) => of_queue(declared),
+        Operation::Bind(Destination::Exchange(_), _) => vec![(true, Feature::ExchangeBinding)],
+        Operation::OpenSubscription(_, options) => vec![
+            (options.exclusive, Feature::ExclusiveConsumer),
+            (options.priority != 0, Feature::ConsumerPriority),
+            (options.no_local.is_some(), Feature::NoLocal),
+        ],
+        _ => Vec::new(),
+    };
+    let up_to = |feature| match operation {
+        Operation::DeclareQueue(queue, _) if feature == Feature::Priority => {
+            queue.get_max_priority()
+        }
+        _ => None,
+    };
+    let asked = needed.into_iter().filter(|(is_asked, _)| *is_asked);
+    asked
+        .map(|(_, feature)| Need {
+            feature,
+            up_to: up_to(feature),
+        })
+        .collect()
+}
+
+/// Who asks, for messages to people.
+pub(crate) fn asking(operation: &Operation<'_>) -> String {
+    match operation {
+        Operation::DeclareExchange(exchange, _) => format!("exchange `{}`", exchange.name()),
+        Operation::DeclareQueue(queue, _) => format!("queue `{}`", queue.name()),
+        Operation::Bind(Destination::Exchange(name), _) => format!("exchange `{name}`"),
+        Operation::OpenSubscription(queues, _) => format!("the consumer of {queues:?}"),
+        other => format!("{other:?}"),
+    }
+}
+
+fn of_exchange(exchange: &Exchange) -> Vec<(bool, Feature)> {
+    vec![
         (
             exchange.get_alternate_exchange().is_some(),
             Feature::AlternateExchange,
@@ -126,16 +176,11 @@ fn exchange(exchange: &Exchange, capabilities: &Capabilities) -> Result<()> {
             matches!(exchange.kind(), ExchangeKind::Custom(_)),
             Feature::CustomExchangeKind,
         ),
-    ];
-    refuse(
-        || format!("exchange `{}`", exchange.name()),
-        needed,
-        capabilities,
-    )
+    ]
 }
 
-fn queue(queue: &Queue, capabilities: &Capabilities) -> Result<()> {
-    let needed = [
+fn of_queue(queue: &Queue) -> Vec<(bool, Feature)> {
+    vec![
         (queue.is_exclusive(), Feature::ExclusiveQueue),
         (
             queue.is_auto_delete() && !queue.is_exclusive(),
@@ -162,53 +207,30 @@ fn queue(queue: &Queue, capabilities: &Capabilities) -> Result<()> {
             queue.is_single_active_consumer(),
             Feature::SingleActiveConsumer,
         ),
-    ];
-    let who = || format!("queue `{}`", queue.name());
-    refuse(who, needed, capabilities)?;
-    match queue.get_max_priority() {
-        Some(asked) if asked > capabilities.max_priority() => Err(Error::new(
-            ErrorKind::Unsupported,
-            format!(
-                "{} asks for {} up to {asked}, and this transport has them up to {}; ask for fewer, or use \
-                 another transport",
-                who(),
-                Feature::Priority,
-                capabilities.max_priority()
-            ),
-        )),
-        _ => Ok(()),
-    }
+    ]
 }
 
 fn message(content: &Content, capabilities: &Capabilities) -> Result<()> {
-    let needed = [
+    let asked = [
         (content.expiration().is_some(), Feature::MessageTtl),
         (content.delay().is_some(), Feature::DelayedPublish),
         (content.immediate(), Feature::Immediate),
     ];
-    refuse(|| "the message".to_owned(), needed, capabilities)
-}
-
-fn refuse(
-    who: impl Fn() -> String,
-    needed: impl IntoIterator<Item = (bool, Feature)>,
-    capabilities: &Capabilities,
-) -> Result<()> {
-    for (asked, feature) in needed {
-        if asked && !capabilities.has(feature) {
-            return Err(unsupported(&who(), feature));
-        }
+    match asked
+        .into_iter()
+        .find(|(is_asked, feature)| *is_asked && !capabilities.has(*feature))
+    {
+        Some((_, feature)) => Err(unsupported("the message", &absent(feature))),
+        None => Ok(()),
     }
-    Ok(())
 }
 
-fn unsupported(who: &str, feature: Feature) -> Error {
-    Error::new(
-        ErrorKind::Unsupported,
-        format!(
-            "{who} asks for {feature}, which this transport doesn't have; leave it out, or use another transport"
-        ),
-    )
+fn absent(feature: Feature) -> String {
+    format!("{feature}, which this transport doesn't have; leave it out, or use another transport")
+}
+
+fn unsupported(who: &str, problem: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("{who} asks for {problem}"))
 }
 
 struct CheckedPublisher {
@@ -287,6 +309,7 @@ impl Settle for CheckedSettler {
         }
         // Refused, but not to be left with nobody: it goes back.
         drop(self.next.settle(tag, Outcome::Release));
-        Settlement::done(Err(unsupported("the retry", Feature::DelayedRetry)))
+        let problem = absent(Feature::DelayedRetry);
+        Settlement::done(Err(unsupported("the retry", &problem)))
     }
 }

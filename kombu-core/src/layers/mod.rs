@@ -3,5 +3,5 @@
 mod capable;
 mod faults;
 
-pub(crate) use capable::{Capable, check};
+pub(crate) use capable::{Capable, Need, asking, check, needs};
 pub use faults::Faults;

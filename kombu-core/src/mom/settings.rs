@@ -427,6 +427,15 @@ impl Settings {
         registry.url_of(&place)
     }
 
+    /// The URL of the connection alone, secrets included: what a transport understands of all this.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Registry::url_of`].
+    pub fn connection_url(&self, registry: &Registry) -> Result<String> {
+        self.clone().by_uri()?.url(registry)
+    }
+
     /// All of it as one URI, secrets included.
     ///
     /// # Errors

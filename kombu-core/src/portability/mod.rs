@@ -1,0 +1,184 @@
+//! Whether a transport can do what a program needs, told before anything is connected.
+
+mod report;
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::client::topology::{self, Step};
+use crate::declare::{DeclareMode, Exchange, Queue};
+use crate::driver::{Capabilities, Destination, Operation, SubscribeOptions};
+use crate::error::Result;
+use crate::layers::{asking, needs};
+use crate::name::Name;
+
+pub use report::{FeatureUse, Portability, Portable};
+
+/// Everything that a program declares, and how it consumes: checked against a transport without a broker.
+///
+/// The rules are those by which a connection refuses at run time, so what passes here isn't
+/// [`Unsupported`](crate::ErrorKind::Unsupported) there.
+///
+/// ```
+/// use kombu::{Exchange, Queue, Topology};
+///
+/// let media = Exchange::topic("media");
+/// let videos = Queue::new("videos").bind(&media, "video.#").max_priority(9);
+/// let topology = Topology::new().queue(&videos);
+///
+/// let redis = kombu::registry().capabilities("memory").expect("it is built in");
+/// # let redis = redis.emulated(kombu::Feature::Priority).with_max_priority(9);
+/// topology.check(&redis).require()?; // one line in a unit test
+///
+/// let higher = Topology::new().queue(videos.max_priority(10)).check(&redis);
+/// assert!(higher.require().unwrap_err().to_string().contains("up to 9"));
+/// # Ok::<(), kombu::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    exchanges: Vec<Exchange>,
+    queues: Vec<Queue>,
+    consumers: Vec<(Vec<Name>, SubscribeOptions)>,
+}
+
+impl Topology {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Topology::default()
+    }
+
+    /// Adds an exchange, with those that it is bound to.
+    #[must_use]
+    pub fn exchange(mut self, exchange: impl Into<Exchange>) -> Self {
+        self.exchanges.push(exchange.into());
+        self
+    }
+
+    /// Adds a queue, with its bindings and the exchanges that it is bound to.
+    #[must_use]
+    pub fn queue(mut self, queue: impl Into<Queue>) -> Self {
+        self.queues.push(queue.into());
+        self
+    }
+
+    /// Adds a consumer of these queues, with what it asks for.
+    #[must_use]
+    pub fn consumer<N: Into<Name>>(
+        mut self,
+        queues: impl IntoIterator<Item = N>,
+        options: SubscribeOptions,
+    ) -> Self {
+        let queues = queues.into_iter().map(Into::into).collect();
+        self.consumers.push((queues, options));
+        self
+    }
+
+    /// The exchanges that were added.
+    pub fn exchanges(&self) -> &[Exchange] {
+        &self.exchanges
+    }
+
+    /// The queues that were added.
+    pub fn queues(&self) -> &[Queue] {
+        &self.queues
+    }
+
+    /// How each declaration fares on a transport with these capabilities, in the order of declaring.
+    ///
+    /// A transport's are known by its scheme, [`Registry::capabilities`](crate::Registry::capabilities); those of a
+    /// connection, [`Connection::capabilities`](crate::Connection::capabilities), say what this broker can do. What is only verified, or not
+    /// declared at all, asks for nothing.
+    pub fn check(&self, capabilities: &Capabilities) -> Portability {
+        let mut checks = Checks {
+            capabilities,
+            seen: HashSet::new(),
+            exchanges: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            declarations: Vec::new(),
+        };
+        for exchange in &self.exchanges {
+            for step in topology::of_exchange(exchange, DeclareMode::Ensure) {
+                checks.step(step);
+            }
+        }
+        for queue in &self.queues {
+            for step in topology::of_queue(queue, DeclareMode::Ensure) {
+                checks.step(step);
+            }
+        }
+        for (queues, options) in &self.consumers {
+            let operation = Operation::OpenSubscription(queues, options);
+            checks.add(asking(&operation), &operation, None);
+        }
+        Portability::new(checks.declarations)
+    }
+}
+
+struct Checks<'a> {
+    capabilities: &'a Capabilities,
+    /// What was looked at, as it is called.
+    seen: HashSet<String>,
+    exchanges: BTreeMap<&'a Name, &'a Exchange>,
+    queues: BTreeMap<&'a Name, &'a Queue>,
+    declarations: Vec<Portable>,
+}
+
+impl<'a> Checks<'a> {
+    fn step(&mut self, step: Step<'a>) {
+        let operation = step.operation();
+        let (name, problem) = match &step {
+            Step::Exchange(exchange, mode) => {
+                let first = *self.exchanges.entry(exchange.name()).or_insert(exchange);
+                let refused = exchange.check_as(*mode);
+                (asking(&operation), problem(refused, first == *exchange))
+            }
+            // Each that the broker names is another one.
+            Step::Queue(queue, mode) if queue.is_server_named() => (
+                "the server-named queue".to_owned(),
+                problem(queue.check_as(*mode), true),
+            ),
+            Step::Queue(queue, mode) => {
+                let first = *self.queues.entry(queue.name()).or_insert(queue);
+                (
+                    asking(&operation),
+                    problem(queue.check_as(*mode), first == *queue),
+                )
+            }
+            Step::Bind(destination, binding) => {
+                let destination = match destination {
+                    Destination::Queue(name) => format!("queue `{name}`"),
+                    Destination::Exchange(name) => format!("exchange `{name}`"),
+                };
+                let source = binding.exchange().name();
+                let key = binding.get_routing_key();
+                (
+                    format!("{destination} bound to `{source}` by `{key}`"),
+                    None,
+                )
+            }
+        };
+        // What was looked at is told again only for what is wrong with it.
+        if self.seen.insert(name.clone()) || problem.is_some() {
+            self.add(name, &operation, problem);
+        }
+    }
+
+    fn add(&mut self, name: String, operation: &Operation<'_>, problem: Option<String>) {
+        let needs = needs(operation);
+        let asked = needs
+            .iter()
+            .map(|need| FeatureUse::of(need, self.capabilities));
+        let declaration = Portable::new(name, asked.collect(), problem);
+        self.declarations.push(declaration);
+    }
+}
+
+/// What every broker would refuse.
+fn problem(checked: Result<()>, is_as_before: bool) -> Option<String> {
+    match checked {
+        Err(error) => Some(error.message().to_owned()),
+        Ok(()) if !is_as_before => {
+            Some("it is declared twice, and not alike; declare it once".to_owned())
+        }
+        Ok(()) => None,
+    }
+}

@@ -1,0 +1,144 @@
+use std::fmt;
+
+use crate::driver::{Capabilities, Feature, Support};
+use crate::error::{Error, ErrorKind, Result};
+use crate::layers::Need;
+
+/// How a [`Topology`](crate::Topology) fares on a transport: one entry for each declaration.
+///
+/// Written as text, it has a line for each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "it says what isn't supported, and refuses nothing by itself"]
+pub struct Portability {
+    declarations: Vec<Portable>,
+}
+
+/// How one declaration fares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Portable {
+    /// Which one, for people: "queue `videos`".
+    pub name: String,
+    /// The least of what it asks for: one feature that isn't there makes it unsupported. Native, if it asks for nothing that
+    /// not every transport has.
+    pub support: Support,
+    /// What it asks for.
+    pub asks: Vec<FeatureUse>,
+    /// Why every broker would refuse it, which makes it unsupported everywhere.
+    pub problem: Option<String>,
+}
+
+/// A feature that a declaration asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FeatureUse {
+    /// Which one.
+    pub feature: Feature,
+    /// Whether the transport has it.
+    pub support: Support,
+    /// How it does that and within which limits, or why it doesn't.
+    pub note: Option<String>,
+}
+
+impl FeatureUse {
+    pub(super) fn of(need: &Need, capabilities: &Capabilities) -> Self {
+        let feature = need.feature;
+        match need.problem(capabilities) {
+            Some(problem) => FeatureUse {
+                feature,
+                support: Support::Unsupported,
+                note: Some(problem),
+            },
+            None => FeatureUse {
+                feature,
+                support: capabilities.support(feature),
+                note: capabilities.note(feature).map(str::to_owned),
+            },
+        }
+    }
+}
+
+impl Portable {
+    pub(super) fn new(name: String, asks: Vec<FeatureUse>, problem: Option<String>) -> Self {
+        let least = asks.iter().map(|asked| asked.support).min();
+        let support = match &problem {
+            Some(_) => Support::Unsupported,
+            None => least.unwrap_or(Support::Native),
+        };
+        Portable {
+            name,
+            support,
+            asks,
+            problem,
+        }
+    }
+
+    /// What is wrong with it, each in words.
+    fn problems(&self) -> impl Iterator<Item = String> {
+        let lacking = self
+            .asks
+            .iter()
+            .filter(|asked| asked.support == Support::Unsupported);
+        let lacking = lacking.filter_map(|asked| asked.note.as_ref());
+        let lacking = lacking.map(|note| format!("{} asks for {note}", self.name));
+        let problem = self.problem.iter();
+        problem
+            .map(|problem| format!("{}: {problem}", self.name))
+            .chain(lacking)
+    }
+}
+
+impl Portability {
+    pub(super) fn new(declarations: Vec<Portable>) -> Self {
+        Portability { declarations }
+    }
+
+    /// Each declaration, in the order of declaring.
+    pub fn declarations(&self) -> &[Portable] {
+        &self.declarations
+    }
+
+    /// The least of all: `Unsupported` if one declaration is.
+    pub fn support(&self) -> Support {
+        let all = self
+            .declarations
+            .iter()
+            .map(|declaration| declaration.support);
+        all.min().unwrap_or(Support::Native)
+    }
+
+    /// Fails unless everything is supported, natively or by emulation.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`], which lists everything that isn't.
+    pub fn require(&self) -> Result<()> {
+        let declarations = self.declarations.iter();
+        let problems: Vec<String> = declarations.flat_map(Portable::problems).collect();
+        match problems.is_empty() {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Unsupported, problems.join("\n"))),
+        }
+    }
+}
+
+impl fmt::Display for Portability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for declaration in &self.declarations {
+            writeln!(f, "{}: {}", declaration.name, declaration.support)?;
+            if let Some(problem) = &declaration.problem {
+                writeln!(f, "  refused by every broker: {problem}")?;
+            }
+            for asked in &declaration.asks {
+                match (&asked.note, asked.support) {
+                    (Some(problem), Support::Unsupported) => {
+                        writeln!(f, "  unsupported: {problem}")
+                    }
+                    (Some(note), support) => writeln!(f, "  {support}: {} ({note})", asked.feature),
+                    (None, support) => writeln!(f, "  {support}: {}", asked.feature),
+                }?;
+            }
+        }
+        Ok(())
+    }
+}

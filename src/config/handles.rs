@@ -1,0 +1,300 @@
+//! What is opened on a connection, as a file has it: the options of the builders, by their names.
+
+use std::fmt;
+use std::time::Duration;
+
+use kombu_core::declare::{DeclareMode, DeliveryMode, Exchange, Queue, duration};
+use kombu_core::driver::SubscribeOptions;
+use kombu_core::handler::{Retries, Router, Serve};
+use kombu_core::{Connection, Name, OpenConsumer, OpenProducer, UndecodablePolicy, call};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+/// An exchange or a queue: by its name in the file, or written out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Meant<T> {
+    Name(String),
+    Declaration(Box<T>),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Meant<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct NameOrMap<T>(std::marker::PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for NameOrMap<T> {
+            type Value = Meant<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name, or a map with attributes")
+            }
+
+            fn visit_str<E>(self, name: &str) -> std::result::Result<Meant<T>, E> {
+                Ok(Meant::Name(name.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                map: A,
+            ) -> std::result::Result<Meant<T>, A::Error> {
+                let declaration = T::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Meant::Declaration(Box::new(declaration)))
+            }
+        }
+
+        deserializer.deserialize_any(NameOrMap(std::marker::PhantomData))
+    }
+}
+
+fn one_or_several<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Vec<Meant<Queue>>, D::Error> {
+    struct Several;
+
+    impl<'de> Visitor<'de> for Several {
+        type Value = Vec<Meant<Queue>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a queue, or a list of queues")
+        }
+
+        fn visit_str<E>(self, name: &str) -> std::result::Result<Self::Value, E> {
+            Ok(vec![Meant::Name(name.to_owned())])
+        }
+
+        fn visit_map<A: MapAccess<'de>>(
+            self,
+            map: A,
+        ) -> std::result::Result<Self::Value, A::Error> {
+            let queue = Queue::deserialize(MapAccessDeserializer::new(map))?;
+            Ok(vec![Meant::Declaration(Box::new(queue))])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(
+            self,
+            mut seq: A,
+        ) -> std::result::Result<Self::Value, A::Error> {
+            let mut queues = Vec::new();
+            while let Some(queue) = seq.next_element()? {
+                queues.push(queue);
+            }
+            Ok(queues)
+        }
+    }
+
+    deserializer.deserialize_any(Several)
+}
+
+/// Tells a limit that is left out from one that is taken off.
+fn limit<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Option<Duration>>, D::Error> {
+    duration::option::deserialize(deserializer).map(Some)
+}
+
+/// Where a message goes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename = "destination")]
+pub(super) struct Destination {
+    pub(super) exchange: Meant<Exchange>,
+    #[serde(default)]
+    pub(super) routing_key: Name,
+}
+
+/// A producer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename = "producer")]
+pub(super) struct Producer {
+    /// Default: the default exchange.
+    pub(super) exchange: Option<Meant<Exchange>>,
+    routing_key: Option<Name>,
+    pub(super) destinations: Vec<Destination>,
+    serializer: Option<String>,
+    compression: Option<String>,
+    delivery_mode: Option<DeliveryMode>,
+    mandatory: Option<bool>,
+    declare: Option<DeclareMode>,
+}
+
+impl Producer {
+    pub(super) fn open(
+        &self,
+        connection: &Connection,
+        exchange: Exchange,
+        destinations: Vec<(Exchange, Name)>,
+    ) -> OpenProducer {
+        let mut producer = connection.producer(exchange).destinations(destinations);
+        if let Some(key) = &self.routing_key {
+            producer = producer.routing_key(key);
+        }
+        if let Some(name) = &self.serializer {
+            producer = producer.serializer(name);
+        }
+        if let Some(name) = &self.compression {
+            producer = producer.compression(name);
+        }
+        if let Some(mode) = self.delivery_mode {
+            producer = producer.delivery_mode(mode);
+        }
+        if let Some(mandatory) = self.mandatory {
+            producer = producer.mandatory(mandatory);
+        }
+        if let Some(mode) = self.declare {
+            producer = producer.declare(mode);
+        }
+        producer
+    }
+}
+
+/// A consumer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename = "consumer")]
+pub(super) struct Consumer {
+    #[serde(alias = "queue", deserialize_with = "one_or_several")]
+    pub(super) queues: Vec<Meant<Queue>>,
+    prefetch: Option<u32>,
+    no_ack: Option<bool>,
+    exclusive: bool,
+    priority: Option<i32>,
+    no_local: bool,
+    accept: Option<Vec<String>>,
+    declare: Option<DeclareMode>,
+    on_undecodable: UndecodablePolicy,
+    #[serde(deserialize_with = "limit")]
+    max_processing_time: Option<Option<Duration>>,
+}
+
+impl Consumer {
+    pub(super) fn open(&self, connection: &Connection, queues: Vec<Queue>) -> OpenConsumer {
+        let mut consumer = connection
+            .consumer(queues)
+            .exclusive(self.exclusive)
+            .no_local(self.no_local)
+            .on_undecodable(self.on_undecodable);
+        if let Some(deliveries) = self.prefetch {
+            consumer = consumer.prefetch(deliveries);
+        }
+        if let Some(no_ack) = self.no_ack {
+            consumer = consumer.no_ack(no_ack);
+        }
+        if let Some(priority) = self.priority {
+            consumer = consumer.priority(priority);
+        }
+        if let Some(names) = &self.accept {
+            consumer = consumer.accept(names);
+        }
+        if let Some(mode) = self.declare {
+            consumer = consumer.declare(mode);
+        }
+        if let Some(limit) = self.max_processing_time {
+            consumer = consumer.max_processing_time(limit);
+        }
+        consumer
+    }
+
+    /// What it asks of a transport.
+    pub(super) fn options(&self) -> SubscribeOptions {
+        // Whose messages they are makes no difference to whether it can be done.
+        SubscribeOptions::new(self.prefetch.unwrap_or(1))
+            .exclusive(self.exclusive)
+            .priority(self.priority.unwrap_or_default())
+            .no_local(self.no_local.then_some(0))
+    }
+}
+
+/// What makes calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename = "rpc")]
+pub(super) struct Rpc {
+    /// Default: the default exchange.
+    pub(super) exchange: Option<Meant<Exchange>>,
+    routing_key: Option<Name>,
+    serializer: Option<String>,
+    compression: Option<String>,
+    delivery_mode: Option<DeliveryMode>,
+    declare: Option<DeclareMode>,
+    /// How long each attempt waits; null waits for ever.
+    #[serde(deserialize_with = "limit")]
+    timeout: Option<Option<Duration>>,
+    max_retries: Option<u32>,
+}
+
+impl Rpc {
+    pub(super) fn open(&self, connection: &Connection, exchange: Exchange) -> call::OpenCaller {
+        let mut caller = connection.caller(exchange);
+        if let Some(key) = &self.routing_key {
+            caller = caller.routing_key(key);
+        }
+        if let Some(name) = &self.serializer {
+            caller = caller.serializer(name);
+        }
+        if let Some(name) = &self.compression {
+            caller = caller.compression(name);
+        }
+        if let Some(mode) = self.delivery_mode {
+            caller = caller.delivery_mode(mode);
+        }
+        if let Some(mode) = self.declare {
+            caller = caller.declare(mode);
+        }
+        if let Some(timeout) = self.timeout {
+            caller = caller.timeout(timeout);
+        }
+        if let Some(retries) = self.max_retries {
+            caller = caller.max_retries(retries);
+        }
+        caller
+    }
+}
+
+/// How handlers serve queues.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename = "handlers")]
+pub(super) struct Handlers {
+    #[serde(alias = "queue", deserialize_with = "one_or_several")]
+    pub(super) queues: Vec<Meant<Queue>>,
+    concurrency: Option<usize>,
+    prefetch: Option<u32>,
+    retries: Retries,
+    on_undecodable: UndecodablePolicy,
+    #[serde(deserialize_with = "limit")]
+    max_processing_time: Option<Option<Duration>>,
+    declare: Option<DeclareMode>,
+    tell_errors: bool,
+    obey_commands: bool,
+    #[serde(with = "duration::option")]
+    grace: Option<Duration>,
+}
+
+impl Handlers {
+    pub(super) fn serve(
+        &self,
+        connection: &Connection,
+        queues: Vec<Queue>,
+        router: Router,
+    ) -> Serve {
+        let mut serve = connection
+            .serve(router)
+            .queues(queues)
+            .retries(self.retries)
+            .on_undecodable(self.on_undecodable)
+            .tell_errors(self.tell_errors)
+            .obey_commands(self.obey_commands);
+        if let Some(handlers) = self.concurrency {
+            serve = serve.concurrency(handlers);
+        }
+        if let Some(deliveries) = self.prefetch {
+            serve = serve.prefetch(deliveries);
+        }
+        if let Some(limit) = self.max_processing_time {
+            serve = serve.max_processing_time(limit);
+        }
+        if let Some(mode) = self.declare {
+            serve = serve.declare(mode);
+        }
+        if let Some(grace) = self.grace {
+            serve = serve.grace(grace);
+        }
+        serve
+    }
+}

@@ -1,0 +1,510 @@
+mod canopsis;
+mod connection;
+mod document;
+mod environment;
+mod file;
+mod format;
+mod handles;
+mod reader;
+mod resolve;
+mod url;
+mod variables;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use kombu_core::handler::{Router, Serve};
+use kombu_core::{call, mom, occo};
+
+use crate::{
+    Connection, ConnectionBuilder, Error, ErrorKind, Exchange, OpenConsumer, OpenProducer, Queue,
+    Result, Topology,
+};
+
+use connection::{Elsewhere, Settings};
+use document::{Problem, Value};
+use environment::{Environment, OF_PROCESS, Surroundings};
+use file::File;
+use resolve::{Consumer, Declared, Handlers, Producer, Rpc};
+
+pub use format::Format;
+
+/// The connection that is meant when none is named.
+const DEFAULT: &str = "default";
+
+/// Everything that a configuration file says, by name: connections, exchanges and queues, and what is opened on a
+/// connection.
+///
+/// ```yaml
+/// connections:
+///   default:
+///     url: ["amqp://${USER:-guest}:${PASSWORD:-guest}@one", "amqp://two"]  # or protocol, host, port, user, password, vhost
+///     tls: {ca_file: /etc/ca.pem}              # amqps:// from here on
+///     deadlines: {connect: 5s, publish: 10s}
+///     retry: {longest_pause: 1s, max_attempts: 10}
+///     declare: verify
+/// exchanges:
+///   media: {type: topic}
+/// queues:
+///   videos:
+///     bindings: [{exchange: media, routing_key: "video.#"}]
+/// producers:
+///   feed: {exchange: media, routing_key: video.new, serializer: msgpack}
+/// consumers:
+///   feed: {queues: [videos], prefetch: 10, max_processing_time: 1m}
+/// rpc:
+///   prices: {routing_key: prices, timeout: 2s, max_retries: 1}
+/// handlers:
+///   encode: {queues: videos, concurrency: 8, retries: {count: 3, first_pause: 100ms}}
+/// ```
+///
+/// The name of an exchange or queue is its key in the file, unless it has a `name` of its own. A binding, a producer or a
+/// consumer names an exchange or a queue of the file, one of the broker's own (`amq.…`), or writes out a declaration.
+/// Durations are texts such as `30s`, or milliseconds. Keys are the names of the builders' methods, and the values what
+/// these take; a key that is none is refused, with its line and the nearest one. What begins with `x-` at the top is passed over: a
+/// place for YAML's anchors.
+///
+/// # Variables
+///
+/// `${NAME}` in a value is what the environment says, and `${NAME:-default}` something else where it says nothing; `$${` is `${`
+/// itself. It is put in after parsing: nothing that a variable says is a key or a quote. What has one stands for a number,
+/// or true or false, where these belong.
+///
+/// # Which URL counts
+///
+/// For the default connection, from the first to the last: [`with_url`](Config::with_url), the variable `KOMBU_URL`, the
+/// file, and where that doesn't say where the connection goes, `AMQP_URL`, `REDIS_URL` or `NATS_URL`: the one of the file's
+/// `protocol`, or the first for which there is a transport. `POSTAGE_VHOST`, `POSTAGE_RMQ_USER` and
+/// `POSTAGE_RMQ_PASSWORD` (or `POSTAGE_USER`, `POSTAGE_PASSWORD`) stand for parts that the file leaves out, on AMQP. What the file
+/// says about encryption and options belongs to its URL, and doesn't come to one that replaces it; deadlines, retries and the declare
+/// mode do.
+///
+/// # Other libraries' files
+///
+/// OCCO's `mqconfig` is a key at the top, [`occo`](Config::occo), and `endpoints` has several of them by name. canopsis' `senders`
+/// and `receivers` are keys at the top, [`mom`](Config::mom), and its own files are read as they are, `.ini` or `.conf`. The default
+/// connection is theirs, if the file has no other one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    connections: BTreeMap<String, Settings>,
+    around: Surroundings,
+    declared: Declared,
+    producers: BTreeMap<String, Producer>,
+    consumers: BTreeMap<String, Consumer>,
+    rpc: BTreeMap<String, Rpc>,
+    handlers: BTreeMap<String, Handlers>,
+    senders: Vec<mom::Sender>,
+    receivers: Vec<mom::Receiver>,
+    moms: BTreeMap<String, mom::Settings>,
+    mqconfig: Option<occo::Config>,
+    endpoints: BTreeMap<String, occo::Config>,
+}
+
+/// Reads a configuration file; its extension tells the format: `.yaml`, `.yml`, `.toml`, `.json`, or `.ini` and `.conf`, which are
+/// canopsis'.
+///
+/// Nothing is connected yet.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = std::env::temp_dir().join(format!("kombu-doc-{}", std::process::id()));
+/// # std::fs::create_dir_all(&directory)?;
+/// # let path = directory.join("kombu.yaml");
+/// std::fs::write(&path, "
+/// connections: {default: {url: 'memory://'}}
+/// queues: {jobs: {durable: true}}
+/// consumers: {work: {queues: jobs, prefetch: 1}}
+/// ")?;
+/// let config = kombu::from_config(&path)?;
+/// let connection = config.connect().await?;
+/// let consumer = config.consumer(&connection, "work")?.await?;
+/// # std::fs::remove_dir_all(&directory)?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// [`ErrorKind::Config`] names the file, the line, and what is wrong in it.
+pub fn from_config(path: impl AsRef<Path>) -> Result<Config> {
+    let path = path.as_ref();
+    let in_file = |error: Error| {
+        Error::new(
+            error.kind(),
+            format!("{}: {}", path.display(), error.message()),
+        )
+        .during("read configuration")
+    };
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    let Some(format) = Format::of_extension(extension.unwrap_or_default()) else {
+        let message = "a configuration file ends in .yaml, .yml, .toml or .json, or .ini or .conf for canopsis' keys";
+        return Err(in_file(config_error(message)));
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|problem| in_file(config_error(problem.to_string())))?;
+    Config::read(&text, format, &OF_PROCESS).map_err(in_file)
+}
+
+impl Config {
+    /// Reads a configuration from a text, with variables from `environment`: `std::env::var(name).ok()`, a map in a test.
+    ///
+    /// ```
+    /// # #[cfg(feature = "yaml")] {
+    /// use kombu::{Config, Format};
+    ///
+    /// let text = "connections: {default: {url: 'memory://${SHOP}'}}";
+    /// let config = Config::from_text(text, Format::Yaml, |name| (name == "SHOP").then(|| "books".to_owned()))?;
+    /// assert_eq!(config.url("default")?, "memory://books");
+    /// # }
+    /// # Ok::<(), kombu::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`from_config`].
+    pub fn from_text(
+        text: &str,
+        format: Format,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Config> {
+        let lookup = |name: &str| Ok(environment(name));
+        let read = Config::read(text, format, &Environment::new(&lookup));
+        read.map_err(|error| error.during("read configuration"))
+    }
+
+    /// What the environment says without a file: the default connection.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] for a variable that isn't UTF-8.
+    pub fn from_env() -> Result<Config> {
+        let around = Surroundings::of(&OF_PROCESS);
+        let around = around.map_err(|error| error.during("read configuration"))?;
+        Config::new(File::default(), around)
+    }
+
+    fn read(text: &str, format: Format, environment: &Environment<'_>) -> Result<Config> {
+        let file = || -> std::result::Result<File, Problem> {
+            let mut node = format.parse(text)?;
+            variables::substitute(&mut node, environment)?;
+            if format == Format::Ini {
+                return canopsis::read(node);
+            }
+            if let Value::Map(entries) = &mut node.value {
+                entries.retain(|(key, _)| !key.text.starts_with("x-"));
+            }
+            reader::read(&node)
+        };
+        let file =
+            file().map_err(|problem| config_error(url::without_urls(&problem.to_string())))?;
+        Config::new(file, Surroundings::of(environment)?)
+    }
+
+    fn new(file: File, around: Surroundings) -> Result<Self> {
+        for (name, connection) in &file.connections {
+            // The environment, the program, or another library's part of the file may say where it goes.
+            if name != DEFAULT && !file.moms.contains_key(name) {
+                let checked = connection.check();
+                checked.map_err(|error| error.with_context(&format!("connection `{name}`")))?;
+            }
+        }
+        let declared = Declared::new(file.exchanges, file.queues)?;
+        Ok(Config {
+            producers: each("producer", file.producers, |it| declared.producer(it))?,
+            consumers: each("consumer", file.consumers, |it| declared.consumer(it))?,
+            rpc: each("rpc", file.rpc, |it| declared.rpc(it))?,
+            handlers: each("handlers", file.handlers, |it| declared.handlers(it))?,
+            connections: file.connections,
+            around,
+            declared,
+            senders: file.senders,
+            receivers: file.receivers,
+            moms: file.moms,
+            mqconfig: file.mqconfig,
+            endpoints: file.endpoints,
+        })
+    }
+
+    /// The same with another URL for the default connection, which counts whatever file and environment say: for what a
+    /// program was told when it was called.
+    #[must_use]
+    pub fn with_url(mut self, url: impl Into<String>) -> Self {
+        self.around.url = Some(url::Url(url.into()));
+        self
+    }
+
+    /// Connects to the connection `default`.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect_to`](Config::connect_to).
+    pub async fn connect(&self) -> Result<Connection> {
+        self.connect_to(DEFAULT).await
+    }
+
+    /// Connects to a connection of the file, with the transports of [`registry`](crate::registry).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if the file has none of this name, and those of [`connect`](crate::connect).
+    pub async fn connect_to(&self, name: &str) -> Result<Connection> {
+        self.builder(name)?.await
+    }
+
+    /// A connection of the file before it connects, for what a file can't say: layers, interceptors, credentials.
+    ///
+    /// # Errors
+    ///
+    /// As [`urls`](Config::urls).
+    pub fn builder(&self, name: &str) -> Result<ConnectionBuilder> {
+        let urls = self.urls(name)?;
+        let nothing = Settings::default();
+        let settings = self.connections.get(name).unwrap_or(&nothing);
+        Ok(settings.builder(urls))
+    }
+
+    /// The URL of a connection, the first if there are several. It may hold a password.
+    ///
+    /// # Errors
+    ///
+    /// As [`urls`](Config::urls).
+    pub fn url(&self, name: &str) -> Result<String> {
+        let mut urls = self.urls(name)?.into_iter();
+        urls.next().ok_or_else(|| self.no_connection(name))
+    }
+
+    /// The URLs of a connection, in the order in which they are tried. They may hold passwords.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if the file has no connection of this name, or what it says makes no URL, and
+    /// [`ErrorKind::UnknownScheme`] for a protocol without a transport.
+    pub fn urls(&self, name: &str) -> Result<Vec<String>> {
+        let in_connection = |error: Error| error.with_context(&format!("connection `{name}`"));
+        let is_default = name == DEFAULT;
+        let settings = self.connections.get(name);
+        let has_place = settings.is_some_and(Settings::has_place);
+        let replaced = is_default && self.around.url.is_some();
+        if !has_place
+            && !replaced
+            && let Some(elsewhere) = self.elsewhere(name)
+        {
+            return Ok(vec![elsewhere.url().map_err(in_connection)?]);
+        }
+        if let Some(settings) = settings {
+            let urls = settings.urls(&self.around, is_default);
+            return urls.map_err(in_connection);
+        }
+        let unsaid = Settings::default().urls(&self.around, is_default);
+        unsaid.map_err(|error| match error.kind() {
+            ErrorKind::Config => self.no_connection(name),
+            _ => in_connection(error),
+        })
+    }
+
+    /// What another library's part of the file says about a connection.
+    fn elsewhere(&self, name: &str) -> Option<Elsewhere<'_>> {
+        let mom = self.moms.get(name).map(Elsewhere::Mom);
+        let mqconfig = self.mqconfig.as_ref().filter(|_| name == DEFAULT);
+        mom.or(mqconfig.map(Elsewhere::Occo))
+    }
+
+    fn no_connection(&self, name: &str) -> Error {
+        let names = self.connections.keys().chain(self.moms.keys());
+        missing("connection", name, names)
+    }
+
+    /// The names of the file's connections.
+    pub fn connections(&self) -> impl Iterator<Item = &str> {
+        self.connections
+            .keys()
+            .chain(self.moms.keys())
+            .map(String::as_str)
+    }
+
+    /// The declaration of an exchange.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if the file has none of this name.
+    pub fn exchange(&self, name: &str) -> Result<&Exchange> {
+        self.declared.exchange(name)
+    }
+
+    /// The declaration of a queue, with the declarations of the exchanges that it is bound to.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if the file has none of this name.
+    pub fn queue(&self, name: &str) -> Result<&Queue> {
+        self.declared.queue(name)
+    }
+
+    /// Everything that the file declares, and how it consumes: [`Topology::check`] says what a transport can't do of it.
+    ///
+    /// ```
+    /// # #[cfg(feature = "yaml")] {
+    /// # let text = "queues: {jobs: {max_priority: 9}}";
+    /// # let config = kombu::Config::from_text(text, kombu::Format::Yaml, |_| None)?;
+    /// let production = kombu::registry().capabilities("memory").expect("it is built in");
+    /// config.topology().check(&production).require()?;
+    /// # }
+    /// # Ok::<(), kombu::Error>(())
+    /// ```
+    pub fn topology(&self) -> Topology {
+        let mut topology = Topology::new();
+        for exchange in self.declared.exchanges() {
+            topology = topology.exchange(exchange);
+        }
+        for queue in self.declared.queues() {
+            topology = topology.queue(queue);
+        }
+        for producer in self.producers.values() {
+            for exchange in producer.exchanges() {
+                topology = topology.exchange(exchange);
+            }
+        }
+        for consumer in self.consumers.values() {
+            for queue in &consumer.queues {
+                topology = topology.queue(queue);
+            }
+            topology = topology.consumer(consumer.queues.iter(), consumer.settings.options());
+        }
+        for handlers in self.handlers.values() {
+            for queue in &handlers.queues {
+                topology = topology.queue(queue);
+            }
+        }
+        topology
+    }
+
+    /// A producer of the file, before it is opened: its methods say otherwise than the file.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if the file has none of this name.
+    pub fn producer(&self, connection: &Connection, name: &str) -> Result<OpenProducer> {
+        let producer = find("producer", name, &self.producers)?;
+        Ok(producer.open(connection))
+    }
+
+    /// A consumer of the file, before it is opened: its methods say otherwise than the file.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if the file has none of this name.
+    pub fn consumer(&self, connection: &Connection, name: &str) -> Result<OpenConsumer> {
+        let consumer = find("consumer", name, &self.consumers)?;
+        Ok(consumer.settings.open(connection, consumer.queues.clone()))
+    }
+
+    /// What makes calls, an `rpc` of the file, before it is opened: its methods say otherwise than the file.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if the file has none of this name.
+    pub fn caller(&self, connection: &Connection, name: &str) -> Result<call::OpenCaller> {
+        let rpc = find("rpc", name, &self.rpc)?;
+        Ok(rpc.settings.open(connection, rpc.exchange.clone()))
+    }
+
+    /// Handlers that serve queues as the file says, before they run: its methods say otherwise than the file.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if the file has none of this name.
+    pub fn serve(&self, connection: &Connection, name: &str, router: Router) -> Result<Serve> {
+        let handlers = find("handlers", name, &self.handlers)?;
+        let queues = handlers.queues.clone();
+        Ok(handlers.settings.serve(connection, queues, router))
+    }
+
+    /// The file's senders and receivers on one of its connections, as [`mom`] opens them.
+    ///
+    /// # Errors
+    ///
+    /// As [`urls`](Config::urls).
+    pub fn mom(&self, connection: &str) -> Result<mom::Settings> {
+        let replaced = connection == DEFAULT && self.around.url.is_some();
+        if let Some(settings) = self.moms.get(connection) {
+            let mut settings = settings.clone();
+            if replaced {
+                settings.uri = Some(self.url(connection)?);
+            }
+            return Ok(settings);
+        }
+        let url = self.url(connection)?;
+        let nothing = Settings::default();
+        let settings = self.connections.get(connection).unwrap_or(&nothing);
+        let mut settings = settings.mom(url);
+        settings.senders.clone_from(&self.senders);
+        settings.receivers.clone_from(&self.receivers);
+        Ok(settings)
+    }
+
+    /// The file's `mqconfig`, as [`occo`] opens it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if the file has none.
+    pub fn occo(&self) -> Result<occo::Config> {
+        let mqconfig = self.mqconfig.as_ref();
+        let config = mqconfig.ok_or_else(|| config_error("the file has no `mqconfig`"))?;
+        Ok(self.replaced(config))
+    }
+
+    /// One of the file's `endpoints`, which are written as `mqconfig` is.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if the file has none of this name.
+    pub fn endpoint(&self, name: &str) -> Result<occo::Config> {
+        find("endpoint", name, &self.endpoints).map(|config| self.replaced(config))
+    }
+
+    /// Where the default connection goes, if that was said from outside.
+    fn replaced(&self, config: &occo::Config) -> occo::Config {
+        let mut config = config.clone();
+        if let Some(url) = &self.around.url {
+            config.url = Some(url.0.clone());
+        }
+        config
+    }
+
+    /// Whether `POSTAGE_DEBUG_MODE` asks for all that is published and received to be told: what kombu tells `tracing` at its
+    /// level `debug`, if the program's subscriber listens.
+    pub fn is_debug(&self) -> bool {
+        self.around.debug
+    }
+}
+
+fn config_error(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Config, message)
+}
+
+fn missing<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a String>) -> Error {
+    let known: Vec<&str> = known.map(String::as_str).collect();
+    let known = match known.as_slice() {
+        [] => "there is none".to_owned(),
+        known => format!("there are: {}", known.join(", ")),
+    };
+    config_error(format!("no {what} `{name}` is configured; {known}"))
+}
+
+fn find<'a, T>(what: &str, name: &str, all: &'a BTreeMap<String, T>) -> Result<&'a T> {
+    all.get(name).ok_or_else(|| missing(what, name, all.keys()))
+}
+
+/// Resolves everything of one sort; what is wrong with one is told with its name.
+fn each<T, R>(
+    what: &str,
+    all: BTreeMap<String, T>,
+    resolve: impl Fn(T) -> Result<R>,
+) -> Result<BTreeMap<String, R>> {
+    let resolved = all.into_iter().map(|(name, one)| {
+        let one = resolve(one).map_err(|error| error.with_context(&format!("{what} `{name}`")))?;
+        Ok((name, one))
+    });
+    resolved.collect()
+}

@@ -1,0 +1,351 @@
+//! What a configuration's variables, connections and environment come to, without a broker.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+
+use kombu::{Config, Error, ErrorKind, Format, Queue};
+
+const SECRET: &str = "correct-horse";
+
+fn read_with(text: &str, variables: &[(&str, &str)]) -> Result<Config, Error> {
+    let variables: BTreeMap<&str, &str> = variables.iter().copied().collect();
+    let lookup = |name: &str| variables.get(name).map(|value| (*value).to_owned());
+    Config::from_text(text, Format::Yaml, lookup)
+}
+
+fn read(text: &str) -> Result<Config, Error> {
+    read_with(text, &[])
+}
+
+#[track_caller]
+fn assert_refused(refused: Result<impl std::fmt::Debug, Error>, parts: &[&str]) {
+    let error = refused.unwrap_err();
+    let shown = format!("{error} {error:?}");
+    for part in parts {
+        assert!(shown.contains(part), "`{part}` is missing in: {shown}");
+    }
+    assert!(!shown.contains(SECRET), "{shown}");
+}
+
+#[track_caller]
+fn urls(text: &str, name: &str) -> Vec<String> {
+    read(text).unwrap().urls(name).unwrap()
+}
+
+#[test]
+fn variables_are_put_into_values() {
+    let text = "
+connections:
+  default: {url: 'amqp://${USER:-guest}:${PASSWORD}@${HOST:-localhost}/'}
+queues:
+  jobs: {name: '${PREFIX}jobs', max_length: '${LENGTH}', durable: '${DURABLE:-false}', message_ttl: '${TTL:-30s}'}
+";
+    let variables = [
+        ("PASSWORD", "a"),
+        ("PREFIX", ""),
+        ("LENGTH", "7"),
+        ("HOST", ""),
+    ];
+    let config = read_with(text, &variables).unwrap();
+    assert_eq!(config.url("default").unwrap(), "amqp://guest:a@localhost/");
+    let jobs = Queue::new("jobs").max_length(7).durable(false);
+    let jobs = jobs.message_ttl(std::time::Duration::from_secs(30));
+    assert_eq!(config.queue("jobs").unwrap(), &jobs);
+}
+
+#[test]
+fn what_a_variable_says_is_never_read_as_yaml() {
+    let text = "queues: {jobs: {name: '${NAME}'}, other: {}}";
+    let hostile = "x', durable: false, y: 'z\n- ${HOME} # {";
+    let config = read_with(text, &[("NAME", hostile), ("HOME", "h")]).unwrap();
+    assert_eq!(config.queue("jobs").unwrap(), &Queue::new(hostile));
+    // A key is none of the values.
+    let text = "queues: {'${NAME}': {}}";
+    let config = read_with(text, &[("NAME", "jobs")]).unwrap();
+    assert!(config.queue("${NAME}").is_ok());
+}
+
+#[test]
+fn dollar_signs_that_are_no_variables_stay() {
+    let text = "queues: {jobs: {name: 'pa$$word$ $HOME $${HOME}'}}";
+    let config = read(text).unwrap();
+    let name = config.queue("jobs").unwrap().name().clone();
+    assert_eq!(name, "pa$$word$ $HOME ${HOME}");
+}
+
+#[test]
+fn a_variable_that_is_not_there_is_refused_with_its_line() {
+    let text = "queues:\n  jobs:\n    name: '${NOWHERE}'\n";
+    assert_refused(
+        read(text),
+        &["line 3", "`queues.jobs.name`", "`NOWHERE`", "${NOWHERE:-"],
+    );
+    for wrong in ["${", "${A", "${}", "${A B}", "${1A}", "${A-b}"] {
+        let text = format!("queues:\n  jobs: {{name: '{wrong}'}}\n");
+        assert_refused(read(&text), &["line 2", "${NAME:-default}"]);
+    }
+}
+
+#[test]
+fn a_variable_of_the_wrong_type_is_refused_without_what_it_says() {
+    for key in [
+        "max_length",
+        "durable",
+        "message_ttl",
+        "overflow",
+        "bindings",
+        "arguments",
+    ] {
+        let text = format!("queues:\n  jobs:\n    {key}: '${{SECRET}}'\n");
+        let refused = read_with(&text, &[("SECRET", SECRET)]);
+        assert_refused(refused, &["line 3", &format!("`queues.jobs.{key}`")]);
+    }
+}
+
+#[test]
+fn a_text_may_look_like_a_number() {
+    let text = "connections: {default: {protocol: amqp, user: 007, password: 1e3, vhost: true}}\nqueues: {jobs: {name: 0x10}}";
+    let config = read(text).unwrap();
+    assert_eq!(
+        config.url("default").unwrap(),
+        "amqp://007:1e3@localhost/true"
+    );
+    assert_eq!(config.queue("jobs").unwrap().name(), "0x10");
+}
+
+#[test]
+fn durations_are_texts_or_milliseconds() {
+    for written in ["1m", "60s", "60000ms", "60000", "'60000'"] {
+        let config = read(&format!("queues: {{jobs: {{message_ttl: {written}}}}}")).unwrap();
+        let jobs = Queue::new("jobs").message_ttl(std::time::Duration::from_secs(60));
+        assert_eq!(config.queue("jobs").unwrap(), &jobs, "{written}");
+    }
+    for (section, wrong) in [
+        ("queues: {jobs: {message_ttl: soon}}", "soon"),
+        (
+            "connections: {default: {deadlines: {publish: 1.5}}}",
+            "a duration",
+        ),
+        ("connections: {default: {retry: {first_pause: -3}}}", "-3"),
+        ("consumers: {c: {max_processing_time: 5w}}", "5w"),
+    ] {
+        assert_refused(
+            read(section),
+            &["line 1", wrong, "`30s`"].map(|part| if part == "`30s`" { "30s" } else { part }),
+        );
+    }
+}
+
+#[test]
+fn keys_may_be_kept_at_the_top_for_anchors() {
+    let text = "
+x-common: &common {durable: false, max_length: 3}
+queues:
+  one: {<<: *common}
+  two: {<<: *common, max_length: 4}
+";
+    let config = read(text).unwrap();
+    let transient = |name| Queue::new(name).durable(false);
+    assert_eq!(
+        config.queue("one").unwrap(),
+        &transient("one").max_length(3)
+    );
+    assert_eq!(
+        config.queue("two").unwrap(),
+        &transient("two").max_length(4)
+    );
+    let wrong = "x-common: &common\n  durabel: false\nqueues:\n  one: *common\n";
+    assert_refused(read(wrong), &["line 2", "`durabel`"]);
+}
+
+#[test]
+fn a_connection_has_a_url_or_its_parts() {
+    let parts = "
+connections:
+  all: {protocol: amqp, host: rabbit, port: 5673, user: u@x, password: 'p/w', vhost: a/b}
+  least: {protocol: memory}
+  aliases: {protocol: amqp, host: rabbit, user: u, pwd: p, path: test}
+  both: {url: 'amqp://first', host: second}
+";
+    let config = read(parts).unwrap();
+    for (name, url) in [
+        ("all", "amqp://u%40x:p%2Fw@rabbit:5673/a%2Fb"),
+        ("least", "memory:"),
+        ("aliases", "amqp://u:p@rabbit/test"),
+        ("both", "amqp://first"),
+    ] {
+        let found = config.url(name).map_err(|error| error.kind());
+        if name == "least" {
+            assert!(found.unwrap().starts_with(url));
+            continue;
+        }
+        match found {
+            Ok(found) => assert_eq!(found, url),
+            // Without the cargo feature.
+            Err(kind) => assert_eq!(kind, ErrorKind::UnknownScheme),
+        }
+    }
+    assert_refused(
+        read("connections: {a: {host: rabbit}}"),
+        &["connection `a`", "`protocol`"],
+    );
+    assert_refused(
+        read("connections: {a: {deadlines: {}}}"),
+        &["connection `a`", "`url`"],
+    );
+    let pigeon = read("connections: {a: {protocol: pigeon}}").unwrap();
+    let error = pigeon.url("a").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnknownScheme, "{error}");
+}
+
+#[test]
+fn several_urls_are_tried_in_order() {
+    let text = "connections: {default: {url: ['memory://one', 'memory://two'], shuffle: false}}";
+    assert_eq!(urls(text, "default"), ["memory://one", "memory://two"]);
+}
+
+#[test]
+fn what_is_said_about_tls_comes_into_scheme_and_query() {
+    let with = |rest: &str| format!("connections: {{a: {{{rest}}}}}");
+    for (rest, url) in [
+        ("url: 'amqp://h/v', tls: true", "amqps://h/v"),
+        ("url: 'amqps://h', tls: true", "amqps://h"),
+        ("url: 'amqp://h', tls: false", "amqp://h"),
+        ("url: 'redis://h/1', tls: {enabled: true}", "rediss://h/1"),
+        (
+            "url: 'nats://a,b', tls: {ca_file: /etc/a b.pem}",
+            "tls://a,b?ca_file=/etc/a%20b.pem",
+        ),
+        (
+            "url: 'amqps://h?ca_file=own.pem', tls: {ca: other.pem, cert: c.pem, key: k.pem, server_name: rabbit}",
+            "amqps://h?ca_file=own.pem&cert_file=c.pem&key_file=k.pem&server_name=rabbit",
+        ),
+        (
+            "url: 'amqp://h', heartbeat: 30s, options: {frame_max: 4096, connection_name: a&b}",
+            "amqp://h?heartbeat=30&connection_name=a%26b&frame_max=4096",
+        ),
+    ] {
+        assert_eq!(urls(&with(rest), "a"), [url]);
+    }
+    let config = read(&with("url: 'memory://h', tls: true")).unwrap();
+    assert_refused(config.url("a"), &["connection `a`", "`tls`", "memory"]);
+    let config = read(&with("url: 'amqps://h', tls: {enabled: false}")).unwrap();
+    assert_refused(config.url("a"), &["`amqps://` encrypts"]);
+    assert_refused(
+        read(&with("url: 'amqp://h', tls: {verify: false}")),
+        &["`verify`"],
+    );
+}
+
+#[tokio::test]
+async fn an_option_that_the_transport_does_not_know_is_refused_when_it_connects() {
+    let text = "connections: {default: {url: 'memory://', options: {max_mesage_size: 1}}}";
+    let refused = read(text).unwrap().connect().await;
+    assert_refused(refused, &["did you mean `max_message_size`"]);
+}
+
+#[tokio::test]
+async fn deadlines_retries_and_sizes_are_those_of_the_file() {
+    let text = "
+connections:
+  default:
+    url: 'memory://sizes'
+    options: {max_message_size: 2000}
+    max_message_size: 1000
+    connect_timeout: 1500
+    deadlines: {publish: 2s, declare: 3s}
+    retry: {first_pause: 10ms, longest_pause: 20ms, max_attempts: 3}
+    declare: never
+";
+    let config = read(text).unwrap();
+    let shown = format!("{:?}", config.builder("default").unwrap());
+    for part in [
+        "connect: 1.5s",
+        "publish: 2s",
+        "declare: 3s",
+        "first_pause: 10ms",
+        "max_attempts: Some(3)",
+    ] {
+        assert!(shown.contains(part), "`{part}` is missing in: {shown}");
+    }
+    let connection = config.connect().await.unwrap();
+    let jobs = Queue::new("jobs");
+    let refused = connection.consumer(&jobs).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::NotFound, "nothing is declared");
+    let producer = connection
+        .producer(kombu::Exchange::default())
+        .await
+        .unwrap();
+    let large = producer.publish_bytes(vec![0; 1001]).routing_key("jobs");
+    assert_eq!(large.await.unwrap_err().kind(), ErrorKind::TooLarge);
+    kombu::memory::remove("sizes");
+}
+
+#[test]
+fn what_counts_for_the_default_connection_is_in_the_order_of_precedence() {
+    let named = "connections: {default: {url: 'memory://file'}}";
+    let nameless = "queues: {jobs: {}}";
+    let kombu = ("KOMBU_URL", "memory://kombu");
+    let amqp = ("AMQP_URL", "amqp://amqp");
+    let redis = ("REDIS_URL", "redis://redis");
+    let nats = ("NATS_URL", "nats://nats");
+    let all = [kombu, amqp, redis, nats];
+    let url = |text: &str, variables: &[(&str, &str)]| {
+        read_with(text, variables).unwrap().url("default").unwrap()
+    };
+    assert_eq!(url(named, &all), "memory://kombu");
+    assert_eq!(url(nameless, &all), "memory://kombu");
+    assert_eq!(url(named, &all[1..]), "memory://file");
+    let protocol = "connections: {default: {protocol: redis}}";
+    assert_eq!(url(protocol, &all[1..]), "redis://redis");
+    let protocol = "connections: {default: {protocol: nats}}";
+    assert_eq!(url(protocol, &all[1..]), "nats://nats");
+    assert_eq!(url(nameless, &[nats]), "nats://nats");
+    assert_eq!(url(nameless, &[redis]), "redis://redis");
+    assert_eq!(url(nameless, &[amqp]), "amqp://amqp");
+    // An empty one is none.
+    assert_eq!(url(named, &[("KOMBU_URL", "")]), "memory://file");
+    let called = read_with(named, &all).unwrap().with_url("memory://called");
+    assert_eq!(called.url("default").unwrap(), "memory://called");
+    let other = "connections: {other: {url: 'memory://other'}}";
+    let other = read_with(other, &all).unwrap().with_url("memory://called");
+    assert_eq!(other.url("other").unwrap(), "memory://other");
+}
+
+#[test]
+fn what_belongs_to_a_url_does_not_come_to_one_that_replaces_it() {
+    let text = "connections: {default: {url: 'amqp://h', tls: true, options: {frame_max: 4096}, heartbeat: 3s}}";
+    let config = read_with(text, &[("KOMBU_URL", "memory://kombu")]).unwrap();
+    assert_eq!(config.urls("default").unwrap(), ["memory://kombu"]);
+}
+
+#[test]
+fn a_default_connection_that_nobody_names_is_missing() {
+    for text in [
+        "queues: {}",
+        "connections: {default: {deadlines: {publish: 1s}}}",
+    ] {
+        let config = read(text).unwrap();
+        assert_refused(config.url("default"), &["connection `default`"]);
+        let config = config.with_url("memory://");
+        assert_eq!(config.url("default").unwrap(), "memory://");
+    }
+}
+
+#[test]
+fn no_secret_of_a_configuration_is_shown() {
+    let text = format!(
+        "connections: {{default: {{protocol: memory, password: {SECRET}, options: {{token: {SECRET}}}}}, \
+         other: {{url: 'amqp://u:${{PASSWORD}}@h'}}}}\nmqconfig: {{protocol: amqp, password: {SECRET}}}"
+    );
+    let variables = [
+        ("PASSWORD", SECRET),
+        ("KOMBU_URL", "amqp://u:correct-horse@h"),
+        ("AMQP_URL", "amqp://u:correct-horse@h"),
+        ("POSTAGE_RMQ_PASSWORD", SECRET),
+    ];
+    let config = read_with(&text, &variables).unwrap();
+    let shown = format!("{config:?} {config:#?}");
+    assert!(!shown.contains(SECRET), "{shown}");
+}

@@ -1,0 +1,316 @@
+//! Whether a transport can do what a program declares, asked before anything is connected.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use kombu::driver::SubscribeOptions;
+use kombu::virt::BindingRecord;
+use kombu::{
+    Capabilities, Content, ErrorKind, Exchange, Feature, Overflow, Portable, Queue, Support,
+    Topology,
+};
+use kombu_testkit::expect::assert_unsupported;
+use kombu_testkit::table;
+
+fn capabilities(transport: &str) -> Capabilities {
+    kombu::registry().capabilities(transport).unwrap()
+}
+
+/// One queue for each thing that a queue can ask for.
+fn queues() -> Vec<(Feature, Queue)> {
+    let minute = Duration::from_secs(60);
+    vec![
+        (Feature::ExclusiveQueue, Queue::new("q").exclusive(true)),
+        (Feature::AutoDelete, Queue::new("q").auto_delete(true)),
+        (Feature::QueueExpiry, Queue::new("q").expires(minute)),
+        (
+            Feature::QueueMessageTtl,
+            Queue::new("q").message_ttl(minute),
+        ),
+        (Feature::MaxLength, Queue::new("q").max_length(3)),
+        (Feature::MaxLengthBytes, Queue::new("q").max_length_bytes(3)),
+        (
+            Feature::RejectPublish,
+            Queue::new("q").overflow(Overflow::RejectPublish),
+        ),
+        (Feature::Priority, Queue::new("q").max_priority(3)),
+        (
+            Feature::DeadLetter,
+            Queue::new("q").dead_letter_exchange("dead"),
+        ),
+        (
+            Feature::MaxDeliveries,
+            Queue::new("q")
+                .dead_letter_exchange("dead")
+                .max_deliveries(3),
+        ),
+        (
+            Feature::SingleActiveConsumer,
+            Queue::new("q").single_active_consumer(true),
+        ),
+    ]
+}
+
+fn exchanges() -> Vec<(Feature, Exchange)> {
+    let fanout = || Exchange::fanout("x");
+    vec![
+        (Feature::AlternateExchange, fanout().alternate_exchange("a")),
+        (Feature::AutoDelete, fanout().auto_delete(true)),
+        (
+            Feature::ExchangeBinding,
+            fanout().bind(Exchange::topic("source"), "#"),
+        ),
+        (
+            Feature::CustomExchangeKind,
+            Exchange::custom("x-random", "x"),
+        ),
+    ]
+}
+
+fn consumers() -> Vec<(Feature, SubscribeOptions)> {
+    let options = || SubscribeOptions::new(1);
+    vec![
+        (Feature::ExclusiveConsumer, options().exclusive(true)),
+        (Feature::ConsumerPriority, options().priority(1)),
+        (
+            Feature::NoLocal,
+            options().exclusive(true).no_local(Some(0)),
+        ),
+    ]
+}
+
+/// A topology for each feature that one can ask for.
+fn asking() -> Vec<(Feature, Topology)> {
+    let queues = queues()
+        .into_iter()
+        .map(|(feature, queue)| (feature, Topology::new().queue(queue)));
+    let exchanges = exchanges()
+        .into_iter()
+        .map(|(feature, exchange)| (feature, Topology::new().exchange(exchange)));
+    let consumers = consumers()
+        .into_iter()
+        .map(|(feature, options)| (feature, Topology::new().consumer(["q"], options)));
+    queues.chain(exchanges).chain(consumers).collect()
+}
+
+fn support_of(topology: &Topology, capabilities: &Capabilities, feature: Feature) -> Vec<Support> {
+    let report = topology.check(capabilities);
+    let asked = report.declarations().iter().flat_map(|one| &one.asks);
+    asked
+        .filter(|asked| asked.feature == feature)
+        .map(|asked| asked.support)
+        .collect()
+}
+
+#[test]
+fn what_a_declaration_asks_for_is_native_emulated_or_unsupported_as_the_transport_says() {
+    for transport in table::TRANSPORTS {
+        let capabilities = capabilities(transport);
+        for (feature, topology) in asking() {
+            let found = support_of(&topology, &capabilities, feature);
+            assert!(!found.is_empty(), "{feature}");
+            let said = capabilities.support(feature);
+            assert!(
+                found.iter().all(|found| *found == said),
+                "{transport}: {feature}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_feature_that_is_not_there_makes_its_declaration_unsupported() {
+    let memory = capabilities("memory");
+    for (feature, topology) in asking() {
+        assert_eq!(topology.check(&memory).support(), Support::Native);
+        topology.check(&memory).require().unwrap();
+        let emulating = memory.emulated(feature);
+        assert_eq!(topology.check(&emulating).support(), Support::Emulated);
+        topology.check(&emulating).require().unwrap();
+        let lacking = memory.without(feature);
+        assert_eq!(topology.check(&lacking).support(), Support::Unsupported);
+        let error = topology.check(&lacking).require().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains(&feature.to_string()), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_check_says_what_a_connection_says() {
+    let awkward = kombu_testkit::awkward::Awkward::default();
+    let registry = kombu::Registry::new().with(awkward);
+    let connection = kombu::Connection::builder(registry.clone())
+        .url("awkward://portability")
+        .exchange_kind("x-random", |_: &Content, _: &[&BindingRecord]| Vec::new())
+        .await
+        .unwrap();
+    let before = registry.capabilities("awkward").unwrap();
+    let mut refused = 0;
+    for (number, (_, queue)) in queues().into_iter().enumerate() {
+        let queue = queue.with_name(format!("q{number}"));
+        let checked = Topology::new().queue(&queue).check(&before).require();
+        match connection.declare_queue(&queue).await {
+            Ok(_) => checked.unwrap(),
+            refusal => {
+                let refusal = assert_unsupported(refusal);
+                assert_eq!(checked.unwrap_err().message(), refusal.message());
+                refused += 1;
+            }
+        }
+    }
+    for (number, (_, exchange)) in exchanges().into_iter().enumerate() {
+        let exchange = exchange.with_name(format!("x{number}"));
+        let checked = Topology::new().exchange(&exchange).check(&before);
+        let checked = checked.require();
+        match connection.declare_exchange(&exchange).await {
+            Ok(_) => checked.unwrap(),
+            refusal => {
+                let refusal = assert_unsupported(refusal);
+                assert_eq!(checked.unwrap_err().message(), refusal.message());
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0, "nothing was refused");
+}
+
+#[tokio::test]
+async fn what_redis_lacks_is_told_in_the_words_of_its_refusal() {
+    let connection = kombu::connect("memory://?like=redis").await.unwrap();
+    let redis = capabilities("redis");
+    let higher = Queue::new("higher").max_priority(10);
+    let checked = Topology::new().queue(&higher).check(&redis).require();
+    let refused = assert_unsupported(connection.declare_queue(&higher).await);
+    assert_eq!(checked.unwrap_err().message(), refused.message());
+
+    let jobs = Queue::new("jobs");
+    let first = SubscribeOptions::new(1).priority(1);
+    let checked = Topology::new().consumer(["jobs"], first).check(&redis);
+    let refused = connection.consumer(&jobs).priority(1).await;
+    let refused = assert_unsupported(refused);
+    assert_eq!(checked.require().unwrap_err().message(), refused.message());
+}
+
+#[test]
+fn every_emulated_feature_says_how() {
+    for transport in table::TRANSPORTS {
+        let capabilities = capabilities(transport);
+        for feature in Feature::ALL {
+            let note = capabilities.note(*feature);
+            match capabilities.support(*feature) {
+                Support::Emulated => assert!(note.is_some(), "{transport}: {feature}"),
+                Support::Unsupported => assert_eq!(note, None, "{transport}: {feature}"),
+                Support::Native => {}
+            }
+        }
+    }
+}
+
+fn named<'a>(declarations: &'a [Portable], name: &str) -> &'a Portable {
+    let mut found = declarations.iter().filter(|one| one.name == name);
+    let first = found
+        .next()
+        .unwrap_or_else(|| panic!("{name} in {declarations:?}"));
+    assert!(found.next().is_none(), "{name} is there twice");
+    first
+}
+
+#[test]
+fn the_report_has_each_exchange_queue_and_binding_once() {
+    let media = Exchange::topic("media").alternate_exchange("rest");
+    let archive = Exchange::fanout("archive").bind(&media, "#.old");
+    let videos = Queue::new("videos").bind(&media, "video.#").max_priority(9);
+    let images = Queue::new("images")
+        .bind(&media, "image.#")
+        .bind(&archive, "");
+    let topology = Topology::new()
+        .exchange(&media)
+        .queue(&videos)
+        .queue(&images);
+    let report = topology.check(&capabilities("redis"));
+    report.require().unwrap();
+    let declarations = report.declarations();
+    assert_eq!(declarations.len(), 8, "{report}");
+    for (name, support) in [
+        ("exchange `media`", Support::Emulated),
+        ("exchange `archive`", Support::Emulated),
+        ("queue `videos`", Support::Emulated),
+        ("queue `images`", Support::Native),
+        (
+            "queue `videos` bound to `media` by `video.#`",
+            Support::Native,
+        ),
+        ("queue `images` bound to `archive` by ``", Support::Native),
+        (
+            "exchange `archive` bound to `media` by `#.old`",
+            Support::Emulated,
+        ),
+    ] {
+        assert_eq!(named(declarations, name).support, support, "{name}");
+    }
+    let text = report.to_string();
+    let line = "queue `videos`: emulated\n  emulated: priorities (up to 9 in four levels";
+    assert!(text.contains(line), "{text}");
+}
+
+#[test]
+fn all_that_is_unsupported_is_listed_at_once() {
+    let topology = Topology::new()
+        .queue(Queue::new("one").max_priority(10))
+        .queue(Queue::new("two").max_priority(200))
+        .consumer(["one"], SubscribeOptions::new(1).priority(3));
+    let refused = topology.check(&capabilities("nats")).require();
+    let message = refused.unwrap_err().to_string();
+    for part in [
+        "queue `one` asks for priorities up to 10",
+        "queue `two` asks for priorities up to 200",
+        "consumer priorities",
+    ] {
+        assert!(message.contains(part), "`{part}` is missing in: {message}");
+    }
+}
+
+#[test]
+fn what_is_only_verified_or_not_declared_asks_for_nothing() {
+    let topology = Topology::new()
+        .queue(Queue::new("theirs").max_priority(200).passive())
+        .queue(Queue::new("others").max_priority(200).no_declare())
+        .exchange(Exchange::custom("x-random", "x").passive());
+    let report = topology.check(&Capabilities::basic());
+    assert_eq!(report.support(), Support::Native, "{report}");
+}
+
+#[test]
+fn what_every_broker_refuses_is_told_with_the_reason() {
+    let lossy = Queue::new("lossy").max_deliveries(3);
+    let report = Topology::new().queue(&lossy).check(&capabilities("memory"));
+    let declaration = named(report.declarations(), "queue `lossy`");
+    assert_eq!(declaration.support, Support::Unsupported);
+    let problem = declaration.problem.as_ref().unwrap();
+    assert_eq!(problem, lossy.check().unwrap_err().message());
+    assert!(report.require().is_err());
+}
+
+#[test]
+fn one_name_that_is_declared_in_two_ways_is_found() {
+    let topology = Topology::new()
+        .queue(Queue::new("a").bind(Exchange::topic("media"), "#"))
+        .queue(Queue::new("b").bind(Exchange::direct("media"), "b"));
+    let error = topology
+        .check(&capabilities("memory"))
+        .require()
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("exchange `media`: it is declared twice"),
+        "{error}"
+    );
+    let same = Topology::new()
+        .queue(Queue::new("a").bind(Exchange::topic("media"), "#"))
+        .queue(Queue::new("b").bind(Exchange::topic("media"), "b"))
+        .queue(Queue::server_named().exclusive(true))
+        .queue(Queue::server_named());
+    same.check(&capabilities("memory")).require().unwrap();
+}
