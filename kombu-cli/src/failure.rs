@@ -15,7 +15,7 @@ pub(crate) const CODES: &str = "Exit codes:
   4    refused: user, password, virtual host or permission
   5    no such queue, exchange or receiver
   6    there was nothing, or less than was asked for
-  7    is there in another form, or in use
+  7    is there in another form, or in use; or can't be done by a transport
   8    the connection can't be encrypted as asked for: a certificate isn't trusted
   130  ended by Ctrl-C before it was done";
 

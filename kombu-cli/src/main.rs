@@ -3,7 +3,6 @@
 mod commands;
 mod confirm;
 mod failure;
-mod file;
 mod forward;
 mod input;
 mod output;
@@ -65,6 +64,7 @@ enum Command {
     Dead(commands::dead::Dead),
     Call(commands::call::Call),
     Serve(commands::serve::Serve),
+    Check(commands::check::Check),
     Plan(commands::topology::Plan),
     Apply(commands::topology::Apply),
     Diff(commands::topology::Diff),
@@ -141,6 +141,7 @@ fn run(cli: Cli) -> Result<()> {
             Command::Dead(command) => command.run(&context).await,
             Command::Call(command) => command.run(&context).await,
             Command::Serve(command) => command.run(&context).await,
+            Command::Check(command) => command.run(&context),
             Command::Plan(command) => command.run(&context).await,
             Command::Apply(command) => command.run(&context).await,
             Command::Diff(command) => command.run(&context).await,

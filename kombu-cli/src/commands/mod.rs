@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod bind;
 pub(crate) mod call;
+pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod consume;
 pub(crate) mod dead;

@@ -1,12 +1,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use kombu::{Connection, DeclareMode, ErrorKind, Exchange, Queue};
+use kombu::{Connection, DeclareMode, ErrorKind, Exchange, Queue, Topology};
 use serde::Serialize;
 
 use crate::Context;
 use crate::failure::{Code, Failure, Result};
-use crate::file::{Declared, declared};
 
 /// Say what `apply` would do: what is there, what is missing, what is there in another form
 ///
@@ -77,24 +76,24 @@ impl Row {
 }
 
 impl File {
-    async fn open(&self, context: &Context) -> Result<(Declared, Connection)> {
-        let declared = declared(&self.topology)?;
+    async fn open(&self, context: &Context) -> Result<(Topology, Connection)> {
+        let declared = kombu::from_config(&self.topology)?.topology();
         let mut place = context.place.clone();
         place.config.get_or_insert_with(|| self.topology.clone());
         Ok((declared, place.connect().await?))
     }
 }
 
-async fn compare(connection: &Connection, declared: &Declared) -> Result<Vec<Row>> {
+async fn compare(connection: &Connection, declared: &Topology) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for exchange in &declared.exchanges {
+    for exchange in declared.exchanges() {
         rows.push(Row {
             what: "exchange",
             name: exchange.name().to_string(),
             state: exchange_state(connection, exchange).await?,
         });
     }
-    for queue in &declared.queues {
+    for queue in declared.queues() {
         rows.push(Row {
             what: "queue",
             name: queue.name().to_string(),
@@ -191,10 +190,10 @@ impl Apply {
                 "nothing was made: what is there in another form has to be deleted first",
             ));
         }
-        for exchange in &declared.exchanges {
+        for exchange in declared.exchanges() {
             connection.declare_exchange(exchange).await?;
         }
-        for queue in &declared.queues {
+        for queue in declared.queues() {
             connection.declare_queue(queue).await?;
         }
         connection.close().await?;

@@ -1,0 +1,78 @@
+use std::path::PathBuf;
+
+use clap::Args;
+use kombu::driver::Support;
+use serde_json::json;
+
+use crate::Context;
+use crate::failure::{Code, Failure, Result};
+
+/// Say what transports can't do of a file, without a broker; ends with code 7 if there is something
+///
+/// For each declaration: whether it is native, emulated by the client (how, and within which limits), or unsupported.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:
+  kombu check shop.yaml --on amqp,redis,nats,memory")]
+pub(crate) struct Check {
+    /// A configuration file
+    #[arg(value_name = "FILE")]
+    topology: PathBuf,
+    /// The schemes of these transports; all of them, unless told otherwise
+    #[arg(long, value_name = "SCHEMES", value_delimiter = ',')]
+    on: Vec<String>,
+}
+
+impl Check {
+    pub(crate) fn run(self, context: &Context) -> Result<()> {
+        let registry = kombu::registry();
+        let topology = kombu::from_config(&self.topology)?.topology();
+        let all = ["amqp", "memory", "nats", "redis"].map(str::to_owned);
+        let schemes = match self.on.is_empty() {
+            true => all.to_vec(),
+            false => self.on,
+        };
+        let mut lacking = Vec::new();
+        for scheme in &schemes {
+            let capabilities = registry.capabilities(scheme).ok_or_else(|| {
+                Failure::usage(format!(
+                    "`{scheme}` is no transport; there are {}",
+                    registry.schemes().join(", ")
+                ))
+            })?;
+            let report = topology.check(&capabilities);
+            if report.support() == Support::Unsupported {
+                lacking.push(scheme.as_str());
+            }
+            match context.output.json {
+                true => {
+                    for declaration in report.declarations() {
+                        let asks = declaration.asks.iter().map(|asked| {
+                            json!({
+                                "feature": asked.feature.to_string(),
+                                "support": asked.support.to_string(),
+                                "note": asked.note,
+                            })
+                        });
+                        context.output.json(&json!({
+                            "on": scheme,
+                            "declaration": declaration.name,
+                            "support": declaration.support.to_string(),
+                            "asks": asks.collect::<Vec<_>>(),
+                            "problem": declaration.problem,
+                        }))?;
+                    }
+                }
+                false => context
+                    .output
+                    .line(format!("{scheme}\n{report}").trim_end())?,
+            }
+        }
+        match lacking.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::new(
+                Code::Differs,
+                format!("not everything can be done on {}", lacking.join(", ")),
+            )),
+        }
+    }
+}
