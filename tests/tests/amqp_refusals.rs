@@ -257,7 +257,6 @@ async fn a_refusal_before_more_than_is_written_at_once_disturbs_nobody() {
     let innocent = innocent.routing_key("jobs").await.unwrap();
     producer.publish(&"held").await.unwrap();
     let held = consumer.try_next().await.unwrap().unwrap();
-    let mut innocents_resent = 0;
     for _ in 0..5 {
         other.declare_exchange(&doomed).await.unwrap();
         producer.publish(&"").exchange(&undeclared).await.unwrap();
@@ -282,7 +281,6 @@ async fn a_refusal_before_more_than_is_written_at_once_disturbs_nobody() {
                     // Behind the refused one nothing of this producer's was looked at.
                     assert!(!published.resent || !(6..100).contains(&number), "{number}");
                     resent += u64::from(published.resent);
-                    innocents_resent += u64::from(published.resent && number == 100);
                 }
                 Err(error) => {
                     let found = (number, error.kind(), error.may_have_been_stored());
@@ -297,8 +295,6 @@ async fn a_refusal_before_more_than_is_written_at_once_disturbs_nobody() {
             "{stored}, {resent} resent"
         );
     }
-    // Else it closed none.
-    assert!(innocents_resent > 0);
     held.ack().confirmed().await.unwrap();
 }
 
