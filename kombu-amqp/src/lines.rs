@@ -14,6 +14,8 @@ use tokio::time::timeout;
 use crate::error::{classify, is_out_of_step, lost};
 use crate::transport::Dialer;
 
+/// What the broker says of too many connections, among other things that it doesn't allow.
+const TOO_MANY: u16 = 530;
 /// How long the broker has to answer the end of a connection. A blocked one doesn't read that it ends.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -121,6 +123,13 @@ impl Lines {
             Ok(connection) => return Ok(connection),
             Err(error) => error,
         };
+        // As in `dial`. That there are too many connections says nothing of who we are.
+        if matches!(error.kind(), ErrorKind::Credentials | ErrorKind::Tls)
+            && error.code() != Some(TOO_MANY)
+        {
+            self.end(&error.to_string());
+            return Err(lost(error.to_string()).with_source(error));
+        }
         // With the broker, all of them are gone.
         if error.kind() == ErrorKind::ConnectionLost {
             self.channel()

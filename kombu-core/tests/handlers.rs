@@ -66,7 +66,6 @@ async fn a_router_is_tried_without_a_component() {
     assert!(unknown.contains("type `prize`"), "{unknown}");
 }
 
-/// Five retries after 1, 2, 4, 8 and 16 s, each a fifth shorter or longer.
 /// It isn't for the broker to say how long handlers may go on.
 #[tokio::test(start_paused = true)]
 async fn the_grace_begins_when_the_component_is_stopped() {
@@ -97,6 +96,7 @@ async fn the_grace_begins_when_the_component_is_stopped() {
     assert_eq!(begin.elapsed().as_secs(), 30);
 }
 
+/// Five retries after 1, 2, 4, 8 and 16 s, each a fifth shorter or longer.
 #[tokio::test(start_paused = true)]
 async fn what_fails_is_retried_five_times_unless_it_is_said_otherwise() {
     let connection = kombu::connect("memory://").await.unwrap();

@@ -31,14 +31,13 @@ static LEFT: Mutex<BTreeMap<String, Left>> = Mutex::new(BTreeMap::new());
 
 /// How many sessions are remembered for a place: one that never comes back must not cost ever more.
 const MOST: usize = 64;
-/// How long one is remembered whose server knew that it lived: by then others have ended it, or it is another account's.
+/// How long one is remembered of which there is no sign: others have ended it, or it is another account's.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// Leaves a session to the next one at its place.
 pub(crate) fn leave(place: &str, session: u64, had_sign: bool, held: Vec<(Arc<str>, Held)>) {
     let mut all = LEFT.lock();
     let left = all.entry(place.to_owned()).or_default();
-    left.forget_old();
     if left.sessions.len() >= MOST {
         left.sessions.remove(0);
     }
@@ -51,24 +50,23 @@ pub(crate) fn leave(place: &str, session: u64, had_sign: bool, held: Vec<(Arc<st
     left.held.extend(held);
 }
 
-impl Left {
-    fn forget_old(&mut self) {
-        self.sessions
-            .retain(|session| !session.had_sign || session.at.elapsed() < REMEMBERED);
-    }
-}
-
 /// The sessions that were left at a place, and whether the server knew that they lived.
 pub(crate) fn sessions(place: &str) -> Vec<(u64, bool)> {
-    let mut all = LEFT.lock();
-    let Some(left) = all.get_mut(place) else {
-        return Vec::new();
-    };
-    left.forget_old();
-    let sessions = left.sessions.iter();
-    sessions
-        .map(|session| (session.number, session.had_sign))
-        .collect()
+    let all = LEFT.lock();
+    all.get(place).map_or_else(Vec::new, |left| {
+        let sessions = left.sessions.iter();
+        sessions
+            .map(|session| (session.number, session.had_sign))
+            .collect()
+    })
+}
+
+/// There is no sign of this session here, and if that is so for long, it is looked for no more.
+pub(crate) fn is_missing(place: &str, session: u64) {
+    if let Some(left) = LEFT.lock().get_mut(place) {
+        left.sessions
+            .retain(|other| other.number != session || other.at.elapsed() < REMEMBERED);
+    }
 }
 
 /// This session has been ended.

@@ -164,11 +164,13 @@ async fn is_second(shared: &Shared, stream: &str) -> Result<bool> {
     }
 }
 
-/// Whether a note says that somebody looks, who wasn't lost meanwhile.
+/// Whether a note says that somebody else looks, who wasn't lost meanwhile.
 async fn looks(line: &Line, note: &[u8]) -> Result<bool> {
     let note = std::str::from_utf8(note).ok();
     let looker = note.and_then(|note| note.strip_prefix(LOOKS)?.parse().ok());
     match looker {
+        // Its answer was lost.
+        Some(session) if session == line.session => Ok(false),
         Some(session) => Ok(members::sign(line, session)
             .await?
             .is_some_and(|sign| !sign.is_last)),

@@ -90,8 +90,11 @@ async fn what_was_confirmed_survives_the_leader() {
     cluster[leader].kill().unwrap();
     let mut all = publishing.into_iter();
     let (to_jobs, to_kept) = (all.next().unwrap().await, all.next().unwrap().await);
-    confirmed.send_replace(Some(to_jobs.unwrap()));
-    let to_kept = to_kept.unwrap();
+    let (to_jobs, to_kept) = (to_jobs.unwrap(), to_kept.unwrap());
+    for confirmed in [&to_jobs, &to_kept] {
+        assert!(confirmed.len() >= 1_990 && confirmed.contains(&1_999));
+    }
+    confirmed.send_replace(Some(to_jobs));
     let seen = tokio::time::timeout(PATIENCE, consuming).await;
     seen.expect("all that was confirmed is consumed").unwrap();
     let mut kept = BTreeSet::new();

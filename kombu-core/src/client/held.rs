@@ -27,7 +27,7 @@ pub(super) struct Held {
 struct Tags {
     /// They can't be decoded and have nowhere to go.
     undecodable: Vec<Tag>,
-    /// They are as many as they weren't when the window was last widened for them.
+    /// Their number has changed since the window was last widened for them.
     changed: bool,
     /// They were handed out before. With the time when they are given back, the earliest first.
     put_off: VecDeque<(Instant, Tag)>,

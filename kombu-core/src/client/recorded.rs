@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
+use futures_util::stream::{self, FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep};
@@ -421,12 +422,24 @@ impl Drop for Declaring<'_> {
 
 /// Deletes queues that were declared again, and have had no consumer since: the broker waits for one before it does so.
 async fn delete_abandoned(recorded: Weak<Recorded>, mut abandoned: UnboundedReceiver<Abandoned>) {
-    while let Some((queue, last)) = abandoned.recv().await {
-        delete_unwanted(&recorded, &queue, last).await;
-        let Some(recorded) = recorded.upgrade() else {
-            return;
-        };
-        recorded.has_left(&queue);
+    // One that can't be deleted now keeps none of the others.
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            next = abandoned.recv() => match next {
+                Some((queue, last)) => {
+                    let recorded = recorded.clone();
+                    under_way.push(async move {
+                        delete_unwanted(&recorded, &queue, last).await;
+                        if let Some(recorded) = recorded.upgrade() {
+                            recorded.has_left(&queue);
+                        }
+                    });
+                }
+                None => return,
+            },
+            Some(()) = under_way.next(), if !under_way.is_empty() => {}
+        }
     }
 }
 

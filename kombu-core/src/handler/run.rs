@@ -109,17 +109,20 @@ pub(super) async fn run(
         }
     };
     running.lanes.release();
-    let rest = async { while running.tasks.join_next().await.is_some() {} };
-    // The grace begins now, however long the broker takes to answer.
-    let (cancelled, finished) = join(consumer.cancel(), timeout(settings.grace, rest)).await;
+    let tasks = &mut running.tasks;
+    let finished = async {
+        let rest = async { while tasks.join_next().await.is_some() {} };
+        if timeout(settings.grace, rest).await.is_err() {
+            let left = tasks.len();
+            tracing::warn!(left, grace = ?settings.grace, "handlers that went on for too long are cancelled");
+            // Their deliveries go back.
+            tasks.shutdown().await;
+        }
+    };
+    // The grace begins and ends however long the broker takes to answer.
+    let (cancelled, ()) = join(consumer.cancel(), finished).await;
     if let Err(error) = cancelled {
         tracing::warn!(%error, "a component's consumer did not end in an orderly way");
-    }
-    if finished.is_err() {
-        let left = running.tasks.len();
-        tracing::warn!(left, grace = ?settings.grace, "handlers that went on for too long are cancelled");
-        // Their deliveries go back.
-        running.tasks.shutdown().await;
     }
     ended
 }

@@ -1,10 +1,12 @@
 //! Messages that are dead: held by the session until core has moved them.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kombu_core::Result;
 use kombu_core::virt::Death;
+use tokio::sync::Semaphore;
 
 use super::Shared;
 use crate::api::{self, DUPLICATE_WINDOW, Delivered};
@@ -20,6 +22,9 @@ const LONGEST: Duration = Duration::from_secs(20);
 /// The same where it may not: it is larger than the server takes, for one.
 const LONGEST_REFUSED: Duration = Duration::from_secs(600);
 const _: () = assert!(LONGEST.as_secs() + 2 * PATIENCE.as_secs() < DUPLICATE_WINDOW.as_secs());
+
+/// How many of a stream are read again at once.
+const TRIED_AT_ONCE: usize = 8;
 
 /// How long a dead message waits that couldn't be moved so often, if what keeps it may pass or not.
 fn pause(tries: u32, may_pass: bool) -> Duration {
@@ -98,6 +103,16 @@ impl Shared {
         Ok(())
     }
 
+    /// Whose turn it is to be read again of a stream's dead: one that doesn't answer keeps none of the others.
+    fn turns_at(&self, stream: &str) -> Arc<Semaphore> {
+        let mut all = self.tried_again.lock();
+        all.retain(|_, turns| Arc::strong_count(turns) > 1);
+        let turns = all.entry(stream.into());
+        turns
+            .or_insert_with(|| Arc::new(Semaphore::new(TRIED_AT_ONCE)))
+            .clone()
+    }
+
     async fn find_again(&self, holder: &Holder, id: u64) -> Result<Option<Corpse>> {
         let mut tries = 0;
         let (raw, turn) = loop {
@@ -106,7 +121,7 @@ impl Shared {
             };
             tokio::time::sleep(pause(held.tries + tries, held.may_pass)).await;
             // It is never closed.
-            let turn = self.tried_again.clone().acquire_owned().await.ok();
+            let turn = self.turns_at(held.stream()).acquire_owned().await.ok();
             match api::message(&self.line, held.stream(), held.position).await {
                 Ok(Ok(raw)) => break (raw, turn),
                 Ok(Err(refused)) if refused.is_missing() => {

@@ -156,10 +156,14 @@ impl Shared {
         let place = self.place.name();
         let ending = left::sessions(&place).into_iter();
         let ending = ending.map(async |(session, had_sign)| {
-            // That of another account, or one that others have ended, has no sign; nor has one whose server had no room for it.
-            if !had_sign || members::sign(&self.line, session).await?.is_some() {
-                self.remove_session(session).await?;
-                left::forget(&place, session);
+            // One whose server had no room for a sign has none; nor has that of another account, or one that others have ended.
+            let is_here = !had_sign || members::sign(&self.line, session).await?.is_some();
+            match is_here {
+                true => {
+                    self.remove_session(session).await?;
+                    left::forget(&place, session);
+                }
+                false => left::is_missing(&place, session),
             }
             Ok(())
         });

@@ -48,8 +48,6 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 /// How many dead messages that can't be moved a session keeps at most, and how late the others come again.
 pub(crate) const MOST_KEPT: usize = 10_000;
 pub(crate) const TRY_LATER: Duration = Duration::from_secs(30);
-/// How many of them are read again at once.
-const TRIED_AT_ONCE: usize = 8;
 
 /// How long it is enough to have told the others that messages of a queue expire.
 const MARKED: Duration = Duration::from_secs(60);
@@ -135,8 +133,8 @@ pub(crate) struct Shared {
     pub(crate) deaths: Notify,
     /// How many dead messages wait to be tried again.
     pub(crate) kept: AtomicUsize,
-    /// Whose turn it is of those.
-    tried_again: Arc<Semaphore>,
+    /// Whose turn it is of those, by stream.
+    tried_again: Mutex<HashMap<Arc<str>, Arc<Semaphore>>>,
     next: AtomicU64,
     is_ending: AtomicBool,
     /// Nothing is left of it on the server.
@@ -186,7 +184,7 @@ impl Shared {
             dead: Mutex::default(),
             deaths: Notify::new(),
             kept: AtomicUsize::new(0),
-            tried_again: Arc::new(Semaphore::new(TRIED_AT_ONCE)),
+            tried_again: Mutex::default(),
             next: AtomicU64::new(1),
             is_ending: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
