@@ -88,12 +88,13 @@ fn code_of(kind: ErrorKind) -> Code {
         ErrorKind::UnknownScheme
         | ErrorKind::Config
         | ErrorKind::InvalidName
-        | ErrorKind::UnknownSerializer
-        | ErrorKind::Unsupported => Code::Usage,
+        | ErrorKind::UnknownSerializer => Code::Usage,
         ErrorKind::ConnectionLost | ErrorKind::Timeout => Code::Unreachable,
         ErrorKind::Credentials | ErrorKind::AccessRefused => Code::Refused,
         ErrorKind::NotFound | ErrorKind::Unroutable | ErrorKind::NoConsumers => Code::NotFound,
-        ErrorKind::PreconditionFailed | ErrorKind::ResourceLocked => Code::Differs,
+        ErrorKind::PreconditionFailed | ErrorKind::ResourceLocked | ErrorKind::Unsupported => {
+            Code::Differs
+        }
         ErrorKind::Tls => Code::Tls,
         _ => Code::Failed,
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use kombu::{Consumer, Content, Delivery, ErrorKind, Name, Producer, Receipt};
 use serde::Serialize;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::commands::publish::Pace;
 use crate::failure::Result;
@@ -98,6 +98,7 @@ pub(crate) async fn forward(
     let mut taken = 0;
     let mut pace = Pace::new(limits.rate);
     let mut fetched = Fetched::default();
+    let mut pause = Pause::default();
     let mut result = Ok(());
     let mut is_over = false;
     loop {
@@ -112,7 +113,8 @@ pub(crate) async fn forward(
                     bar.set_position(totals.moved);
                     if let Err(error) = settled {
                         if limits.persists && error.is_transient() {
-                            pause(&error, stop).await;
+                            taken -= 1;
+                            pause.begin(&error);
                             continue;
                         }
                         is_over = true;
@@ -125,7 +127,7 @@ pub(crate) async fn forward(
                 is_over = true;
                 continue;
             }
-            next = next(ends.consumer, limits.idle, &pace), if takes => next,
+            next = next(ends.consumer, limits.idle, &pace, &pause), if takes => next,
             else => break,
         };
         let delivery = match next {
@@ -169,7 +171,8 @@ pub(crate) async fn forward(
             Err(error) => {
                 give_back(delivery).await;
                 if limits.persists && error.is_transient() {
-                    pause(&error, stop).await;
+                    taken -= 1;
+                    pause.begin(&error);
                     continue;
                 }
                 is_over = true;
@@ -191,7 +194,13 @@ async fn first(under_way: &mut VecDeque<UnderWay>) -> kombu::Result<kombu::Publi
 }
 
 /// The next message, or none when nothing came for too long. Cancel safe: the pace is kept, and nothing was taken.
-async fn next(consumer: &mut Consumer, idle: Duration, pace: &Pace) -> Result<Option<Delivery>> {
+async fn next(
+    consumer: &mut Consumer,
+    idle: Duration,
+    pace: &Pace,
+    pause: &Pause,
+) -> Result<Option<Delivery>> {
+    pause.wait().await;
     pace.wait().await;
     match timeout(idle, consumer.try_next()).await {
         Ok(next) => Ok(next?),
@@ -223,12 +232,24 @@ pub(crate) fn window(wanted: u64) -> u32 {
     u32::try_from(wanted).map_or(WINDOW, |wanted| wanted.clamp(1, WINDOW))
 }
 
-/// Leaves the other end alone for a moment.
-async fn pause(error: &kombu::Error, stop: &Stop) {
-    output::note(&format!("{error}; it is tried again"));
-    tokio::select! {
-        () = stop.asked() => {}
-        () = sleep(PAUSE) => {}
+/// Until when the other end is left alone.
+#[derive(Default)]
+struct Pause(Option<Instant>);
+
+impl Pause {
+    /// Begins, and says why; what fails meanwhile fails for the same reason.
+    fn begin(&mut self, error: &kombu::Error) {
+        let now = Instant::now();
+        if self.0.is_none_or(|end| end < now) {
+            output::note(&format!("{error}; it is tried again"));
+        }
+        self.0 = Some(now + PAUSE);
+    }
+
+    async fn wait(&self) {
+        if let Some(end) = self.0 {
+            sleep_until(end).await;
+        }
     }
 }
 
@@ -261,6 +282,6 @@ async fn settle(
 }
 
 /// What can't be given back has gone back already, with its session.
-async fn give_back(delivery: Delivery) {
+pub(crate) async fn give_back(delivery: Delivery) {
     let _ = delivery.release().await;
 }

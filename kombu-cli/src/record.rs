@@ -195,7 +195,9 @@ fn of(content: &Content) -> Written<'_> {
 /// The body as a part of the line, if it is JSON that comes back as the same bytes.
 fn as_json<'a>(content: &Content, text: &'a str) -> Option<&'a RawValue> {
     let kind = content.content_type()?;
-    if kind != "application/json" || text.trim() != text || text.contains(['\n', '\r']) {
+    // `null` would be no body.
+    let is_alone = text.trim() == text && !text.contains(['\n', '\r']);
+    if kind != "application/json" || !is_alone || text == "null" {
         return None;
     }
     serde_json::from_str(text).ok()
@@ -260,6 +262,7 @@ mod tests {
                 &b"{\"b\": 1.0, \"a\":123456789012345678901}"[..],
             ),
             ("application/json", b" 7"),
+            ("application/json", b"null"),
             ("application/json", b"{\n}"),
             ("application/json", b"no JSON"),
             ("text/plain", "caf\u{e9}\r\n".as_bytes()),

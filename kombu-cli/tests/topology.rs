@@ -8,7 +8,9 @@
 
 mod common;
 
+use kombu::Queue;
 use kombu_testkit::Broker;
+use kombu_testkit::expect::collect_one;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -71,6 +73,40 @@ async fn nothing_is_lost_before_somebody_said_yes(broker: &Broker) {
     );
     done(broker, &["delete", "queue", "jobs"]).await;
     assert_eq!(run(broker.url(), &["queues", "jobs"]).await.code, Some(5));
+}
+
+async fn what_a_consumer_holds_is_not_lost_either_before_somebody_said_yes(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    done(broker, &["publish", "-q", "jobs", "1"]).await;
+    let connection = broker.connect().await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let held = collect_one(&mut consumer).await;
+    let refused = run(broker.url(), &["delete", "queue", "jobs"]).await;
+    assert_eq!(refused.code, Some(2), "{}", refused.errors);
+    held.ack().await.unwrap();
+    connection.close().await.unwrap();
+}
+
+/// Whoever uses a queue in the file, too.
+async fn each_declaration_of_a_file_is_planned_once(broker: &Broker) {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../examples/config/pipeline.yaml"
+    );
+    let planned = done(broker, &["plan", path]).await;
+    let mut rows: Vec<_> = planned.text().lines().map(str::to_owned).collect();
+    assert!(
+        rows.contains(&"+ queue pipeline.orders".to_owned()),
+        "{rows:?}"
+    );
+    assert!(
+        rows.iter().all(|row| row.split(' ').count() == 3),
+        "{rows:?}"
+    );
+    let count = rows.len();
+    rows.sort();
+    rows.dedup();
+    assert_eq!(rows.len(), count, "{rows:?}");
 }
 
 async fn queues_are_counted(broker: &Broker) {
@@ -167,6 +203,8 @@ on_every_broker! {
     an_exchange_is_bound_to_another_one
     a_declaration_that_differs_is_code_7
     nothing_is_lost_before_somebody_said_yes
+    what_a_consumer_holds_is_not_lost_either_before_somebody_said_yes
+    each_declaration_of_a_file_is_planned_once
     queues_are_counted
     a_watch_goes_on_until_it_is_ended
     a_file_is_planned_applied_and_compared

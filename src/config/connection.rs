@@ -308,7 +308,13 @@ impl Settings {
             query.add(name, value);
         }
         if let Some(heartbeat) = self.heartbeat {
-            query.add("heartbeat", &heartbeat.as_secs().to_string());
+            let seconds = heartbeat.as_secs();
+            if seconds == 0 || Duration::from_secs(seconds) != heartbeat {
+                return Err(config(
+                    "`heartbeat` is a number of whole seconds, as in `30s`; without a unit, it would be milliseconds",
+                ));
+            }
+            query.add("heartbeat", &seconds.to_string());
         }
         for (name, value) in &self.options {
             query.add(name, &value.to_string());

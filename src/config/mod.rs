@@ -311,16 +311,12 @@ impl Config {
     }
 
     fn no_connection(&self, name: &str) -> Error {
-        let names = self.connections.keys().chain(self.moms.keys());
-        missing("connection", name, names)
+        missing("connection", name, self.connections.keys())
     }
 
     /// The names of the file's connections.
     pub fn connections(&self) -> impl Iterator<Item = &str> {
-        self.connections
-            .keys()
-            .chain(self.moms.keys())
-            .map(String::as_str)
+        self.connections.keys().map(String::as_str)
     }
 
     /// The declaration of an exchange.

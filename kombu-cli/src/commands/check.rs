@@ -26,9 +26,12 @@ impl Check {
     pub(crate) fn run(self, context: &Context) -> Result<()> {
         let registry = kombu::registry();
         let topology = kombu::from_config(&self.topology)?.topology();
-        let all = ["amqp", "memory", "nats", "redis"].map(str::to_owned);
         let schemes = match self.on.is_empty() {
-            true => all.to_vec(),
+            true => {
+                let all = ["amqp", "memory", "nats", "redis"].into_iter();
+                let built_in = all.filter(|scheme| registry.capabilities(scheme).is_some());
+                built_in.map(str::to_owned).collect()
+            }
             false => self.on,
         };
         let mut lacking = Vec::new();

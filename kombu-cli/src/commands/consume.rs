@@ -1,10 +1,11 @@
 use std::time::Duration;
 
 use clap::Args;
-use kombu::{Consumer, Delivery, Queue};
+use kombu::{Consumer, Delivery, ErrorKind, Queue};
 use tokio::time::timeout;
 
 use crate::failure::{Code, Failure, Result};
+use crate::forward::give_back;
 use crate::place::duration;
 use crate::show::Form;
 use crate::{Context, output};
@@ -125,7 +126,7 @@ impl Consume {
             };
             if let Err(failure) = self.form.write(context.output, &delivery) {
                 if !self.no_ack {
-                    delivery.release().await?;
+                    give_back(delivery).await;
                 }
                 return Err(failure);
             }
@@ -134,7 +135,12 @@ impl Consume {
                 continue;
             }
             if !self.release {
-                delivery.ack().await?;
+                match delivery.ack().await {
+                    Err(error) if error.kind() == ErrorKind::SettleLost => {
+                        output::note("a connection was lost: the last message comes again");
+                    }
+                    acked => acked?,
+                }
                 continue;
             }
             held.push(delivery);

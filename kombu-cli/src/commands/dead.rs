@@ -6,7 +6,7 @@ use super::moving::{EMPTY, interrupted, ready, report, without_copies};
 use super::publish::rate;
 use crate::failure::{Code, Failure, Result};
 use crate::forward::{Ends, FIRST_FETCHED, Limits, Route, WINDOW, forward, window};
-use crate::output::table;
+use crate::output::{harmless, table};
 use crate::show::{Form, text_of};
 use crate::{Context, output};
 
@@ -125,11 +125,11 @@ impl Row {
         let age = self.time.map_or("?".to_owned(), ago);
         vec![
             self.number.to_string(),
-            shown(&self.died_in),
-            shown(&self.reason),
+            harmless(&shown(&self.died_in)),
+            harmless(&shown(&self.reason)),
             count,
             age,
-            self.routing_key.clone(),
+            harmless(&self.routing_key),
             beginning(body),
         ]
     }

@@ -1,5 +1,6 @@
 use clap::{Args, Subcommand};
 use kombu::ErrorKind;
+use kombu::driver::QueueInfo;
 
 use crate::Context;
 use crate::confirm::confirm;
@@ -47,6 +48,20 @@ enum What {
     },
 }
 
+/// What is lost with a queue. Not every broker tells what its consumers hold.
+fn what_goes(info: &QueueInfo) -> Option<String> {
+    let ready = info.ready;
+    match info.unsettled {
+        Some(0) if ready == 0 => None,
+        Some(unsettled) => Some(format!("{} messages", ready + unsettled)),
+        None if info.consumers > 0 => Some(format!(
+            "{ready} messages, and those that its {} consumers hold",
+            info.consumers
+        )),
+        None => (ready > 0).then(|| format!("{ready} messages")),
+    }
+}
+
 impl Delete {
     pub(crate) async fn run(self, context: &Context) -> Result<()> {
         let connection = context.place.connect().await?;
@@ -57,14 +72,15 @@ impl Delete {
                 if_empty,
                 yes,
             } => {
-                let ready = match connection.queue_info(name.as_str()).await {
-                    Ok(info) => info.ready,
-                    Err(error) if error.kind() == ErrorKind::NotFound => 0,
+                let what = match connection.queue_info(name.as_str()).await {
+                    Ok(info) => what_goes(&info),
+                    Err(error) if error.kind() == ErrorKind::NotFound => None,
                     Err(error) => return Err(error.into()),
                 };
-                if ready > 0 && !if_empty {
-                    let question =
-                        format!("Queue `{name}` has {ready} messages. Delete it with them?");
+                if let Some(what) = what
+                    && !if_empty
+                {
+                    let question = format!("Queue `{name}` has {what}. Delete it with them?");
                     confirm(&question, yes)?;
                 }
                 let mut deletion = connection.delete_queue(name.as_str());

@@ -13,8 +13,8 @@ use crate::{Context, output};
 /// Move what a queue has to another queue, or to an exchange
 ///
 /// A message leaves its queue when the broker has confirmed that it is at the other end. So nothing is lost if this is killed, but up to
-/// 1000 messages may be at both ends. It moves as many as the queue has at the start, and keeps the routing keys unless -k says
-/// otherwise. A message that reaches no queue stays, and ends it (code 5). Into a queue, the headers CC and BCC aren't taken along:
+/// 1000 messages may be at both ends. It moves as many as the queue has at the start, and keeps the routing keys, unless -q or -k
+/// says otherwise. A message that reaches no queue stays, and ends it (code 5). Into a queue, the headers CC and BCC aren't taken along:
 /// they would send copies elsewhere.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
@@ -198,8 +198,9 @@ impl Moving<'_> {
         })
         .await;
         bar.finish_and_clear();
-        consumer.cancel().await?;
-        Ok(moved)
+        let cancelled = consumer.cancel().await;
+        let (totals, result) = moved;
+        Ok((totals, result.and(cancelled.map_err(Into::into))))
     }
 }
 

@@ -101,31 +101,9 @@ impl Serve {
     }
 
     async fn handle(&self, delivery: Delivery) -> Result<()> {
-        let ended = match self.start(&delivery) {
-            Ok(child) => self.wait(child, &delivery).await,
-            Err(error) => {
-                // The next message wouldn't fare better.
-                delivery.release().await?;
-                let program = self
-                    .command
-                    .first()
-                    .map(|program| program.display().to_string());
-                let program = program.unwrap_or_default();
-                return Err(Failure::usage(format!("`{program}` can't be run: {error}")));
-            }
-        };
-        let settled = match ended {
-            Ok((status, answer)) if status.success() => {
-                if let Some(responder) = delivery.responder() {
-                    responder.reply_bytes(answer).await?;
-                }
-                delivery.ack().await
-            }
-            ended => {
-                let why = match ended {
-                    Ok((status, _)) => status.to_string(),
-                    Err(error) => error.to_string(),
-                };
+        let settled = match self.run_for(&delivery).await? {
+            Ok(()) => delivery.ack().await,
+            Err(why) => {
                 output::note(&format!(
                     "a message of queue `{}` failed: {why}",
                     self.queue
@@ -142,6 +120,40 @@ impl Serve {
             Err(error) if error.kind() == ErrorKind::SettleLost => Ok(()),
             settled => Ok(settled?),
         }
+    }
+
+    /// Runs the program on a message, and answers it. Says what is wrong with this message; what is wrong with all is a failure.
+    async fn run_for(&self, delivery: &Delivery) -> Result<std::result::Result<(), String>> {
+        let body = match delivery.plain_body() {
+            Ok(body) => body.clone(),
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let child = match self.start(delivery) {
+            Ok(child) => child,
+            // Its headers don't fit into an environment.
+            Err(error) if error.kind() == std::io::ErrorKind::ArgumentListTooLong => {
+                return Ok(Err(error.to_string()));
+            }
+            Err(error) => {
+                // The next message wouldn't fare better; this one goes back when it is dropped.
+                let program = self
+                    .command
+                    .first()
+                    .map(|program| program.display().to_string());
+                let program = program.unwrap_or_default();
+                return Err(Failure::usage(format!("`{program}` can't be run: {error}")));
+            }
+        };
+        let answer = match self.wait(child, &body).await {
+            Ok((status, answer)) if status.success() => answer,
+            Ok((status, _)) => return Ok(Err(status.to_string())),
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let answered = match delivery.responder() {
+            Some(responder) => responder.reply_bytes(answer).await.map(drop),
+            None => Ok(()),
+        };
+        Ok(answered.map_err(|error| format!("it can't be answered: {error}")))
     }
 
     fn start(&self, delivery: &Delivery) -> std::io::Result<Child> {
@@ -191,20 +203,12 @@ impl Serve {
         command.spawn()
     }
 
-    async fn wait(
-        &self,
-        mut child: Child,
-        delivery: &Delivery,
-    ) -> std::io::Result<(ExitStatus, Vec<u8>)> {
+    async fn wait(&self, mut child: Child, body: &[u8]) -> std::io::Result<(ExitStatus, Vec<u8>)> {
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        let body = match delivery.plain_body() {
-            Ok(body) => body.clone(),
-            Err(error) => return Err(std::io::Error::other(error.to_string())),
-        };
         let feed = async {
             if let Some(mut stdin) = stdin {
                 // Who doesn't read it to its end has seen enough.
-                let _ = stdin.write_all(&body).await;
+                let _ = stdin.write_all(body).await;
             }
         };
         let read = async {

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -84,16 +85,36 @@ impl File {
     }
 }
 
+/// The exchanges that a file declares, each once, however many parts of it use it. Others are somebody else's.
+fn exchanges(declared: &Topology) -> impl Iterator<Item = &Exchange> {
+    let mut seen = HashSet::new();
+    let own = declared.exchanges().iter();
+    own.filter(|exchange| !exchange.is_predeclared() && is_declared(exchange.declare_mode()))
+        .filter(move |exchange| seen.insert(exchange.name()))
+}
+
+/// The same of queues. What the broker names is made by whoever uses it.
+fn queues(declared: &Topology) -> impl Iterator<Item = &Queue> {
+    let mut seen = HashSet::new();
+    let own = declared.queues().iter();
+    own.filter(|queue| !queue.is_server_named() && is_declared(queue.declare_mode()))
+        .filter(move |queue| seen.insert(queue.name()))
+}
+
+fn is_declared(mode: Option<DeclareMode>) -> bool {
+    mode.unwrap_or_default() == DeclareMode::Ensure
+}
+
 async fn compare(connection: &Connection, declared: &Topology) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for exchange in declared.exchanges() {
+    for exchange in exchanges(declared) {
         rows.push(Row {
             what: "exchange",
             name: exchange.name().to_string(),
             state: exchange_state(connection, exchange).await?,
         });
     }
-    for queue in declared.queues() {
+    for queue in queues(declared) {
         rows.push(Row {
             what: "queue",
             name: queue.name().to_string(),
@@ -190,10 +211,10 @@ impl Apply {
                 "nothing was made: what is there in another form has to be deleted first",
             ));
         }
-        for exchange in declared.exchanges() {
+        for exchange in exchanges(&declared) {
             connection.declare_exchange(exchange).await?;
         }
-        for queue in declared.queues() {
+        for queue in queues(&declared) {
             connection.declare_queue(queue).await?;
         }
         connection.close().await?;

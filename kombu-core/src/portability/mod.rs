@@ -129,7 +129,10 @@ impl<'a> Checks<'a> {
             Step::Exchange(exchange, mode) => {
                 let first = *self.exchanges.entry(exchange.name()).or_insert(exchange);
                 let refused = exchange.check_as(*mode);
-                (asking(&operation), problem(refused, first == *exchange))
+                (
+                    asking(&operation),
+                    problem(refused, first.difference(exchange).is_none()),
+                )
             }
             // Each that the broker names is another one.
             Step::Queue(queue, mode) if queue.is_server_named() => (
@@ -140,7 +143,7 @@ impl<'a> Checks<'a> {
                 let first = *self.queues.entry(queue.name()).or_insert(queue);
                 (
                     asking(&operation),
-                    problem(queue.check_as(*mode), first == *queue),
+                    problem(queue.check_as(*mode), first.difference(queue).is_none()),
                 )
             }
             Step::Bind(destination, binding) => {
