@@ -164,11 +164,12 @@ async fn a_certificate_that_is_not_trusted_is_code_8() {
 
 #[tokio::test]
 async fn a_start_takes_less_than_20_ms() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/config/shop.yaml");
     let mut best = Duration::MAX;
     for _ in 0..20 {
         let start = Instant::now();
         let output = tokio::process::Command::new(KOMBU)
-            .arg("--version")
+            .args(["check", file])
             .output();
         assert!(output.await.unwrap().status.success());
         best = best.min(start.elapsed());

@@ -35,7 +35,7 @@ pub(crate) enum Stored {
     /// It has it, at this position.
     At(u64),
     Refused(ApiError),
-    /// There is no stream at this subject; or it was sent here, and has come.
+    /// There is no stream at this subject.
     Nowhere,
 }
 
@@ -209,7 +209,7 @@ impl Slot {
 }
 
 fn read(message: &Message) -> Result<Stored> {
-    if message.status == Some(StatusCode::NO_RESPONDERS) || message.payload.is_empty() {
+    if message.status == Some(StatusCode::NO_RESPONDERS) {
         return Ok(Stored::Nowhere);
     }
     let text: StoredText =

@@ -337,7 +337,8 @@ impl Config {
         self.declared.queue(name)
     }
 
-    /// Everything that the file declares, and how it consumes: [`Topology::check`] says what a transport can't do of it.
+    /// What the file declares, and how its consumers consume: [`Topology::check`] says what a transport can't do of it. What other
+    /// libraries' parts of the file ask for, and senders and receivers, isn't there.
     ///
     /// ```
     /// # #[cfg(feature = "yaml")] {
@@ -360,6 +361,9 @@ impl Config {
             for exchange in producer.exchanges() {
                 topology = topology.exchange(exchange);
             }
+        }
+        for rpc in self.rpc.values() {
+            topology = topology.exchange(&rpc.exchange);
         }
         for consumer in self.consumers.values() {
             for queue in &consumer.queues {

@@ -7,6 +7,7 @@ use std::alloc::System;
 use std::future::IntoFuture;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use kombu::{Connection, Deadlines, ErrorKind, Event, Events, Exchange, Producer, Queue};
 use kombu_testkit::Harness;
 use kombu_testkit::brokers::RabbitMq;
@@ -215,7 +216,9 @@ async fn closing_ends_while_a_producer_waits_for_a_broker_that_blocks() {
     let mut events = connection.events();
     producer.publish(&2).await.unwrap_err();
     until(&mut events, |event| matches!(event, Event::Blocked { .. })).await;
-    let opening = tokio::spawn(connection.producer(Exchange::default()).into_future());
+    let mut opening = connection.producer(Exchange::default()).into_future();
+    assert!((&mut opening).now_or_never().is_none());
+    let opening = tokio::spawn(opening);
     // It is under way before this is answered.
     connection.declare_queue(&Queue::new("more")).await.unwrap();
     assert!(!opening.is_finished());

@@ -15,8 +15,8 @@ pub use report::{FeatureUse, Portability, Portable};
 
 /// Everything that a program declares, and how it consumes: checked against a transport without a broker.
 ///
-/// The rules are those by which a connection refuses at run time, so what passes here isn't
-/// [`Unsupported`](crate::ErrorKind::Unsupported) there.
+/// The rules are those by which a connection refuses declarations and consumers at run time. What it refuses by their arguments
+/// (`x-queue-type` of a kind that isn't known, the priority in a queue's `consumer_arguments`), or only of a message, isn't looked at.
 ///
 /// ```
 /// use kombu::{Exchange, Queue, Topology};
