@@ -99,6 +99,15 @@ pub(crate) fn next_message(
     )
 }
 
+/// Removes a message of a stream, if it is there.
+pub(crate) async fn remove(line: &Line, stream: &str, position: u64) -> Result<()> {
+    let subject = format!("STREAM.MSG.DELETE.{stream}");
+    let request = json!({ "seq": position, "no_erase": true });
+    // Refused if somebody else was faster.
+    let asking = line.api::<Value>(&subject, &request, "a message that is over");
+    asking.await.map(drop)
+}
+
 #[derive(Deserialize)]
 struct Created {
     name: String,

@@ -8,7 +8,6 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use kombu_core::virt::{Change, Death};
 use kombu_core::{Name, Result};
-use serde_json::{Value, json};
 
 use crate::api::{self, nanoseconds};
 use crate::known::NatsQueue;
@@ -278,11 +277,13 @@ async fn clear_level(shared: &Shared, stream: &str, level: u8, subject: &str) ->
     if floor == 0 {
         return Ok(());
     }
-    let first = api::next_message(line, stream, subject, 1).await?;
-    if first.is_ok_and(|first| first.position <= floor) {
-        let purge = json!({ "filter": subject, "seq": floor + 1 });
-        let purging = line.api::<Value>(&format!("STREAM.PURGE.{stream}"), &purge, "a purge");
-        drop(purging.await?);
+    // One by one: a purge makes 2.9 forget what is held of the whole stream, which nobody gets then any more.
+    let mut next = 1;
+    while let Ok(forgotten) = api::next_message(line, stream, subject, next).await?
+        && forgotten.position <= floor
+    {
+        api::remove(line, stream, forgotten.position).await?;
+        next = forgotten.position + 1;
     }
     Ok(())
 }

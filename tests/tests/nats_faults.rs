@@ -377,6 +377,53 @@ async fn a_killed_server_leaves_nothing_that_counts_and_is_never_delivered() {
     }
 }
 
+/// A server may have a message that nobody gets any more, as one does that was killed and has forgotten its acknowledgement. It is
+/// cleared when the server has begun, and what somebody holds behind it is not.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn what_is_held_comes_again_though_something_in_front_of_it_was_cleared() {
+    let mut nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let (mut line, stream) = NatsLine::to_stream_of(&nats, "jobs");
+    for body in ["0", "1", "2", "3"] {
+        line.request("kombu.q.jobs.0", body);
+    }
+    let pull = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.c0");
+    assert_eq!(line.request(&pull, ""), 0);
+    assert_eq!(line.request(&pull, ""), 1);
+    // This takes the first one away, and makes 2.9 forget that the second one is unsettled.
+    let purge = r#"{"filter":"kombu.q.jobs.0","seq":2}"#;
+    line.request(&format!("$JS.API.STREAM.PURGE.{stream}"), purge);
+    assert_eq!(line.request(&pull, ""), 2);
+    line.request(&format!("$JS.ACK.{stream}.c0.1.3.3.0.0"), "+ACK");
+    assert_eq!(line.request(&pull, ""), 3);
+    nats.stop().unwrap();
+    nats.restart(Data::Keep).unwrap();
+    // It is held.
+    assert!(connection.get("jobs").await.unwrap().is_none());
+    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
+    let mut messages = || {
+        let info = line.request(&format!("$JS.API.STREAM.INFO.{stream}"), "");
+        info["state"]["messages"].clone()
+    };
+    let again = async {
+        while messages() != 1 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        loop {
+            if let Some(delivery) = connection.get("jobs").await.unwrap() {
+                return delivery;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let delivery = tokio::time::timeout(Duration::from_secs(40), again).await;
+    let delivery = delivery.expect("it comes again");
+    assert_eq!(delivery.body(), "3");
+    delivery.ack().confirmed().await.unwrap();
+}
+
 /// Those that the next session doesn't find it declares again, and the messages are those of the queue that was there.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
