@@ -283,16 +283,19 @@ impl Tls {
         );
         let pair = servers.certify(HOST, |_| {});
         let ours = clients.certify("service", |_| {});
+        let config = format!(
+            "tls {{ cert_file: \"{{folder}}/server.pem\", key_file: \"{{folder}}/server.key\", \
+             ca_file: \"{{folder}}/clients.pem\", {more} }}"
+        );
+        let nats = brokers::Nats::builder()
+            .file("server.pem", pair.certificate)
+            .file("server.key", pair.key)
+            .file("clients.pem", clients.pem())
+            .config(&config);
         let id = fastrand::u64(..);
         let path = |name: &str, text: &str| file(&format!("{id}-{name}"), text);
-        let config = format!(
-            "tls {{ cert_file: \"{}\", key_file: \"{}\", ca_file: \"{}\", {more} }}",
-            path("server.pem", &pair.certificate).display(),
-            path("server.key", &pair.key).display(),
-            path("clients.pem", &clients.pem()).display(),
-        );
         Tls {
-            nats: brokers::Nats::builder().config(&config).start().unwrap(),
+            nats: nats.start().unwrap(),
             authority: path("ca.pem", &servers.pem()),
             ours: path("ours.pem", &format!("{}{}", ours.certificate, ours.key)),
         }

@@ -402,26 +402,25 @@ async fn what_is_held_comes_again_though_something_in_front_of_it_was_cleared() 
     nats.restart(Data::Keep).unwrap();
     // It is held.
     assert!(connection.get("jobs").await.unwrap().is_none());
-    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
-    let mut messages = || {
-        let info = line.request(&format!("$JS.API.STREAM.INFO.{stream}"), "");
-        info["state"]["messages"].clone()
-    };
     let again = async {
-        while messages() != 1 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
         loop {
-            if let Some(delivery) = connection.get("jobs").await.unwrap() {
-                return delivery;
+            match connection.get("jobs").await.unwrap() {
+                Some(delivery) if delivery.body() == "3" => return delivery,
+                // Later servers don't forget it.
+                Some(delivery) => {
+                    assert_eq!(delivery.body(), "1");
+                    delivery.ack().confirmed().await.unwrap();
+                }
+                None => tokio::time::sleep(Duration::from_millis(100)).await,
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
     let delivery = tokio::time::timeout(Duration::from_secs(40), again).await;
     let delivery = delivery.expect("it comes again");
-    assert_eq!(delivery.body(), "3");
     delivery.ack().confirmed().await.unwrap();
+    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
+    let info = line.request(&format!("$JS.API.STREAM.INFO.{stream}"), "");
+    assert_eq!(info["state"]["messages"], 0);
 }
 
 /// Those that the next session doesn't find it declares again, and the messages are those of the queue that was there.
@@ -524,8 +523,12 @@ fn sessions(nats: &Nats) -> usize {
     subjects.as_object().map_or(0, serde_json::Map::len)
 }
 
-/// Waits until the only session has none in a full account.
+/// Waits until the only session has none in a full account: 2.9 forgets what was written at a key that it refuses.
 async fn until_its_sign_is_gone(nats: &Nats) {
+    let version = nats.monitored("/varz").unwrap()["version"].clone();
+    if !version.as_str().unwrap().starts_with("2.9.") {
+        return;
+    }
     let sign_of_life = async {
         while sessions(nats) == 1 {
             tokio::time::sleep(Duration::from_millis(50)).await;

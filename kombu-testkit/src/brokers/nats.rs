@@ -33,6 +33,21 @@ pub struct Nats {
 pub struct NatsBuilder {
     access: Access,
     config: String,
+    files: Vec<OwnFile>,
+}
+
+/// A file beside its configuration.
+#[derive(Clone)]
+struct OwnFile {
+    name: String,
+    content: String,
+}
+
+impl fmt::Debug for OwnFile {
+    /// Without what may be a key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
 }
 
 #[derive(Clone, Default)]
@@ -125,7 +140,17 @@ impl NatsBuilder {
         self
     }
 
-    /// Adds a line to its configuration file, such as `max_payload: 1MB`.
+    /// Adds a file, such as a certificate, to the folder that a line of its configuration calls `{folder}`.
+    pub fn file(mut self, name: impl Into<String>, content: impl Into<String>) -> Self {
+        self.files.push(OwnFile {
+            name: name.into(),
+            content: content.into(),
+        });
+        self
+    }
+
+    /// Adds a line to its configuration file, such as `max_payload: 1MB`. Where it says `{folder}`, that is the folder of its
+    /// [files](Self::file).
     pub fn config(mut self, line: &str) -> Self {
         self.config.push_str(line);
         self.config.push('\n');
@@ -153,12 +178,16 @@ impl NatsBuilder {
             folder.inside(DATA).display(),
             self.access.config(),
             self.config
+                .replace("{folder}", &folder.inside("").display().to_string())
         )
     }
 
     fn start_on(&self, port: u16, monitor: u16) -> io::Result<Nats> {
         let programs = Programs::find()?;
         let folder = Folder::create(&programs, "nats", port)?;
+        for file in &self.files {
+            folder.write(&file.name, &file.content)?;
+        }
         let config = folder.write(CONFIG, &self.text(&folder, port, monitor))?;
         let command = move || {
             let mut command = programs.command_in_path("nats-server")?;
