@@ -48,6 +48,7 @@
 //! | `json`, `msgpack`, `yaml`, `raw` | yes | serializers; `json` and `yaml` also read configuration files |
 //! | `zlib`, `bzip2`, `zstd` | no | compression, see [`OpenProducer::compression`]; `zstd` compiles C |
 //! | `toml` | no | configuration files in TOML |
+//! | `schema` | no | [`Config::json_schema`], the JSON Schema of configuration files, for editors |
 //! | `tower` | no | [layers of tower's](handler::Router::layer) around handlers |
 //! | `postage` | no | [messages and components of Postage](postage) |
 //! | `blocking` | no | [waiting instead of `await`](blocking), for programs without a runtime |

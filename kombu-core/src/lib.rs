@@ -27,6 +27,9 @@ mod options;
 mod portability;
 #[cfg(feature = "postage")]
 pub mod postage;
+#[cfg(feature = "schema")]
+#[doc(hidden)] // for the facade's files
+pub mod schema;
 mod watched;
 
 pub use call::{CallError, Caller};

@@ -73,6 +73,11 @@ use crate::name::Name;
 /// assert!(config == Config::new("memory"));
 /// ```
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "mqconfig", transform = crate::schema::or_text)
+)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
 pub struct Config {
     /// The scheme of a transport: `amqp`, `memory`, `redis`, `nats`. It has to be there, unless `url` is.
@@ -90,6 +95,7 @@ pub struct Config {
     /// As whom.
     pub password: Option<String>,
     /// A direct exchange. Default: the broker's own, which routes to the queue named by the key.
+    #[cfg_attr(feature = "schema", schemars(extend("x-aliases" = ["exhange"])))]
     #[serde(alias = "exhange")]
     pub exchange: String,
     /// Where messages go that say nothing else.

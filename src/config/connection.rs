@@ -13,66 +13,108 @@ use kombu_core::{
 use serde::{Deserialize, Deserializer};
 
 use super::environment::Surroundings;
+#[cfg(feature = "schema")]
+use super::schema::{OneOrSeveral, Written};
 use super::url::Url;
 
 /// A connection as a file has it. `url` counts whatever the parts say.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename = "connection")]
 pub(super) struct Settings {
     /// Where to connect to; several in a list are tried in order and round again.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<OneOrSeveral<Url>>"))]
     #[serde(deserialize_with = "one_or_several")]
     url: Vec<Url>,
     /// Tries several URLs in an order that differs from program to program.
     shuffle: bool,
     /// The scheme of a transport, if there is no `url`.
     protocol: Option<String>,
+    /// Default: that of the transport.
     host: Option<String>,
+    /// Default: that of the transport.
     port: Option<u16>,
+    /// Who connects.
     user: Option<String>,
+    /// What proves it.
+    #[cfg_attr(feature = "schema", schemars(extend("x-aliases" = ["pwd"])))]
     #[serde(alias = "pwd")]
     password: Option<String>,
+    /// The virtual host, as the transport has them.
+    #[cfg_attr(feature = "schema", schemars(extend("x-aliases" = ["path"])))]
     #[serde(alias = "path")]
     vhost: Option<String>,
+    /// Whether it is encrypted: true, false, or whom to trust.
     tls: Option<Encryption>,
     /// What URLs of this transport have behind their `?`.
     options: BTreeMap<String, Scalar>,
     /// How long connecting may take, as `deadlines.connect`.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "Option<Written>", extend("x-aliases" = ["conn_timeout"]))
+    )]
     #[serde(alias = "conn_timeout", with = "duration::option")]
     connect_timeout: Option<Duration>,
     /// Between signs of life, on AMQP: the option `heartbeat`.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Written>"))]
     #[serde(with = "duration::option")]
     heartbeat: Option<Duration>,
+    /// How long operations may take.
     deadlines: Option<Deadlines>,
+    /// How connecting is tried again.
     retry: RetryPolicy,
+    /// What it does about declarations that don't say. Default: ensure.
     declare: Option<DeclareMode>,
+    /// The largest body in bytes that is sent. Default: 16 MiB.
     max_message_size: Option<usize>,
+    /// The most bytes that a compressed body may come to. Default: 64 MiB.
     max_decompressed_size: Option<usize>,
     /// Canopsis': what is configured is connected when it is asked for.
+    #[cfg_attr(feature = "schema", schemars(with = "bool", extend("not" = {"const": false}, "default" = null)))]
     #[serde(deserialize_with = "only_true")]
     auto_connect: bool,
     /// Who gets what senders send.
     data_type: DataType,
     /// Whether what receivers receive has to be acknowledged.
     safe: Option<bool>,
+    /// How long a receiver waits for a message. Default: 100 ms.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Written>"))]
     #[serde(with = "duration::option")]
     in_timeout: Option<Duration>,
+    /// How long a send may take. Default: 2 s.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Written>"))]
     #[serde(with = "duration::option")]
     out_timeout: Option<Duration>,
 }
 
 /// Whom to trust, and who we are: the options of the same names that URLs have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "tls", transform = super::schema::or_flag)
+)]
 #[serde(default, deny_unknown_fields, rename = "tls", remote = "Self")]
 struct Encryption {
+    /// Default: true, if anything else is said here.
     enabled: Option<bool>,
+    /// Authorities to trust, in place of the system's.
+    #[cfg_attr(feature = "schema", schemars(extend("x-aliases" = ["ca"])))]
     #[serde(alias = "ca")]
     ca_file: Option<String>,
+    /// Authorities to trust beside the others.
+    #[cfg_attr(feature = "schema", schemars(extend("x-aliases" = ["extra_ca"])))]
     #[serde(alias = "extra_ca")]
     extra_ca_file: Option<String>,
+    /// Our certificate.
+    #[cfg_attr(feature = "schema", schemars(extend("x-aliases" = ["cert", "ssl_cert"])))]
     #[serde(alias = "cert", alias = "ssl_cert")]
     cert_file: Option<String>,
+    /// Its private key.
+    #[cfg_attr(feature = "schema", schemars(extend("x-aliases" = ["key", "ssl_key"])))]
     #[serde(alias = "key", alias = "ssl_key")]
     key_file: Option<String>,
+    /// The name that the broker's certificate has to have. Default: the host's.
     server_name: Option<String>,
 }
 
@@ -92,6 +134,17 @@ impl<'de> Deserialize<'de> for Encryption {
                     enabled: Some(enabled),
                     ..Encryption::default()
                 })
+            }
+
+            // What a variable says is text.
+            fn visit_str<E: serde::de::Error>(
+                self,
+                text: &str,
+            ) -> std::result::Result<Encryption, E> {
+                match text.trim().parse() {
+                    Ok(enabled) => self.visit_bool(enabled),
+                    Err(_) => Err(E::invalid_type(serde::de::Unexpected::Str(text), &self)),
+                }
             }
 
             fn visit_map<A: serde::de::MapAccess<'de>>(
@@ -129,6 +182,7 @@ impl Encryption {
 
 /// A word, a number, true or false, as the query of a URL has them.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(inline))]
 #[serde(untagged)]
 enum Scalar {
     Bool(bool),

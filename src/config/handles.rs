@@ -11,10 +11,19 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+#[cfg(feature = "schema")]
+use super::schema::{OneOrSeveral, Written};
+
 /// An exchange or a queue: by its name in the file, or written out.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(untagged, inline)
+)]
 pub(super) enum Meant<T> {
     Name(String),
+    #[cfg_attr(feature = "schema", schemars(extend("type" = "object")))]
     Declaration(Box<T>),
 }
 
@@ -94,25 +103,36 @@ fn limit<'de, D: Deserializer<'de>>(
 
 /// Where a message goes.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename = "destination")]
 pub(super) struct Destination {
+    /// The exchange.
     pub(super) exchange: Meant<Exchange>,
+    /// The routing key.
     #[serde(default)]
     pub(super) routing_key: Name,
 }
 
 /// A producer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename = "producer")]
 pub(super) struct Producer {
     /// Default: the default exchange.
     pub(super) exchange: Option<Meant<Exchange>>,
+    /// That of messages which don't set one.
     routing_key: Option<Name>,
+    /// Where each message goes as well.
     pub(super) destinations: Vec<Destination>,
+    /// By name: `json`, `msgpack`, `yaml`, `raw`, or one of the program's own. Default: `json`.
     serializer: Option<String>,
+    /// By name: `zlib`, `bzip2`, `zstd`. Default: none.
     compression: Option<String>,
+    /// Whether messages survive a restart of the broker. Default: the exchange's.
     delivery_mode: Option<DeliveryMode>,
+    /// Whether a message that matches no queue is an error. Default: on the default exchange and on direct ones.
     mandatory: Option<bool>,
+    /// What is done about declarations. Default: what the connection says.
     declare: Option<DeclareMode>,
 }
 
@@ -148,18 +168,31 @@ impl Producer {
 
 /// A consumer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename = "consumer")]
 pub(super) struct Consumer {
+    /// From which it receives.
+    #[cfg_attr(feature = "schema", schemars(with = "OneOrSeveral<Meant<Queue>>", extend("x-aliases" = ["queue"])))]
     #[serde(alias = "queue", deserialize_with = "one_or_several")]
     pub(super) queues: Vec<Meant<Queue>>,
+    /// How many deliveries may be unsettled at once. Default: 64; 0 means no limit.
     prefetch: Option<u32>,
+    /// Whether deliveries count as settled when they are handed out. Default: what the queues say.
     no_ack: Option<bool>,
+    /// Whether nobody else may consume. Default: false.
     exclusive: bool,
+    /// Consumers with a higher one are served first. Default: 0.
     priority: Option<i32>,
+    /// Whether it is spared what its own connection publishes. Default: false.
     no_local: bool,
+    /// Names of serializers, or content types, that are decoded. Default: all.
     accept: Option<Vec<String>>,
+    /// What is done about declarations. Default: what the connection says.
     declare: Option<DeclareMode>,
+    /// What becomes of a delivery that can't be decoded and isn't settled.
     on_undecodable: UndecodablePolicy,
+    /// How long a delivery may be held; null takes the limit off.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Written>"))]
     #[serde(deserialize_with = "limit")]
     max_processing_time: Option<Option<Duration>>,
 }
@@ -204,18 +237,26 @@ impl Consumer {
 
 /// What makes calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename = "rpc")]
 pub(super) struct Rpc {
     /// Default: the default exchange.
     pub(super) exchange: Option<Meant<Exchange>>,
+    /// That of questions which don't set one.
     routing_key: Option<Name>,
+    /// By name: `json`, `msgpack`, `yaml`, `raw`, or one of the program's own. Default: `json`.
     serializer: Option<String>,
+    /// By name: `zlib`, `bzip2`, `zstd`. Default: none.
     compression: Option<String>,
+    /// Whether questions survive a restart of the broker. Default: those that are asked again don't.
     delivery_mode: Option<DeliveryMode>,
+    /// What is done about declarations. Default: what the connection says.
     declare: Option<DeclareMode>,
-    /// How long each attempt waits; null waits for ever.
+    /// How long each attempt waits; null waits for ever. Default: 30 s.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Written>"))]
     #[serde(deserialize_with = "limit")]
     timeout: Option<Option<Duration>>,
+    /// How often a question that isn't answered is sent again. Default: 4.
     max_retries: Option<u32>,
 }
 
@@ -249,19 +290,33 @@ impl Rpc {
 
 /// How handlers serve queues.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename = "handlers")]
 pub(super) struct Handlers {
+    /// Which they serve.
+    #[cfg_attr(feature = "schema", schemars(with = "OneOrSeveral<Meant<Queue>>", extend("x-aliases" = ["queue"])))]
     #[serde(alias = "queue", deserialize_with = "one_or_several")]
     pub(super) queues: Vec<Meant<Queue>>,
+    /// How many deliveries are handled at once. Default: 1.
     concurrency: Option<usize>,
+    /// How many deliveries may be unsettled at once. Default: twice the concurrency.
     prefetch: Option<u32>,
+    /// How often a message comes again whose handler failed.
     retries: Retries,
+    /// What becomes of messages that no handler can be called with, and of those that were tried for the last time.
     on_undecodable: UndecodablePolicy,
+    /// How long a handler may take; null takes the limit off.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Written>"))]
     #[serde(deserialize_with = "limit")]
     max_processing_time: Option<Option<Duration>>,
+    /// What is done about declarations. Default: what the connection says.
     declare: Option<DeclareMode>,
+    /// Answers a question whose handler failed with the name and text of the error. Default: false.
     tell_errors: bool,
+    /// Ends on the commands `quit` and `restart`. Default: false.
     obey_commands: bool,
+    /// How long handlers may go on when it ends. Default: 30 s.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Written>"))]
     #[serde(with = "duration::option")]
     grace: Option<Duration>,
 }

@@ -7,6 +7,8 @@ mod format;
 mod handles;
 mod reader;
 mod resolve;
+#[cfg(feature = "schema")]
+mod schema;
 mod url;
 mod variables;
 
@@ -182,6 +184,21 @@ impl Config {
         let around = Surroundings::of(&OF_PROCESS);
         let around = around.map_err(|error| error.during("read configuration"))?;
         Config::new(File::default(), around)
+    }
+
+    /// The JSON Schema of a configuration file (draft 7), for editors: what keys there are, and what they take.
+    ///
+    /// Keys, types and words are in it. Whether a name stands for something, or a broker can do what is asked for, isn't, and
+    /// canopsis' own files are of another kind.
+    ///
+    /// ```
+    /// let schema: serde_json::Value = serde_json::from_str(&kombu::Config::json_schema())?;
+    /// assert!(schema["properties"]["queues"].is_object());
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
+    #[cfg(feature = "schema")]
+    pub fn json_schema() -> String {
+        schema::text()
     }
 
     fn read(text: &str, format: Format, environment: &Environment<'_>) -> Result<Config> {

@@ -4,6 +4,11 @@ use serde::Deserialize;
 
 /// A URL that doesn't show its password.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(inline, description = "A URL, as in `amqp://guest:guest@localhost`.")
+)]
 #[serde(transparent)]
 pub(super) struct Url(pub(super) String);
 

@@ -212,6 +212,7 @@ fn what_is_said_about_tls_comes_into_scheme_and_query() {
         ("url: 'amqp://h/v', tls: true", "amqps://h/v"),
         ("url: 'amqps://h', tls: true", "amqps://h"),
         ("url: 'amqp://h', tls: false", "amqp://h"),
+        ("url: 'amqp://h', tls: '${SECURE:-true}'", "amqps://h"),
         ("url: 'redis://h/1', tls: {enabled: true}", "rediss://h/1"),
         (
             "url: 'nats://a,b', tls: {ca_file: /etc/a b.pem}",

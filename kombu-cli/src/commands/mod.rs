@@ -15,5 +15,6 @@ pub(crate) mod moving;
 pub(crate) mod publish;
 pub(crate) mod purge;
 pub(crate) mod queues;
+pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod topology;

@@ -32,6 +32,7 @@ use super::{Connection, Producer, Settling};
 ///
 /// In files: `dead-letter-or-hold`, `hold`, `reject`, `release`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum UndecodablePolicy {

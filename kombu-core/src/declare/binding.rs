@@ -26,12 +26,21 @@ use crate::name::Name;
 /// assert_eq!(queue.bindings()[0].exchange(), &reports);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "binding")
+)]
 #[serde(deny_unknown_fields)]
 pub struct Binding {
+    /// Where messages come from.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::NameOrExchange"))]
     #[serde(serialize_with = "write_exchange", deserialize_with = "read_exchange")]
     exchange: Exchange,
+    /// The key of these messages, or the pattern of a topic.
     #[serde(default, skip_serializing_if = "is_default")]
     routing_key: Name,
+    /// On a headers exchange, what headers have to be.
     #[serde(default, skip_serializing_if = "is_default")]
     arguments: FieldTable,
 }

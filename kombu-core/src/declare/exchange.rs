@@ -44,30 +44,42 @@ pub(super) const ALTERNATE: &str = "alternate-exchange";
 /// # }
 /// ```
 #[derive(Clone, Default, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(inline))]
 #[serde(transparent)]
 pub struct Exchange(Attributes);
 
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename = "exchange")]
 struct Attributes {
+    /// Default: its key in the file.
     #[serde(skip_serializing_if = "is_default")]
     name: Name,
+    /// How it chooses among its bindings. Default: direct.
     #[serde(rename = "type", skip_serializing_if = "is_default")]
     kind: ExchangeKind,
+    /// Whether it survives a restart of the broker. Default: true.
     #[serde(skip_serializing_if = "is_true")]
     durable: bool,
+    /// Whether it is deleted when its last binding goes. Default: false.
     #[serde(skip_serializing_if = "is_default")]
     auto_delete: bool,
+    /// Whether only other exchanges may send to it. Default: false.
     #[serde(skip_serializing_if = "is_default")]
     internal: bool,
+    /// Whether messages that are sent to it survive a restart. Default: persistent.
     #[serde(skip_serializing_if = "is_default")]
     delivery_mode: DeliveryMode,
+    /// The exchange that gets what no binding matches.
     #[serde(skip_serializing_if = "is_default")]
     alternate_exchange: Option<Name>,
+    /// What a connection does about this declaration. Default: what the handle says.
     #[serde(skip_serializing_if = "is_default")]
     declare: Option<DeclareMode>,
+    /// Arguments by the broker's names.
     #[serde(skip_serializing_if = "is_default")]
     arguments: FieldTable,
+    /// Exchanges from which it receives.
     #[serde(skip_serializing_if = "is_default")]
     bindings: Vec<Binding>,
 }

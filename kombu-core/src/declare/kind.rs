@@ -72,6 +72,7 @@ impl<'de> Deserialize<'de> for ExchangeKind {
 
 /// How the broker keeps the messages of a queue (RabbitMQ: `x-queue-type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum QueueType {
@@ -101,6 +102,7 @@ impl QueueType {
 ///
 /// RabbitMQ drops the head when nothing is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Overflow {

@@ -6,6 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// A declaration that sets none follows the handle or the connection that uses it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum DeclareMode {
     /// Declare it. An equal one that is there already is fine, a different one is an error.
@@ -21,6 +22,7 @@ pub enum DeclareMode {
 
 /// Whether a message should survive a restart of the broker. It does so only in a durable queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum DeliveryMode {

@@ -38,52 +38,77 @@ use crate::name::Name;
 /// );
 /// ```
 #[derive(Clone, Default, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(inline))]
 #[serde(transparent)]
 pub struct Queue(pub(super) Attributes);
 
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename = "queue")]
 pub(super) struct Attributes {
+    /// Default: its key in the file. Empty: the broker gives one.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) name: Name,
+    /// Whether it survives a restart of the broker. Default: true.
     #[serde(skip_serializing_if = "is_true")]
     pub(super) durable: bool,
+    /// Whether only the connection that declares it may use it. Default: false.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) exclusive: bool,
+    /// Whether it is deleted when its last consumer goes. Default: false.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) auto_delete: bool,
+    /// Whether messages count as settled when they are handed out. Default: false.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) no_ack: bool,
+    /// A name of the application's own; brokers never see it.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) alias: Option<Name>,
+    /// How the broker keeps the messages.
     #[serde(rename = "type", skip_serializing_if = "is_default")]
     pub(super) queue_type: Option<QueueType>,
+    /// How long the queue stays when nobody uses it. Default: for ever.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::Duration>"))]
     #[serde(with = "duration::option", skip_serializing_if = "is_default")]
     pub(super) expires: Option<Duration>,
+    /// How long a message stays before it is dead-lettered or dropped. Default: for ever.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::Duration>"))]
     #[serde(with = "duration::option", skip_serializing_if = "is_default")]
     pub(super) message_ttl: Option<Duration>,
+    /// How many messages may be ready at once. Default: no limit.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) max_length: Option<u64>,
+    /// How many bytes the bodies of ready messages may have together. Default: no limit.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) max_length_bytes: Option<u64>,
+    /// What happens to a message that a full queue has no room for. Default: the head is dropped.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) overflow: Option<Overflow>,
+    /// The highest priority that makes a difference. Default: none does.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) max_priority: Option<u8>,
+    /// Gets messages that are rejected, expire, overflow, or were delivered too often; `""` is the default exchange.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) dead_letter_exchange: Option<Name>,
+    /// The routing key of messages that are dead-lettered. Default: their own.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) dead_letter_routing_key: Option<Name>,
+    /// How often a message is handed out before it is dead-lettered. Default: no limit.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) max_deliveries: Option<u32>,
+    /// Whether only one of several consumers gets messages. Default: false.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) single_active_consumer: bool,
+    /// What a connection does about this declaration. Default: what the handle says.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) declare: Option<DeclareMode>,
+    /// Arguments by the broker's names.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) arguments: FieldTable,
+    /// Arguments for its consumers.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) consumer_arguments: FieldTable,
+    /// Where its messages come from.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) bindings: Vec<Binding>,
 }

@@ -16,13 +16,20 @@ type Observer = Arc<dyn Fn(&Error, Duration) + Send + Sync>;
 ///
 /// In files: `first_pause`, `longest_pause`, `max_attempts`.
 #[derive(Clone, Deserialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "retry")
+)]
 #[serde(default, deny_unknown_fields, rename = "retry policy")]
 #[non_exhaustive]
 pub struct RetryPolicy {
     /// The pause after the first failed attempt; each further one is twice as long. Default: 100 ms.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
     #[serde(with = "duration")]
     pub first_pause: Duration,
     /// The longest pause. Default: 15 s.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
     #[serde(with = "duration")]
     pub longest_pause: Duration,
     /// Failed attempts in a row after which a lost connection is given up. Default: none, it is tried for ever.
@@ -143,24 +150,30 @@ pub(crate) async fn by<T>(
 ///
 /// In files, the names are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename = "deadlines")]
 #[non_exhaustive]
 pub struct Deadlines {
     /// Making the first connection, all URLs and pauses included. Default: 10 s.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
     #[serde(with = "duration")]
     pub connect: Duration,
     /// A publish, waiting for a connection and for room included. Default: 30 s.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
     #[serde(with = "duration")]
     pub publish: Duration,
     /// A declaration with everything that it includes, opening a producer or a consumer, and every other control
     /// operation. Default: 30 s.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
     #[serde(with = "duration")]
     pub declare: Duration,
     /// Settling, where the broker's answer is waited for ([`Settling::confirmed`](crate::Settling::confirmed)), and flushing
     /// settles and confirms when a connection is closed. Default: 30 s.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
     #[serde(with = "duration")]
     pub settle: Duration,
     /// How long a session may be silent before it counts as lost, at least a millisecond. Default: 10 s.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
     #[serde(with = "duration")]
     pub liveness: Duration,
 }

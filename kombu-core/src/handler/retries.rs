@@ -18,13 +18,20 @@ use crate::declare::duration;
 ///
 /// In files: `count`, `first_pause`, `longest_pause`, `jitter`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename = "retries")]
 pub struct Retries {
+    /// How many. Default: 5.
     count: u32,
+    /// The first pause; each further one is twice as long. Default: 1 s.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
     #[serde(with = "duration")]
     first_pause: Duration,
+    /// No pause is longer. Default: 5 min.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
     #[serde(with = "duration")]
     longest_pause: Duration,
+    /// Whether pauses are up to a fifth shorter or longer. Default: true.
     jitter: bool,
 }
 

@@ -17,6 +17,7 @@ pub const RECEIVER_CALLBACK_SEPARATOR: char = ':';
 
 /// Who gets a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum DataType {
     /// Every receiver of that name, wherever it is: each has a queue of its own.
