@@ -79,6 +79,29 @@ async fn arguments_that_are_wrong_show_no_password() {
 }
 
 #[tokio::test]
+async fn a_password_with_spaces_and_quotes_is_shown_by_no_error() {
+    let url = "amqp://user:Xk7 \"tell' `nobody@host";
+    let wrong = file(
+        "quoted",
+        r#"connections: {shop: "amqp://user:Xk7 \"tell' `nobody@host"}"#,
+    );
+    for arguments in [
+        &["get", "jobs", "--cuont", url][..],
+        &["get", "jobs", "-n", url],
+        &["get", "jobs", "--timeout", url],
+        &["get", "jobs", "--config", &wrong],
+        &["get", "jobs", "--timeout", "3s", "--url", url],
+    ] {
+        let run = run("", arguments).await;
+        assert_ne!(run.code, Some(0), "{arguments:?}");
+        for part in ["Xk7", "tell", "nobody"] {
+            assert!(!run.errors.contains(part), "{}", run.errors);
+        }
+    }
+    std::fs::remove_file(wrong).unwrap();
+}
+
+#[tokio::test]
 #[cfg_attr(not(kombu_test_redis), ignore = "Redis isn't there")]
 async fn every_url_of_a_files_connection_is_tried() {
     let redis = Redis::builder().start().unwrap();

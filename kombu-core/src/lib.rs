@@ -27,6 +27,7 @@ mod options;
 mod portability;
 #[cfg(feature = "postage")]
 pub mod postage;
+mod secrets;
 mod watched;
 
 pub use call::{CallError, Caller};
@@ -49,3 +50,5 @@ pub use name::Name;
 #[doc(hidden)] // for the facade's files
 pub use options::nearest;
 pub use portability::{FeatureUse, Portability, Portable, Topology};
+#[doc(hidden)] // for the facade's files, and the command
+pub use secrets::without_secrets;

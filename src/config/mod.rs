@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use kombu_core::handler::{Router, Serve};
-use kombu_core::{call, mom, occo};
+use kombu_core::{call, mom, occo, without_secrets};
 
 use crate::{
     Connection, ConnectionBuilder, Error, ErrorKind, Exchange, OpenConsumer, OpenProducer, Queue,
@@ -196,7 +196,7 @@ impl Config {
             }
             reader::read(&node)
         };
-        let file = file().map_err(|problem| config_error(url::without_urls(&problem.to_string())))?;
+        let file = file().map_err(|problem| config_error(without_secrets(&problem.to_string())))?;
         Config::new(file, Surroundings::of(environment)?)
     }
 
