@@ -72,6 +72,8 @@ pub use kombu_core::layers::Faults;
 pub use kombu_core::message::Content;
 #[cfg(feature = "postage")]
 pub use kombu_core::postage;
+#[doc(hidden)] // for the command
+pub use kombu_core::without_secrets;
 pub use kombu_core::{
     Acker, Body, CallError, Caller, CarryTrace, Connection, ConnectionBuilder, Consumer, Deadlines,
     Delivery, Destinations, DrainReport, Entity, Error, ErrorKind, Event, Events, FeatureUse,

@@ -191,6 +191,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::basic()
     // A ladder of queues with a time to live.
     .emulated(Feature::DelayedPublish)
     .emulated(Feature::DelayedRetry)
+    .with_broker_arguments()
     .with_notes(NOTES)
     // Below its `consumer_timeout` of 30 min, which closes the channel.
     .with_max_processing_time(Duration::from_secs(25 * 60));

@@ -48,6 +48,9 @@ pub(crate) struct Totals {
     pub(crate) moved: u64,
     /// They were looked at and stay.
     pub(crate) left: u64,
+    /// What stays fills the room for all, so it ended before the rest was looked at.
+    #[serde(skip)]
+    pub(crate) crowded: bool,
     /// They may be at both ends, or twice at the other one, because a connection was lost.
     pub(crate) perhaps_twice: u64,
 }
@@ -102,7 +105,10 @@ pub(crate) async fn forward(
     let mut result = Ok(());
     let mut is_over = false;
     loop {
+        // What stays is among what was fetched ahead: nothing comes once it is all of that.
+        totals.crowded = !left.is_empty() && left.len() >= fetched.ahead as usize;
         let room = under_way.len() + left.len() < WINDOW as usize && bytes < WINDOW_BYTES;
+        let room = room && !totals.crowded;
         let takes = !is_over && taken < limits.count && room;
         let next = tokio::select! {
             biased;

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use self::failure::{CODES, Code, Failure, Result, without_secrets};
+use self::failure::{CODES, Code, Failure, Result};
 use self::output::Output;
 use self::place::Place;
 use self::stop::Stop;
@@ -105,7 +105,7 @@ fn explain(error: &clap::Error) -> ExitCode {
     }
     let shown = match error.kind() {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => text,
-        _ => without_secrets(&text),
+        _ => kombu::without_secrets(&text),
     };
     let _ = write!(std::io::stderr(), "{shown}");
     ExitCode::from(Code::Usage as u8)

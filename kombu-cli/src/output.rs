@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use crate::failure::{Code, Failure, Result, without_secrets};
+use crate::failure::{Code, Failure, Result};
 
 /// Standard output.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +73,7 @@ impl Output {
 
 /// Tells people something, on standard error; where nobody reads that, nothing is told.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(io::stderr(), "kombu: {}", without_secrets(text));
+    let _ = writeln!(io::stderr(), "kombu: {}", kombu::without_secrets(text));
 }
 
 /// Text that does nothing to a terminal but show itself.

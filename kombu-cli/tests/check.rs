@@ -41,3 +41,39 @@ async fn what_a_transport_can_not_do_is_told_without_a_broker() {
     let unknown = run(NOWHERE, &["check", path, "--on", "carrier-pigeon"]).await;
     assert_eq!(unknown.code, Some(2), "{}", unknown.errors);
 }
+
+#[tokio::test]
+async fn what_arguments_and_consumers_ask_for_is_told_too() {
+    let path = concat!(env!("CARGO_TARGET_TMPDIR"), "/check-arguments.yaml");
+    let text = "
+queues:
+  log: {arguments: {x-queue-type: stream}}
+  jobs: {consumer_arguments: {x-priority: 3}}
+handlers:
+  work: {queues: jobs}
+";
+    std::fs::write(path, text).unwrap();
+    let fine = run(NOWHERE, &["check", path, "--on", "amqp"]).await;
+    assert_eq!(fine.code, Some(0), "{}", fine.errors);
+    let redis = run(NOWHERE, &["check", path, "--on", "redis", "--json"]).await;
+    assert_eq!(redis.code, Some(7), "{}", redis.errors);
+    let rows = redis.json();
+    let row = |name: &str| rows.iter().find(|row| row["declaration"] == name).unwrap();
+    let log = row("queue `log`");
+    assert_eq!(log["support"], "unsupported");
+    let why = log["arguments"][0].as_str().unwrap();
+    assert!(why.starts_with("`x-queue-type: stream`, which"), "{why}");
+    let consumer = row("the consumer of [\"jobs\"]");
+    assert_eq!(consumer["support"], "unsupported");
+    assert_eq!(consumer["asks"][0]["feature"], "consumer priorities");
+
+    std::fs::write(
+        path,
+        "consumers: {all: {queue: {name: jobs}, no_local: true}}",
+    )
+    .unwrap();
+    let refused = run(NOWHERE, &["check", path, "--on", "memory"]).await;
+    assert_eq!(refused.code, Some(7), "{}", refused.errors);
+    let said = "refused by every broker: `no_local` drops";
+    assert!(refused.text().contains(said), "{}", refused.text());
+}

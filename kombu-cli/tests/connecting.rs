@@ -26,13 +26,23 @@ async fn ends_with(code: i32, url: &str) -> Run {
     run
 }
 
+/// Nobody listens on a port that was just free.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// The path of a file with this text; `name` is a test's own.
+fn file(name: &str, text: &str) -> String {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let path = folder.join(format!("{}-{name}.yaml", std::process::id()));
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
 #[tokio::test]
 async fn no_broker_is_code_3() {
-    // Nobody listens on a port that was just free.
-    let port = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap().port()
-    };
+    let port = free_port();
     for scheme in ["amqp", "redis", "nats"] {
         ends_with(3, &format!("{scheme}://user:{SECRET}@127.0.0.1:{port}")).await;
     }
@@ -66,6 +76,95 @@ async fn arguments_that_are_wrong_show_no_password() {
     let run = run("memory://", &["get", &url]).await;
     assert_eq!(run.code, Some(5), "{}", run.errors);
     assert!(!run.errors.contains(SECRET), "{}", run.errors);
+}
+
+#[tokio::test]
+async fn a_password_with_spaces_and_quotes_is_shown_by_no_error() {
+    let url = "amqp://user:Xk7 \"tell' `nobody@host";
+    let wrong = file(
+        "quoted",
+        r#"connections: {shop: "amqp://user:Xk7 \"tell' `nobody@host"}"#,
+    );
+    for arguments in [
+        &["get", "jobs", "--cuont", url][..],
+        &["get", "jobs", "-n", url],
+        &["get", "jobs", "--timeout", url],
+        &["get", "jobs", "--config", &wrong],
+        &["get", "jobs", "--timeout", "3s", "--url", url],
+    ] {
+        let run = run("", arguments).await;
+        assert_ne!(run.code, Some(0), "{arguments:?}");
+        for part in ["Xk7", "tell", "nobody"] {
+            assert!(!run.errors.contains(part), "{}", run.errors);
+        }
+    }
+    std::fs::remove_file(wrong).unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "Redis isn't there")]
+async fn every_url_of_a_files_connection_is_tried() {
+    let redis = Redis::builder().start().unwrap();
+    let nobody = format!("redis://127.0.0.1:{}", free_port());
+    let there = format!("redis://{}", redis.address());
+    let text = format!(
+        "connections:
+  default: {{url: ['{nobody}', '{there}']}}
+  first: {{url: '{nobody}', deadlines: {{connect: 300ms}}}}"
+    );
+    let path = file("several", &text);
+    let reached = run("", &["--config", &path, "get", "jobs"]).await;
+    assert_eq!(reached.code, Some(5), "{}", reached.errors);
+    let first = ["--config", &path, "--connection", "first", "get", "jobs"];
+    let first = run("", &first).await;
+    assert_eq!(first.code, Some(3), "{}", first.errors);
+    std::fs::remove_file(path).unwrap();
+}
+
+#[tokio::test]
+async fn a_files_deadlines_hold_unless_a_timeout_is_given() {
+    let nobody = format!("redis://127.0.0.1:{}", free_port());
+    let text = format!(
+        "connections:
+  default: {{url: '{nobody}', deadlines: {{connect: 310ms}}}}
+  other: {{url: '{nobody}', connect_timeout: 320ms}}"
+    );
+    let path = file("deadlines", &text);
+    for (environment, arguments, within) in [
+        ("", &[][..], "310ms"),
+        (&nobody, &[], "310ms"),
+        ("", &["--url", &nobody], "310ms"),
+        ("", &["--connection", "other"], "320ms"),
+        ("", &["--timeout", "330ms"], "330ms"),
+    ] {
+        let arguments = [&["get", "jobs", "--config", &path], arguments].concat();
+        let run = run(environment, &arguments).await;
+        assert_eq!(run.code, Some(3), "{}", run.errors);
+        let said = format!("no connection within {within}");
+        assert!(run.errors.contains(&said), "{arguments:?}: {}", run.errors);
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_is_named_only_with_a_file_and_without_a_url() {
+    let named = ["get", "jobs", "--connection", "shop"];
+    let nowhere = run("memory://", &named).await;
+    assert_eq!(nowhere.code, Some(2), "{}", nowhere.errors);
+    let said = "give --config FILE too, or --url in place of it";
+    assert!(nowhere.errors.contains(said), "{}", nowhere.errors);
+    let path = file("named", "connections: {shop: {url: 'memory://'}}");
+    let named = [&named[..], &["--config", &path]].concat();
+    let found = run("memory://", &named).await;
+    assert_eq!(found.code, Some(5), "{}", found.errors);
+    let both = run("", &[&named[..], &["--url", "memory://"]].concat()).await;
+    assert_eq!(both.code, Some(2), "{}", both.errors);
+    assert!(
+        both.errors.contains("leave one of them out"),
+        "{}",
+        both.errors
+    );
+    std::fs::remove_file(path).unwrap();
 }
 
 #[tokio::test]

@@ -47,6 +47,7 @@ async fn bury(broker: &Broker, count: usize) {
         "dead_letter_routing_key=failed",
     ];
     done(broker, &attributes).await;
+    let before = ready(broker, "failed").await;
     fill(broker, "jobs", count).await;
     let connection = broker.connect().await;
     let mut consumer = connection
@@ -64,7 +65,7 @@ async fn bury(broker: &Broker, count: usize) {
             .unwrap();
     }
     connection.close().await.unwrap();
-    common::until(async || ready(broker, "failed").await == count as u64).await;
+    common::until(async || ready(broker, "failed").await == before + count as u64).await;
 }
 
 async fn a_move_keeps_order_properties_and_keys(broker: &Broker) {
@@ -334,6 +335,29 @@ async fn dead_letters_are_looked_at_and_go_back_to_where_they_died(broker: &Brok
     );
 }
 
+/// Few large ones are as much as many small ones: it holds no more, and doesn't wait for what can't come.
+async fn what_never_died_and_fills_the_room_ends_a_redrive_which_says_so(broker: &Broker) {
+    const BYTES: usize = 1_000_000;
+    declare(broker, &["failed"]).await;
+    let connection = broker.connect().await;
+    let producer = connection.producer(kombu::Exchange::default());
+    let producer = producer.routing_key("failed").await.unwrap();
+    for _ in 0..34 {
+        producer.publish_bytes(vec![b'x'; BYTES]).await.unwrap();
+    }
+    connection.close().await.unwrap();
+    bury(broker, 1).await;
+    let redriven = done(broker, &["dead", "redrive", "failed", "--json"]).await;
+    // As many as come to 32 MiB.
+    assert_eq!(
+        redriven.json(),
+        [json!({"moved": 0, "left": 33, "perhaps_twice": 0})]
+    );
+    let said = "there may be dead letters behind so many that never died";
+    assert!(redriven.errors.contains(said), "{}", redriven.errors);
+    common::until(async || ready(broker, "failed").await == 35).await;
+}
+
 on_every_broker! {
     a_move_keeps_order_properties_and_keys
     a_move_takes_no_more_than_it_is_told
@@ -347,4 +371,5 @@ on_every_broker! {
     what_the_other_end_did_not_confirm_is_not_acknowledged
     a_redrive_that_is_killed_loses_nothing
     dead_letters_are_looked_at_and_go_back_to_where_they_died
+    what_never_died_and_fills_the_room_ends_a_redrive_which_says_so
 }

@@ -109,6 +109,70 @@ async fn each_declaration_of_a_file_is_planned_once(broker: &Broker) {
     assert_eq!(rows.len(), count, "{rows:?}");
 }
 
+/// Brokers don't tell which bindings they have.
+async fn bindings_are_made_again_and_not_compared_and_that_is_said(broker: &Broker) {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let file = folder.join(format!("{}-{:p}-bound.yaml", std::process::id(), broker));
+    std::fs::write(
+        &file,
+        "exchanges:
+  media: {type: topic}
+queues:
+  videos:
+    bindings:
+      - {exchange: media, routing_key: 'video.#'}
+      - {exchange: {name: written, type: fanout, bindings: [{exchange: media, routing_key: old}]}}
+",
+    )
+    .unwrap();
+    let path = file.to_str().unwrap();
+    let planned = done(broker, &["plan", path]).await;
+    assert_eq!(
+        planned.text(),
+        "+ exchange media\n+ exchange written\n+ queue videos\n"
+    );
+    let said = "3 bindings not compared, since brokers don't tell theirs: apply makes them again";
+    assert!(planned.errors.contains(said), "{}", planned.errors);
+    let applied = done(broker, &["apply", path]).await;
+    assert!(
+        applied
+            .errors
+            .contains("3 made, 0 there already; 3 bindings made again"),
+        "{}",
+        applied.errors
+    );
+    // One that has gone is no difference, and comes back.
+    done(
+        broker,
+        &["unbind", "media", "-q", "videos", "-k", "video.#"],
+    )
+    .await;
+    let same = done(broker, &["diff", path]).await;
+    assert_eq!(same.text(), "");
+    assert!(same.errors.contains(said), "{}", same.errors);
+    for command in ["plan", "diff"] {
+        let rows = done(broker, &[command, path, "--json"]).await.json();
+        let mut bindings = rows.iter().filter(|row| row["what"] == "binding");
+        let names: Vec<_> = bindings.clone().map(|row| row["name"].clone()).collect();
+        assert_eq!(
+            names,
+            [
+                "of exchange `written` to `media` by `old`",
+                "of queue `videos` to `media` by `video.#`",
+                "of queue `videos` to `written` by ``",
+            ]
+        );
+        assert!(bindings.all(|row| row["state"] == "not_compared"));
+    }
+    done(broker, &["apply", path]).await;
+    for (exchange, key) in [("media", "video.new"), ("written", "x"), ("media", "old")] {
+        let sent = ["publish", "-e", exchange, "-k", key, "1", "--mandatory"];
+        done(broker, &sent).await;
+    }
+    assert_eq!(ready(broker, "videos").await, 3);
+    std::fs::remove_file(&file).unwrap();
+}
+
 async fn queues_are_counted(broker: &Broker) {
     declare(broker, &["jobs", "events"]).await;
     done(broker, &["publish", "-q", "jobs", "1", "2"]).await;
@@ -205,6 +269,7 @@ on_every_broker! {
     nothing_is_lost_before_somebody_said_yes
     what_a_consumer_holds_is_not_lost_either_before_somebody_said_yes
     each_declaration_of_a_file_is_planned_once
+    bindings_are_made_again_and_not_compared_and_that_is_said
     queues_are_counted
     a_watch_goes_on_until_it_is_ended
     a_file_is_planned_applied_and_compared

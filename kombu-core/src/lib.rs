@@ -30,6 +30,7 @@ pub mod postage;
 #[cfg(feature = "schema")]
 #[doc(hidden)] // for the facade's files
 pub mod schema;
+mod secrets;
 mod watched;
 
 pub use call::{CallError, Caller};
@@ -52,3 +53,5 @@ pub use name::Name;
 #[doc(hidden)] // for the facade's files
 pub use options::nearest;
 pub use portability::{FeatureUse, Portability, Portable, Topology};
+#[doc(hidden)] // for the facade's files, and the command
+pub use secrets::without_secrets;

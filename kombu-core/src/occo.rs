@@ -43,6 +43,7 @@ use crate::declare::{Exchange, Queue};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handler::{Exit, Handler, Retries, Router, Serve};
 use crate::name::Name;
+use crate::portability::Topology;
 
 /// Where the broker is, and where messages go and come from. Each of the three objects takes what it needs of it.
 ///
@@ -144,6 +145,21 @@ impl Config {
         registry.url_of(&place)
     }
 
+    /// What its objects declare: the exchange, the queue that is consumed from, and without an exchange the one that messages go to.
+    pub fn topology(&self) -> Topology {
+        let key = self.routing_key.as_deref();
+        let mut topology = Topology::new();
+        if !self.exchange.is_empty() {
+            topology = topology.exchange(self.exchange());
+        } else if let Some(key) = key {
+            topology = topology.queue(self.queue(key));
+        }
+        match &self.queue {
+            Some(queue) => topology.queue(self.consumed(queue)),
+            None => topology,
+        }
+    }
+
     async fn connect(&self, registry: &Registry) -> Result<Connection> {
         let url = self.connection_url(registry)?;
         Connection::builder(registry.clone()).url(url).await
@@ -158,6 +174,16 @@ impl Config {
 
     fn queue(&self, name: &str) -> Queue {
         Queue::new(name).auto_delete(self.auto_delete)
+    }
+
+    /// What a consumer consumes from.
+    fn consumed(&self, name: &str) -> Queue {
+        let queue = self.queue(name);
+        if self.exchange.is_empty() {
+            return queue;
+        }
+        let key = self.routing_key.as_deref().unwrap_or_default();
+        queue.bind(self.exchange(), key)
     }
 
     /// Connects, for messages that are only sent.
@@ -222,11 +248,7 @@ impl Config {
             ));
         };
         let connection = self.connect(registry).await?;
-        let mut queue = self.queue(queue);
-        if !self.exchange.is_empty() {
-            let key = self.routing_key.as_deref().unwrap_or_default();
-            queue = queue.bind(self.exchange(), key);
-        }
+        let queue = self.consumed(queue);
         connection.declare_queue(&queue).await?;
         let router = Router::new().fallback(processor);
         let serve = connection.serve(router).queues(&queue).prefetch(1);

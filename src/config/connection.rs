@@ -270,6 +270,11 @@ impl Settings {
         !self.url.is_empty() || self.protocol.is_some()
     }
 
+    /// Who gets what senders send.
+    pub(super) fn data_type(&self) -> DataType {
+        self.data_type
+    }
+
     fn has_parts(&self) -> bool {
         let texts = [&self.host, &self.user, &self.password, &self.vhost];
         self.port.is_some() || texts.iter().any(|part| part.is_some())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kombu_core::declare::{DeclareMode, DeliveryMode, Exchange, Queue, duration};
 use kombu_core::driver::SubscribeOptions;
 use kombu_core::handler::{Retries, Router, Serve};
-use kombu_core::{Connection, Name, OpenConsumer, OpenProducer, UndecodablePolicy, call};
+use kombu_core::{Connection, Name, OpenConsumer, OpenProducer, Result, UndecodablePolicy, call};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -226,12 +226,15 @@ impl Consumer {
     }
 
     /// What it asks of a transport.
-    pub(super) fn options(&self) -> SubscribeOptions {
+    pub(super) fn options(&self, queues: &[Queue]) -> Result<SubscribeOptions> {
         // Whose messages they are makes no difference to whether it can be done.
-        SubscribeOptions::new(self.prefetch.unwrap_or(1))
+        let options = SubscribeOptions::new(self.prefetch.unwrap_or(1))
             .exclusive(self.exclusive)
-            .priority(self.priority.unwrap_or_default())
-            .no_local(self.no_local.then_some(0))
+            .no_local(self.no_local.then_some(0));
+        match self.priority {
+            Some(priority) => Ok(options.priority(priority)),
+            None => options.with_priority_of(queues),
+        }
     }
 }
 
@@ -322,6 +325,11 @@ pub(super) struct Handlers {
 }
 
 impl Handlers {
+    /// What its consumer asks of a transport.
+    pub(super) fn options(&self, queues: &[Queue]) -> Result<SubscribeOptions> {
+        SubscribeOptions::new(self.prefetch.unwrap_or(1)).with_priority_of(queues)
+    }
+
     pub(super) fn serve(
         &self,
         connection: &Connection,

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use kombu_core::handler::{Router, Serve};
-use kombu_core::{call, mom, occo};
+use kombu_core::{call, mom, occo, without_secrets};
 
 use crate::{
     Connection, ConnectionBuilder, Error, ErrorKind, Exchange, OpenConsumer, OpenProducer, Queue,
@@ -213,8 +213,7 @@ impl Config {
             }
             reader::read(&node)
         };
-        let file =
-            file().map_err(|problem| config_error(url::without_urls(&problem.to_string())))?;
+        let file = file().map_err(|problem| config_error(without_secrets(&problem.to_string())))?;
         Config::new(file, Surroundings::of(environment)?)
     }
 
@@ -354,8 +353,11 @@ impl Config {
         self.declared.queue(name)
     }
 
-    /// What the file declares, and how its consumers consume: [`Topology::check`] says what a transport can't do of it. What other
-    /// libraries' parts of the file ask for, and senders and receivers, isn't there.
+    /// What the file declares, and how its consumers and handlers consume: [`Topology::check`] says what a transport can't do of it.
+    ///
+    /// Senders and receivers are those of the default connection, and `mqconfig` is there if that is the default connection. What
+    /// connects elsewhere isn't: `endpoints`, a `mqconfig` beside another default connection, canopsis' middlewares with a URI of
+    /// their own.
     ///
     /// ```
     /// # #[cfg(feature = "yaml")] {
@@ -386,14 +388,34 @@ impl Config {
             for queue in &consumer.queues {
                 topology = topology.queue(queue);
             }
-            topology = topology.consumer(consumer.queues.iter(), consumer.settings.options());
+            topology = topology.consumer(&consumer.queues, consumer.options);
         }
         for handlers in self.handlers.values() {
             for queue in &handlers.queues {
                 topology = topology.queue(queue);
             }
+            topology = topology.consumer(&handlers.queues, handlers.options);
         }
-        topology
+        let default = self.connections.get(DEFAULT);
+        let mom = match self.moms.get(DEFAULT) {
+            Some(settings) => settings.clone(),
+            None => {
+                let data_type = default.map(Settings::data_type);
+                mom::Settings {
+                    data_type: data_type.unwrap_or_default(),
+                    senders: self.senders.clone(),
+                    receivers: self.receivers.clone(),
+                    ..mom::Settings::default()
+                }
+            }
+        };
+        topology = topology.and(mom.topology());
+        match &self.mqconfig {
+            Some(config) if !default.is_some_and(Settings::has_place) => {
+                topology.and(config.topology())
+            }
+            _ => topology,
+        }
     }
 
     /// A producer of the file, before it is opened: its methods say otherwise than the file.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::driver::SubscribeOptions;
 use crate::{Binding, Connection, Exchange, ExchangeKind, Name, OpenProducer, Queue, Result};
 
 use super::handles::{self, Meant};
@@ -30,6 +31,8 @@ pub(super) struct Producer {
 pub(super) struct Consumer {
     pub(super) settings: handles::Consumer,
     pub(super) queues: Vec<Queue>,
+    /// What it asks of a transport.
+    pub(super) options: SubscribeOptions,
 }
 
 /// What makes calls, with its exchange.
@@ -44,6 +47,8 @@ pub(super) struct Rpc {
 pub(super) struct Handlers {
     pub(super) settings: handles::Handlers,
     pub(super) queues: Vec<Queue>,
+    /// What its consumer asks of a transport.
+    pub(super) options: SubscribeOptions,
 }
 
 impl Producer {
@@ -128,8 +133,10 @@ impl Declared {
     }
 
     pub(super) fn consumer(&self, settings: handles::Consumer) -> Result<Consumer> {
+        let queues = self.meant_queues(&settings.queues)?;
         Ok(Consumer {
-            queues: self.meant_queues(&settings.queues)?,
+            options: settings.options(&queues)?,
+            queues,
             settings,
         })
     }
@@ -142,8 +149,10 @@ impl Declared {
     }
 
     pub(super) fn handlers(&self, settings: handles::Handlers) -> Result<Handlers> {
+        let queues = self.meant_queues(&settings.queues)?;
         Ok(Handlers {
-            queues: self.meant_queues(&settings.queues)?,
+            options: settings.options(&queues)?,
+            queues,
             settings,
         })
     }

@@ -20,23 +20,3 @@ impl fmt::Debug for Url {
         }
     }
 }
-
-/// Leaves nothing of a URL but its scheme: what is said about a file quotes values.
-pub(super) fn without_urls(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, url)) = rest.split_once("://") {
-        shown.push_str(before);
-        shown.push_str("://…");
-        // A password may have spaces in it, and quotes with a backslash.
-        let mut escaped = false;
-        let end = url.find(|letter| {
-            let ends = !escaped && matches!(letter, '"' | '`');
-            escaped = !escaped && letter == '\\';
-            ends
-        });
-        rest = &url[end.unwrap_or(url.len())..];
-    }
-    shown.push_str(rest);
-    shown
-}

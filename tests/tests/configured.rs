@@ -276,6 +276,74 @@ handlers:
 }
 
 #[test]
+fn what_handlers_and_consumers_take_from_their_queues_is_in_the_topology() {
+    let text = "
+queues: {jobs: {consumer_arguments: {x-priority: 3}}}
+consumers:
+  said: {queues: jobs, priority: 0}
+handlers:
+  work: {queues: jobs}
+";
+    let redis = Feature::ConsumerPriority;
+    let memory = kombu::registry().capabilities("memory").unwrap();
+    let lacking = memory.without(redis);
+    let error = read(text).topology().check(&lacking).require().unwrap_err();
+    assert_eq!(error.message().lines().count(), 1, "{error}");
+    let said = text.replace("work: {queues: jobs}", "");
+    let checked = read(&said).topology().check(&lacking);
+    checked.require().unwrap();
+    let taken = said.replace(", priority: 0", "");
+    assert!(read(&taken).topology().check(&lacking).require().is_err());
+    refused(
+        &text.replace("x-priority: 3", "x-priority: high"),
+        Format::Yaml,
+        &["handlers `work`", "queue `jobs`", "x-priority"],
+    );
+}
+
+#[test]
+fn other_libraries_parts_of_a_file_are_in_the_topology_of_the_default_connection() {
+    fn declared(config: &Config) -> (Vec<String>, Vec<String>) {
+        let topology = config.topology();
+        let exchanges = topology.exchanges().iter();
+        let queues = topology.queues().iter();
+        (
+            exchanges
+                .map(|exchange| exchange.name().to_string())
+                .collect(),
+            queues.map(|queue| queue.name().to_string()).collect(),
+        )
+    }
+    let mom = read("senders: [events:fanout]\nreceivers: [jobs]");
+    assert_eq!(
+        declared(&mom),
+        (vec!["events".to_owned()], vec!["jobs".to_owned()])
+    );
+    let shared =
+        read("connections: {default: {url: 'memory://', data_type: pubsub}}\nreceivers: [jobs]");
+    // Each receiver has a queue that the broker names.
+    assert_eq!(declared(&shared).1, [""]);
+    let ini = "[MOM]\nprotocol=memory\nsenders=events\nreceivers=jobs\nother_uri=memory://other?receivers=theirs";
+    let ini = read_as(ini, Format::Ini, &[]).unwrap();
+    assert_eq!(
+        declared(&ini),
+        (vec!["events".to_owned()], vec!["jobs".to_owned()])
+    );
+
+    let occo = "mqconfig: {protocol: memory, exchange: shop, routing_key: sold, queue: orders}\n\
+                endpoints: {other: {protocol: memory, queue: theirs}}";
+    assert_eq!(
+        declared(&read(occo)),
+        (vec!["shop".to_owned()], vec!["orders".to_owned()])
+    );
+    assert_eq!(read(occo).topology().queues()[0].bindings().len(), 1);
+    let keyed = read("mqconfig: {protocol: memory, routing_key: sold}");
+    assert_eq!(declared(&keyed).1, ["sold"]);
+    let elsewhere = format!("connections: {{default: {{url: 'memory://'}}}}\n{occo}");
+    assert_eq!(declared(&read(&elsewhere)), (Vec::new(), Vec::new()));
+}
+
+#[test]
 fn postages_variables_complete_the_default_connection() {
     let variables = [
         ("POSTAGE_VHOST", "test/night"),

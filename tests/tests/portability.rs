@@ -192,6 +192,86 @@ async fn what_redis_lacks_is_told_in_the_words_of_its_refusal() {
     assert_eq!(checked.require().unwrap_err().message(), refused.message());
 }
 
+/// RabbitMQ does something at these, and a transport without a broker that reads them nothing.
+#[tokio::test]
+async fn what_arguments_ask_for_is_told_in_the_words_of_the_refusal() {
+    for (argument, value) in [
+        ("x-queue-type", "stream"),
+        ("x-queue-type", "nonsense"),
+        ("x-dead-letter-strategy", "at-least-once"),
+    ] {
+        let jobs = Queue::new("jobs").argument(argument, value);
+        let topology = Topology::new().queue(&jobs);
+        topology.check(&capabilities("amqp")).require().unwrap();
+        let connection = kombu::connect("memory://").await.unwrap();
+        let refused = assert_unsupported(connection.declare_queue(&jobs).await);
+        for transport in ["memory", "redis", "nats"] {
+            let report = topology.check(&capabilities(transport));
+            let declaration = named(report.declarations(), "queue `jobs`");
+            assert_eq!(declaration.support, Support::Unsupported, "{transport}");
+            let checked = report.require().unwrap_err();
+            assert_eq!(checked.message(), refused.message());
+            let line = format!("\n  unsupported: `{argument}: {value}`, which");
+            assert!(report.to_string().contains(&line), "{report}");
+        }
+        let theirs = Topology::new().queue(jobs.passive());
+        theirs.check(&capabilities("nats")).require().unwrap();
+    }
+    let hints = Queue::new("hints")
+        .argument("x-queue-type", "classic")
+        .argument("x-dead-letter-strategy", "at-most-once")
+        .argument("x-of-mine", 1);
+    let hints = Topology::new().queue(hints).check(&capabilities("redis"));
+    hints.require().unwrap();
+}
+
+#[tokio::test]
+async fn the_priority_that_queues_say_is_asked_for_by_their_consumer() {
+    let connection = kombu::connect("memory://?like=redis").await.unwrap();
+    let first = Queue::new("first").consumer_argument("x-priority", 3);
+    let other = Queue::new("other").consumer_argument("x-priority", 4);
+    let options = |queues: &[Queue]| SubscribeOptions::new(1).with_priority_of(queues);
+    for (queues, is_refused) in [
+        (vec![first.clone()], true),
+        (vec![first.clone(), first.clone().with_name("second")], true),
+        // They don't agree, so nothing is asked for.
+        (vec![first, other], false),
+    ] {
+        let topology = Topology::new().consumer(&queues, options(&queues).unwrap());
+        let checked = topology.check(&capabilities("redis")).require();
+        match connection.consumer(queues).await {
+            Ok(_) => assert!(!is_refused && checked.is_ok()),
+            refused => {
+                let refused = assert_unsupported(refused);
+                assert_eq!(checked.unwrap_err().message(), refused.message());
+                assert!(is_refused);
+            }
+        }
+    }
+    let wrong = Queue::new("wrong").consumer_argument("x-priority", "high");
+    let read = options(std::slice::from_ref(&wrong)).unwrap_err();
+    let refused = connection.consumer(&wrong).await.unwrap_err();
+    assert_eq!(read.kind(), ErrorKind::Config);
+    assert_eq!(read.message(), refused.message());
+}
+
+#[tokio::test]
+async fn no_local_without_exclusive_is_told_in_the_words_of_its_refusal() {
+    let connection = kombu::connect("memory://").await.unwrap();
+    let refused = connection
+        .consumer(&Queue::new("jobs"))
+        .no_local(true)
+        .await;
+    let refused = assert_unsupported(refused);
+    let options = SubscribeOptions::new(1).no_local(Some(0));
+    let report = Topology::new()
+        .consumer(["jobs"], options)
+        .check(&capabilities("memory"));
+    let problem = report.declarations()[0].problem.as_deref();
+    assert_eq!(problem, Some(refused.message()));
+    assert!(report.require().is_err());
+}
+
 #[test]
 fn every_emulated_feature_says_how() {
     for transport in table::TRANSPORTS {

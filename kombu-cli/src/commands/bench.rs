@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use hdrhistogram::Histogram;
-use kombu::{Connection, Consumer, Delivery, Exchange, Producer, Queue, Receipt};
+use kombu::{
+    Capabilities, Connection, Consumer, Delivery, Exchange, Feature, Producer, Queue, Receipt,
+};
 use serde::Serialize;
 
 use crate::Context;
@@ -13,7 +15,8 @@ use crate::output::table;
 
 /// Measure how fast messages are published, consumed, and go there and back
 ///
-/// It has a queue of its own, which is deleted at the end. Publishing is confirmed, and each delivery is acknowledged. A round trip is
+/// It has a queue of its own, kombu-bench-…, which is deleted at the end; if this is killed, the queue goes by itself when it wasn't used
+/// for an hour, and for a second more for each thousand messages. Publishing is confirmed, and each delivery is acknowledged. A round trip is
 /// one publish at a time, until a consumer that waits has it.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
@@ -76,6 +79,10 @@ struct Row {
     microseconds: Option<Times>,
 }
 
+/// How long its queue may be left alone at least, and at most.
+const UNUSED: Duration = Duration::from_secs(3_600);
+const LONGEST_UNUSED: Duration = Duration::from_secs(49 * 24 * 3_600);
+
 /// What it takes one of these to fill a line.
 const WIDTH: usize = 40;
 
@@ -89,7 +96,7 @@ impl Bench {
     pub(crate) async fn run(self, context: &Context) -> Result<()> {
         let connection = context.place.connect().await?;
         let name = format!("kombu-bench-{}-{}", std::process::id(), nonce());
-        let queue = Queue::new(name.as_str());
+        let queue = self.queue(&name, connection.capabilities());
         connection.declare_queue(&queue).await?;
         let measured = tokio::select! {
             measured = self.measure(context, &connection, &queue) => measured,
@@ -101,6 +108,17 @@ impl Bench {
         deleted?;
         closed?;
         Ok(())
+    }
+
+    /// A queue that goes by itself if this is killed, where the transport can.
+    fn queue(&self, name: &str, capabilities: &Capabilities) -> Queue {
+        let queue = Queue::new(name);
+        if !capabilities.has(Feature::QueueExpiry) {
+            return queue;
+        }
+        // Publishing alone is no use of a queue: it must not go meanwhile.
+        let unused = UNUSED.saturating_add(Duration::from_millis(self.count));
+        queue.expires(unused.min(LONGEST_UNUSED))
     }
 
     async fn measure(
@@ -365,4 +383,34 @@ impl Row {
 
 fn millis(microseconds: u64) -> String {
     format!("{:.2}", microseconds as f64 / 1_000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        bench: Bench,
+    }
+
+    #[test]
+    fn a_queue_that_is_left_behind_goes_by_itself_where_the_transport_can() {
+        let with = Capabilities::basic().native(Feature::QueueExpiry);
+        for (count, seconds) in [("1000", 3_601), ("20000000", 23_600)] {
+            let bench = Command::parse_from(["kombu", "-n", count]).bench;
+            let queue = bench.queue("q", &with);
+            assert_eq!(queue.get_expires(), Some(Duration::from_secs(seconds)));
+            queue.check().unwrap();
+            assert_eq!(bench.queue("q", &Capabilities::basic()).get_expires(), None);
+        }
+        let most = u64::MAX.to_string();
+        let bench = Command::parse_from(["kombu", "-n", &most]).bench;
+        bench.queue("q", &with).check().unwrap();
+    }
 }

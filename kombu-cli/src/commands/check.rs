@@ -61,6 +61,7 @@ impl Check {
                             "declaration": declaration.name,
                             "support": declaration.support.to_string(),
                             "asks": asks.collect::<Vec<_>>(),
+                            "arguments": declaration.arguments,
                             "problem": declaration.problem,
                         }))?;
                     }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::moving::{EMPTY, interrupted, ready, report, without_copies};
 use super::publish::rate;
 use crate::failure::{Code, Failure, Result};
-use crate::forward::{Ends, FIRST_FETCHED, Limits, Route, WINDOW, forward, window};
+use crate::forward::{Ends, FIRST_FETCHED, Limits, Route, forward, window};
 use crate::output::{harmless, table};
 use crate::show::{Form, text_of};
 use crate::{Context, output};
@@ -261,7 +261,7 @@ async fn redrive(
     let cancelled = consumer.cancel().await;
     let closed = connection.close().await;
     report(context, &totals, "redriven")?;
-    if totals.left >= u64::from(WINDOW) {
+    if totals.crowded && totals.moved + totals.left < limits.count {
         output::note(
             "there may be dead letters behind so many that never died; move those away first",
         );

@@ -88,7 +88,7 @@ impl Visit<'_> {
     fn tell(&self, check: &'static str, found: std::result::Result<String, String>) -> Result<()> {
         let (ok, found) = match found {
             Ok(found) => (true, found),
-            Err(why) => (false, crate::failure::without_secrets(&why)),
+            Err(why) => (false, kombu::without_secrets(&why)),
         };
         let output = self.context.output;
         let row = Row { check, ok, found };

@@ -2,7 +2,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use clap::Args;
-use kombu::{Connection, DeclareMode, ErrorKind, Exchange, Queue, Topology};
+use kombu::{Binding, Connection, DeclareMode, ErrorKind, Exchange, Name, Queue, Topology};
 use serde::Serialize;
 
 use crate::Context;
@@ -10,8 +10,9 @@ use crate::failure::{Code, Failure, Result};
 
 /// Say what `apply` would do: what is there, what is missing, what is there in another form
 ///
-/// Brokers don't tell their bindings: apply makes those that aren't there. To find out whether something is there in the same form, it
-/// is declared as the file has it once it is known to be there, which changes nothing.
+/// Brokers don't tell their bindings, so these aren't compared: apply makes all of the file's again, which changes nothing where they
+/// are there, and those that only the broker has stay. To find out whether something is there in the same form, it is declared as the
+/// file has it once it is known to be there, which changes nothing.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   kombu plan shop.yaml")]
@@ -22,7 +23,8 @@ pub(crate) struct Plan {
 
 /// Compare a file with the broker; ends with code 7 if they differ
 ///
-/// It shows what is missing on the broker or is there in another form. Bindings, which brokers don't tell, aren't compared.
+/// It shows what is missing on the broker or is there in another form. Bindings aren't compared, since brokers don't tell theirs: one
+/// that isn't there is no difference here. Apply makes them again.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   kombu diff shop.yaml && echo the same")]
@@ -33,7 +35,8 @@ pub(crate) struct Diff {
 
 /// Declare what a file has: exchanges, queues and bindings
 ///
-/// What is there in another form is refused before anything is made (code 7). Nothing is deleted.
+/// What is there in another form is refused before anything is made (code 7). Nothing is deleted, and bindings that only the broker
+/// has stay; those of the file are made again, whether they are there or not.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   kombu apply shop.yaml")]
@@ -55,6 +58,8 @@ enum State {
     Same,
     Missing,
     Differs(String),
+    /// Brokers don't tell.
+    NotCompared,
 }
 
 #[derive(Debug, Serialize)]
@@ -72,6 +77,7 @@ impl Row {
             State::Same => format!("= {what} {name}"),
             State::Missing => format!("+ {what} {name}"),
             State::Differs(why) => format!("! {what} {name}: {why}"),
+            State::NotCompared => format!("~ {what} {name}"),
         }
     }
 }
@@ -85,12 +91,26 @@ impl File {
     }
 }
 
-/// The exchanges that a file declares, each once, however many parts of it use it. Others are somebody else's.
-fn exchanges(declared: &Topology) -> impl Iterator<Item = &Exchange> {
-    let mut seen = HashSet::new();
-    let own = declared.exchanges().iter();
-    own.filter(|exchange| !exchange.is_predeclared() && is_declared(exchange.declare_mode()))
-        .filter(move |exchange| seen.insert(exchange.name()))
+/// The exchanges that a file declares, each once, however many parts of it use it, behind those that it is bound to. Others are
+/// somebody else's.
+fn exchanges(declared: &Topology) -> Vec<&Exchange> {
+    fn add<'a>(exchange: &'a Exchange, seen: &mut HashSet<&'a Name>, all: &mut Vec<&'a Exchange>) {
+        let is_ours = !exchange.is_default() && !exchange.is_predeclared();
+        if !is_ours || !is_declared(exchange.declare_mode()) || !seen.insert(exchange.name()) {
+            return;
+        }
+        for binding in exchange.bindings() {
+            add(binding.exchange(), seen, all);
+        }
+        all.push(exchange);
+    }
+    let bound = queues(declared).flat_map(Queue::bindings);
+    let bound = bound.map(|binding| binding.exchange());
+    let (mut seen, mut all) = (HashSet::new(), Vec::new());
+    for exchange in declared.exchanges().iter().chain(bound) {
+        add(exchange, &mut seen, &mut all);
+    }
+    all
 }
 
 /// The same of queues. What the broker names is made by whoever uses it.
@@ -103,6 +123,54 @@ fn queues(declared: &Topology) -> impl Iterator<Item = &Queue> {
 
 fn is_declared(mode: Option<DeclareMode>) -> bool {
     mode.unwrap_or_default() == DeclareMode::Ensure
+}
+
+/// What apply makes whether it is there or not.
+fn bindings(declared: &Topology) -> Vec<Row> {
+    let row = |destination: String, binding: &Binding| Row {
+        what: "binding",
+        name: format!(
+            "of {destination} to `{}` by `{}`",
+            binding.exchange().name(),
+            binding.get_routing_key()
+        ),
+        state: State::NotCompared,
+    };
+    let mut rows = Vec::new();
+    for exchange in exchanges(declared) {
+        let name = format!("exchange `{}`", exchange.name());
+        let bindings = exchange.bindings().iter();
+        rows.extend(bindings.map(|binding| row(name.clone(), binding)));
+    }
+    for queue in queues(declared) {
+        let name = format!("queue `{}`", queue.name());
+        let bindings = queue.bindings().iter();
+        rows.extend(bindings.map(|binding| row(name.clone(), binding)));
+    }
+    rows
+}
+
+/// Says of bindings what can be said: programs get a row for each, people the number.
+fn write_bindings(context: &Context, declared: &Topology) -> Result<()> {
+    let rows = bindings(declared);
+    if context.output.json {
+        return write(context, &rows);
+    }
+    if rows.is_empty() || context.output.quiet {
+        return Ok(());
+    }
+    crate::output::note(&format!(
+        "{} not compared, since brokers don't tell theirs: apply makes them again",
+        counted(rows.len())
+    ));
+    Ok(())
+}
+
+fn counted(bindings: usize) -> String {
+    match bindings {
+        1 => "1 binding".to_owned(),
+        count => format!("{count} bindings"),
+    }
 }
 
 async fn compare(connection: &Connection, declared: &Topology) -> Result<Vec<Row>> {
@@ -179,7 +247,8 @@ impl Plan {
         let (declared, connection) = self.file.open(context).await?;
         let rows = compare(&connection, &declared).await?;
         connection.close().await?;
-        write(context, &rows)
+        write(context, &rows)?;
+        write_bindings(context, &declared)
     }
 }
 
@@ -190,6 +259,7 @@ impl Diff {
         connection.close().await?;
         rows.retain(|row| row.state != State::Same);
         write(context, &rows)?;
+        write_bindings(context, &declared)?;
         match rows.len() {
             0 => Ok(()),
             1 => Err(Failure::new(Code::Differs, "1 difference")),
@@ -228,8 +298,9 @@ impl Apply {
             .count();
         if !context.output.json && !context.output.quiet {
             crate::output::note(&format!(
-                "{made} made, {} there already; bindings are there",
-                rows.len() - made
+                "{made} made, {} there already; {} made again",
+                rows.len() - made,
+                counted(bindings(&declared).len())
             ));
         }
         Ok(())

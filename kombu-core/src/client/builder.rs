@@ -92,6 +92,11 @@ impl ConnectionBuilder {
         self
     }
 
+    /// How long operations may take, as far as it was said.
+    pub fn get_deadlines(&self) -> Deadlines {
+        self.deadlines
+    }
+
     /// What producers and consumers do about what they use, where neither they nor the declaration say
     /// otherwise. Default: [`DeclareMode::Ensure`], declare it.
     pub fn declare(mut self, mode: DeclareMode) -> Self {

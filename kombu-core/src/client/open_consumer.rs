@@ -238,56 +238,20 @@ impl OpenConsumer {
     }
 
     fn options(&self, queues: &[Queue]) -> Result<SubscribeOptions> {
-        if self.no_local && !self.exclusive {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "`no_local` drops what the consumer's own connection publishes, which other consumers of the queue may \
-                 wait for: only exclusive consumers can ask for it; add `.exclusive(true)`, or leave it out",
-            ));
-        }
-        let priority = match self.priority {
-            Some(priority) => priority,
-            None => common_priority(queues)?,
-        };
         let no_ack = self
             .no_ack
             .unwrap_or_else(|| queues.iter().all(Queue::is_no_ack));
         let origin = self.connection.inner().origin;
-        Ok(SubscribeOptions::new(self.prefetch)
+        let options = SubscribeOptions::new(self.prefetch)
             .no_ack(no_ack)
             .exclusive(self.exclusive)
-            .priority(priority)
-            .no_local(self.no_local.then_some(origin)))
+            .no_local(self.no_local.then_some(origin));
+        options.check()?;
+        match self.priority {
+            Some(priority) => Ok(options.priority(priority)),
+            None => options.with_priority_of(queues),
+        }
     }
-}
-
-/// What all of the queues say about their consumers' priority.
-fn common_priority(queues: &[Queue]) -> Result<i32> {
-    let priorities: Vec<i32> = queues
-        .iter()
-        .map(consumer_priority)
-        .collect::<Result<_>>()?;
-    Ok(match &*priorities {
-        [first, others @ ..] if others.iter().all(|other| other == first) => *first,
-        _ => 0,
-    })
-}
-
-fn consumer_priority(queue: &Queue) -> Result<i32> {
-    const ARGUMENT: &str = "x-priority";
-    let Some(value) = queue.consumer_arguments().get(ARGUMENT) else {
-        return Ok(0);
-    };
-    let number = value.as_i64().and_then(|number| number.try_into().ok());
-    number.ok_or_else(|| {
-        Error::new(
-            ErrorKind::Config,
-            format!(
-                "queue `{}`: the consumer argument `{ARGUMENT}` takes a whole number of 32 bits, not {value:?}",
-                queue.name()
-            ),
-        )
-    })
 }
 
 impl fmt::Debug for OpenConsumer {

@@ -143,6 +143,7 @@ pub struct Capabilities {
     max_message_size: usize,
     max_priority: u8,
     max_processing_time: Option<Duration>,
+    broker_arguments: bool,
     notes: &'static [(Feature, &'static str)],
 }
 
@@ -162,6 +163,7 @@ impl Capabilities {
             max_message_size: Self::DEFAULT_MAX_MESSAGE_SIZE,
             max_priority: u8::MAX,
             max_processing_time: None,
+            broker_arguments: false,
             notes: &[],
         }
     }
@@ -211,6 +213,14 @@ impl Capabilities {
         self
     }
 
+    /// Says that arguments of queues go to a broker that reads them itself. Otherwise those at which RabbitMQ does something that no
+    /// attribute has, other types of queue and `x-dead-letter-strategy: at-least-once`, are refused.
+    #[must_use]
+    pub const fn with_broker_arguments(mut self) -> Self {
+        self.broker_arguments = true;
+        self
+    }
+
     /// Says in a few words how the transport does what it does, and within which limits: for
     /// [`Topology::check`](crate::Topology::check).
     #[must_use]
@@ -251,6 +261,11 @@ impl Capabilities {
     /// How long a consumer may hold a delivery unless it says otherwise; `None` if there is no limit.
     pub const fn max_processing_time(&self) -> Option<Duration> {
         self.max_processing_time
+    }
+
+    /// Whether arguments of queues go to a broker that reads them itself.
+    pub const fn broker_arguments(&self) -> bool {
+        self.broker_arguments
     }
 
     /// The highest `max_priority` of a queue, where the transport has [`Feature::Priority`].

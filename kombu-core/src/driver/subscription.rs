@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use futures_core::Stream;
 
-use crate::error::Result;
+use crate::declare::Queue;
+use crate::error::{Error, ErrorKind, Result};
 use crate::message::Envelope;
 use crate::name::Name;
 
@@ -66,6 +67,52 @@ impl SubscribeOptions {
         self.no_local = origin;
         self
     }
+
+    /// Sets the priority that these queues' consumer argument `x-priority` says, if they all say the same, else 0: that of a
+    /// consumer which says none itself.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] for an `x-priority` that isn't a whole number of 32 bits.
+    pub fn with_priority_of(self, queues: &[Queue]) -> Result<Self> {
+        let priorities: Vec<i32> = queues
+            .iter()
+            .map(consumer_priority)
+            .collect::<Result<_>>()?;
+        Ok(self.priority(match &*priorities {
+            [first, others @ ..] if others.iter().all(|other| other == first) => *first,
+            _ => 0,
+        }))
+    }
+
+    /// Fails with [`ErrorKind::Unsupported`] if they are refused on every transport: `no_local` is for exclusive consumers.
+    pub fn check(&self) -> Result<()> {
+        if self.no_local.is_some() && !self.exclusive {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "`no_local` drops what the consumer's own connection publishes, which other consumers of the queue may \
+                 wait for: only exclusive consumers can ask for it; add `.exclusive(true)`, or leave it out",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn consumer_priority(queue: &Queue) -> Result<i32> {
+    const ARGUMENT: &str = "x-priority";
+    let Some(value) = queue.consumer_arguments().get(ARGUMENT) else {
+        return Ok(0);
+    };
+    let number = value.as_i64().and_then(|number| number.try_into().ok());
+    number.ok_or_else(|| {
+        Error::new(
+            ErrorKind::Config,
+            format!(
+                "queue `{}`: the consumer argument `{ARGUMENT}` takes a whole number of 32 bits, not {value:?}",
+                queue.name()
+            ),
+        )
+    })
 }
 
 /// Names a delivery within the subscription that it came from.

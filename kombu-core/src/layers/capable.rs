@@ -1,5 +1,6 @@
 //! Refuses what a transport can neither do nor emulate, before anything is sent.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -96,10 +97,39 @@ pub(crate) fn check(operation: &Operation<'_>, capabilities: &Capabilities) -> R
             return Err(unsupported(&asking(operation), &problem));
         }
     }
-    Ok(())
+    match arguments(operation, capabilities).first() {
+        Some(problem) => Err(unsupported(&asking(operation), problem)),
+        None => Ok(()),
+    }
 }
 
-/// Something that a declaration or a consumer asks of its transport.
+/// Arguments of a queue at which RabbitMQ does something and this transport nothing, in the words that errors and reports have. Others
+/// are hints, or nobody's.
+pub(crate) fn arguments(operation: &Operation<'_>, capabilities: &Capabilities) -> Vec<String> {
+    let Operation::DeclareQueue(queue, DeclareMode::Ensure) = operation else {
+        return Vec::new();
+    };
+    if capabilities.broker_arguments() {
+        return Vec::new();
+    }
+    let known = [
+        // The two types that are known are attributes, and not among the arguments.
+        ("x-queue-type", ""),
+        ("x-dead-letter-strategy", "at-most-once"),
+    ];
+    let asked = known.into_iter().filter_map(|(name, done)| {
+        let value = queue.arguments().get(name)?;
+        (value.as_str() != Some(done)).then_some((name, value))
+    });
+    asked
+        .map(|(name, value)| {
+            let value = value.as_str().unwrap_or(value.type_name());
+            absent(format_args!("`{name}: {value}`"))
+        })
+        .collect()
+}
+
+/// A feature that a declaration or a consumer asks of its transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Need {
     pub(crate) feature: Feature,
@@ -123,7 +153,7 @@ impl Need {
     }
 }
 
-/// What an operation asks for beyond what every transport has. This is the only list: what refuses at run time and the check
+/// What an operation asks for beyond what every transport has. With [`arguments`], this is the only list: what refuses at run time and the check
 /// before it ([`Topology::check`](crate::Topology::check)) both ask here.
 pub(crate) fn needs(operation: &Operation<'_>) -> Vec<Need> {
     let needed = match operation {
@@ -225,8 +255,8 @@ fn message(content: &Content, capabilities: &Capabilities) -> Result<()> {
     }
 }
 
-fn absent(feature: Feature) -> String {
-    format!("{feature}, which this transport doesn't have; leave it out, or use another transport")
+fn absent(what: impl fmt::Display) -> String {
+    format!("{what}, which this transport doesn't have; leave it out, or use another transport")
 }
 
 fn unsupported(who: &str, problem: &str) -> Error {

@@ -3,5 +3,5 @@
 mod capable;
 mod faults;
 
-pub(crate) use capable::{Capable, Need, asking, check, needs};
+pub(crate) use capable::{Capable, Need, arguments, asking, check, needs};
 pub use faults::Faults;

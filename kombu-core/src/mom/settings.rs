@@ -11,6 +11,7 @@ use crate::client::{Place, Registry};
 use crate::declare::{Exchange, Queue};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
+use crate::portability::Topology;
 
 /// What stands between a receiver's name and its callback's.
 pub const RECEIVER_CALLBACK_SEPARATOR: char = ':';
@@ -435,6 +436,20 @@ impl Settings {
     /// Those of [`Registry::url_of`].
     pub fn connection_url(&self, registry: &Registry) -> Result<String> {
         self.clone().by_uri()?.url(registry)
+    }
+
+    /// The exchanges of its senders, and the queues of its receivers.
+    pub fn topology(&self) -> Topology {
+        // One that can't be read names nobody: connecting tells why.
+        let settings = self.clone().by_uri().unwrap_or_else(|_| self.clone());
+        let senders = settings.senders.iter();
+        let topology = senders.fold(Topology::new(), |topology, sender| {
+            topology.exchange(settings.exchange_of(sender))
+        });
+        let receivers = settings.receivers.iter();
+        receivers.fold(topology, |topology, receiver| {
+            topology.queue(settings.queue(&receiver.name))
+        })
     }
 
     /// All of it as one URI, secrets included.

@@ -8,15 +8,17 @@ use crate::client::topology::{self, Step};
 use crate::declare::{DeclareMode, Exchange, Queue};
 use crate::driver::{Capabilities, Destination, Operation, SubscribeOptions};
 use crate::error::Result;
-use crate::layers::{asking, needs};
+use crate::layers::{arguments, asking, needs};
 use crate::name::Name;
 
 pub use report::{FeatureUse, Portability, Portable};
 
 /// Everything that a program declares, and how it consumes: checked against a transport without a broker.
 ///
-/// The rules are those by which a connection refuses declarations and consumers at run time. What it refuses by their arguments
-/// (`x-queue-type` of a kind that isn't known, the priority in a queue's `consumer_arguments`), or only of a message, isn't looked at.
+/// The rules are those by which a connection refuses declarations and consumers at run time. What it refuses only of a message isn't
+/// looked at, nor what only a broker or a program knows: the arguments that a broker reads itself, a plugin's exchange kinds, those
+/// that a program adds to its connection. A consumer has the priority of its options: for one that takes it from its queues, see
+/// [`SubscribeOptions::with_priority_of`].
 ///
 /// ```
 /// use kombu::{Exchange, Queue, Topology};
@@ -72,6 +74,15 @@ impl Topology {
         self
     }
 
+    /// Adds everything of another one.
+    #[must_use]
+    pub fn and(mut self, other: Topology) -> Self {
+        self.exchanges.extend(other.exchanges);
+        self.queues.extend(other.queues);
+        self.consumers.extend(other.consumers);
+        self
+    }
+
     /// The exchanges that were added.
     pub fn exchanges(&self) -> &[Exchange] {
         &self.exchanges
@@ -107,7 +118,11 @@ impl Topology {
         }
         for (queues, options) in &self.consumers {
             let operation = Operation::OpenSubscription(queues, options);
-            checks.add(asking(&operation), &operation, None);
+            checks.add(
+                asking(&operation),
+                &operation,
+                problem(options.check(), true),
+            );
         }
         Portability::new(checks.declarations)
     }
@@ -170,7 +185,8 @@ impl<'a> Checks<'a> {
         let asked = needs
             .iter()
             .map(|need| FeatureUse::of(need, self.capabilities));
-        let declaration = Portable::new(name, asked.collect(), problem);
+        let refused = arguments(operation, self.capabilities);
+        let declaration = Portable::new(name, asked.collect(), refused, problem);
         self.declarations.push(declaration);
     }
 }

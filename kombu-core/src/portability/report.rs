@@ -24,6 +24,8 @@ pub struct Portable {
     pub support: Support,
     /// What it asks for.
     pub asks: Vec<FeatureUse>,
+    /// What its arguments ask for at which this transport does nothing, and why that is refused.
+    pub arguments: Vec<String>,
     /// Why every broker would refuse it, which makes it unsupported everywhere.
     pub problem: Option<String>,
 }
@@ -59,16 +61,22 @@ impl FeatureUse {
 }
 
 impl Portable {
-    pub(super) fn new(name: String, asks: Vec<FeatureUse>, problem: Option<String>) -> Self {
+    pub(super) fn new(
+        name: String,
+        asks: Vec<FeatureUse>,
+        arguments: Vec<String>,
+        problem: Option<String>,
+    ) -> Self {
         let least = asks.iter().map(|asked| asked.support).min();
-        let support = match &problem {
-            Some(_) => Support::Unsupported,
-            None => least.unwrap_or(Support::Native),
+        let support = match problem.is_some() || !arguments.is_empty() {
+            true => Support::Unsupported,
+            false => least.unwrap_or(Support::Native),
         };
         Portable {
             name,
             support,
             asks,
+            arguments,
             problem,
         }
     }
@@ -80,6 +88,7 @@ impl Portable {
             .iter()
             .filter(|asked| asked.support == Support::Unsupported);
         let lacking = lacking.filter_map(|asked| asked.note.as_ref());
+        let lacking = lacking.chain(&self.arguments);
         let lacking = lacking.map(|note| format!("{} asks for {note}", self.name));
         let problem = self.problem.iter();
         problem
@@ -128,6 +137,9 @@ impl fmt::Display for Portability {
             writeln!(f, "{}: {}", declaration.name, declaration.support)?;
             if let Some(problem) = &declaration.problem {
                 writeln!(f, "  refused by every broker: {problem}")?;
+            }
+            for problem in &declaration.arguments {
+                writeln!(f, "  unsupported: {problem}")?;
             }
             for asked in &declaration.asks {
                 match (&asked.note, asked.support) {

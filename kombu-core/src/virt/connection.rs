@@ -125,9 +125,6 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
     }
 
     async fn declare_queue(&self, queue: &Queue, mode: DeclareMode) -> Result<QueueInfo> {
-        if mode == DeclareMode::Ensure {
-            declarations::check_arguments(queue)?;
-        }
         if mode == DeclareMode::Verify {
             self.shared.check_open()?;
             self.shared.refresh().await?;

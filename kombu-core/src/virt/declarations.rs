@@ -43,32 +43,6 @@ pub(super) fn unknown_kind(exchange: &Exchange) -> Error {
     )
 }
 
-/// Refuses what RabbitMQ does at these arguments and nobody does here. Others are hints, or nobody's.
-pub(super) fn check_arguments(queue: &Queue) -> Result<()> {
-    let arguments = queue.arguments();
-    let known = [
-        // The two types that are known are attributes, and not among the arguments.
-        ("x-queue-type", ""),
-        ("x-dead-letter-strategy", "at-most-once"),
-    ];
-    for (name, done) in known {
-        if let Some(value) = arguments.get(name)
-            && value.as_str() != Some(done)
-        {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "queue `{}` asks for `{name}: {}`, which this transport doesn't have; leave it out, or use another \
-                     transport",
-                    queue.name(),
-                    value.as_str().unwrap_or(value.type_name())
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
 pub(super) fn queue(
     table: &Table,
     queue: &Queue,
