@@ -289,6 +289,8 @@ async fn trim_to_limit(shared: &Arc<Shared>, queue: &NatsQueue) -> Result<()> {
 /// How many messages are too many, and not as good as delivered.
 async fn excess(shared: &Arc<Shared>, queue: &NatsQueue, known: &mut Known) -> Result<u64> {
     let declaration = queue.declaration();
+    // Before it is counted: what a consumer takes meanwhile is in its room, or among what is ready.
+    let room = shared.room(queue.stream());
     let counts = tally::count(shared, queue, false).await?;
     let mut excess = match declaration.get_max_length() {
         Some(limit) => counts.certain.saturating_sub(limit),
@@ -305,13 +307,15 @@ async fn excess(shared: &Arc<Shared>, queue: &NatsQueue, known: &mut Known) -> R
     }
     // What consumers have room for is as good as delivered.
     let limit = declaration.get_max_length().unwrap_or(0);
-    let is_enough = |room| room > 0 && counts.ready <= limit.saturating_add(room);
-    if is_enough(shared.room(queue.stream()))
-        || is_enough(tally::count(shared, queue, true).await?.room)
-    {
+    let is_enough = |ready, room| room > 0 && ready <= limit.saturating_add(room);
+    if is_enough(counts.ready, room) {
         return Ok(0);
     }
-    Ok(excess)
+    let counts = tally::count(shared, queue, true).await?;
+    match is_enough(counts.ready, counts.room) {
+        true => Ok(0),
+        false => Ok(excess),
+    }
 }
 
 async fn drop_excess(shared: &Arc<Shared>, queue: &NatsQueue, known: &mut Known) -> Result<()> {

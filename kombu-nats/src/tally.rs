@@ -78,7 +78,7 @@ pub(crate) async fn count(
     let mut all = Share {
         held: own.held.max(before.held),
         delayed: own.delayed.max(before.delayed),
-        room: own.room,
+        room: own.room.max(before.room),
         back: own.back,
     };
     if all.held + all.delayed < taken || with_room {
