@@ -66,14 +66,12 @@ pub use kombu_amqp as amqp;
 pub use kombu_core::declare::{
     Binding, DeclareMode, DeliveryMode, Exchange, ExchangeKind, Overflow, Queue, QueueType,
 };
-pub use kombu_core::driver::{Capabilities, Credentials, Feature, QueueInfo, Support};
+pub use kombu_core::driver::{BrokerInfo, Capabilities, Credentials, Feature, QueueInfo, Support};
 pub use kombu_core::field::{FieldTable, FieldValue, Timestamp};
 pub use kombu_core::layers::Faults;
 pub use kombu_core::message::Content;
 #[cfg(feature = "postage")]
 pub use kombu_core::postage;
-#[doc(hidden)] // for the command
-pub use kombu_core::without_secrets;
 pub use kombu_core::{
     Acker, Body, CallError, Caller, CarryTrace, Connection, ConnectionBuilder, Consumer, Deadlines,
     Delivery, Destinations, DrainReport, Entity, Error, ErrorKind, Event, Events, FeatureUse,
@@ -86,6 +84,8 @@ pub use kombu_core::{
 pub use kombu_core::{
     call, declare, driver, field, handler, mailbox, mom, occo, serializers, virt,
 };
+#[doc(hidden)] // for the command
+pub use kombu_core::{nearest, without_secrets};
 #[cfg(feature = "memory")]
 pub use kombu_memory as memory;
 #[cfg(feature = "nats")]

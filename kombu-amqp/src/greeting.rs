@@ -9,13 +9,44 @@ use std::sync::{Arc, OnceLock};
 use lapin::types::parsing::parse_field_table;
 use lapin::types::{AMQPValue, FieldTable};
 
-/// The broker's major version, once it has told it.
-pub(crate) type Major = Arc<OnceLock<u32>>;
+/// What the broker is, once it has told it.
+pub(crate) type Told = Arc<OnceLock<Server>>;
+
+/// What the broker calls itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Server {
+    product: String,
+    version: String,
+}
+
+impl Server {
+    fn of(properties: &FieldTable) -> Option<Self> {
+        let text = |name: &str| match properties.inner().get(name) {
+            Some(AMQPValue::LongString(text)) => Some(String::from_utf8_lossy(text.as_bytes())),
+            _ => None,
+        };
+        Some(Server {
+            product: text("product").unwrap_or("AMQP".into()).into_owned(),
+            version: text("version")?.into_owned(),
+        })
+    }
+
+    /// 4 for `4.0.5`.
+    pub(crate) fn major(&self) -> Option<u32> {
+        self.version.split('.').next()?.parse().ok()
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.product, self.version)
+    }
+}
 
 /// Reads along until the greeting is complete.
 pub(crate) struct Greeting {
     mechanism: &'static str,
-    major: Major,
+    told: Told,
     read: Vec<u8>,
 }
 
@@ -25,11 +56,11 @@ const MOST: usize = 64 * 1024;
 const FRAME_HEADER: usize = 7;
 
 impl Greeting {
-    /// Expects one that has this mechanism, and takes the version from it.
-    pub(crate) fn expect(mechanism: &'static str, major: Major) -> Self {
+    /// Expects one that has this mechanism, and takes from it what the broker is.
+    pub(crate) fn expect(mechanism: &'static str, told: Told) -> Self {
         Greeting {
             mechanism,
-            major,
+            told,
             read: Vec::new(),
         }
     }
@@ -44,9 +75,9 @@ impl Greeting {
         }
         let method = self.read.get(FRAME_HEADER..end)?;
         let (properties, offered) = start(method).unzip();
-        if let Some(major) = properties.as_ref().and_then(major) {
+        if let Some(server) = properties.as_ref().and_then(Server::of) {
             // Further connections are to the same broker.
-            self.major.get_or_init(|| major);
+            self.told.get_or_init(|| server);
         }
         Some(match offered {
             Some(offered) if !offered.split(' ').any(|name| name == self.mechanism) => {
@@ -67,15 +98,6 @@ fn start(method: &[u8]) -> Option<(FieldTable, &str)> {
     let (rest, properties) = parse_field_table(protocol.get(2..)?).ok()?;
     let (mechanisms, _locales) = long(rest)?;
     Some((properties, std::str::from_utf8(mechanisms).ok()?))
-}
-
-/// 4 for `4.0.5`.
-fn major(properties: &FieldTable) -> Option<u32> {
-    let Some(AMQPValue::LongString(version)) = properties.inner().get("version") else {
-        return None;
-    };
-    let version = std::str::from_utf8(version.as_bytes()).ok()?;
-    version.split('.').next()?.parse().ok()
 }
 
 /// A field that begins with its length, and what is behind it.
@@ -126,12 +148,12 @@ mod tests {
 
     #[test]
     fn a_mechanism_is_found_among_those_that_are_offered() {
-        let mut expecting = Greeting::expect("EXTERNAL", Major::default());
+        let mut expecting = Greeting::expect("EXTERNAL", Told::default());
         assert!(matches!(
             expecting.add(&greeting("PLAIN EXTERNAL")),
             Some(Ok(()))
         ));
-        let mut expecting = Greeting::expect("EXTERNAL", Major::default());
+        let mut expecting = Greeting::expect("EXTERNAL", Told::default());
         let refused = expecting.add(&greeting("PLAIN EXTERNALLY"));
         let text = refused.unwrap().unwrap_err().to_string();
         assert!(text.contains("takes PLAIN EXTERNALLY and not"), "{text}");
@@ -139,16 +161,18 @@ mod tests {
 
     #[test]
     fn the_version_is_taken_from_it() {
-        let major = Major::default();
-        let mut expecting = Greeting::expect("PLAIN", major.clone());
+        let told = Told::default();
+        let mut expecting = Greeting::expect("PLAIN", told.clone());
         assert!(matches!(expecting.add(&greeting("PLAIN")), Some(Ok(()))));
-        assert_eq!(major.get(), Some(&4));
+        let server = told.get().unwrap();
+        assert_eq!(server.major(), Some(4));
+        assert_eq!(server.to_string(), "AMQP 4.0.5");
     }
 
     #[test]
     fn a_greeting_may_come_in_pieces() {
         let whole = greeting("PLAIN");
-        let mut expecting = Greeting::expect("EXTERNAL", Major::default());
+        let mut expecting = Greeting::expect("EXTERNAL", Told::default());
         let (last, first) = whole[..whole.len() - 1].split_last().unwrap();
         for byte in first {
             assert!(expecting.add(&[*byte]).is_none());
@@ -163,7 +187,7 @@ mod tests {
             &[1, 0, 0, 0, 0, 0, 0, 0xCE],
             &[0xFF; 32],
         ] {
-            let said = Greeting::expect("PLAIN", Major::default()).add(other);
+            let said = Greeting::expect("PLAIN", Told::default()).add(other);
             assert!(matches!(said, None | Some(Ok(()))), "{other:?}");
         }
     }

@@ -12,12 +12,16 @@ use tokio::sync::{Mutex, OnceCell, broadcast, watch};
 use tokio::time::timeout;
 
 use crate::error::{classify, is_out_of_step, lost};
+use crate::greeting::Server;
 use crate::transport::Dialer;
 
 /// What the broker says of too many connections, among other things that it doesn't allow.
 const TOO_MANY: u16 = 530;
 /// How long the broker has to answer the end of a connection. A blocked one doesn't read that it ends.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a session is over that was to end.
+pub(crate) const CLOSED: &str = "the session was closed";
 
 /// A publisher that the broker blocks must not hold up settles: so publishers have a connection of their own,
 /// opened with the first of them.
@@ -71,9 +75,9 @@ impl Lines {
         })
     }
 
-    /// The broker's major version, if it told it.
-    pub(crate) fn major(&self) -> Option<u32> {
-        self.dialer.major()
+    /// What the broker is, if it told it.
+    pub(crate) fn server(&self) -> Option<&Server> {
+        self.dialer.server()
     }
 
     /// A channel for everything but publishing.
@@ -253,7 +257,7 @@ impl Lines {
 
     /// Closes them all, and returns when the broker has answered. One that is gone already needs no closing.
     pub(crate) async fn close(&self) {
-        self.end("the session was closed");
+        self.end(CLOSED);
         self.closed
             .get_or_init(|| async {
                 let publishing = async {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kombu_core::declare::{self, Binding, DeclareMode, Exchange, Queue, QueueType};
 use kombu_core::driver::{
-    BoxFuture, Caller, Capabilities, Connection, DeleteQueue, Destination, Notices, PastQueues,
-    Publisher, QueueInfo, RawDelivery, Settle, SubscribeOptions, Subscription,
+    BoxFuture, BrokerInfo, Caller, Capabilities, Connection, DeleteQueue, Destination, Notices,
+    PastQueues, Publisher, QueueInfo, RawDelivery, Settle, SubscribeOptions, Subscription,
 };
 use kombu_core::{Error, ErrorKind, Name, Result};
 use lapin::options::{
@@ -24,8 +24,9 @@ use tokio::sync::Mutex as Slot;
 use crate::caller::REPLY_TO;
 use crate::error::{classify, settle_lost};
 use crate::fields::{short, table_to};
+use crate::greeting::Server;
 use crate::ladder::{Ladder, remember};
-use crate::lines::Lines;
+use crate::lines::{CLOSED, Lines};
 use crate::message::received;
 use crate::publisher::AmqpPublisher;
 use crate::settler::{AmqpSettler, Lane};
@@ -277,7 +278,7 @@ impl Shared {
     fn without_limit(&self, queue: &Queue, arguments: &FieldTable) -> Option<FieldTable> {
         let is_unlimited = queue.get_queue_type() == Some(QueueType::Quorum)
             && !arguments.contains_key(DELIVERY_LIMIT);
-        if !is_unlimited || self.lines.major() < Some(LIMITS_DELIVERIES) {
+        if !is_unlimited || self.lines.server().and_then(Server::major) < Some(LIMITS_DELIVERIES) {
             return None;
         }
         let mut arguments = arguments.clone();
@@ -498,6 +499,11 @@ impl Connection for Session {
         self.0.passive_queue(name).await
     }
 
+    async fn broker_info(&self) -> Result<BrokerInfo> {
+        let server = self.0.lines.server();
+        Ok(BrokerInfo::new(server.map(Server::to_string), None))
+    }
+
     async fn open_publisher(&self) -> Result<Arc<dyn Publisher>> {
         Ok(Arc::new(AmqpPublisher::open(self.0.clone()).await?))
     }
@@ -598,6 +604,11 @@ impl Connection for Session {
         self.0
             .passive_exchange(&Name::from_static("amq.direct"))
             .await
+    }
+
+    /// Consumers that have nothing to do would stay with this session once the broker speaks again.
+    fn abandon(&self) {
+        self.0.lines.end(CLOSED);
     }
 
     async fn close(&self) -> Result<()> {

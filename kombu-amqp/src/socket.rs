@@ -16,6 +16,7 @@ use async_rs::util::Task;
 use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use crate::greeting::Greeting;
 
@@ -24,6 +25,8 @@ pub(crate) struct Socket {
     stream: Pin<Box<dyn Transfer>>,
     /// Until it is complete.
     greeting: Option<Greeting>,
+    /// As long as something may still be read.
+    readable: Option<watch::Sender<()>>,
 }
 
 trait Transfer: AsyncRead + AsyncWrite + Send {}
@@ -35,7 +38,16 @@ impl Socket {
         Socket {
             stream: Box::pin(stream),
             greeting: None,
+            readable: None,
         }
+    }
+
+    /// With what resolves when nothing comes from it any more.
+    pub(crate) fn with_end(mut self) -> (Self, impl Future<Output = ()> + Send) {
+        let (here, mut ended) = watch::channel(());
+        self.readable = Some(here);
+        // Nothing is ever sent: this is the end of the sender.
+        (self, async move { drop(ended.changed().await) })
     }
 
     /// Ends the connection if the broker doesn't begin like that.
@@ -52,7 +64,11 @@ impl futures_io::AsyncRead for Socket {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let mut buffer = ReadBuf::new(buffer);
-        ready!(self.stream.as_mut().poll_read(context, &mut buffer))?;
+        let read = ready!(self.stream.as_mut().poll_read(context, &mut buffer));
+        if read.is_err() || buffer.filled().is_empty() {
+            self.readable = None;
+        }
+        read?;
         if let Some(greeting) = &mut self.greeting
             && let Some(heard) = greeting.add(buffer.filled())
         {

@@ -18,10 +18,11 @@ use lapin::{AsyncTcpStream, ConnectionProperties};
 use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
+use tokio::time::sleep;
 use url::Url;
 
 use crate::error::{classify_connect, lost};
-use crate::greeting::{Greeting, Major};
+use crate::greeting::{Greeting, Server, Told};
 use crate::lines::Lines;
 use crate::session::Session;
 use crate::socket::{self, Kit, Socket};
@@ -304,24 +305,28 @@ async fn open(
         uri: uri(target.url(), &options, tls.is_some())?,
         tls,
         name: options.connection_name,
-        major: Major::default(),
+        told: Told::default(),
     };
     let lines = Lines::open(dialer).await?;
     Ok(Session::open(lines, capabilities))
 }
+
+/// How long lapin has for what it was told before the broker hung up. Where that is between the greeting and our answer to it,
+/// lapin waits for ever.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Makes connections to one place.
 pub(crate) struct Dialer {
     uri: AMQPUri,
     tls: Option<Tls>,
     name: Option<String>,
-    major: Major,
+    told: Told,
 }
 
 impl Dialer {
-    /// The broker's major version, if it told it when a connection was made.
-    pub(crate) fn major(&self) -> Option<u32> {
-        self.major.get().copied()
+    /// What the broker is, if it told it when a connection was made.
+    pub(crate) fn server(&self) -> Option<&Server> {
+        self.told.get()
     }
 
     /// # Cancel safety
@@ -343,7 +348,8 @@ impl Dialer {
             _ => Socket::new(stream),
         };
         let mechanism = self.uri.query.auth_mechanism.unwrap_or_default();
-        let socket = socket.expecting(Greeting::expect(mechanism.name(), self.major.clone()));
+        let socket = socket.expecting(Greeting::expect(mechanism.name(), self.told.clone()));
+        let (socket, ended) = socket.with_end();
         // Asked for once: lapin's own reconnecting is off.
         let socket = Mutex::new(Some(socket));
         let connected = lapin::Connection::connector(
@@ -355,9 +361,13 @@ impl Dialer {
             },
             properties,
         );
-        let connection = connected
-            .await
-            .map_err(|error| at(classify_connect(error)))?;
+        let connection = tokio::select! {
+            biased;
+            connected = connected => connected.map_err(|error| at(classify_connect(error)))?,
+            () = async { ended.await; sleep(LAST_WORDS).await } => {
+                return Err(at(lost("the broker hung up while the connection was made")));
+            }
+        };
         abandon.keep();
         Ok(connection)
     }

@@ -2,10 +2,11 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
+use crate::Context;
 use crate::failure::{Code, Failure, Result};
 
 /// Asks whoever sits there; where nobody does, only `--yes` is an answer.
-pub(crate) fn confirm(question: &str, yes: bool) -> Result<()> {
+pub(crate) async fn confirm(context: &Context, question: &str, yes: bool) -> Result<()> {
     if yes {
         return Ok(());
     }
@@ -15,10 +16,15 @@ pub(crate) fn confirm(question: &str, yes: bool) -> Result<()> {
         )));
     }
     let _ = write!(io::stderr(), "{question} [y/N] ");
-    let mut answer = String::new();
-    // What a person types is short; a file may stand behind a terminal, too.
-    let read = io::stdin().lock().read_line(&mut answer);
-    match read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
+    let read = tokio::task::spawn_blocking(|| {
+        let mut answer = String::new();
+        let read = io::stdin().lock().read_line(&mut answer);
+        read.map(|_| answer)
+    });
+    let read = async { Ok(read.await) };
+    let answer = context.stop.unless_asked("anything was done", read).await?;
+    let answer = answer.ok().and_then(std::result::Result::ok);
+    match answer.is_some_and(|answer| matches!(answer.trim(), "y" | "Y" | "yes")) {
         true => Ok(()),
         false => Err(Failure::new(Code::Failed, "nothing was done")),
     }

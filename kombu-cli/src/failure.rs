@@ -11,7 +11,7 @@ pub(crate) const CODES: &str = "Exit codes:
   0    done
   1    failed
   2    the arguments, the URL or a file can't be used
-  3    no broker there, or it was lost
+  3    no broker there, or it was lost, or no answer came in time
   4    refused: user, password, virtual host or permission
   5    no such queue, exchange or receiver
   6    there was nothing, or less than was asked for
@@ -66,8 +66,33 @@ impl Failure {
 
 impl From<kombu::Error> for Failure {
     fn from(error: kombu::Error) -> Self {
-        Failure::Because(code_of(error.kind()), error.to_string())
+        Failure::Because(code_of(error.kind()), in_our_words(&error.to_string()))
     }
+}
+
+/// The way out as the command has it, where the library names its methods.
+pub(crate) fn in_our_words(text: &str) -> String {
+    const DECLARED: &str = "; declare it with `connection.declare_";
+    const DECLARATION: &str = "declaration";
+    let mut text = text
+        .replace(", verify it with `.passive()`,", ",")
+        .replace(
+            "; declare it first, or publish with `.allow_unroutable()`",
+            "; `kombu declare queue` makes it",
+        )
+        .replace(
+            "; bind one, or publish with `.allow_unroutable()`",
+            "; `kombu bind` binds one",
+        )
+        .replace("; `Registry::with` adds a transport from another crate", "")
+        .replace("for example `memory://`", "for example `amqp://host`");
+    if let Some((problem, hint)) = text.split_once(DECLARED)
+        && let Some((what, hint)) = hint.split_once('`')
+        && let Some((_, rest)) = hint.split_once(DECLARATION)
+    {
+        text = format!("{problem}; `kombu declare {what}` makes it{rest}");
+    }
+    text
 }
 
 /// Of standard output.
@@ -97,5 +122,30 @@ fn code_of(kind: ErrorKind) -> Code {
         }
         ErrorKind::Tls => Code::Tls,
         _ => Code::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_out_is_one_that_the_command_has() {
+        for (library, ours) in [
+            (
+                "get: no queue `a`; declare it with `connection.declare_queue`, or open a consumer on its declaration (404)",
+                "get: no queue `a`; `kombu declare queue` makes it (404)",
+            ),
+            (
+                "bind: no exchange `a`; declare it with `connection.declare_exchange`, or open what uses it with its declaration",
+                "bind: no exchange `a`; `kombu declare exchange` makes it",
+            ),
+            (
+                "declare it as it is, verify it with `.passive()`, or delete it first (406)",
+                "declare it as it is, or delete it first (406)",
+            ),
+        ] {
+            assert_eq!(in_our_words(library), ours);
+        }
     }
 }

@@ -4,7 +4,9 @@ mod commands;
 mod confirm;
 mod failure;
 mod forward;
+mod idle;
 mod input;
+mod look;
 mod output;
 mod place;
 mod record;
@@ -17,11 +19,17 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use kombu::Connection;
 
 use self::failure::{CODES, Code, Failure, Result};
 use self::output::Output;
 use self::place::Place;
 use self::stop::Stop;
+
+const EXAMPLE: &str = "Example:
+  export KOMBU_URL=amqp://guest:guest@localhost
+  kombu publish -q jobs '{\"id\": 7}'
+  kombu consume jobs";
 
 /// Look into queues, send, receive and move messages, on RabbitMQ, Redis and NATS.
 #[derive(Debug, Parser)]
@@ -29,11 +37,8 @@ use self::stop::Stop;
     name = "kombu",
     version,
     arg_required_else_help = true,
-    after_help = "Example:
-  export KOMBU_URL=amqp://guest:guest@localhost
-  kombu publish -q jobs '{\"id\": 7}'
-  kombu consume jobs",
-    after_long_help = CODES
+    after_help = EXAMPLE,
+    after_long_help = format!("{EXAMPLE}\n\n{CODES}")
 )]
 struct Cli {
     #[command(flatten)]
@@ -80,6 +85,22 @@ struct Context {
     place: Place,
     output: Output,
     stop: Stop,
+}
+
+impl Context {
+    /// Connects to the broker that is meant.
+    async fn connect(&self) -> Result<Connection> {
+        self.connected(self.place.connect()).await
+    }
+
+    /// Waits for a connection, or for the end.
+    async fn connected(
+        &self,
+        connecting: impl Future<Output = Result<Connection>>,
+    ) -> Result<Connection> {
+        let what = "there was a connection";
+        self.stop.unless_asked(what, connecting).await
+    }
 }
 
 fn main() -> ExitCode {
@@ -155,4 +176,27 @@ fn run(cli: Cli) -> Result<()> {
     // A read of standard input that nobody waits for any more would hold up the end.
     runtime.shutdown_background();
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn check(command: &mut clap::Command, path: &str) {
+        let help = command.render_long_help().to_string();
+        assert!(help.contains("Example"), "{path}:\n{help}");
+        // clap's own, which says how it is used.
+        let ours = |command: &&mut clap::Command| command.get_name() != "help";
+        for command in command.get_subcommands_mut().filter(ours) {
+            let path = format!("{path} {}", command.get_name());
+            check(command, &path);
+        }
+    }
+
+    #[test]
+    fn the_help_of_each_command_shows_an_example() {
+        check(&mut Cli::command(), "kombu");
+    }
 }

@@ -71,9 +71,10 @@ impl Output {
     }
 }
 
-/// Tells people something, on standard error; where nobody reads that, nothing is told.
+/// Tells people something, on standard error; where nobody reads that, nothing is told. Others' words may be in it.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(io::stderr(), "kombu: {}", kombu::without_secrets(text));
+    let text = harmless(&kombu::without_secrets(text));
+    let _ = writeln!(io::stderr(), "kombu: {text}");
 }
 
 /// Text that does nothing to a terminal but show itself.

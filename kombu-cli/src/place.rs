@@ -30,15 +30,23 @@ pub(crate) struct Place {
     #[arg(
         long,
         global = true,
-        value_name = "TIME",
+        value_name = TIME,
         value_parser = duration,
         help_heading = "Connection"
     )]
     timeout: Option<Duration>,
 }
 
-/// A duration such as `250ms`, `30s` or `5m`.
+/// What help calls a duration.
+pub(crate) const TIME: &str = "TIME, as in 30s";
+
+/// A duration such as `250ms`, `30s` or `5m`. A number alone, which is milliseconds in a file, is rarely meant so at a prompt.
 pub(crate) fn duration(text: &str) -> std::result::Result<Duration, String> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!(
+            "`{text}` has no unit; write ms, s, m, h or d behind it, as in `{text}s`"
+        ));
+    }
     kombu::declare::duration::parse(text).map_err(|error| error.message().to_owned())
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use kombu::serializers::Value;
 use kombu::{Content, Delivery, FieldTable, Timestamp};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -35,7 +36,7 @@ struct Written<'a> {
     base64: Option<String>,
     /// What the body says, for who reads it; publishing goes by the body.
     #[serde(skip_serializing_if = "Option::is_none")]
-    decoded: Option<kombu::serializers::Value>,
+    decoded: Option<Value>,
 }
 
 /// What is read. What only says where a message was counts for nothing.
@@ -163,8 +164,10 @@ pub(crate) fn of_delivery(delivery: &Delivery, decoded: bool) -> Result<String> 
 }
 
 /// The line of a message that came by no queue.
-pub(crate) fn of_content(content: &Content) -> Result<String> {
-    line(&of(content))
+pub(crate) fn of_content(content: &Content, decoded: Option<Value>) -> Result<String> {
+    let mut written = of(content);
+    written.decoded = decoded;
+    line(&written)
 }
 
 fn line(written: &Written<'_>) -> Result<String> {

@@ -3,9 +3,10 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
+use kombu::serializers::Value;
 use kombu::{Content, Delivery};
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::output::{self, Output, harmless};
 use crate::record;
 
@@ -19,11 +20,21 @@ pub(crate) struct Form {
     #[arg(long, short)]
     verbose: bool,
     /// With --json: also the value that a body stands for, decompressed and decoded
-    #[arg(long, requires = "json")]
+    #[arg(long)]
     decoded: bool,
 }
 
 impl Form {
+    /// Refuses what doesn't go together; --json may stand in front of the command.
+    pub(crate) fn check(self, output: Output) -> Result<()> {
+        if self.decoded && !output.json {
+            return Err(Failure::usage(
+                "--decoded adds a value to what --json writes; give --json, too, or leave it out",
+            ));
+        }
+        Ok(())
+    }
+
     pub(crate) fn write(self, output: Output, delivery: &Delivery) -> Result<()> {
         if output.json {
             return output.line(&record::of_delivery(delivery, self.decoded)?);
@@ -42,15 +53,16 @@ impl Form {
         output.line(&shown(output, &text_of(delivery)))
     }
 
-    /// The same for a message that came by no queue.
+    /// The same for a message that came by no queue, and its value if that could be read.
     pub(crate) fn write_content(
         self,
         output: Output,
         content: &Content,
-        text: String,
+        value: Option<Value>,
     ) -> Result<()> {
         if output.json {
-            return output.line(&record::of_content(content)?);
+            let decoded = value.filter(|_| self.decoded);
+            return output.line(&record::of_content(content, decoded)?);
         }
         if self.raw {
             return raw(output, content);
@@ -58,6 +70,14 @@ impl Form {
         if self.verbose {
             output.line(&shown(output, &described(content)))?;
         }
+        let text = match value {
+            Some(Value::String(text)) => text,
+            Some(Value::Bytes(bytes)) => text_of_bytes(&bytes),
+            Some(value) => {
+                serde_json::to_string(&value).unwrap_or_else(|_| text_of_bytes(content.body()))
+            }
+            None => text_of_bytes(content.body()),
+        };
         output.line(&shown(output, &text))
     }
 }
@@ -96,7 +116,7 @@ pub(crate) fn text_of(delivery: &Delivery) -> String {
     }
     // Bytes decode as bytes, which JSON would write as numbers.
     if kind != "application/data"
-        && let Ok(value) = delivery.decode::<kombu::serializers::Value>()
+        && let Ok(value) = delivery.decode::<Value>()
         && let Ok(text) = serde_json::to_string(&value)
     {
         return text;

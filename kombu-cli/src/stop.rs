@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-use crate::failure::Code;
+use crate::failure::{Code, Failure, Result};
 use crate::output;
 
 /// Whether the end was asked for.
@@ -25,6 +25,19 @@ impl Stop {
             std::future::pending::<()>().await;
         });
         Stop(stop)
+    }
+
+    /// What comes of `work`, unless the end is asked for before; `what` wasn't done then.
+    pub(crate) async fn unless_asked<T>(
+        &self,
+        what: &str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.asked() => Err(Failure::interrupted(format!("ended before {what}"))),
+            done = work => done,
+        }
     }
 
     pub(crate) fn is_asked(&self) -> bool {

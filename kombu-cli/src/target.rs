@@ -35,6 +35,20 @@ impl Target {
         }
     }
 
+    /// The queue that all of it goes to: the default exchange takes a key for a queue's name.
+    pub(crate) fn only_queue(&self) -> Option<&str> {
+        self.is_default_exchange().then(|| self.key()).flatten()
+    }
+
+    /// Whether each message goes to the queue that its own key names.
+    pub(crate) fn is_by_own_key(&self) -> bool {
+        self.is_default_exchange() && self.key().is_none()
+    }
+
+    fn is_default_exchange(&self) -> bool {
+        self.exchange.as_deref().is_none_or(str::is_empty)
+    }
+
     /// The routing key that takes the place of a message's own.
     pub(crate) fn key(&self) -> Option<&str> {
         self.queue.as_deref().or(self.key.as_deref())

@@ -6,6 +6,12 @@ mod common;
 
 use self::common::run;
 
+const PIPELINE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../examples/config/pipeline.yaml"
+);
+/// What is said of it. `KOMBU_WRITE_DOCS=1 cargo test -p kombu-cli --test check` writes it.
+const SAID: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pipeline.txt");
 /// No broker is looked for there.
 const NOWHERE: &str = "amqp://127.0.0.1:1";
 const FILE: &str = "
@@ -63,7 +69,7 @@ handlers:
     assert_eq!(log["support"], "unsupported");
     let why = log["arguments"][0].as_str().unwrap();
     assert!(why.starts_with("`x-queue-type: stream`, which"), "{why}");
-    let consumer = row("the consumer of [\"jobs\"]");
+    let consumer = row("the consumer of `jobs`");
     assert_eq!(consumer["support"], "unsupported");
     assert_eq!(consumer["asks"][0]["feature"], "consumer priorities");
 
@@ -76,4 +82,15 @@ handlers:
     assert_eq!(refused.code, Some(7), "{}", refused.errors);
     let said = "refused by every broker: `no_local` drops";
     assert!(refused.text().contains(said), "{}", refused.text());
+}
+
+#[tokio::test]
+async fn what_the_pipeline_asks_of_each_transport_is_told() {
+    let told = run(NOWHERE, &["check", PIPELINE]).await;
+    assert_eq!(told.code, Some(0), "{}", told.errors);
+    if std::env::var_os("KOMBU_WRITE_DOCS").is_some() {
+        std::fs::write(SAID, told.text()).unwrap();
+    }
+    let said = std::fs::read_to_string(SAID).unwrap();
+    assert_eq!(told.text(), said, "KOMBU_WRITE_DOCS=1 writes it anew");
 }

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use kombu_testkit::Harness;
 use kombu_testkit::brokers::{Certificates, Nats, Redis};
 use kombu_tests::{AmqpHarness, Trust};
+use tokio::io::AsyncReadExt;
 
-use self::common::{KOMBU, Run, run};
+use self::common::{KOMBU, Run, command, finish, interrupt, run};
 
 const SECRET: &str = "Xk7-tell-nobody";
 
@@ -58,6 +59,64 @@ async fn what_cannot_be_a_url_is_code_2() {
     ] {
         ends_with(2, &url).await;
     }
+}
+
+#[tokio::test]
+async fn a_time_without_a_unit_is_refused() {
+    for arguments in [
+        &["get", "jobs", "--timeout", "5"][..],
+        &["consume", "jobs", "--idle", "1000"],
+        &["declare", "queue", "jobs", "message_ttl=60"],
+    ] {
+        let run = run("memory://", arguments).await;
+        assert_eq!(run.code, Some(2), "{arguments:?}: {}", run.errors);
+        assert!(run.errors.contains("has no unit"), "{}", run.errors);
+    }
+    let help = run("", &["consume", "--help"]).await;
+    assert!(help.text().contains("TIME, as in 30s"), "{}", help.text());
+}
+
+#[tokio::test]
+async fn decoded_goes_with_json_wherever_that_stands() {
+    for arguments in [
+        &["--json", "get", "jobs", "--decoded"][..],
+        &["get", "jobs", "--decoded", "--json"],
+    ] {
+        let run = run("memory://", arguments).await;
+        assert_eq!(run.code, Some(5), "{arguments:?}: {}", run.errors);
+    }
+    for arguments in [
+        &["get", "jobs", "--decoded"][..],
+        &["consume", "jobs", "--decoded"],
+        &["dead", "show", "jobs", "--decoded"],
+        &["call", "-q", "jobs", "1", "--decoded"],
+    ] {
+        let run = run("memory://", arguments).await;
+        assert_eq!(run.code, Some(2), "{arguments:?}: {}", run.errors);
+        assert!(run.errors.contains("--json"), "{}", run.errors);
+    }
+}
+
+/// It doesn't wait for what can't come.
+async fn ends_soon(child: tokio::process::Child) -> Run {
+    let ended = tokio::time::timeout(Duration::from_secs(10), finish(child, b"")).await;
+    ended.expect("Ctrl-C is heard")
+}
+
+#[tokio::test]
+async fn ctrl_c_ends_a_command_that_connects() {
+    // It takes connections and never says anything.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("amqp://{}", silent.local_addr().unwrap());
+    let child = command(&url, &["get", "jobs", "--timeout", "60s"])
+        .spawn()
+        .unwrap();
+    let (mut connected, _) = silent.accept().await.unwrap();
+    let mut begun = [0; 8];
+    connected.read_exact(&mut begun).await.unwrap();
+    interrupt(&child);
+    let ended = ends_soon(child).await;
+    assert_eq!(ended.code, Some(130), "{}", ended.errors);
 }
 
 #[tokio::test]

@@ -9,10 +9,13 @@
 mod common;
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use kombu_testkit::Broker;
+use kombu_testkit::proxy::{Direction, Proxy};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::time::timeout;
 
 use self::common::{command, declare, done, feed, finish, on_every_broker, ready, run};
 
@@ -157,6 +160,96 @@ async fn a_look_takes_nothing(broker: &Broker) {
     );
 }
 
+/// The queue `jobs`, with so many messages of a megabyte.
+async fn declare_with_large(broker: &Broker, messages: u64) {
+    declare(broker, &["jobs"]).await;
+    let connection = broker.connect().await;
+    let producer = connection.producer(kombu::Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    for _ in 0..messages {
+        let body = vec![b'x'; 1_000_000];
+        producer.publish_bytes(body).await.unwrap();
+    }
+    connection.close().await.unwrap();
+}
+
+/// All of them are more than what is fetched at once.
+async fn a_look_at_large_messages_shows_all_of_them(broker: &Broker) {
+    const MESSAGES: u64 = 40;
+    declare_with_large(broker, MESSAGES).await;
+    let looked = done(broker, &["consume", "jobs", "--release", "-n", "40"]).await;
+    assert_eq!(looked.text().lines().count() as u64, MESSAGES);
+    common::until(async || ready(broker, "jobs").await == MESSAGES).await;
+}
+
+/// What it holds has an end.
+async fn a_look_at_very_much_ends_and_says_so(broker: &Broker) {
+    const MESSAGES: u64 = 70;
+    declare_with_large(broker, MESSAGES).await;
+    for (arguments, code) in [
+        (["consume", "jobs", "--release", "-n", "100"], 6),
+        (["get", "jobs", "--release", "-n", "100"], 0),
+        (["dead", "show", "jobs", "-n", "100"], 0),
+    ] {
+        let looked = run(broker.url(), &arguments).await;
+        assert_eq!(looked.code, Some(code), "{}", looked.errors);
+        // As many as come to 64 MiB.
+        assert_eq!(looked.text().lines().count(), 68);
+        let said = "there may be more";
+        assert!(looked.errors.contains(said), "{}", looked.errors);
+        common::until(async || ready(broker, "jobs").await == MESSAGES).await;
+    }
+}
+
+/// A proxy in front of the broker, and the URL that leads through it.
+async fn proxied(broker: &Broker) -> (Proxy, String) {
+    let mut url = url::Url::parse(broker.url()).unwrap();
+    let server = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+    let proxy = Proxy::start(server).await.unwrap();
+    url.set_port(Some(proxy.address().port())).unwrap();
+    (proxy, url.into())
+}
+
+async fn a_look_whose_connection_was_lost_has_given_back_what_it_held(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    done(broker, &["publish", "-q", "jobs", "1", "2", "3"]).await;
+    let (proxy, url) = proxied(broker).await;
+    let look = ["consume", "jobs", "--release", "-n", "4"];
+    let mut child = command(&url, &look).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for line in ["1", "2", "3"] {
+        assert_eq!(lines.next_line().await.unwrap().unwrap(), line);
+    }
+    proxy.cut().await;
+    done(broker, &["publish", "-q", "jobs", "4"]).await;
+    lines.next_line().await.unwrap().unwrap();
+    let ended = finish(child, b"").await;
+    assert_eq!(ended.code, Some(0), "{}", ended.errors);
+    common::until(async || ready(broker, "jobs").await == 4).await;
+}
+
+async fn a_broker_that_is_away_does_not_end_a_consume(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    done(broker, &["publish", "-q", "jobs", "1"]).await;
+    let (proxy, url) = proxied(broker).await;
+    let mut child = command(&url, &["consume", "jobs", "--idle", "1s"])
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next_line().await.unwrap().unwrap(), "1");
+    proxy.refuse().await;
+    proxy.cut().await;
+    let ended = timeout(Duration::from_secs(3), lines.next_line()).await;
+    assert!(ended.is_err(), "{ended:?}");
+    done(broker, &["publish", "-q", "jobs", "2"]).await;
+    proxy.heal().await.unwrap();
+    // The first one comes again if it wasn't acknowledged in time.
+    while lines.next_line().await.unwrap().unwrap() != "2" {}
+    common::interrupt(&child);
+    let ended = finish(child, b"").await;
+    assert_eq!(ended.code, Some(0), "{}", ended.errors);
+}
+
 async fn a_queue_without_messages_has_a_code_of_its_own(broker: &Broker) {
     declare(broker, &["jobs"]).await;
     let got = run(broker.url(), &["get", "jobs"]).await;
@@ -182,7 +275,11 @@ async fn a_missing_queue_or_exchange_is_an_error_and_is_not_made(broker: &Broker
         let run = run(broker.url(), arguments).await;
         assert_eq!(run.code, Some(5), "{arguments:?}: {}", run.errors);
         assert!(run.errors.contains("nowhere"), "{}", run.errors);
+        assert!(!run.errors.contains("connection."), "{}", run.errors);
+        assert_eq!(run.text(), "");
     }
+    let deleted = done(broker, &["delete", "queue", "nowhere"]).await;
+    assert!(deleted.errors.contains("no queue"), "{}", deleted.errors);
     assert_eq!(
         run(broker.url(), &["queues", "nowhere"]).await.code,
         Some(5)
@@ -237,6 +334,45 @@ async fn ctrl_c_ends_in_an_orderly_way(broker: &Broker) {
     let ended = finish(child, b"").await;
     assert_eq!((ended.code, ended.errors.as_str()), (Some(0), ""));
     assert_eq!(ready(broker, "jobs").await, 0);
+}
+
+async fn ctrl_c_ends_a_look_at_all_there_is(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    done(broker, &["publish", "-q", "jobs", "1"]).await;
+    let look = ["consume", "jobs", "--release", "--idle", "60s"];
+    let mut child = command(broker.url(), &look).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next_line().await.unwrap().unwrap(), "1");
+    common::interrupt(&child);
+    let ended = finish(child, b"").await;
+    assert_eq!(ended.code, Some(130), "{}", ended.errors);
+    common::until(async || ready(broker, "jobs").await == 1).await;
+}
+
+/// The second message takes seconds to come.
+async fn ctrl_c_ends_a_look_that_waits(broker: &Broker) {
+    let large = "x".repeat(1_000_000);
+    // One for each: on NATS, what was under way over a slow line may come again 30 s later.
+    for queue in ["jobs", "failed"] {
+        declare(broker, &[queue]).await;
+        done(broker, &["publish", "-q", queue, "1"]).await;
+        let published = feed(broker.url(), &["publish", "-q", queue], large.as_bytes()).await;
+        assert_eq!(published.code, Some(0), "{}", published.errors);
+    }
+    let (proxy, url) = proxied(broker).await;
+    proxy.throttle(Direction::ToClient, 200_000);
+    for (queue, look) in [
+        ("jobs", &["get", "jobs", "--release", "-n", "2"][..]),
+        ("failed", &["dead", "show", "failed", "-n", "2"]),
+    ] {
+        let mut child = command(&url, look).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next_line().await.unwrap().unwrap(), "1");
+        common::interrupt(&child);
+        let ended = finish(child, b"").await;
+        assert_eq!(ended.code, Some(130), "{}", ended.errors);
+        common::until(async || ready(broker, queue).await == 2).await;
+    }
 }
 
 async fn a_publish_that_is_interrupted_says_so(broker: &Broker) {
@@ -301,11 +437,17 @@ on_every_broker! {
     lines_and_files_are_messages
     what_decodes_is_shown_as_what_it_stands_for
     a_look_takes_nothing
+    a_look_at_large_messages_shows_all_of_them
+    a_look_at_very_much_ends_and_says_so
+    a_look_whose_connection_was_lost_has_given_back_what_it_held
+    a_broker_that_is_away_does_not_end_a_consume
     a_queue_without_messages_has_a_code_of_its_own
     a_missing_queue_or_exchange_is_an_error_and_is_not_made
     a_message_that_reaches_nobody_is_told
     a_closed_pipe_ends_quietly_and_loses_nothing
     ctrl_c_ends_in_an_orderly_way
+    ctrl_c_ends_a_look_at_all_there_is
+    ctrl_c_ends_a_look_that_waits
     a_publish_that_is_interrupted_says_so
     a_message_that_is_refused_ends_it_before_more_is_read
     a_wrong_line_of_a_recording_is_named

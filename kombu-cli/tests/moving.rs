@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kombu::Queue;
-use kombu_testkit::Broker;
 use kombu_testkit::proxy::Proxy;
+use kombu_testkit::{Broker, Harness};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::{sleep, timeout};
@@ -299,6 +299,167 @@ async fn what_the_other_end_did_not_confirm_is_not_acknowledged(broker: &Broker)
     connected.close().await.unwrap();
 }
 
+/// Releasing counts as a delivery on RabbitMQ's quorum queues: what waits for room at the other end must not use them up.
+async fn what_the_other_end_does_not_take_yet_is_kept_and_brought_later(broker: &Broker) {
+    const WAITING: u64 = 20;
+    declare(broker, &["failed"]).await;
+    let limited = [
+        "declare",
+        "queue",
+        "from",
+        "max_deliveries=3",
+        "dead_letter_exchange=",
+        "dead_letter_routing_key=failed",
+    ];
+    done(broker, &limited).await;
+    let narrow = [
+        "declare",
+        "queue",
+        "to",
+        "max_length=20",
+        "overflow=reject-publish",
+    ];
+    done(broker, &narrow).await;
+    fill(broker, "to", 20).await;
+    fill(broker, "from", WAITING as usize).await;
+    let arguments = ["bridge", "from", "--to", broker.url(), "-q", "to", "--json"];
+    let mut child = command(broker.url(), &arguments).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut refused = async |times: usize| {
+        let mut seen = 0;
+        while seen < times {
+            let line = told.next_line().await.unwrap().unwrap();
+            seen += usize::from(line.contains("it is tried again"));
+        }
+    };
+    // More often than a delivery may fail.
+    let several = timeout(Duration::from_secs(60), refused(5)).await;
+    assert!(several.is_ok(), "it isn't tried again");
+    assert_eq!(ready(broker, "failed").await, 0);
+    done(broker, &["purge", "to", "--yes"]).await;
+    common::until(async || ready(broker, "to").await == WAITING).await;
+    fill(broker, "from", 1).await;
+    let again = timeout(Duration::from_secs(60), refused(2)).await;
+    assert!(again.is_ok(), "it isn't tried again");
+    common::interrupt(&child);
+    let ended = finish(child, b"").await;
+    assert_eq!(ended.code, Some(0), "{}", ended.errors);
+    assert_eq!(
+        ended.json(),
+        [json!({"moved": WAITING, "left": 0, "perhaps_twice": 0})]
+    );
+    assert_eq!(ready(broker, "failed").await, 0);
+    // What was still waiting is back, and was delivered once.
+    common::until(async || ready(broker, "from").await == 1).await;
+    let back = done(broker, &["get", "from", "--json"]).await.json();
+    assert!(back[0]["attempt"].as_u64().unwrap() <= 2, "{}", back[0]);
+    let there = done(broker, &["consume", "to", "-n", "20"]).await;
+    let mut numbers: Vec<u64> = there
+        .text()
+        .lines()
+        .map(|line| line.parse().unwrap())
+        .collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..WAITING).collect::<Vec<_>>());
+}
+
+async fn a_bridge_from_a_queue_to_itself_is_refused(broker: &Broker) {
+    declare(broker, &["from"]).await;
+    fill(broker, "from", 1).await;
+    for (target, why) in [
+        (&["-q", "from"][..], "the same queue"),
+        (&["-e", "", "-k", "from"], "the same queue"),
+        // With the keys that they have, which is `from`.
+        (&["-e", ""], "the same broker"),
+    ] {
+        let arguments = [&["bridge", "from", "--to", broker.url()], target].concat();
+        let refused = run(broker.url(), &arguments).await;
+        assert_eq!(refused.code, Some(2), "{}", refused.errors);
+        assert!(refused.errors.contains(why), "{}", refused.errors);
+    }
+    assert_eq!(ready(broker, "from").await, 1);
+}
+
+async fn a_move_to_an_exchange_goes_where_the_keys_lead(broker: &Broker) {
+    declare(broker, &["from", "videos", "rest"]).await;
+    done(broker, &["declare", "exchange", "media", "type=topic"]).await;
+    done(broker, &["bind", "media", "-q", "videos", "-k", "video.#"]).await;
+    done(broker, &["bind", "media", "-q", "rest", "-k", "from"]).await;
+    done(broker, &["declare", "exchange", "in", "type=fanout"]).await;
+    done(broker, &["bind", "in", "-q", "from"]).await;
+    done(broker, &["publish", "-e", "in", "-k", "video.new", "1"]).await;
+    done(broker, &["publish", "-q", "from", "2"]).await;
+    done(broker, &["move", "from", "-e", "media"]).await;
+    assert_eq!(done(broker, &["get", "videos"]).await.text(), "1\n");
+    assert_eq!(done(broker, &["get", "rest"]).await.text(), "2\n");
+    done(broker, &["publish", "-q", "from", "3"]).await;
+    done(broker, &["move", "from", "-e", "media", "-k", "video.x"]).await;
+    assert_eq!(done(broker, &["get", "videos"]).await.text(), "3\n");
+}
+
+/// Whoever reads its output.
+async fn a_failure_is_told_by_its_code_though_nobody_reads(broker: &Broker) {
+    declare(broker, &["from"]).await;
+    done(broker, &["declare", "exchange", "media", "type=topic"]).await;
+    fill(broker, "from", 1).await;
+    let publish = [
+        "publish",
+        "-e",
+        "media",
+        "-k",
+        "a",
+        "1",
+        "--mandatory",
+        "--json",
+    ];
+    let bridge = [
+        "bridge",
+        "from",
+        "--to",
+        broker.url(),
+        "-e",
+        "media",
+        "--json",
+    ];
+    for arguments in [
+        &publish[..],
+        &["move", "from", "-e", "media", "--json"],
+        &bridge,
+    ] {
+        let mut child = command(broker.url(), arguments).spawn().unwrap();
+        drop(child.stdout.take());
+        let ended = finish(child, b"").await;
+        assert_eq!(ended.code, Some(5), "{arguments:?}: {}", ended.errors);
+    }
+}
+
+async fn a_letter_whose_queue_is_gone_keeps_no_other_from_going_back(broker: &Broker) {
+    bury(broker, 1).await;
+    let attributes = [
+        "declare",
+        "queue",
+        "others",
+        "dead_letter_exchange=",
+        "dead_letter_routing_key=failed",
+    ];
+    done(broker, &attributes).await;
+    done(broker, &["delete", "queue", "jobs", "--yes"]).await;
+    done(broker, &["publish", "-q", "others", "7"]).await;
+    let connection = broker.connect().await;
+    let dead = connection.get("others").await.unwrap().unwrap();
+    dead.reject().await.unwrap();
+    connection.close().await.unwrap();
+    common::until(async || ready(broker, "failed").await == 2).await;
+    let redriven = run(broker.url(), &["dead", "redrive", "failed", "--json"]).await;
+    assert_eq!(redriven.code, Some(5), "{}", redriven.errors);
+    assert_eq!(
+        redriven.json(),
+        [json!({"moved": 1, "left": 1, "perhaps_twice": 0})]
+    );
+    assert_eq!(done(broker, &["get", "others"]).await.text(), "7\n");
+    assert_eq!(done(broker, &["get", "failed"]).await.text(), "0\n");
+}
+
 async fn a_redrive_that_is_killed_loses_nothing(broker: &Broker) {
     bury(broker, MESSAGES).await;
     kill_half_way(broker, &["dead", "redrive", "failed"], "jobs").await;
@@ -335,6 +496,87 @@ async fn dead_letters_are_looked_at_and_go_back_to_where_they_died(broker: &Brok
     );
 }
 
+/// What `consume --json` says of a message, without where it is.
+fn without_place(mut message: Value) -> Value {
+    let fields = message.as_object_mut().unwrap();
+    for place in ["queue", "routing_key", "redelivered", "attempt"] {
+        fields.remove(place).unwrap();
+    }
+    message
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(
+    not(all(kombu_test_amqp, kombu_test_nats, kombu_test_redis)),
+    ignore = "not every broker is there"
+)]
+async fn a_message_that_went_over_every_broker_is_the_same() {
+    let (amqp, redis, nats) = (
+        kombu_tests::AmqpHarness::new(),
+        kombu_tests::RedisHarness::new(),
+        kombu_tests::NatsHarness::new(),
+    );
+    let brokers = (
+        amqp.broker().await,
+        redis.broker().await,
+        nats.broker().await,
+    );
+    declare(&brokers.0, &["jobs", "back"]).await;
+    declare(&brokers.1, &["jobs"]).await;
+    declare(&brokers.2, &["jobs"]).await;
+    let published = [
+        "publish",
+        "-q",
+        "jobs",
+        "-H",
+        "tenant=7",
+        "-H",
+        "nested={\"a\": [1, true, null, \"b\"]}",
+        "--priority",
+        "3",
+        "--correlation-id",
+        "c-1",
+        "--reply-to",
+        "answers",
+        "--message-id",
+        "m-1",
+        "--type",
+        "job",
+        "--app-id",
+        "shop",
+        "--timestamp",
+        "1700000000",
+        "{\"b\": 1.0,  \"a\": 2}",
+        "text \u{e9}",
+    ];
+    done(&brokers.0, &published).await;
+    let image = feed(
+        brokers.0.url(),
+        &["publish", "-q", "jobs", "--transient"],
+        b"\xff\xd8\x00",
+    );
+    assert_eq!(image.await.code, Some(0));
+    let looked = done(
+        &brokers.0,
+        &["get", "jobs", "-n", "3", "--release", "--json"],
+    );
+    let before: Vec<Value> = looked.await.json().into_iter().map(without_place).collect();
+    for (from, to, queue) in [
+        (&brokers.0, &brokers.1, "jobs"),
+        (&brokers.1, &brokers.2, "jobs"),
+        (&brokers.2, &brokers.0, "back"),
+    ] {
+        let arguments = ["bridge", "jobs", "--to", to.url(), "-q", queue, "-n", "3"];
+        done(from, &arguments).await;
+    }
+    let after = done(&brokers.0, &["consume", "back", "-n", "3", "--json"]).await;
+    let after: Vec<Value> = after.json().into_iter().map(without_place).collect();
+    assert_eq!(after, before);
+    amqp.clean_up(brokers.0).await;
+    redis.clean_up(brokers.1).await;
+    nats.clean_up(brokers.2).await;
+}
+
 /// Few large ones are as much as many small ones: it holds no more, and doesn't wait for what can't come.
 async fn what_never_died_and_fills_the_room_ends_a_redrive_which_says_so(broker: &Broker) {
     const BYTES: usize = 1_000_000;
@@ -369,6 +611,11 @@ on_every_broker! {
     a_bridge_that_is_killed_loses_nothing
     what_somebody_else_has_is_told_of
     what_the_other_end_did_not_confirm_is_not_acknowledged
+    what_the_other_end_does_not_take_yet_is_kept_and_brought_later
+    a_bridge_from_a_queue_to_itself_is_refused
+    a_move_to_an_exchange_goes_where_the_keys_lead
+    a_failure_is_told_by_its_code_though_nobody_reads
+    a_letter_whose_queue_is_gone_keeps_no_other_from_going_back
     a_redrive_that_is_killed_loses_nothing
     dead_letters_are_looked_at_and_go_back_to_where_they_died
     what_never_died_and_fills_the_room_ends_a_redrive_which_says_so

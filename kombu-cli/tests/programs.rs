@@ -8,6 +8,8 @@
 
 mod common;
 
+use kombu::Queue;
+use kombu::handler::{Payload, Reply, Retries, Router};
 use kombu_testkit::Broker;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -73,6 +75,51 @@ async fn a_program_that_is_not_there_ends_it_and_keeps_the_message(broker: &Brok
     common::until(async || ready(broker, "jobs").await == 1).await;
 }
 
+async fn a_question_that_reaches_nobody_and_one_without_an_answer_have_codes_of_their_own(
+    broker: &Broker,
+) {
+    declare(broker, &["unserved"]).await;
+    done(broker, &["declare", "exchange", "media", "type=topic"]).await;
+    let nobody = run(broker.url(), &["call", "-e", "media", "-k", "a", "1"]).await;
+    assert_eq!(nobody.code, Some(5), "{}", nobody.errors);
+    let late = ["call", "-q", "unserved", "--wait", "300ms", "1"];
+    let late = run(broker.url(), &late).await;
+    assert_eq!(late.code, Some(3), "{}", late.errors);
+}
+
+async fn an_answers_value_is_written_too_and_what_went_wrong_does_nothing_to_a_terminal(
+    broker: &Broker,
+) {
+    async fn answer(Payload(question): Payload<String>) -> Result<Reply<u32>, String> {
+        match question.as_str() {
+            "seven" => Ok(Reply(7)),
+            _ => Err("a\u{1b}[2J".to_owned()),
+        }
+    }
+    declare(broker, &["numbers"]).await;
+    let connection = broker.connect().await;
+    let router = Router::new().queue("numbers", answer);
+    let serving = connection
+        .serve(router)
+        .queues([Queue::new("numbers")])
+        .retries(Retries::none())
+        .tell_errors(true)
+        .open()
+        .await
+        .unwrap();
+    let serving = tokio::spawn(serving.run());
+    let answered = done(
+        broker,
+        &["--json", "call", "-q", "numbers", "--decoded", "\"seven\""],
+    );
+    assert_eq!(answered.await.json()[0]["decoded"], 7);
+    let failed = run(broker.url(), &["call", "-q", "numbers", "\"none\""]).await;
+    assert_eq!(failed.code, Some(1), "{}", failed.errors);
+    assert!(failed.errors.contains("a\\u{1b}[2J"), "{}", failed.errors);
+    serving.abort();
+    connection.close().await.unwrap();
+}
+
 async fn a_bench_measures_and_leaves_nothing(broker: &Broker) {
     let measured = done(broker, &["bench", "-n", "200", "--json"]).await.json();
     let whats: Vec<_> = measured
@@ -118,6 +165,8 @@ async fn a_doctor_finds_nothing_wrong(broker: &Broker) {
         "reach",
         "TLS",
         "credentials",
+        "version",
+        "clock",
         "declare",
         "publish",
         "consume",
@@ -126,6 +175,20 @@ async fn a_doctor_finds_nothing_wrong(broker: &Broker) {
     ];
     assert_eq!(checks, all);
     assert!(found.iter().all(|row| row["ok"] == true), "{found:?}");
+    let of = |check| {
+        let row = found.iter().find(|row| row["check"] == check);
+        row.unwrap()["found"].as_str().unwrap()
+    };
+    let (product, number) = of("version").rsplit_once(' ').unwrap();
+    let (scheme, _) = broker.url().split_once(':').unwrap();
+    let (products, clock) = match scheme {
+        "amqp" => (&["RabbitMQ"][..], "the broker doesn't tell"),
+        "redis" => (&["Redis", "Valkey"][..], "as this machine's"),
+        _ => (&["NATS"][..], "as this machine's"),
+    };
+    assert!(products.contains(&product), "{product}");
+    assert!(number.contains('.'), "{number}");
+    assert_eq!(of("clock"), clock);
 }
 
 on_every_broker! {
@@ -133,6 +196,8 @@ on_every_broker! {
     a_program_is_told_of_the_message_and_settles_it
     a_message_whose_program_fails_comes_again
     a_program_that_is_not_there_ends_it_and_keeps_the_message
+    a_question_that_reaches_nobody_and_one_without_an_answer_have_codes_of_their_own
+    an_answers_value_is_written_too_and_what_went_wrong_does_nothing_to_a_terminal
     a_bench_measures_and_leaves_nothing
     a_doctor_finds_nothing_wrong
 }

@@ -8,11 +8,19 @@
 
 mod common;
 
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+use std::time::Duration;
+
 use kombu::Queue;
 use kombu_testkit::Broker;
 use kombu_testkit::expect::collect_one;
+use kombu_testkit::proxy::Proxy;
+use rustix::fs::{Mode, OFlags, open};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::time::timeout;
 
 use self::common::{command, declare, done, feed, finish, on_every_broker, ready, run};
 
@@ -53,7 +61,8 @@ async fn a_declaration_that_differs_is_code_7(broker: &Broker) {
     assert_eq!(other.code, Some(7), "{}", other.errors);
     let wrong = run(broker.url(), &["declare", "queue", "jobs", "max_lenght=10"]).await;
     assert_eq!(wrong.code, Some(2), "{}", wrong.errors);
-    assert!(wrong.errors.contains("max_lenght"), "{}", wrong.errors);
+    let said = "`max_lenght`; did you mean `max_length`?";
+    assert!(wrong.errors.contains(said), "{}", wrong.errors);
 }
 
 async fn nothing_is_lost_before_somebody_said_yes(broker: &Broker) {
@@ -73,6 +82,67 @@ async fn nothing_is_lost_before_somebody_said_yes(broker: &Broker) {
     );
     done(broker, &["delete", "queue", "jobs"]).await;
     assert_eq!(run(broker.url(), &["queues", "jobs"]).await.code, Some(5));
+}
+
+async fn ctrl_c_is_an_answer_where_somebody_is_asked(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    done(broker, &["publish", "-q", "jobs", "1"]).await;
+    for arguments in [&["purge", "jobs"][..], &["delete", "queue", "jobs"]] {
+        let (_person, terminal) = terminal();
+        let mut asking = command(broker.url(), arguments);
+        let mut child = asking.stdin(terminal).spawn().unwrap();
+        let mut errors = child.stderr.take().unwrap();
+        let mut asked = String::new();
+        while !asked.ends_with("[y/N] ") {
+            asked.push(errors.read_u8().await.unwrap().into());
+        }
+        common::interrupt(&child);
+        let ended = timeout(Duration::from_secs(10), finish(child, b"")).await;
+        assert_eq!(ended.expect("Ctrl-C is heard").code, Some(130));
+    }
+    assert_eq!(ready(broker, "jobs").await, 1);
+}
+
+/// Both ends of a terminal: who sits there, and what a program gets.
+fn terminal() -> (OwnedFd, Stdio) {
+    let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&person).unwrap();
+    unlockpt(&person).unwrap();
+    let name = ptsname(&person, Vec::new()).unwrap();
+    let terminal = open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+    (person, terminal.into())
+}
+
+async fn ctrl_c_ends_a_call_that_waits_for_its_question(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let mut call = command(broker.url(), &["call", "-q", "jobs"]);
+    let mut child = call.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // More than a pipe holds: when it is written, somebody reads.
+    stdin.write_all(&vec![b'x'; 1_000_000]).await.unwrap();
+    common::interrupt(&child);
+    let ended = timeout(Duration::from_secs(10), finish(child, b"")).await;
+    assert_eq!(ended.expect("Ctrl-C is heard").code, Some(130));
+}
+
+async fn ctrl_c_ends_a_watch_while_the_broker_is_away(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let mut url = url::Url::parse(broker.url()).unwrap();
+    let server = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+    let proxy = Proxy::start(server).await.unwrap();
+    url.set_port(Some(proxy.address().port())).unwrap();
+    let watch = ["queues", "jobs", "--watch", "--interval", "50ms", "--json"];
+    let mut child = command(url.as_str(), &watch).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.next_line().await.unwrap().unwrap();
+    proxy.blackhole();
+    // What it asked for before may still be written.
+    while let Ok(line) = timeout(Duration::from_secs(1), lines.next_line()).await {
+        line.unwrap().unwrap();
+    }
+    common::interrupt(&child);
+    let ended = timeout(Duration::from_secs(20), finish(child, b"")).await;
+    assert_eq!(ended.expect("Ctrl-C is heard").code, Some(0));
 }
 
 async fn what_a_consumer_holds_is_not_lost_either_before_somebody_said_yes(broker: &Broker) {
@@ -262,7 +332,33 @@ queues:
     std::fs::remove_file(&file).unwrap();
 }
 
+/// It is there for the connection that declared it only.
+async fn an_exclusive_queue_of_a_file_is_left_to_whoever_uses_it(broker: &Broker) {
+    let path = std::env::temp_dir().join(format!(
+        "kombu-cli-{}-exclusive-{:p}.yaml",
+        std::process::id(),
+        broker
+    ));
+    std::fs::write(&path, "queues: {jobs: {}, own: {exclusive: true}}").unwrap();
+    let path = path.to_str().unwrap();
+    let connection = broker.connect().await;
+    let own = Queue::new("own").exclusive(true);
+    connection.declare_queue(&own).await.unwrap();
+    assert_eq!(done(broker, &["plan", path]).await.text(), "+ queue jobs\n");
+    assert_eq!(
+        done(broker, &["apply", path]).await.text(),
+        "+ queue jobs\n"
+    );
+    connection.close().await.unwrap();
+    assert_eq!(done(broker, &["apply", path]).await.text(), "");
+    std::fs::remove_file(path).unwrap();
+}
+
 on_every_broker! {
+    an_exclusive_queue_of_a_file_is_left_to_whoever_uses_it
+    ctrl_c_is_an_answer_where_somebody_is_asked
+    ctrl_c_ends_a_call_that_waits_for_its_question
+    ctrl_c_ends_a_watch_while_the_broker_is_away
     what_is_bound_arrives_and_what_is_unbound_does_not
     an_exchange_is_bound_to_another_one
     a_declaration_that_differs_is_code_7

@@ -252,7 +252,7 @@ impl Config {
         connection.declare_queue(&queue).await?;
         let router = Router::new().fallback(processor);
         let serve = connection.serve(router).queues(&queue).prefetch(1);
-        let serve = serve.hold_beside_window().retries(Retries::endless());
+        let serve = serve.retries(Retries::endless());
         Ok(EventDrivenConsumer { connection, serve })
     }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kombu::driver::BoxFuture;
+use kombu::driver::{self, BoxFuture, Layer, Operation, SessionLayer};
 use kombu::{
-    CallError, Connection, Content, DeliveryMode, ErrorKind, Exchange, Interceptor, Queue, Result,
+    CallError, Connection, Content, DeliveryMode, Error, ErrorKind, Event, Exchange, Interceptor,
+    Queue, Result,
 };
 
 async fn answering(connection: &Connection, answers: usize) {
@@ -78,6 +79,57 @@ async fn a_reply_queue_that_somebody_deletes_is_declared_again() {
         .await
         .unwrap();
     // Its answer might have been in there, so it is asked again.
+    let again = questions.try_next().await.unwrap().unwrap();
+    assert_eq!(again.message_id(), question.message_id());
+    again.reply(&1).await.unwrap();
+    assert_eq!(call.await.unwrap().unwrap(), 1);
+    again.ack().await.unwrap();
+    question.ack().await.unwrap();
+}
+
+/// Refuses to have a reply queue declared again.
+struct Refusing;
+
+impl Layer for Refusing {
+    fn session(&self, _: &dyn driver::Connection) -> Arc<dyn SessionLayer> {
+        Arc::new(Refusing)
+    }
+}
+
+impl SessionLayer for Refusing {
+    fn control<'a>(
+        &'a self,
+        operation: Operation<'a>,
+        next: BoxFuture<'a, Result<()>>,
+    ) -> BoxFuture<'a, Result<()>> {
+        match operation {
+            Operation::DeclareQueue(queue, _) if queue.name().starts_with("kombu.reply-") => {
+                let refused = Error::new(ErrorKind::AccessRefused, "not again");
+                Box::pin(async move { Err(refused) })
+            }
+            _ => next,
+        }
+    }
+}
+
+/// Or whoever waits without a timeout would wait for ever.
+#[tokio::test(start_paused = true)]
+async fn a_session_on_which_no_answers_come_any_more_is_ended() {
+    let url = "memory://calls-no-answers";
+    let client = Connection::builder(kombu::registry());
+    let client = client.url(url).layer(Refusing).await.unwrap();
+    let server = kombu::connect(url).await.unwrap();
+    let mut questions = server.consumer(&Queue::new("questions")).await.unwrap();
+    let caller = client.caller(Exchange::default()).routing_key("questions");
+    let caller = caller.timeout(None).await.unwrap();
+    let mut events = client.events();
+    let call = tokio::spawn(async move { caller.call::<_, usize>(&1).await });
+    let question = questions.try_next().await.unwrap().unwrap();
+    client
+        .delete_queue(question.reply_to().unwrap())
+        .await
+        .unwrap();
+    while !matches!(events.next().await, Some(Event::Restored { .. })) {}
     let again = questions.try_next().await.unwrap().unwrap();
     assert_eq!(again.message_id(), question.message_id());
     again.reply(&1).await.unwrap();

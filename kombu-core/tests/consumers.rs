@@ -4,12 +4,16 @@
 
 use std::future::{IntoFuture, pending, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use kombu::driver::{self, BoxFuture, Layer, Operation, Outcome, SessionLayer};
+use futures_core::Stream;
+use kombu::driver::{
+    self, BoxFuture, Layer, Op, Operation, Outcome, Received, SessionLayer, Settle, Subscription,
+};
 use kombu::{
     Connection, ConnectionBuilder, Consumer, Content, DeclareMode, ErrorKind, Event, Events,
     Exchange, Faults, Interceptor, Name, Queue, UndecodablePolicy,
@@ -674,6 +678,174 @@ impl SessionLayer for ThenSilent {
     }
 }
 
+/// From some time on the broker answers nothing on one session, and never will: its driver waits for ever, and doesn't know that it is
+/// lost.
+struct Deaf {
+    session: usize,
+    sessions: AtomicUsize,
+    is_deaf: Arc<AtomicBool>,
+}
+
+impl Deaf {
+    /// On the session with this number, from when this is set.
+    fn on(session: usize, is_deaf: &Arc<AtomicBool>) -> Self {
+        Deaf {
+            session,
+            sessions: AtomicUsize::new(0),
+            is_deaf: is_deaf.clone(),
+        }
+    }
+}
+
+impl Layer for Deaf {
+    fn session(&self, _: &dyn driver::Connection) -> Arc<dyn SessionLayer> {
+        let session = self.sessions.fetch_add(1, Ordering::Relaxed);
+        let is_deaf = match session == self.session {
+            true => self.is_deaf.clone(),
+            false => Arc::default(),
+        };
+        Arc::new(DeafSession(is_deaf))
+    }
+}
+
+struct DeafSession(Arc<AtomicBool>);
+
+impl SessionLayer for DeafSession {
+    fn control<'a>(
+        &'a self,
+        operation: Operation<'a>,
+        next: BoxFuture<'a, kombu::Result<()>>,
+    ) -> BoxFuture<'a, kombu::Result<()>> {
+        match operation {
+            Operation::OpenSubscription(..) | Operation::QueueInfo(_) | Operation::Ping
+                if self.0.load(Ordering::Relaxed) =>
+            {
+                Box::pin(std::future::pending())
+            }
+            _ => next,
+        }
+    }
+
+    fn subscription(&self, next: Box<dyn Subscription>) -> Box<dyn Subscription> {
+        Box::new(DeafSubscription(next, self.0.clone()))
+    }
+}
+
+struct DeafSubscription(Box<dyn Subscription>, Arc<AtomicBool>);
+
+impl DeafSubscription {
+    fn unless_deaf(&self, answer: Op<kombu::Result<()>>) -> Op<kombu::Result<()>> {
+        match self.1.load(Ordering::Relaxed) {
+            true => Op::pending(std::future::pending()),
+            false => answer,
+        }
+    }
+}
+
+impl Stream for DeafSubscription {
+    type Item = kombu::Result<Received>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<kombu::Result<Received>>> {
+        Pin::new(&mut self.0).poll_next(context)
+    }
+}
+
+impl Subscription for DeafSubscription {
+    fn settler(&self) -> Arc<dyn Settle> {
+        self.0.settler()
+    }
+
+    fn set_window(&self, window: u32) {
+        self.0.set_window(window);
+    }
+
+    fn pause(&mut self, paused: bool) {
+        self.0.pause(paused);
+    }
+
+    fn add(&mut self, queue: &Name) -> BoxFuture<'_, kombu::Result<u16>> {
+        match self.1.load(Ordering::Relaxed) {
+            true => Box::pin(std::future::pending()),
+            false => self.0.add(queue),
+        }
+    }
+
+    fn remove(&mut self, queue: u16) -> Op<kombu::Result<()>> {
+        let answer = self.0.remove(queue);
+        self.unless_deaf(answer)
+    }
+
+    fn cancel(self: Box<Self>) -> Op<kombu::Result<()>> {
+        let DeafSubscription(next, is_deaf) = *self;
+        let answer = next.cancel();
+        match is_deaf.load(Ordering::Relaxed) {
+            true => Op::pending(std::future::pending()),
+            false => answer,
+        }
+    }
+}
+
+/// How long it takes until a session is taken for lost on which nothing is answered.
+fn liveness() -> Duration {
+    kombu::Deadlines::default().liveness
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_session_that_fell_silent_goes_on_with_the_next_one() {
+    let faults = Faults::default();
+    let is_deaf = Arc::new(AtomicBool::new(true));
+    let builder = builder("deaf", &faults).layer(Deaf::on(1, &is_deaf));
+    let connection = builder.await.unwrap();
+    let mut events = connection.events();
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    faults.cut();
+    until_restored(&mut events).await;
+    let begin = Instant::now();
+    let (info, ()) = tokio::join!(connection.queue_info("jobs"), async {
+        assert!(is_silent(&mut consumer).await);
+    });
+    info.unwrap();
+    publish(&connection, "jobs", "new").await;
+    assert_eq!(next(&mut consumer).await, received("jobs", "new"));
+    assert_eq!(begin.elapsed(), liveness());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_is_added_on_the_next_session_if_this_one_fell_silent() {
+    let is_deaf = Arc::default();
+    let builder = builder("deaf-add", &Faults::default()).layer(Deaf::on(0, &is_deaf));
+    let connection = builder.await.unwrap();
+    let mut consumer = connection.consumer(&Queue::new("one")).await.unwrap();
+    is_deaf.store(true, Ordering::Relaxed);
+    let begin = Instant::now();
+    consumer.add_queue(&Queue::new("two")).await.unwrap();
+    assert_eq!(begin.elapsed(), liveness());
+    publish(&connection, "two", "new").await;
+    assert_eq!(next(&mut consumer).await, received("two", "new"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaving_and_cancelling_end_with_a_session_that_fell_silent() {
+    for leaves_one in [true, false] {
+        let is_deaf = Arc::default();
+        let builder = builder("deaf-leave", &Faults::default()).layer(Deaf::on(0, &is_deaf));
+        let connection = builder.await.unwrap();
+        let queues = [Queue::new("one"), Queue::new("two")];
+        let mut consumer = connection.consumer(queues).await.unwrap();
+        is_deaf.store(true, Ordering::Relaxed);
+        let begin = Instant::now();
+        match leaves_one {
+            true => consumer.cancel_queue("one").await.unwrap(),
+            false => consumer.cancel().await.unwrap(),
+        }
+        assert_eq!(begin.elapsed(), liveness());
+        connection.close().await.unwrap();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_add_has_one_deadline_for_declaring_and_subscribing() {
     let faults = Faults::default();
@@ -743,6 +915,35 @@ async fn a_delivery_whose_interceptor_panics_is_released() {
     drop(consumer);
     let info = connection.queue_info("jobs").await.unwrap();
     assert_eq!((info.ready, info.unsettled), (1, Some(0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_whose_interceptor_panics_counts_as_undecodable_and_the_next_one_comes() {
+    struct Particular;
+    impl Interceptor for Particular {
+        fn on_delivery<'a>(&'a self, content: &'a mut Content) -> BoxFuture<'a, kombu::Result<()>> {
+            Box::pin(async {
+                assert_ne!(&content.body()[..], b"odd", "the interceptor's");
+                Ok(())
+            })
+        }
+    }
+
+    let builder = Connection::builder(kombu::registry()).url("memory://");
+    let connection = builder.intercept(Particular).await.unwrap();
+    let dead = Queue::new("dead");
+    connection.declare_queue(&dead).await.unwrap();
+    let queue = Queue::new("jobs");
+    let queue = queue
+        .dead_letter_exchange("")
+        .dead_letter_routing_key("dead");
+    let mut consumer = connection.consumer(&queue).await.unwrap();
+    publish(&connection, "jobs", "odd").await;
+    publish(&connection, "jobs", "even").await;
+    assert_eq!(next(&mut consumer).await, received("jobs", "even"));
+    assert_eq!(connection.queue_info("dead").await.unwrap().ready, 1);
+    let jobs = connection.queue_info("jobs").await.unwrap();
+    assert_eq!((jobs.ready, jobs.unsettled), (0, Some(0)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_core::Stream;
+use futures_util::FutureExt;
 use kombu::declare::{Binding, DeclareMode, Exchange, Queue};
 use kombu::driver::{
     self, BoxFuture, Capabilities, DeleteQueue, Destination, Layer, Op, Publisher, QueueInfo,
@@ -20,6 +21,7 @@ use kombu::memory::Memory;
 use kombu::{
     Connection, ConnectionBuilder, Deadlines, ErrorKind, Event, Faults, Name, Registry, Result,
 };
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Deadlines under which a session that says nothing is not lost: what waits has to end by itself.
@@ -231,8 +233,8 @@ async fn cancelling_a_consumer_ends_by_its_deadline() {
     times_out(&says, consumer.cancel()).await;
 }
 
-/// `memory://`, whose sessions never answer when they are closed. As on a dead line, nothing else says that they
-/// have ended.
+/// `memory://`, whose sessions don't answer when they are closed until somebody abandons them. As on a dead line, nothing else says
+/// that they have ended.
 struct NeverCloses;
 
 #[async_trait]
@@ -251,11 +253,11 @@ impl Transport for NeverCloses {
 
     async fn connect(&self, target: &Target) -> Result<Arc<dyn driver::Connection>> {
         let session = Memory.connect(target).await?;
-        Ok(Arc::new(NeverClosed(session)))
+        Ok(Arc::new(NeverClosed(session, Notify::new())))
     }
 }
 
-struct NeverClosed(Arc<dyn driver::Connection>);
+struct NeverClosed(Arc<dyn driver::Connection>, Notify);
 
 #[async_trait]
 impl driver::Connection for NeverClosed {
@@ -324,7 +326,12 @@ impl driver::Connection for NeverClosed {
     }
 
     async fn close(&self) -> Result<()> {
-        pending().await
+        self.1.notified().await;
+        Ok(())
+    }
+
+    fn abandon(&self) {
+        self.1.notify_waiters();
     }
 }
 
@@ -352,6 +359,35 @@ async fn closing_ends_by_its_deadline_and_lets_the_session_go() {
     let connection = never_closes("drain", &faults).await.unwrap();
     let report = connection.drain(Duration::MAX).await.unwrap();
     assert!(!report.closed, "{report:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_counts_each_delivery_once_though_closing_takes_long() {
+    let connection = never_closes("drained", &Faults::default()).await.unwrap();
+    let mut consumer = connection.consumer(&Queue::new("q")).await.unwrap();
+    let producer = connection.producer(Exchange::default()).routing_key("q");
+    producer.await.unwrap().publish_text("late").await.unwrap();
+    let delivery = consumer.try_next().await.unwrap().unwrap();
+    let grace = Deadlines::default().settle / 2;
+    let settling = tokio::spawn(async move {
+        tokio::time::sleep(grace * 2).await;
+        drop(delivery);
+    });
+    let report = connection.drain(grace).await.unwrap();
+    assert!(!report.closed, "{report:?}");
+    settling.await.unwrap();
+    assert_eq!((report.settled, report.unsettled), (0, 1));
+}
+
+/// As on a machine that is busy with something else when the time is over.
+#[tokio::test(start_paused = true)]
+async fn closing_has_timed_out_if_somebody_else_was_the_first_to_give_up() {
+    let connection = never_closes("busy", &Faults::default()).await.unwrap();
+    let mut closing = std::pin::pin!(connection.close());
+    assert!(closing.as_mut().now_or_never().is_none());
+    tokio::time::sleep(Deadlines::default().settle * 2).await;
+    let late = closing.now_or_never().expect("its time is over");
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::Timeout);
 }
 
 #[tokio::test(start_paused = true)]

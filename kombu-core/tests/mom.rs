@@ -358,8 +358,11 @@ async fn a_receiver_that_does_not_end_in_time_keeps_no_other_from_it() {
     let faults = Faults::default();
     let settings = parsed("memory-pt2pt://?receivers=a,b");
     let layer = faults.clone();
+    // Nobody takes the session for lost meanwhile, which would be the receivers' end.
+    let mut deadlines = kombu::Deadlines::default();
+    deadlines.liveness = Duration::from_secs(3600);
     let mom = Mom::open(kombu::registry(), settings);
-    let mom = mom.connection(|connection| connection.layer(layer));
+    let mom = mom.connection(move |connection| connection.layer(layer).deadlines(deadlines));
     let mut mom = mom.await.unwrap();
     faults.withhold_replies(true);
     tokio::spawn(async move {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use kombu_core::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery};
+use kombu_core::driver::{BoxFuture, BrokerInfo, Capabilities, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
 use kombu_core::virt::{
     Answer, Applied, Batch, Change, Dead, Finish, QueueStore, Reader, ReaderOptions, Table,
@@ -116,6 +116,11 @@ impl QueueStore for MemoryStore {
 
     fn capabilities(&self) -> Capabilities {
         self.options.capabilities()
+    }
+
+    fn broker_info(&self) -> Op<Result<BrokerInfo>> {
+        let version = concat!("kombu ", env!("CARGO_PKG_VERSION")).to_owned();
+        Op::ready(Ok(BrokerInfo::new(Some(version), Some(SystemTime::now()))))
     }
 
     fn session(&self) -> u64 {

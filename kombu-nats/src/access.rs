@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, ReconnectToServer, ServerAddr};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use kombu_core::driver::tls::{Tls, rustls};
 use kombu_core::driver::{Credentials, Target};
 use kombu_core::{Error, ErrorKind, Result};
@@ -16,6 +18,7 @@ use url::Url;
 
 use crate::error::classify_connect;
 use crate::line::{Loss, lose};
+use crate::permissions::{Refusals, Refused};
 use crate::transport::{NatsOptions, Secret};
 
 /// Beyond what can be under way at once, so that nothing ever waits for room in the client's own queue.
@@ -23,6 +26,9 @@ const CAPACITY: usize = 1 << 20;
 
 /// How often the server is asked whether it is there, if it says nothing.
 const PING: Duration = Duration::from_secs(5);
+
+/// How long one server is waited for alone, where there are others.
+const ALONE: Duration = Duration::from_secs(1);
 
 /// Longer than the caller waits.
 const CONNECTING: Duration = Duration::from_secs(60);
@@ -69,21 +75,36 @@ impl Servers {
         })
     }
 
-    /// Connects to one of them, each of which is tried once, in any order.
-    pub(crate) async fn connect(&self, tls: Option<&Tls>, lost: &Loss) -> Result<Client> {
+    /// Connects to one of them, each of which is tried once, in any order; beside one that is silent the next is tried, too.
+    pub(crate) async fn connect(
+        &self,
+        tls: Option<&Tls>,
+        lost: &Loss,
+        refusals: &Refusals,
+    ) -> Result<Client> {
         let mut order: Vec<_> = self.hosts.iter().collect();
         fastrand::shuffle(&mut order);
+        let mut others = order.into_iter();
+        let mut trying = FuturesUnordered::new();
         let mut failed = None;
-        for (host, port) in order {
-            match self.connect_to(host, *port, tls, lost).await {
-                Ok(client) => return Ok(client),
-                Err(error) => {
-                    let error = error.with_context(&format!("`{host}:{port}`"));
-                    if !error.is_transient() {
-                        return Err(error);
-                    }
-                    failed = Some(error);
-                }
+        loop {
+            let next = others.next();
+            let is_last = next.is_none();
+            trying.extend(next.map(|(host, port)| async move {
+                let connecting = self.connect_to(host, *port, tls, lost, refusals).await;
+                connecting.map_err(|error| error.with_context(&format!("`{host}:{port}`")))
+            }));
+            let tried = match is_last {
+                true => trying.next().await,
+                false => match tokio::time::timeout(ALONE, trying.next()).await {
+                    Ok(tried) => tried,
+                    Err(_) => continue,
+                },
+            };
+            match tried {
+                Some(Err(error)) if error.is_transient() => failed = Some(error),
+                Some(tried) => return tried,
+                None => break,
             }
         }
         Err(failed.unwrap_or_else(|| config("the URL names no server")))
@@ -95,13 +116,14 @@ impl Servers {
         port: u16,
         tls: Option<&Tls>,
         lost: &Loss,
+        refusals: &Refusals,
     ) -> Result<Client> {
         let server = address(&format!("{}://{host}:{port}", self.scheme))?;
         // Where the client goes when its connection is lost: nobody can be there.
         let nowhere = address("nats://127.0.0.1:0")?;
         let servers = vec![server.clone(), nowhere.clone()];
         let is_first = AtomicBool::new(true);
-        let told = lost.clone();
+        let (told, refusals) = (lost.clone(), refusals.clone());
         let connecting = ConnectOptions::new()
             .name("kombu")
             .client_capacity(CAPACITY)
@@ -127,13 +149,17 @@ impl Servers {
                 async move { Some(target) }
             })
             .event_callback(move |event| {
-                let told = told.clone();
+                let (told, refusals) = (told.clone(), refusals.clone());
                 async move {
                     let text = match event {
                         Event::Disconnected => "NATS has closed the connection",
                         Event::LameDuckMode => "the NATS server is about to stop",
                         Event::ServerError(error) => {
                             tracing::warn!(%error, "NATS");
+                            if let Some(refused) = Refused::read(&error.to_string()) {
+                                // Nobody listens once the session is over.
+                                drop(refusals.send(Arc::new(refused)));
+                            }
                             return;
                         }
                         _ => return,

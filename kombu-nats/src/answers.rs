@@ -16,10 +16,12 @@ use futures_util::{FutureExt, StreamExt};
 use kombu_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use slab::Slab;
+use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::error::{self, ApiError};
 use crate::line::{Life, PATIENCE};
+use crate::permissions::Refused;
 
 /// How often those that are late are looked after.
 const LOOK: Duration = Duration::from_millis(250);
@@ -64,6 +66,8 @@ struct Slots {
 
 struct Slot {
     number: u32,
+    /// Where that is published which is answered here; nothing if that is here, too.
+    subject: Option<Subject>,
     asked: Instant,
     /// Since when it is known to be late. What is late after a standstill of the program may be about to come.
     late: Option<Instant>,
@@ -102,8 +106,8 @@ impl Answers {
         format!("{}*", self.prefix).into()
     }
 
-    /// Expects an answer at a subject; none after the end.
-    pub(crate) fn open(self: &Arc<Self>) -> Option<(Expected, Subject)> {
+    /// Expects an answer at a subject, to what is published to another, or else to the same; none after the end.
+    pub(crate) fn open(self: &Arc<Self>, to: Option<&Subject>) -> Option<(Expected, Subject)> {
         let mut slots = self.slots.lock();
         if slots.is_over {
             return None;
@@ -112,6 +116,7 @@ impl Answers {
         let number = slots.last;
         let key = slots.slots.insert(Slot {
             number,
+            subject: to.cloned(),
             asked: Instant::now(),
             late: None,
             state: State::Waiting(None),
@@ -121,12 +126,16 @@ impl Answers {
             answers: self.clone(),
             key,
         };
+        Some((expected, self.reply(key, number).into()))
+    }
+
+    fn reply(&self, key: usize, number: u32) -> String {
         // With its final length known, it is made of one allocation.
         let mut reply = String::with_capacity(self.prefix.len() + DIGITS);
         reply.push_str(&self.prefix);
         // A text takes all that is written to it.
         let _ = write!(reply, "{key:04x}-{number:08x}");
-        Some((expected, reply.into()))
+        reply
     }
 
     fn read(&self, message: &Message) -> Option<Answer> {
@@ -173,6 +182,23 @@ impl Answers {
         drop(slots);
         wakers.wake();
         is_late
+    }
+
+    /// Tells those that wait for what the server refuses.
+    pub(crate) fn refuse(&self, is_refused: impl Fn(&str) -> bool, refusal: impl Fn() -> Error) {
+        let mut wakers = Wakers::default();
+        let mut slots = self.slots.lock();
+        for (key, slot) in &mut slots.slots {
+            let is_refused = match &slot.subject {
+                Some(subject) => is_refused(subject),
+                None => is_refused(&self.reply(key, slot.number)),
+            };
+            if is_refused && matches!(slot.state, State::Waiting(_)) {
+                slot.answer(Err(refusal()), &mut wakers);
+            }
+        }
+        drop(slots);
+        wakers.wake();
     }
 
     fn end(&self, loss: impl Fn() -> Error) {
@@ -259,6 +285,7 @@ pub(crate) async fn serve(
     answers: Arc<Answers>,
     mut arrivals: Subscriber,
     life: Life,
+    mut refusals: broadcast::Receiver<Arc<Refused>>,
     over: impl Future<Output = ()>,
 ) {
     let mut look = tokio::time::interval(LOOK);
@@ -274,6 +301,12 @@ pub(crate) async fn serve(
             _ = look.tick() => {
                 if answers.give_up_late() && looking.is_terminated() {
                     looking.set(life.look_for_sign().fuse());
+                }
+            }
+            refused = refusals.recv() => {
+                // Of those that came too fast, the client itself keeps no more.
+                if let Ok(refused) = refused {
+                    life.take_in_refusal(&refused);
                 }
             }
             () = &mut looking, if !looking.is_terminated() => {}
@@ -332,9 +365,9 @@ mod tests {
     #[test]
     fn each_gets_its_own_answer_and_a_late_one_is_for_nobody() {
         let answers = answers();
-        let (first, to_first) = answers.open().unwrap();
+        let (first, to_first) = answers.open(None).unwrap();
         drop(first);
-        let (second, to_second) = answers.open().unwrap();
+        let (second, to_second) = answers.open(None).unwrap();
         assert_ne!(to_first, to_second);
         // The second has the place of the first.
         come(&answers, &to_first, 1);
@@ -347,21 +380,41 @@ mod tests {
     #[test]
     fn at_the_end_whoever_waits_is_told_and_nobody_else_begins() {
         let answers = answers();
-        let (waiting, _) = answers.open().unwrap();
-        let (answered, at) = answers.open().unwrap();
+        let (waiting, _) = answers.open(None).unwrap();
+        let (answered, at) = answers.open(None).unwrap();
         come(&answers, &at, 7);
         answers.end(|| Error::new(ErrorKind::ConnectionLost, "gone"));
         let lost = position(waiting).unwrap().unwrap_err();
         assert_eq!(lost.kind(), ErrorKind::ConnectionLost);
         assert_eq!(position(answered).unwrap().unwrap(), 7);
-        assert!(answers.open().is_none());
+        assert!(answers.open(None).is_none());
+    }
+
+    #[test]
+    fn whoever_waits_for_what_is_refused_is_told_and_nobody_else() {
+        let answers = answers();
+        let (refused, _) = answers.open(Some(&"kombu.q.secret.0".into())).unwrap();
+        let (other, at) = answers.open(Some(&"kombu.q.jobs.0".into())).unwrap();
+        let (own, own_subject) = answers.open(None).unwrap();
+        let refuse = |refused: &str| {
+            let is_refused = |subject: &str| subject == refused;
+            answers.refuse(is_refused, || Error::new(ErrorKind::AccessRefused, "no"));
+        };
+        refuse("kombu.q.secret.0");
+        refuse(&own_subject);
+        for refused in [refused, own] {
+            let error = position(refused).unwrap().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::AccessRefused);
+        }
+        come(&answers, &at, 3);
+        assert_eq!(position(other).unwrap().unwrap(), 3);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_late_after_a_standstill_is_waited_for() {
         let answers = answers();
-        let (served, at) = answers.open().unwrap();
-        let (silent, _) = answers.open().unwrap();
+        let (served, at) = answers.open(None).unwrap();
+        let (silent, _) = answers.open(None).unwrap();
         tokio::time::advance(PATIENCE * 3).await;
         assert!(answers.give_up_late(), "they are late, and wait");
         come(&answers, &at, 1);

@@ -115,7 +115,8 @@ struct Created {
     num_pending: u64,
 }
 
-/// All messages from a position on, in order; or an error, and never only some of them.
+/// The messages from a position on, in order, as far as they come: those that are replaced meanwhile don't, and a purge may end
+/// it.
 pub(crate) async fn messages_from(line: &Line, stream: &str, position: u64) -> Result<Vec<Raw>> {
     let config = json!({
         "stream_name": stream,

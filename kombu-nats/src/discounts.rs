@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use async_nats::{HeaderMap, Subject};
+use async_nats::HeaderMap;
 use futures_util::future::join_all;
 use kombu_core::Result;
 use parking_lot::Mutex;
@@ -146,8 +146,8 @@ async fn write(
         let text = text(&all);
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Expected-Last-Subject-Sequence", message::digits(last));
-        let subject = Subject::from(subject(line, stream, block));
-        let stored = line.store(subject, Some(headers), text.clone().into());
+        let subject = subject(line, stream, block);
+        let stored = line.put(&subject, Some(headers), text.clone().into());
         let error = match stored.await {
             Ok(Stored::At(position)) => {
                 let mut streams = shared.discounts.0.lock();

@@ -44,6 +44,11 @@ impl ApiError {
         )
     }
 
+    /// What the server says it has counted to, where it refuses a write because that expects something else.
+    pub(crate) fn last_sequence(&self) -> Option<u64> {
+        self.description.rsplit(' ').next()?.parse().ok()
+    }
+
     /// As an error of somebody who did `what`.
     pub(crate) fn during(&self, what: &str) -> Error {
         let kind = match self.err_code {

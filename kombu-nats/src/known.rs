@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use kombu_core::driver::Destination;
 use kombu_core::virt::{Change, Table};
-use kombu_core::{Exchange, Name, Queue, Result};
+use kombu_core::{Error, ErrorKind, Exchange, Name, Queue, Result};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -20,9 +20,15 @@ use crate::message;
 use crate::names::{self, Layout};
 use crate::news::News;
 use crate::records::{self, QueueRecord, Record};
+use crate::session::PAUSE;
 
 /// How many records are asked for one by one; more are read as a stream.
 const FEW: u64 = 64;
+/// How many queues are looked at together.
+const AT_ONCE: usize = 64;
+
+/// How many marks of what was deleted there may be before the older half of them is removed.
+const MOST_MARKS: usize = 1_024;
 
 /// A queue that was looked up.
 #[derive(Clone, Debug)]
@@ -108,15 +114,32 @@ pub(crate) struct Known {
     revision: u64,
     ids: HashMap<Name, QueueRecord>,
     queues: HashMap<Name, NatsQueue>,
-    /// Those that were deleted.
-    gone: HashSet<Name>,
-    /// Those of them that the session still has something of.
+    /// What says that something was deleted, by subject.
+    marks: HashMap<String, Mark>,
+    /// How many there may be before they are trimmed.
+    most_marks: usize,
+    /// As far as where others may be gone.
+    trimmed: u64,
+    /// Queues that were deleted, and that the session still has something of.
     newly_gone: Vec<NatsQueue>,
-    /// The versions in which exchanges were changed last, as far as their own bindings are concerned.
+    /// The version in which any exchange may have been changed.
+    anew: u64,
+    /// The versions in which exchanges were changed last since then, as far as their own bindings are concerned.
     touched: HashMap<Name, u64>,
     /// The same for all that a message reaches which is published to one, as far as it was asked for.
     reached: HashMap<Name, u64>,
+    /// How far the server's count was ahead of its records when it refused the last change. For the next one only: a count
+    /// that is ahead no more would let it overwrite what wasn't read.
+    ahead: u64,
     layout: Layout,
+}
+
+/// What says that something was deleted.
+#[derive(Clone)]
+struct Mark {
+    position: u64,
+    /// If it was a queue.
+    queue: Option<Name>,
 }
 
 impl Known {
@@ -126,10 +149,14 @@ impl Known {
             revision: 0,
             ids: HashMap::new(),
             queues: HashMap::new(),
-            gone: HashSet::new(),
+            marks: HashMap::new(),
+            most_marks: MOST_MARKS,
+            trimmed: 0,
             newly_gone: Vec::new(),
+            anew: 0,
             touched: HashMap::new(),
             reached: HashMap::new(),
+            ahead: 0,
             layout,
         }
     }
@@ -155,7 +182,14 @@ impl Known {
 
     /// Whether there is a record of this name: of a queue, or that it was deleted.
     fn was_there(&self, name: &Name) -> bool {
-        self.queues.contains_key(name) || self.gone.contains(name)
+        let subject = || self.layout.topology().subject(&names::queue_key(name));
+        self.queues.contains_key(name) || self.marks.contains_key(&subject())
+    }
+
+    /// Whether a stream is that of a queue that was deleted.
+    pub(crate) fn was_of_deleted(&self, stream: &str) -> bool {
+        let mut all = self.marks.values().filter_map(|mark| mark.queue.as_ref());
+        all.any(|name| self.layout.id_of(name, stream).is_some())
     }
 
     /// The queues that turned out to be gone since the last call.
@@ -170,14 +204,62 @@ impl Known {
             .is_some_and(|there| there.is(queue))
     }
 
+    /// Others remove them. Whoever reads them later removes them once more: somebody didn't come to that.
+    fn forget_marks(&mut self, up_to: u64) {
+        self.marks.retain(|_, mark| mark.position > up_to);
+        self.most_marks = MOST_MARKS;
+        // Nor is it worth knowing for ever which exchanges were there.
+        self.forget_touched();
+    }
+
+    /// Takes all exchanges for changed.
+    fn forget_touched(&mut self) {
+        self.anew = self.table.version();
+        self.touched.clear();
+    }
+
+    /// Takes in all records, in place of what was known.
+    fn take_anew(&mut self, records: Vec<Raw>) -> Result<()> {
+        let mut anew = Known::new(self.layout.clone());
+        for raw in records {
+            anew.take(raw.position, &raw.subject, Record::read(&raw.payload)?)?;
+        }
+        anew.forget_touched();
+        anew.ahead = self.ahead;
+        anew.newly_gone = std::mem::take(&mut self.newly_gone);
+        for (name, queue) in self.queues.drain() {
+            match anew.queues.get_mut(&name) {
+                // Others wait for news with this one.
+                Some(there) if there.is(&queue) => {
+                    if there.declaration() == queue.declaration() {
+                        *there = queue;
+                    }
+                }
+                _ => anew.newly_gone.push(queue),
+            }
+        }
+        *self = anew;
+        Ok(())
+    }
+
     /// Takes in the record at a position that is behind all that are known.
-    fn take(&mut self, position: u64, record: Record) -> Result<()> {
+    fn take(&mut self, position: u64, subject: &str, record: Record) -> Result<()> {
+        match record.is_mark() {
+            true => {
+                let queue = match &record {
+                    Record::NoQueue(name) => Some(name.clone()),
+                    _ => None,
+                };
+                self.marks
+                    .insert(subject.to_owned(), Mark { position, queue });
+            }
+            false => drop(self.marks.remove(subject)),
+        }
         match &record {
             Record::Queue(record) => {
                 let name = record.queue.name().clone();
                 let declaration = Arc::new(record.queue.clone());
                 let queue = NatsQueue::new(&self.layout, declaration, record);
-                self.gone.remove(&name);
                 let before = self.queues.insert(name.clone(), queue.clone());
                 self.newly_gone
                     .extend(before.filter(|before| !before.is(&queue)));
@@ -186,8 +268,8 @@ impl Known {
             Record::NoQueue(name) => {
                 self.newly_gone.extend(self.queues.remove(name));
                 self.ids.remove(name);
-                self.gone.insert(name.clone());
             }
+            Record::Trimmed(up_to) => self.trimmed = *up_to,
             _ => {}
         }
         for exchange in record.touches(&self.table) {
@@ -224,7 +306,8 @@ impl Known {
         let mut seen = HashSet::from([exchange.clone()]);
         let mut next = vec![exchange.clone()];
         while let Some(name) = next.pop() {
-            changed = changed.max(self.touched.get(&name).copied().unwrap_or(0));
+            let touched = self.touched.get(&name).copied();
+            changed = changed.max(touched.unwrap_or(self.anew));
             let alternate = self.table.exchange(&name);
             let alternate = alternate.and_then(Exchange::get_alternate_exchange);
             let bindings = self.table.bindings_from(&name);
@@ -295,39 +378,97 @@ pub(crate) async fn catch_up(
         Some(newest) => newest,
         None => revision(line).await?,
     };
-    let from = known.lock().revision + 1;
-    let bucket = line.layout.topology();
-    let records = match newest.saturating_sub(from) {
-        _ if newest < from => Vec::new(),
-        0..FEW => {
-            let asking =
-                (from..=newest).map(|position| api::message(line, &bucket.stream, position));
-            let mut found = Vec::new();
-            for answer in join_all(asking).await {
-                match answer? {
-                    Ok(raw) => found.push(raw),
-                    // There is a newer one with its key.
-                    Err(refused) if refused.err_code == code::NO_MESSAGE => {}
-                    Err(refused) => return Err(refused.during("the declarations")),
-                }
+    let first = known.lock().revision + 1;
+    let (mut from, mut newest) = (first, newest);
+    let records = loop {
+        let records = read(line, from, newest).await?;
+        let is_whole = records.len() as u64 == (newest + 1).saturating_sub(from);
+        // Marks go after the record that says so is there: none is missed that this one doesn't tell of.
+        let trimmed = match is_whole {
+            true => None,
+            false => trimmed(line).await?,
+        };
+        match trimmed {
+            // Whoever reads from the start misses nothing of what went before.
+            Some((position, _)) if from == 1 && position > newest => newest = position,
+            Some((position, up_to)) if from > 1 && up_to >= from => {
+                (from, newest) = (1, newest.max(position));
             }
-            found
+            _ => break records,
         }
-        _ => api::messages_from(line, &bucket.stream, from).await?,
     };
     let mut known = known.lock();
-    for Raw {
-        position, payload, ..
-    } in records
-    {
-        if position > known.revision {
-            known.take(position, Record::read(&payload)?)?;
+    match from < first {
+        true => known.take_anew(records)?,
+        false => {
+            for raw in records {
+                if raw.position > known.revision {
+                    let record = Record::read(&raw.payload)?;
+                    if let Record::Trimmed(up_to) = record
+                        && first > 1
+                    {
+                        known.forget_marks(up_to);
+                    }
+                    known.take(raw.position, &raw.subject, record)?;
+                }
+            }
         }
     }
     if newest > known.revision {
         known.set_revision(newest);
     }
     Ok(known.table.clone())
+}
+
+/// The records that are left of those from one position to another, in order.
+async fn read(line: &Line, from: u64, newest: u64) -> Result<Vec<Raw>> {
+    let bucket = line.layout.topology();
+    let mut found: Vec<Raw> = Vec::new();
+    if newest.saturating_sub(from) < FEW {
+        let asking = (from..=newest).map(|position| api::message(line, &bucket.stream, position));
+        for answer in join_all(asking).await {
+            match answer? {
+                Ok(raw) => found.push(raw),
+                // There is a newer one with its key, or it was a mark.
+                Err(refused) if refused.err_code == code::NO_MESSAGE => {}
+                Err(refused) => return Err(refused.during("the declarations")),
+            }
+        }
+        return Ok(found);
+    }
+    let all = bucket.subject(">");
+    loop {
+        let next = found.last().map_or(from, |raw| raw.position + 1);
+        // A purge of any subject moves all consumers of a stream to its end (2.9.10), also the one that is read with. What comes
+        // after that is behind the newest; all that came before it is there.
+        let came = api::messages_from(line, &bucket.stream, next).await?;
+        found.extend(came.into_iter().filter(|raw| raw.position <= newest));
+        let next = found.last().map_or(from, |raw| raw.position + 1);
+        if next > newest {
+            return Ok(found);
+        }
+        match api::next_message(line, &bucket.stream, &all, next).await? {
+            Ok(raw) if raw.position <= newest => found.push(raw),
+            // The last ones were replaced.
+            Ok(_) => return Ok(found),
+            Err(refused) if refused.err_code == code::NO_MESSAGE => return Ok(found),
+            Err(refused) => return Err(refused.during("the declarations")),
+        }
+    }
+}
+
+/// As far as where marks may be gone, and where that is written.
+async fn trimmed(line: &Line) -> Result<Option<(u64, u64)>> {
+    let bucket = line.layout.topology();
+    let subject = bucket.subject(records::TRIMMED_KEY);
+    match api::last_message(line, &bucket.stream, &subject).await? {
+        Ok(raw) => Ok(match Record::read(&raw.payload)? {
+            Record::Trimmed(up_to) => Some((raw.position, up_to)),
+            _ => None,
+        }),
+        Err(refused) if refused.is_missing() => Ok(None),
+        Err(refused) => Err(refused.during("the declarations")),
+    }
 }
 
 /// Writes changes that are based on what is known; nobody else's come in between.
@@ -337,7 +478,10 @@ pub(crate) async fn write(
     changes: &[Change],
 ) -> Result<Written> {
     let bucket = line.layout.topology();
-    let base = known.lock().revision;
+    let base = {
+        let mut known = known.lock();
+        known.revision + std::mem::take(&mut known.ahead)
+    };
     let mut records = Vec::with_capacity(changes.len());
     let mut storing = Vec::with_capacity(changes.len());
     let mut found = Vec::with_capacity(changes.len());
@@ -351,9 +495,9 @@ pub(crate) async fn write(
         if record.is_mark() {
             headers.insert("KV-Operation", "DEL");
         }
-        let subject = Subject::from(bucket.subject(&key));
-        storing.push(line.store(subject, Some(headers), record.text()?.into()));
-        records.push(record);
+        let subject = bucket.subject(&key);
+        storing.push(line.put(&subject, Some(headers), record.text()?.into()));
+        records.push((subject, record));
     }
     for (index, stored) in join_all(storing).await.into_iter().enumerate() {
         match stored? {
@@ -361,10 +505,20 @@ pub(crate) async fn write(
                 let mut known = known.lock();
                 // Somebody may have read it before the answer came.
                 if position == known.revision + 1 {
-                    known.take(position, records[index].clone())?;
+                    let (subject, record) = &records[index];
+                    known.take(position, subject, record.clone())?;
                 }
             }
             Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => {
+                // 2.10 counts those, too, that it refused because its account was full, until it is restarted.
+                let counted = refused.last_sequence().unwrap_or(0);
+                let mut last = revision(line).await?;
+                if counted > last {
+                    // In a cluster, it may be on its way.
+                    tokio::time::sleep(PAUSE).await;
+                    last = revision(line).await?;
+                }
+                known.lock().ahead = counted.saturating_sub(last);
                 return Ok(match index {
                     0 => Written::Stale,
                     _ => Written::Partly,
@@ -385,6 +539,117 @@ pub(crate) async fn write(
         drop(line.api::<Purged>(&subject, &purge, "a purge"));
     }
     Ok(Written::Done)
+}
+
+/// Removes the older half of the marks if there are many: whoever connects would read them all. If that can't be done, whoever
+/// deletes a while later tries again.
+pub(crate) async fn trim(
+    line: &Line,
+    known: &parking_lot::Mutex<Known>,
+    turn: &tokio::sync::Mutex<()>,
+) {
+    let (revision, old) = {
+        let mut known = known.lock();
+        if known.marks.len() <= known.most_marks {
+            return;
+        }
+        known.most_marks = known.marks.len() + AT_ONCE;
+        let mut old: Vec<_> = known.marks.clone().into_iter().collect();
+        old.sort_unstable_by_key(|(_, mark)| mark.position);
+        old.truncate(MOST_MARKS / 2);
+        (known.revision, old)
+    };
+    if let Err(error) = remove_marks(line, known, turn, revision, old).await {
+        tracing::debug!(%error, "marks of what was deleted");
+    }
+}
+
+async fn remove_marks(
+    line: &Line,
+    known: &parking_lot::Mutex<Known>,
+    turn: &tokio::sync::Mutex<()>,
+    base: u64,
+    old: Vec<(String, Mark)>,
+) -> Result<()> {
+    let Some((_, last)) = old.last() else {
+        return Ok(());
+    };
+    remove_left_over(line, known, base, &old).await?;
+    let bucket = line.layout.topology();
+    let subject = bucket.subject(records::TRIMMED_KEY);
+    {
+        let _turn = turn.lock().await;
+        let (revision, trimmed) = {
+            let known = known.lock();
+            (known.revision, known.trimmed)
+        };
+        let record = Record::Trimmed(last.position.max(trimmed));
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Expected-Last-Sequence", message::digits(revision));
+        let stored = line.put(&subject, Some(headers), record.text()?.into());
+        let Stored::At(position) = stored.await? else {
+            // Somebody declares something.
+            return Ok(());
+        };
+        let mut known = known.lock();
+        if position == known.revision + 1 {
+            known.take(position, &subject, record)?;
+        }
+        known.forget_marks(last.position);
+    }
+    for (subject, mark) in &old {
+        let purge = json!({ "filter": subject, "seq": mark.position + 1 });
+        let subject = format!("STREAM.PURGE.{}", bucket.stream);
+        drop(line.api::<Purged>(&subject, &purge, "a purge"));
+    }
+    Ok(())
+}
+
+/// Removes the streams that are left of queues that were deleted: without its mark, one would be taken for that of a queue
+/// whose record is lost, and might be already where others may have forgotten the mark.
+async fn remove_left_over(
+    line: &Line,
+    known: &parking_lot::Mutex<Known>,
+    base: u64,
+    old: &[(String, Mark)],
+) -> Result<()> {
+    let trimmed = known.lock().trimmed;
+    let marks: Vec<_> = old.iter().map(|(_, mark)| mark).collect();
+    let mut left = Vec::new();
+    for some in marks.chunks(AT_ONCE) {
+        let some = some.iter().filter(|mark| mark.position > trimmed);
+        for look in join_all(some.map(|mark| left_over(line, mark))).await {
+            left.extend(look?);
+        }
+    }
+    if left.is_empty() {
+        return Ok(());
+    }
+    if revision(line).await? != base {
+        // One of them may have been declared again, and be in use.
+        return Err(Error::new(
+            ErrorKind::PreconditionFailed,
+            "others declare while marks are removed",
+        ));
+    }
+    for stream in left {
+        match api::delete_stream(line, &stream).await? {
+            Ok(_) => {}
+            Err(refused) if refused.is_missing() => {}
+            Err(refused) => return Err(refused.during("the end of a queue")),
+        }
+    }
+    Ok(())
+}
+
+/// The streams that are left of a queue that was deleted.
+async fn left_over(line: &Line, mark: &Mark) -> Result<Vec<String>> {
+    let Some(queue) = &mark.queue else {
+        return Ok(Vec::new());
+    };
+    let mut streams = api::streams_at(line, &line.layout.subject(queue, "*")).await?;
+    streams.retain(|stream| line.layout.id_of(queue, stream).is_some());
+    Ok(streams)
 }
 
 /// The id of the stream of a queue that is declared, if it is there already, and nothing says that the queue was deleted: then
@@ -418,12 +683,12 @@ pub(crate) async fn begin(line: &Line) -> Result<()> {
     let bucket = line.layout.topology();
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Expected-Last-Subject-Sequence", message::digits(0));
-    let subject = Subject::from(bucket.subject(records::LAYOUT_KEY));
+    let subject = bucket.subject(records::LAYOUT_KEY);
     let text: Bytes = Record::Layout(records::LAYOUT).text()?.into();
-    match line.store(subject, Some(headers), text).await? {
+    match line.put(&subject, Some(headers), text).await? {
         Stored::At(_) => Ok(()),
         Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => Ok(()),
         Stored::Refused(refused) => Err(refused.during("a declaration")),
-        Stored::Nowhere => Err(error::unexpected("a declaration")),
+        Stored::Nowhere => Err(error::nobody("a declaration")),
     }
 }

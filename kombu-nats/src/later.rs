@@ -59,7 +59,7 @@ pub(crate) async fn leave_dead(shared: &Arc<Shared>, parcel: &Parcel, death: Dea
     match storing.await? {
         Stored::At(_) => Ok(()),
         Stored::Refused(refused) => Err(refused.during("a dead message")),
-        Stored::Nowhere => Err(crate::error::unexpected("a dead message")),
+        Stored::Nowhere => Err(crate::error::nobody("a dead message")),
     }
 }
 
@@ -215,7 +215,20 @@ async fn take(
         shared.catch_up().await?;
         queue = shared.known.lock().queue_of(stream);
     }
-    let (Some(queue), Some(headers)) = (queue, fetched.headers.take()) else {
+    let Some(queue) = queue else {
+        let is_deleted = shared.known.lock().was_of_deleted(stream);
+        let is_gone = is_deleted || {
+            let looking = timeout(SILENCE, api::stream_info(line, stream, None));
+            matches!(looking.await, Ok(Ok(Err(refused))) if refused.is_missing())
+        };
+        if !is_gone {
+            // All declarations may be gone, and whoever declares the queue again has what is in it.
+            return Ok(wait_for(shared, &fetched));
+        }
+        line.tell(fetched.ack, ACK);
+        return Ok(None);
+    };
+    let Some(headers) = fetched.headers.take() else {
         line.tell(fetched.ack, ACK);
         return Ok(None);
     };

@@ -29,7 +29,12 @@
 //! | `Kombu-Expiration` | milliseconds that the message may wait |
 //! | `Kombu-Message-Id`, `Kombu-Correlation-Id`, `Kombu-Reply-To`, `Kombu-Type`, `Kombu-Timestamp`, `Kombu-User-Id`, `Kombu-App-Id`, `Kombu-Cluster-Id` | of the same name |
 //! | `Kombu-More` | JSON: what a header of NATS can't hold |
-//! | any other, but `Nats-…` | a header of the message, as text |
+//! | any other of letters, digits, `-` and `_` | a header of the message, as text, and the last of several values; but those that begin with `Nats-`, `Kombu-`, `Content-`, `KV-`, `Status` or `Description` |
+//!
+//! The name of a queue's stream ends with an id; which one it is tells `$JS.API.STREAM.NAMES` with `{"subject":"kombu.q.jobs.*"}`. What is
+//! pulled has to be acknowledged (`+ACK`) within 30 s, or said to be in work (`+WPI`); with `-NAK` it comes again, which counts as a failure.
+//! `+TERM` makes no dead letter. Limits of a queue are kept by those who publish here: what other clients publish is dropped
+//! when one of these publishes next, but for `RejectPublish` by number, which the stream knows. A message is delayed by this library only.
 //!
 //! Who waits here for a message looks for one every second. An empty message to `kombu.new.jobs`, sent behind the one for the queue,
 //! wakes it at once; ours do so. At `kombu.q.jobs.0` nobody but the server listens, and nobody else should: where somebody does, a stream
@@ -40,8 +45,29 @@
 //! Questions are messages in queues; the answers to a [`Caller`](kombu_core::Caller) lie in no stream, and go to an inbox: a subject
 //! that begins with `_INBOX.`, which is the question's `Kombu-Reply-To`. Whoever answers publishes there, with the question's
 //! `Kombu-Correlation-Id`; what is published here to the default exchange with such a key does, on whichever session. So any client
-//! of NATS answers, and asks: with an inbox of its own in `Kombu-Reply-To`. A user with permissions has to be allowed to subscribe to
-//! `_INBOX.>`, and to publish there: a session looks for signs of life by what it sends to itself. No queue can be called like an inbox.
+//! of NATS answers, and asks: with an inbox of its own in `Kombu-Reply-To`. No queue can be called like an inbox.
+//!
+//! # Permissions
+//!
+//! A user with permissions needs these, with the prefix that the URL says in place of `kombu`:
+//!
+//! | publish | what for |
+//! |---|---|
+//! | `_INBOX.>` | answers, and signs of life, which a session sends to itself |
+//! | `$JS.API.>`, `$JS.ACK.>` | JetStream |
+//! | `$KV.kombu_topology.>`, `$KV.kombu_sessions.>` | declarations, and who is there |
+//! | `kombu.bell.*`, `kombu.held` | what sessions tell and ask each other |
+//! | `kombu.new.*`, `kombu.delayed` | those who wait are woken |
+//! | `kombu.q.>`, `kombu.later.*` | messages |
+//!
+//! And to subscribe to `_INBOX.>`, `kombu.bell.*`, `kombu.held`, `kombu.new.*` and `kombu.delayed`. With a domain, `$JS.API.>` and what
+//! begins with `$KV` are `$JS.DOMAIN.API.>` where the server is of another domain, as a leaf node is; one of that domain goes by those above.
+//!
+//! Whoever lacks one of them is told which, as [`AccessRefused`](kombu_core::ErrorKind::AccessRefused): when it connects, or when it
+//! publishes a message. Only without
+//! publishing to `kombu.delayed` all works, and what is delayed may come a second late. A user may have
+//! `kombu.q.jobs.*` in place of `kombu.q.>`, for each queue that it publishes to, or sends dead letters to. What is delayed is moved by
+//! whichever session is there; one that may not publish to its queue leaves it to others.
 //!
 //! # Slow lines
 //!
@@ -75,6 +101,7 @@ mod message;
 mod names;
 mod news;
 mod outlet;
+mod permissions;
 mod pulse;
 mod purge;
 mod push;

@@ -21,7 +21,7 @@ use crate::known::NatsQueue;
 use crate::line;
 use crate::members;
 use crate::push::{self, Parcel};
-use crate::session::{Shared, to_the_end};
+use crate::session::{PAUSE, Shared, to_the_end};
 use crate::tally;
 
 /// How soon what was published is counted.
@@ -108,9 +108,11 @@ impl Known {
     /// Learns of what is new, and answers how many bytes are ready; or as good as none, if they are certainly no more than
     /// `enough`.
     async fn ready(&mut self, shared: &Arc<Shared>, queue: &NatsQueue, enough: u64) -> Result<u64> {
-        let info = api::stream_info(&shared.line, queue.stream(), None).await?;
-        let Ok(info) = info else { return Ok(0) };
-        let state = info.state;
+        let state = match api::stream_info(&shared.line, queue.stream(), None).await? {
+            Ok(info) => info.state,
+            Err(refused) if refused.is_missing() => return Ok(0),
+            Err(refused) => return Err(refused.during("a look at a queue")),
+        };
         if state.last_seq < self.read_to {
             // The stream was made again.
             *self = Known {
@@ -223,7 +225,15 @@ pub(crate) fn push(shared: Arc<Shared>, parcel: Parcel, end: Instant) -> line::A
                 Some(limit) if size > limit => true,
                 Some(limit) => {
                     let room = limit - size;
-                    known.ready(&shared, &parcel.queue, room).await? > room
+                    let ready = loop {
+                        match known.ready(&shared, &parcel.queue, room).await {
+                            Err(error) if shared.may_pass_by(&error, end.into()) => {
+                                tokio::time::sleep(PAUSE).await;
+                            }
+                            counted => break counted?,
+                        }
+                    };
+                    ready > room
                 }
                 None => false,
             };

@@ -17,14 +17,19 @@ use kombu_core::{Error, ErrorKind, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::answers::{self, Answers, Expected};
 use crate::error::{self, ApiError};
 use crate::names::Layout;
+use crate::permissions::{Needed, Refusals, Refused};
 
 pub(crate) use crate::answers::Stored;
+
+/// What the subjects of JetStream's interface begin with, where no domain is said.
+pub(crate) const API: &str = "$JS.API";
 
 /// How long an answer may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -40,6 +45,8 @@ pub(crate) struct Life {
     client: Arc<Client>,
     answers: Arc<Answers>,
     lost: Loss,
+    refusals: Refusals,
+    needed: Arc<Needed>,
 }
 
 /// One session's line.
@@ -98,10 +105,42 @@ impl Life {
         }
     }
 
+    /// Takes in what the server refuses: whoever waits for it is told, and a session that can't do without ends.
+    pub(crate) fn take_in_refusal(&self, refused: &Refused) {
+        let concerns = |subject: &str| self.needed.is_publish_to(refused, subject);
+        self.answers.refuse(concerns, || refused.error());
+        if self.needed.has(refused) {
+            let error = refused.error();
+            lose(&self.lost, error.kind(), error.message().to_owned());
+        }
+    }
+
+    /// What the server refuses from now on.
+    pub(crate) fn refusals(&self) -> broadcast::Receiver<Arc<Refused>> {
+        self.refusals.subscribe()
+    }
+
+    /// Resolves when the server refuses a publish to this subject.
+    async fn refusal(
+        &self,
+        mut refusals: broadcast::Receiver<Arc<Refused>>,
+        subject: &str,
+    ) -> Error {
+        loop {
+            match refusals.recv().await {
+                Ok(refused) if self.needed.is_publish_to(&refused, subject) => {
+                    return refused.error();
+                }
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return std::future::pending().await,
+            }
+        }
+    }
+
     /// Resolves when the server has taken in what was sent before: it gives us back what we send to ourselves. That nobody
     /// listens at a subject would tell as much, but for those who listen to everything.
     async fn ping(&self) -> Result<()> {
-        let Some((expected, reply)) = self.answers.open() else {
+        let Some((expected, reply)) = self.answers.open(None) else {
             return Err(self.loss());
         };
         let sending = self.client.publish(reply, ECHO);
@@ -165,11 +204,14 @@ impl Line {
         session: u64,
         api: String,
         lost: Loss,
+        refusals: Refusals,
     ) -> Result<Self> {
         let life = Life {
             answers: Answers::new(&client.new_inbox()),
             client: Arc::new(client),
             lost,
+            refusals,
+            needed: Arc::new(Needed::new(&layout, &api)),
         };
         let line = Line {
             life,
@@ -186,6 +228,7 @@ impl Line {
             line.life.answers.clone(),
             arrivals,
             line.life.clone(),
+            line.life.refusals(),
             line.over(),
         ));
         Ok(line)
@@ -235,8 +278,14 @@ impl Line {
             if let Some(headers) = headers {
                 request = request.headers(headers);
             }
-            let asking = life.answer_in_time(life.client.send_request(subject, request));
-            match asking.await {
+            let refused = life.refusal(life.refusals(), &subject);
+            let asking = life.answer_in_time(life.client.send_request(subject.clone(), request));
+            let answer = tokio::select! {
+                biased;
+                answer = asking => answer,
+                refused = refused => return Err(refused),
+            };
+            match answer {
                 Some(Ok(message)) => Ok(Some(message)),
                 Some(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
                 Some(Err(error)) => {
@@ -254,15 +303,20 @@ impl Line {
         }
     }
 
+    /// Tries what a user has to be allowed. What comes of it has come when the answer to what is asked for next is there.
+    pub(crate) fn try_permissions(&self) -> Result<Vec<Subscriber>> {
+        self.life.needed.try_out(self)
+    }
+
     /// Asks the server that this line leads to for a sign of life.
     pub(crate) fn ping(&self) -> Answer<()> {
         let life = self.life.clone();
         Box::pin(async move { life.ping().await })
     }
 
-    /// Expects an answer at a subject.
-    fn expect(&self) -> Result<(Expected, Subject)> {
-        let expected = self.life.answers.open();
+    /// Expects an answer to what is published to a subject, and at which.
+    fn expect(&self, subject: &Subject) -> Result<(Expected, Subject)> {
+        let expected = self.life.answers.open(Some(subject));
         expected
             .filter(|_| !self.is_over())
             .ok_or_else(|| self.loss())
@@ -275,7 +329,7 @@ impl Line {
         headers: Option<HeaderMap>,
         payload: Bytes,
     ) -> Answer<Stored> {
-        let (expected, reply) = match self.expect() {
+        let (expected, reply) = match self.expect(&subject) {
             Ok(expected) => expected,
             Err(loss) => return Box::pin(async move { Err(loss) }),
         };
@@ -305,6 +359,20 @@ impl Line {
         }
     }
 
+    /// Writes a key of a bucket. A leaf node of another domain keeps the bucket's own subject from its hub.
+    pub(crate) fn put(
+        &self,
+        subject: &str,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+    ) -> Answer<Stored> {
+        let subject = match self.api.as_str() {
+            API => subject.to_owned(),
+            api => format!("{api}.{subject}"),
+        };
+        self.store(subject.into(), headers, payload)
+    }
+
     /// Gives something to whoever listens there now, which no stream keeps; the answer says that the server has it.
     pub(crate) fn hand_over(
         &self,
@@ -312,7 +380,7 @@ impl Line {
         headers: HeaderMap,
         payload: Bytes,
     ) -> Answer<()> {
-        let (expected, reply) = match self.expect() {
+        let (expected, reply) = match self.expect(&subject) {
             Ok(expected) => expected,
             Err(loss) => return Box::pin(async move { Err(loss) }),
         };
@@ -375,9 +443,19 @@ impl Line {
         self.life.client.server_info().server_id
     }
 
+    /// The server's version.
+    pub(crate) fn version(&self) -> String {
+        self.life.client.server_info().version
+    }
+
     /// Whether there are other servers beside it.
     pub(crate) fn is_with_a_cluster(&self) -> bool {
         self.life.client.server_info().cluster.is_some()
+    }
+
+    /// Whether what is confirmed may not be known to its consumers yet.
+    pub(crate) fn tells_consumers_later(&self) -> bool {
+        self.life.client.is_server_compatible(2, 10, 0)
     }
 
     /// Whether the server that was of this name has begun anew, as far as it can be told: one of a cluster may be another.

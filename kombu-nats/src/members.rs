@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Subject};
+use async_nats::HeaderMap;
 use kombu_core::{Error, ErrorKind, Name, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -114,8 +114,8 @@ pub(crate) async fn change(
             message::digits(position),
         );
         let text = json!(members).to_string();
-        let subject = Subject::from(bucket.subject(&key(queue)));
-        match line.store(subject, Some(headers), text.into()).await? {
+        let subject = bucket.subject(&key(queue));
+        match line.put(&subject, Some(headers), text.into()).await? {
             Stored::At(_) => return Ok(members),
             Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => {}
             Stored::Refused(refused) => return Err(refused.during("a consumer")),
@@ -171,7 +171,7 @@ pub(crate) async fn join(line: &Line, queue: &NatsQueue, member: Member) -> Resu
 pub(crate) async fn take_turn(shared: &Shared, queue: &NatsQueue) -> Result<u64> {
     let line = &shared.line;
     let bucket = line.layout.sessions();
-    let subject = Subject::from(bucket.subject(&turn_key(queue)));
+    let subject = bucket.subject(&turn_key(queue));
     let mut pause = Duration::from_millis(2);
     loop {
         let last = match api::last_message(line, &bucket.stream, &subject).await? {
@@ -190,7 +190,7 @@ pub(crate) async fn take_turn(shared: &Shared, queue: &NatsQueue) -> Result<u64>
         if let Some(last) = last {
             let mut headers = HeaderMap::new();
             headers.insert("Nats-Expected-Last-Subject-Sequence", message::digits(last));
-            let storing = line.store(subject.clone(), Some(headers), IN_TURN.into());
+            let storing = line.put(&subject, Some(headers), IN_TURN.into());
             match storing.await? {
                 Stored::At(position) => return Ok(position),
                 Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => {}
@@ -206,11 +206,11 @@ pub(crate) async fn take_turn(shared: &Shared, queue: &NatsQueue) -> Result<u64>
 /// It is the others' turn.
 pub(crate) async fn end_turn(shared: &Shared, queue: &NatsQueue, turn: u64) -> Result<()> {
     let line = &shared.line;
-    let subject = Subject::from(line.layout.sessions().subject(&turn_key(queue)));
+    let subject = line.layout.sessions().subject(&turn_key(queue));
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Expected-Last-Subject-Sequence", message::digits(turn));
     // Refused if somebody took the turn away.
-    line.store(subject, Some(headers), "{}".into())
+    line.put(&subject, Some(headers), "{}".into())
         .await
         .map(drop)
 }
@@ -240,7 +240,7 @@ pub(crate) async fn take_clearing(shared: &Shared) -> Result<bool> {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Expected-Last-Subject-Sequence", message::digits(last));
     let text = (times + 1).min(CLEARINGS).to_string();
-    let storing = line.store(Subject::from(subject), Some(headers), text.into());
+    let storing = line.put(&subject, Some(headers), text.into());
     // Refused if somebody else does it.
     Ok(matches!(storing.await?, Stored::At(_)))
 }
@@ -276,8 +276,8 @@ fn session_subject(line: &Line, session: u64) -> String {
 pub(crate) async fn live(line: &Line, last: u64) -> Result<u64> {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Expected-Last-Subject-Sequence", message::digits(last));
-    let subject = Subject::from(session_subject(line, line.session));
-    match line.store(subject, Some(headers), "{}".into()).await? {
+    let subject = session_subject(line, line.session);
+    match line.put(&subject, Some(headers), "{}".into()).await? {
         Stored::At(position) => Ok(position),
         Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => {
             match sign(line, line.session).await? {
@@ -313,8 +313,6 @@ pub(crate) async fn nowhere(line: &Line) -> Error {
 /// The last that was heard of a session.
 pub(crate) struct Sign {
     pub(crate) position: u64,
-    /// By the server's clock.
-    pub(crate) stored: u64,
     /// Others have taken the session for dead, and it ends.
     pub(crate) is_last: bool,
 }
@@ -322,15 +320,20 @@ pub(crate) struct Sign {
 /// What the key of a session says when others end it.
 const LAST: &[u8] = b"ended";
 
+impl Sign {
+    fn of(raw: &api::Raw) -> Self {
+        Sign {
+            position: raw.position,
+            is_last: raw.payload == LAST,
+        }
+    }
+}
+
 pub(crate) async fn sign(line: &Line, session: u64) -> Result<Option<Sign>> {
     let bucket = line.layout.sessions();
     let subject = session_subject(line, session);
     match api::last_message(line, &bucket.stream, &subject).await? {
-        Ok(raw) => Ok(Some(Sign {
-            position: raw.position,
-            stored: raw.stored,
-            is_last: raw.payload == LAST,
-        })),
+        Ok(raw) => Ok(Some(Sign::of(&raw))),
         Err(refused) if refused.is_missing() => Ok(None),
         Err(refused) => Err(refused.during("a look at a session")),
     }
@@ -346,8 +349,8 @@ pub(crate) async fn end(line: &Line, session: u64, sign: &Sign) -> Result<bool> 
         "Nats-Expected-Last-Subject-Sequence",
         message::digits(sign.position),
     );
-    let subject = Subject::from(session_subject(line, session));
-    match line.store(subject, Some(headers), LAST.into()).await? {
+    let subject = session_subject(line, session);
+    match line.put(&subject, Some(headers), LAST.into()).await? {
         Stored::At(_) => Ok(true),
         Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => Ok(false),
         Stored::Refused(refused) => Err(refused.during("the end of a session")),
@@ -387,6 +390,36 @@ pub(crate) async fn sessions(line: &Line) -> Result<Vec<u64>> {
     Ok(keys.iter().filter_map(|key| key.parse().ok()).collect())
 }
 
+/// The sessions that have been silent for longer than this, those first that said something last so long ago.
+pub(crate) async fn silent(line: &Line, now: u64, longest: Duration) -> Result<Vec<(u64, Sign)>> {
+    let bucket = line.layout.sessions();
+    let signs = bucket.subject("s.*");
+    let start = signs.len() - 1;
+    let before = now.saturating_sub(nanoseconds(longest));
+    let mut found = Vec::new();
+    let mut next = 1;
+    loop {
+        let raw = match api::next_message(line, &bucket.stream, &signs, next).await? {
+            Ok(raw) => raw,
+            Err(refused) if refused.is_missing() => return Ok(found),
+            Err(refused) => return Err(refused.during("a look at sessions")),
+        };
+        next = raw.position + 1;
+        match raw.stored {
+            // Those behind it are younger.
+            stored if (before..=now).contains(&stored) => return Ok(found),
+            // The clock was set back since.
+            stored if stored > now => {}
+            _ => {
+                let session = raw.subject.get(start..).map(str::parse);
+                if let Some(Ok(session)) = session {
+                    found.push((session, Sign::of(&raw)));
+                }
+            }
+        }
+    }
+}
+
 /// When something of this sort was last written for a key, in ns by the server's clock.
 pub(crate) async fn written(line: &Line, sort: &str, key: &str) -> Result<Option<u64>> {
     let bucket = line.layout.sessions();
@@ -403,12 +436,12 @@ pub(crate) async fn written(line: &Line, sort: &str, key: &str) -> Result<Option
 pub(crate) fn mark_expiring(line: &Line, queue: &NatsQueue) {
     let bucket = line.layout.sessions();
     let subject = bucket.subject(&format!("x.{}", encoded(queue.name())));
-    drop(line.store(subject.into(), None, "{}".into()));
+    drop(line.put(&subject, None, "{}".into()));
 }
 
 /// Takes note that a queue is used, which keeps it from expiring.
 pub(crate) async fn use_queue(line: &Line, queue: &Name) -> Result<()> {
     let bucket = line.layout.sessions();
-    let subject = Subject::from(bucket.subject(&format!("e.{}", encoded(queue))));
-    line.store(subject, None, "{}".into()).await.map(drop)
+    let subject = bucket.subject(&format!("e.{}", encoded(queue)));
+    line.put(&subject, None, "{}".into()).await.map(drop)
 }

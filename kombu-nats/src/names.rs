@@ -50,7 +50,11 @@ impl Layout {
 
     /// The id in the name of a stream of a queue; `None` if it is something else's.
     pub(crate) fn id_of<'a>(&self, queue: &str, stream: &'a str) -> Option<&'a str> {
-        stream.strip_prefix(self.stream(queue, "").as_str())
+        let id = stream.strip_prefix(self.stream(queue, "").as_str())?;
+        // That of another queue may begin with the name of this one.
+        id.bytes()
+            .all(|byte| byte.is_ascii_hexdigit())
+            .then_some(id)
     }
 
     /// The subject of a level of a queue; `*` for all.
@@ -158,6 +162,15 @@ mod tests {
         let (one, other) = ("x".repeat(254) + "1", "x".repeat(254) + "2");
         assert_ne!(encoded(&one), encoded(&other));
         assert!(encoded(&one).len() <= MAX_LEN);
+    }
+
+    #[test]
+    fn a_stream_is_that_of_one_queue() {
+        let layout = Layout::new("kombu");
+        let id = fresh_id();
+        let stream = layout.stream("jobs-x", &id);
+        assert_eq!(layout.id_of("jobs-x", &stream), Some(id.as_str()));
+        assert_eq!(layout.id_of("jobs", &stream), None);
     }
 
     #[test]

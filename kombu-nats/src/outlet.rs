@@ -174,7 +174,7 @@ fn send(shared: &Arc<Shared>, waiting: &mut VecDeque<Waiting>, newest: &Result<(
                 Ok(Box::pin(async { Ok(Answer::Stale) }) as Pushed)
             }
             Ok(()) => Ok(push::start(shared, &one.targets, &one.envelope, one.end)),
-            Err(error) => Err(kombu_core::Error::new(error.kind(), error.to_string())),
+            Err(error) => Err(kombu_core::Error::new(error.kind(), error.message())),
         };
         // Nobody waits any more; it is on its way all the same.
         drop(one.reply.send(pushed));

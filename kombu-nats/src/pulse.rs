@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 use crate::api::{self, ACK_WAIT};
 use crate::discounts;
 use crate::line::Answer;
-use crate::members::{self, CLEARED_AGAIN, CLEARINGS};
+use crate::members::{self, CLEARED_AGAIN, CLEARINGS, Sign};
 use crate::names::encoded;
 use crate::news;
 use crate::reader;
@@ -30,6 +30,9 @@ const BEAT: Duration = Duration::from_secs(5);
 const LEASE: Duration = Duration::from_secs(15);
 /// How long a suspect has to be heard of, by whoever suspects it.
 const DOUBT: Duration = Duration::from_secs(7);
+/// Every session that lives suspects it: what a crashed one had is free within the time that is promised.
+const _: () = assert!(LEASE.as_secs() + BEAT.as_secs() + DOUBT.as_secs() < PROMISED.as_secs());
+const PROMISED: Duration = Duration::from_secs(30);
 /// How often queues are looked at whose messages may expire.
 const LOOK: Duration = Duration::from_secs(10);
 /// How soon a queue is looked at again whose head doesn't expire, and what is behind it may.
@@ -372,15 +375,19 @@ pub(crate) async fn beat(shared: &Shared, last: u64) -> Result<u64> {
 
 /// Ends the sessions that don't live any more.
 async fn reap(shared: &Arc<Shared>) -> Result<()> {
-    let sessions = members::sessions(&shared.line).await?;
-    // Together, all sessions look about twice at each.
-    if sessions.len() > 2 && fastrand::usize(..sessions.len()) >= 2 {
-        return Ok(());
+    let line = &shared.line;
+    let mut silent = members::silent(line, shared.clock.now(), LEASE).await?;
+    if silent.iter().any(|(_, sign)| sign.is_last) {
+        let sessions = members::sessions(line).await?.len();
+        // What couldn't be removed: together, all sessions try about twice.
+        if fastrand::usize(..sessions.max(1)) >= 2 {
+            silent.retain(|(_, sign)| !sign.is_last);
+        }
     }
-    let others = sessions.into_iter();
+    let others = silent.into_iter();
     let looks = others
-        .filter(|session| *session != shared.line.session)
-        .map(|session| look_at_session(shared, session));
+        .filter(|(session, _)| *session != line.session)
+        .map(|(session, sign)| doubt(shared, session, sign));
     // One that can't be ended now keeps none of the others.
     for looked in join_all(looks).await {
         if let Err(error) = looked {
@@ -392,13 +399,9 @@ async fn reap(shared: &Arc<Shared>) -> Result<()> {
 
 /// Ends a session that has been silent for too long. The server's clock may be set, and its words may have been missing for
 /// everybody: so whoever suspects a session listens for it, over more than the time between two of its signs.
-async fn look_at_session(shared: &Arc<Shared>, session: u64) -> Result<()> {
+async fn doubt(shared: &Arc<Shared>, session: u64, sign: Sign) -> Result<()> {
     let line = &shared.line;
-    let Some(sign) = members::sign(line, session).await? else {
-        return Ok(());
-    };
-    let age = shared.clock.now().saturating_sub(sign.stored);
-    if age <= api::nanoseconds(LEASE) || !shared.suspects.lock().insert(session) {
+    if !shared.suspects.lock().insert(session) {
         return Ok(());
     }
     let doubted = async {

@@ -171,15 +171,20 @@ fn all(shared: &Arc<Shared>, parcels: Vec<Parcel>, end: Instant) -> line::Answer
         .map(|parcel| one(shared, parcel, end))
         .collect();
     Box::pin(async move {
-        let mut answer = Answer::Done;
+        let (mut answer, mut failed, mut is_stored) = (Answer::Done, None, false);
         for sent in join_all(sending).await {
-            match sent? {
-                Answer::Stale => return Ok(Answer::Stale),
-                Answer::Refused => answer = Answer::Refused,
-                _ => {}
+            match sent {
+                Ok(Answer::Stale) => return Ok(Answer::Stale),
+                Ok(Answer::Refused) => answer = Answer::Refused,
+                Ok(_) => is_stored = true,
+                Err(error) => drop(failed.get_or_insert(error)),
             }
         }
-        Ok(answer)
+        match failed {
+            None => Ok(answer),
+            Some(error) if is_stored => Err(error.with_maybe_stored()),
+            Some(error) => Err(error),
+        }
     })
 }
 
@@ -316,7 +321,7 @@ pub(crate) async fn settle(
             Err(error) if error::is_passing(&error) => {
                 unsure.get_or_insert(sent.at);
             }
-            Err(error) if error.kind() == ErrorKind::ConnectionLost => {
+            Err(error) if error.kind() == ErrorKind::ConnectionLost || shared.line.is_over() => {
                 return Err(error.with_maybe_stored());
             }
             Err(error) => return Err(told(error, unsure)),

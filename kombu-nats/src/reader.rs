@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use async_nats::{Message, Subject, Subscriber};
+use async_nats::{Message, StatusCode, Subject, Subscriber};
 use futures_util::{FutureExt, Stream, StreamExt};
 use kombu_core::Result;
 use kombu_core::driver::Op;
@@ -325,10 +325,16 @@ pub(crate) struct NatsReader {
     at_once: u8,
     timer: Pin<Box<Sleep>>,
     checking: Option<crate::line::Answer<Check>>,
-    /// Since when it is looked at because it didn't answer.
-    silent_since: Option<Instant>,
+    silence: Option<Silence>,
     /// Whether it is this consumer's turn, where only one is served.
     is_active: bool,
+}
+
+/// A queue that doesn't answer.
+struct Silence {
+    since: Instant,
+    /// Whether a look at it found nothing to be put right.
+    is_whole: bool,
 }
 
 /// How far a look at all levels is.
@@ -393,7 +399,7 @@ impl NatsReader {
             at_once: 0,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             checking: None,
-            silent_since: None,
+            silence: None,
             is_active,
         })
     }
@@ -428,7 +434,12 @@ impl NatsReader {
     /// Looks whether the queue is still there, and whose turn it is.
     fn check(&mut self, repairs: bool) {
         let (shared, queue, number) = (self.shared.clone(), self.queue.clone(), self.number);
+        let is_silent = self.silence.is_some();
         self.checking = Some(Box::pin(async move {
+            if is_silent {
+                // There may be a leader in a moment.
+                tokio::time::sleep(PAUSE).await;
+            }
             loop {
                 match look(&shared, &queue, number, repairs).await {
                     // There is no leader, for one.
@@ -445,6 +456,13 @@ impl NatsReader {
         }));
     }
 
+    fn fall_silent(&mut self) {
+        self.silence.get_or_insert(Silence {
+            since: Instant::now(),
+            is_whole: false,
+        });
+    }
+
     /// Takes what pulls bring, late or not; false if there is nothing more now.
     fn poll_arrivals(&mut self, context: &mut Context<'_>) -> Result<bool> {
         let asked = self.asked.as_ref().map(|pull| pull.number);
@@ -459,6 +477,13 @@ impl NatsReader {
                 Poll::Pending => return Ok(false),
             }
         };
+        let is_from_queue = message.status != Some(StatusCode::NO_RESPONDERS);
+        if is_from_queue {
+            self.heard = Instant::now();
+            if self.silence.take_if(|silence| silence.is_whole).is_some() {
+                self.shared.tell_repaired(&self.queue, CHANGED_LEADER);
+            }
+        }
         let Some(status) = message.status else {
             self.take(message, since);
             if left == Some(0) {
@@ -478,7 +503,12 @@ impl NatsReader {
                 true if pull.has_brought && self.queue.levels() == 1 => self.sweep = Sweep::Due,
                 true => self.go_down(),
                 // The consumer is gone, or the server can't now.
-                false => self.check(true),
+                false => {
+                    if !is_from_queue {
+                        self.fall_silent();
+                    }
+                    self.check(true);
+                }
             }
         }
         Ok(true)
@@ -636,22 +666,24 @@ impl Reader for NatsReader {
                 if self.asked.is_none() {
                     self.inlet.state.lock().forget_until(self.pulls);
                 }
-                if !checked.was_whole {
-                    self.silent_since = None;
+                // What was put right is told, and what came meanwhile was only late.
+                let heard = self.heard;
+                let is_silent = |silence: &Silence| {
+                    checked.was_whole && (silence.is_whole || heard < silence.since)
+                };
+                self.silence = self.silence.take().filter(is_silent);
+                if let Some(silence) = &mut self.silence {
+                    silence.is_whole = true;
                 }
             }
             if self.checking.is_none() && self.bell.take_changed() {
                 self.check(false);
                 continue;
             }
-            while self.poll_arrivals(context)? {
-                self.heard = Instant::now();
-            }
-            if let Some(since) = self.silent_since.take_if(|_| self.checking.is_none())
-                && self.heard < since
-            {
-                // Nothing was wrong with it, and yet it didn't answer.
-                self.shared.tell_repaired(&self.queue, CHANGED_LEADER);
+            let is_looked_at = self.checking.is_some();
+            while self.poll_arrivals(context)? {}
+            if self.checking.is_some() != is_looked_at {
+                continue;
             }
             if !self.here.is_empty() && (self.asked.is_none() || max < self.here.len() || max > 0) {
                 let handed = self.here.len().min(max);
@@ -688,7 +720,7 @@ impl Reader for NatsReader {
                 }
                 // What it brings all the same is taken, or goes back.
                 self.asked = None;
-                self.silent_since = Some(Instant::now());
+                self.fall_silent();
                 self.check(true);
                 continue;
             }

@@ -3,6 +3,9 @@
 //! Those that are gone leave a mark, so that whoever reads on from what it knows learns of it. Read in the order in which
 //! they were written, what is left of the records makes the table: a binding counts if both of its ends were there
 //! before it.
+//!
+//! When there are many marks, the older ones are removed, and one record says as far as where: whoever hadn't read that far
+//! reads all records anew.
 
 use kombu_core::driver::Destination;
 use kombu_core::virt::{BindingRecord, Change, Table};
@@ -17,6 +20,9 @@ pub(crate) const LAYOUT: u32 = 1;
 /// The key of the version.
 pub(crate) const LAYOUT_KEY: &str = "layout";
 
+/// The key that says which marks were removed.
+pub(crate) const TRIMMED_KEY: &str = "trimmed";
+
 /// What a key holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -28,6 +34,8 @@ pub(crate) enum Record {
     NoQueue(Name),
     Binding(BindingText),
     NoBinding(BindingText),
+    /// Marks up to this position may be gone.
+    Trimmed(u64),
 }
 
 /// A queue.
@@ -140,7 +148,7 @@ impl Record {
             bindings.map(|record| record.source.clone()).collect()
         };
         match self {
-            Record::Layout(_) => Vec::new(),
+            Record::Layout(_) | Record::Trimmed(_) => Vec::new(),
             Record::Exchange(exchange) => {
                 let mut touched: Vec<Name> =
                     sources(Destination::Exchange(exchange.name().clone()));
@@ -178,7 +186,7 @@ impl Record {
     /// Takes it into a table that has everything that was written before.
     pub(crate) fn apply(self, table: &mut Table) -> Result<()> {
         match self {
-            Record::Layout(LAYOUT) => {}
+            Record::Layout(LAYOUT) | Record::Trimmed(_) => {}
             Record::Layout(version) => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
@@ -271,6 +279,7 @@ mod tests {
         let golden = [
             (r#"{"layout":1}"#, Record::Layout(1)),
             (r#"{"no_queue":"jobs"}"#, Record::NoQueue("jobs".into())),
+            (r#"{"trimmed":512}"#, Record::Trimmed(512)),
             (
                 r#"{"binding":{"source":"media","queue":"videos","routing_key":"video.#"}}"#,
                 Record::Binding(BindingText::new(&BindingRecord {

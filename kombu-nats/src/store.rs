@@ -3,7 +3,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use kombu_core::driver::{BoxFuture, Capabilities, Notices, Op, QueueInfo, RawDelivery};
+use kombu_core::driver::{
+    BoxFuture, BrokerInfo, Capabilities, Notices, Op, QueueInfo, RawDelivery,
+};
 use kombu_core::message::Envelope;
 use kombu_core::virt::{
     Answer, Applied, Change, Dead, Death, Finish, QueueStore, ReaderOptions, Replies, Table,
@@ -69,8 +71,11 @@ impl NatsStore {
         shared.give_back(&queue, held, counts, delay);
         Op::Pending(Box::pin(async move {
             shared.returns.idle(&shared, &queue).await;
-            if limits::is_limited(queue.declaration()) {
-                limits::trim(&shared, &queue).await?;
+            // It is there, whatever comes of the others.
+            if limits::is_limited(queue.declaration())
+                && let Err(error) = limits::trim(&shared, &queue).await
+            {
+                tracing::debug!(%error, queue = %queue.name(), "a queue may be too long");
             }
             match shared.line.is_over() {
                 true => Err(error::settle_lost()),
@@ -189,6 +194,12 @@ impl QueueStore for NatsStore {
 
     fn capabilities(&self) -> Capabilities {
         self.capabilities
+    }
+
+    fn broker_info(&self) -> Op<Result<BrokerInfo>> {
+        let version = format!("NATS {}", self.shared.line.version());
+        let time = clock::time(self.shared.clock.now());
+        Op::ready(Ok(BrokerInfo::new(Some(version), Some(time))))
     }
 
     fn session(&self) -> u64 {

@@ -15,9 +15,10 @@ use url::Url;
 use crate::access::{self, Servers};
 use crate::api;
 use crate::known;
-use crate::line::{Line, Loss};
+use crate::line::{self, Line, Loss};
 use crate::names::Layout;
 use crate::outlet;
+use crate::permissions;
 use crate::pulse;
 use crate::session::Shared;
 use crate::store::NatsStore;
@@ -37,14 +38,14 @@ pub struct Nats;
 pub struct NatsOptions {
     /// What the names of all streams and subjects begin with: a virtual host. Letters, digits, `-` and `_`. Default: `kombu`.
     pub prefix: String,
-    /// The JetStream domain. Default: that of the server.
+    /// The JetStream domain: that of the hub, for one, through a leaf node which has one of its own. Default: that of the server.
     pub domain: Option<String>,
     /// On how many servers of a cluster everything durable lies, 1 to 5. Temporary queues lie on one. What is there already
     /// stays as it is. Default: 1.
     pub replicas: usize,
     /// Where durable queues lie. Default: `file`.
     pub storage: Storage,
-    /// The largest body in bytes. Default: what the server takes, less 16 KiB for headers.
+    /// The largest body in bytes. Default, and never more: what the server takes, less 16 KiB for headers.
     pub max_message_size: Option<usize>,
     /// A file with a user's credentials, as `nsc` writes them. It is read at each attempt to connect. Default: none.
     pub credentials_file: Option<PathBuf>,
@@ -349,7 +350,8 @@ async fn open(
 ) -> Result<Arc<dyn Connection>> {
     let servers = Servers::of(target, options)?;
     let lost: Loss = watch::Sender::new(None);
-    let client = servers.connect(tls, &lost).await?;
+    let refusals = permissions::refusals();
+    let client = servers.connect(tls, &lost, &refusals).await?;
     let capabilities = {
         let payload = client.max_payload();
         let limit = payload - HEADERS.min(payload / 2);
@@ -358,7 +360,7 @@ async fn open(
     let layout = Layout::new(&options.prefix);
     let api = match &options.domain {
         Some(domain) => format!("$JS.{domain}.API"),
-        None => "$JS.API".to_owned(),
+        None => line::API.to_owned(),
     };
     let place = Place {
         servers: servers.to_string(),
@@ -367,7 +369,7 @@ async fn open(
         storage: options.storage,
     };
     let session = fastrand::u64(1..1 << 63);
-    let line = Line::open(client, layout, session, api, lost)?;
+    let line = Line::open(client, layout, session, api, lost, refusals)?;
     let begun = begin(line, place).await;
     let kinds = target.exchange_kinds().clone();
     // From here on, whoever gives up ends the session.
@@ -377,11 +379,21 @@ async fn open(
 
 /// Begins a session.
 async fn begin(line: Line, place: Place) -> Result<Arc<Shared>> {
+    let lost = line.lost();
     let made = async {
-        api::create_shared(&line, &place).await?;
-        known::begin(&line).await
+        let _trying = line.try_permissions()?;
+        let making = async {
+            api::create_shared(&line, &place).await?;
+            known::begin(&line).await
+        };
+        tokio::try_join!(line.ping(), making).map(drop)
     };
-    if let Err(error) = made.await {
+    let made = tokio::select! {
+        biased;
+        error = lost => Err(error),
+        made = made => made,
+    };
+    if let Err(error) = made {
         line.hang_up();
         return Err(error);
     }

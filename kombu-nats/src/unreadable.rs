@@ -152,10 +152,7 @@ async fn is_second(shared: &Shared, stream: &str) -> Result<bool> {
         true => format!("{LOOKS}{}", line.session),
         false => LOST.to_owned(),
     };
-    match line
-        .store(subject.into(), Some(headers), text.into())
-        .await?
-    {
+    match line.put(&subject, Some(headers), text.into()).await? {
         Stored::At(_) => Ok(is_second),
         // Somebody else was faster.
         Stored::Refused(refused) if refused.err_code == code::WRONG_SEQUENCE => Ok(false),
@@ -214,7 +211,7 @@ async fn store_anew(shared: &Arc<Shared>, queue: &NatsQueue, level: u8, raw: Raw
     match storing.await? {
         Stored::At(_) => {}
         Stored::Refused(refused) => return Err(refused.during("a message")),
-        Stored::Nowhere => return Ok(()),
+        Stored::Nowhere => return Err(error::nobody("a message")),
     }
     if let Some(left) = left {
         shared.expires_in(queue, left);

@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 #[cfg(feature = "tls")]
 use kombu_core::driver::tls::Tls;
-use kombu_core::driver::{BoxFuture, Capabilities, Destination, Op, QueueInfo, RawDelivery};
+use kombu_core::driver::{
+    BoxFuture, BrokerInfo, Capabilities, Destination, Op, QueueInfo, RawDelivery,
+};
 use kombu_core::message::Envelope;
 use kombu_core::virt::{Answer, Applied, Change, Dead, Finish, QueueStore, ReaderOptions, Table};
 use kombu_core::{Error, ErrorKind, ExchangeKind, Name, Result};
@@ -26,7 +28,7 @@ use crate::reader::RedisReader;
 use crate::records::Changes;
 use crate::script::Script;
 use crate::texts::Texts;
-use crate::transport::Address;
+use crate::transport::{Address, field, text};
 use crate::work::{End, Finishing, Holder, Parcel, Push, Take, Taker, Work, give_back};
 use crate::{element, error};
 
@@ -138,6 +140,17 @@ impl Shared {
         };
         hear::listen(self, &table).await?;
         Ok(table)
+    }
+
+    /// What the server tells. A user may be kept from either.
+    async fn broker_info(&self) -> Result<BrokerInfo> {
+        let mut asking = redis::cmd("INFO");
+        asking.arg("server");
+        let answers = tokio::join!(self.line.ask(asking), self.line.ask(redis::cmd("TIME")));
+        let server = unless_refused(answers.0)?;
+        let time = unless_refused(answers.1)?;
+        let version = server.as_ref().and_then(text).and_then(version);
+        Ok(BrokerInfo::new(version, time.as_ref().and_then(time_of)))
     }
 
     pub(crate) async fn is_current(&self, version: u64) -> Result<bool> {
@@ -393,6 +406,40 @@ pub(crate) fn parcel(texts: &Texts, envelope: &Envelope) -> Parcel {
     }
 }
 
+/// `None` too where the command has another name.
+fn unless_refused(answer: Result<Value>) -> Result<Option<Value>> {
+    match answer {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::AccessRefused | ErrorKind::Unsupported
+            ) =>
+        {
+            Ok(None)
+        }
+        answer => answer.map(Some),
+    }
+}
+
+/// As it calls itself in what `INFO` answers.
+fn version(server: &str) -> Option<String> {
+    let of = |name, key| Some(format!("{name} {}", field(server, key)?));
+    of("Valkey", "valkey_version").or_else(|| of("Redis", "redis_version"))
+}
+
+/// What `TIME` answers: seconds and microseconds since 1970.
+fn time_of(answer: &Value) -> Option<SystemTime> {
+    let Value::Array(parts) = answer else {
+        return None;
+    };
+    let [seconds, micros] = parts.as_slice() else {
+        return None;
+    };
+    let seconds = Duration::from_secs(text(seconds)?.parse().ok()?);
+    let micros = Duration::from_micros(text(micros)?.parse().ok()?);
+    SystemTime::UNIX_EPOCH.checked_add(seconds.checked_add(micros)?)
+}
+
 impl QueueStore for RedisStore {
     type Queue = RedisQueue;
     type Reader = RedisReader;
@@ -400,6 +447,11 @@ impl QueueStore for RedisStore {
 
     fn capabilities(&self) -> Capabilities {
         self.capabilities
+    }
+
+    fn broker_info(&self) -> Op<Result<BrokerInfo>> {
+        let shared = self.shared.clone();
+        Op::start(async move { shared.broker_info().await })
     }
 
     fn session(&self) -> u64 {

@@ -23,6 +23,12 @@ pub enum Freedom {
     TellNumbersApart,
     /// A dead letter keeps its header `CC`, though its queue has a key for it.
     KeepFurtherKeys,
+    /// A release returns to its position among what its own session gave back, and not among what others did.
+    OrderOwnReleases,
+    /// A message behind one whose time is over may count as redelivered, though nobody had it.
+    MarkBehindExpired,
+    /// A message whose time is over, and that is too much for its queue, dies of either.
+    DieOfEither,
 }
 
 impl Freedom {
@@ -36,6 +42,9 @@ impl Freedom {
         Freedom::CountInFlight,
         Freedom::TellNumbersApart,
         Freedom::KeepFurtherKeys,
+        Freedom::OrderOwnReleases,
+        Freedom::MarkBehindExpired,
+        Freedom::DieOfEither,
     ];
 }
 
@@ -51,6 +60,9 @@ impl fmt::Display for Freedom {
             Freedom::CountInFlight => "`Overflow::RejectPublish` counts",
             Freedom::TellNumbersApart => "a headers binding on RabbitMQ 4 tells",
             Freedom::KeepFurtherKeys => "a dead letter whose queue has a key for it keeps",
+            Freedom::OrderOwnReleases => "a release returns to its position among what one",
+            Freedom::MarkBehindExpired => "a message behind one whose time is over",
+            Freedom::DieOfEither => "a message whose time is over, and that is too much",
         })
     }
 }

@@ -66,7 +66,13 @@ pub fn freedoms(transport: &str) -> &'static [Freedom] {
             Freedom::TellNumbersApart,
             Freedom::KeepFurtherKeys,
         ],
-        "nats" => &[Freedom::MarkFetched, Freedom::CountInFlight],
+        "nats" => &[
+            Freedom::MarkFetched,
+            Freedom::CountInFlight,
+            Freedom::OrderOwnReleases,
+            Freedom::MarkBehindExpired,
+            Freedom::DieOfEither,
+        ],
         _ => &[],
     }
 }

@@ -169,6 +169,23 @@ async fn a_half_closed_connection_goes_on_in_the_other_direction() {
     receive(&mut served, "new ones are whole").await;
 }
 
+#[tokio::test]
+async fn the_end_of_those_that_are_open_can_be_waited_for() {
+    let server = Server::start().await;
+    let (mut client, mut served) = server.connect().await;
+    let ending = server.proxy.half_close_until_ended(Direction::ToClient);
+    let mut ended = std::pin::pin!(ending);
+    assert!(timeout(SILENCE, &mut ended).await.is_err());
+    let (mut newer, mut served_too) = server.connect().await;
+    assert!(ends(&mut client).await);
+    drop(client);
+    assert!(ends(&mut served).await);
+    drop(served);
+    ended.await;
+    send(&mut newer, "this one stays").await;
+    receive(&mut served_too, "this one stays").await;
+}
+
 fn count_swallowed(counts: &kombu_testkit::proxy::Counts) -> u64 {
     counts.swallowed
 }
@@ -343,6 +360,24 @@ async fn the_reply_is_lost_to_what_follows_so_many_bytes() {
     send(&mut served, "yes").await;
     assert!(ends(&mut client).await);
     assert!(ends(&mut other).await);
+    assert_eq!(server.proxy.counts().lost_replies, 1);
+}
+
+#[tokio::test]
+async fn another_reply_is_lost_if_the_one_that_was_due_never_comes() {
+    let server = Server::start().await;
+    let (mut client, mut served) = server.connect().await;
+    server.proxy.lose_reply_after(0);
+    send(&mut client, "question").await;
+    receive(&mut served, "question").await;
+    drop((client, served));
+    server.proxy.until(|counts| counts.open == 0).await;
+    let (mut client, mut served) = server.connect().await;
+    send(&mut client, "question").await;
+    receive(&mut served, "question").await;
+    send(&mut served, "answer").await;
+    assert!(ends(&mut client).await);
+    assert_eq!(server.proxy.counts().lost_replies, 1);
 }
 
 #[tokio::test]

@@ -45,6 +45,8 @@ pub(super) struct Settings {
     #[serde(alias = "path")]
     vhost: Option<String>,
     /// Whether it is encrypted: true, false, or whom to trust.
+    #[cfg_attr(feature = "schema", schemars(extend("x-aliases" = ["ssl"])))]
+    #[serde(alias = "ssl")]
     tls: Option<Encryption>,
     /// What URLs of this transport have behind their `?`.
     options: BTreeMap<String, Scalar>,
@@ -116,6 +118,10 @@ struct Encryption {
     key_file: Option<String>,
     /// The name that the broker's certificate has to have. Default: the host's.
     server_name: Option<String>,
+    /// Certificates are always checked: it can't be false.
+    #[cfg_attr(feature = "schema", schemars(with = "bool", extend("not" = {"const": false}, "default" = null)))]
+    #[serde(deserialize_with = "always")]
+    verify: bool,
 }
 
 impl<'de> Deserialize<'de> for Encryption {
@@ -181,13 +187,51 @@ impl Encryption {
 }
 
 /// A word, a number, true or false, as the query of a URL has them.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(inline))]
-#[serde(untagged)]
+#[derive(Clone, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(inline, untagged)
+)]
 enum Scalar {
     Bool(bool),
     Number(i64),
     Text(String),
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Any;
+
+        impl serde::de::Visitor<'_> for Any {
+            type Value = Scalar;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a word, a whole number, true or false")
+            }
+
+            fn visit_bool<E>(self, value: bool) -> std::result::Result<Scalar, E> {
+                Ok(Scalar::Bool(value))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> std::result::Result<Scalar, E> {
+                Ok(Scalar::Number(number))
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> std::result::Result<Scalar, E> {
+                let number = i64::try_from(number).map_err(|_| {
+                    E::invalid_value(serde::de::Unexpected::Unsigned(number), &self)
+                })?;
+                Ok(Scalar::Number(number))
+            }
+
+            fn visit_str<E>(self, text: &str) -> std::result::Result<Scalar, E> {
+                Ok(Scalar::Text(text.to_owned()))
+            }
+        }
+
+        deserializer.deserialize_any(Any)
+    }
 }
 
 impl fmt::Display for Scalar {
@@ -240,6 +284,16 @@ fn only_true<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<
         true => Ok(true),
         false => Err(serde::de::Error::custom(
             "`auto_connect` can't be false: what isn't to connect isn't opened",
+        )),
+    }
+}
+
+fn always<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<bool, D::Error> {
+    match bool::deserialize(deserializer)? {
+        true => Ok(true),
+        false => Err(serde::de::Error::custom(
+            "`verify` can't be false: certificates are always checked; name the authority of the broker's in `ca_file`, \
+             and the name that it has in `server_name`",
         )),
     }
 }

@@ -325,6 +325,11 @@ pub(super) struct Handlers {
 }
 
 impl Handlers {
+    /// How often a message comes again.
+    pub(super) fn retries(&self) -> &Retries {
+        &self.retries
+    }
+
     /// What its consumer asks of a transport.
     pub(super) fn options(&self, queues: &[Queue]) -> Result<SubscribeOptions> {
         SubscribeOptions::new(self.prefetch.unwrap_or(1)).with_priority_of(queues)

@@ -62,6 +62,8 @@ const DEFAULT: &str = "default";
 ///
 /// The name of an exchange or queue is its key in the file, unless it has a `name` of its own. A binding, a producer or a
 /// consumer names an exchange or a queue of the file, one of the broker's own (`amq.…`), or writes out a declaration.
+/// `dead_letter_exchange` and `alternate_exchange` are attributes that the broker gets as they are, so these have the exchange's name on
+/// the broker; a key that is no name is refused there.
 /// Durations are texts such as `30s`, or milliseconds. Keys are the names of the builders' methods, and the values what
 /// these take; a key that is none is refused, with its line and the nearest one. What begins with `x-` at the top is passed over: a
 /// place for YAML's anchors.
@@ -79,7 +81,8 @@ const DEFAULT: &str = "default";
 /// `protocol`, or the first for which there is a transport. `POSTAGE_VHOST`, `POSTAGE_RMQ_USER` and
 /// `POSTAGE_RMQ_PASSWORD` (or `POSTAGE_USER`, `POSTAGE_PASSWORD`) stand for parts that the file leaves out, on AMQP. What the file
 /// says about encryption and options belongs to its URL, and doesn't come to one that replaces it; deadlines, retries and the declare
-/// mode do.
+/// mode do. OCCO's objects, which have no connections by name, all go where the default connection is told to go: `with_url` and
+/// `KOMBU_URL` replace the place of `mqconfig` and of each of the `endpoints`.
 ///
 /// # Other libraries' files
 ///
@@ -394,7 +397,8 @@ impl Config {
             for queue in &handlers.queues {
                 topology = topology.queue(queue);
             }
-            topology = topology.consumer(&handlers.queues, handlers.options);
+            let retries = handlers.settings.retries();
+            topology = topology.handlers(&handlers.queues, handlers.options, retries);
         }
         let default = self.connections.get(DEFAULT);
         let mom = match self.moms.get(DEFAULT) {
@@ -493,7 +497,8 @@ impl Config {
         Ok(self.replaced(config))
     }
 
-    /// One of the file's `endpoints`, which are written as `mqconfig` is.
+    /// One of the file's `endpoints`, which are written as `mqconfig` is. What replaces the URL of the default connection replaces its
+    /// place, too.
     ///
     /// # Errors
     ///

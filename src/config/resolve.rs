@@ -90,6 +90,11 @@ impl Declared {
             let exchange = resolve_exchange(key, &written, &mut Vec::new(), &mut count)?;
             declared.exchanges.insert(key.clone(), exchange);
         }
+        // As they are written: what is wrong with one isn't told of those that are bound to it.
+        for (key, exchange) in &written {
+            let checked = declared.check_alternates(exchange);
+            checked.map_err(|error| error.with_context(&format!("exchange `{key}`")))?;
+        }
         for (key, queue) in queues {
             let queue = declared
                 .bound(queue)
@@ -166,6 +171,7 @@ impl Declared {
                 _ => self.exchange(name).cloned(),
             },
             Some(Meant::Declaration(exchange)) => {
+                self.check_alternates(exchange)?;
                 let bindings = self.resolved(exchange.bindings())?;
                 Ok(exchange.as_ref().clone().with_bindings(bindings))
             }
@@ -185,8 +191,44 @@ impl Declared {
 
     /// The queue with its bindings' exchanges.
     fn bound(&self, queue: Queue) -> Result<Queue> {
+        if let Some(name) = queue.get_dead_letter_exchange() {
+            self.check_name("dead_letter_exchange", name)?;
+        }
+        for binding in queue.bindings() {
+            self.check_alternates(binding.exchange())?;
+        }
         let bindings = self.resolved(queue.bindings())?;
         Ok(queue.with_bindings(bindings))
+    }
+
+    /// Looks at an exchange, and at those that are written out in its bindings.
+    fn check_alternates(&self, exchange: &Exchange) -> Result<()> {
+        if let Some(name) = exchange.get_alternate_exchange() {
+            self.check_name("alternate_exchange", name)?;
+        }
+        for binding in exchange.bindings() {
+            self.check_alternates(binding.exchange())?;
+        }
+        Ok(())
+    }
+
+    /// Fails if a key of the file stands where the broker's name belongs, which would lose what goes there.
+    fn check_name(&self, attribute: &str, name: &Name) -> Result<()> {
+        let meant = self.exchanges.get(name.as_str());
+        let Some(meant) = meant.map(Exchange::name).filter(|meant| *meant != name) else {
+            return Ok(());
+        };
+        if self
+            .exchanges
+            .values()
+            .any(|exchange| exchange.name() == name)
+        {
+            return Ok(());
+        }
+        Err(config_error(format!(
+            "`{attribute}` is the exchange's name on the broker, and `{name}` is the key of one that is called `{meant}`; \
+             write `{attribute}: {meant}`"
+        )))
     }
 
     fn resolved(&self, bindings: &[Binding]) -> Result<Vec<Binding>> {

@@ -89,6 +89,25 @@ impl Peer {
         assert!(status.success(), "{status}");
     }
 
+    /// Waits until it ends as it must not, and returns what it printed.
+    ///
+    /// # Panics
+    ///
+    /// If it is fine, or goes on for too long.
+    pub async fn died(mut self) -> Vec<Value> {
+        let mut printed = Vec::new();
+        let reading = async {
+            while let Some(line) = self.output.next_line().await.expect("it can be read") {
+                let line = serde_json::from_str(&line);
+                printed.push(line.expect("it prints JSON"));
+            }
+        };
+        timeout(PATIENCE, reading).await.expect("it ends");
+        let status = self.child.wait().await.expect("it can be waited for");
+        assert!(!status.success(), "{status}");
+        printed
+    }
+
     /// Kills it, and returns what it had printed that wasn't read.
     ///
     /// # Panics

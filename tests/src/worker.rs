@@ -11,6 +11,8 @@ use tokio::task::JoinSet;
 pub enum Work {
     /// It holds everything.
     Hold,
+    /// The same, and nobody else may consume.
+    HoldAlone,
     /// It acks everything, after some milliseconds.
     Ack,
 }
@@ -31,7 +33,7 @@ const GRACE: Duration = Duration::from_secs(10);
 ///
 /// # Panics
 ///
-/// If the queue can't be consumed.
+/// If the queue can't be consumed, or something is unsettled after it was drained though everything is acked.
 pub async fn work(
     connection: Connection,
     queue: &Queue,
@@ -41,6 +43,7 @@ pub async fn work(
     drained: impl Future<Output = ()>,
 ) {
     let consumer = connection.consumer(queue).prefetch(prefetch);
+    let consumer = consumer.exclusive(work == Work::HoldAlone);
     let mut consumer = consumer.await.expect("the queue can be consumed");
     let mut rng = Rng::new();
     let mut held = Vec::new();
@@ -69,7 +72,7 @@ pub async fn work(
             redelivered: delivery.redelivered(),
             attempt: delivery.attempt(),
         });
-        if work == Work::Hold {
+        if work != Work::Ack {
             held.push(delivery);
             continue;
         }
@@ -87,14 +90,17 @@ pub async fn work(
             let acked = delivery.ack().confirmed().await;
             tell(settled(Answer::of_sent(&acked, false)));
         });
-        while working.try_join_next().is_some() {}
+        while let Some(worked) = working.try_join_next() {
+            worked.expect("it works");
+        }
     }
     while let Some(worked) = working.join_next().await {
         worked.expect("it works");
     }
     if let Some(draining) = draining {
         let report = draining.await.expect("it drains");
-        report.expect("there is a report");
+        let report = report.expect("there is a report");
+        assert!(work != Work::Ack || report.unsettled == 0, "{report:?}");
     }
 }
 

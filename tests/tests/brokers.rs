@@ -311,6 +311,10 @@ async fn rabbitmq_is_configured_and_controlled() {
     assert!(mechanisms.unwrap().contains("rabbitmq_auth_mechanism_ssl"));
     let error = broker.ctl(["set_vm_memory_high_watermark", "much"]);
     assert!(error.unwrap_err().to_string().contains("much"));
+    let sum = broker.eval("lists:sum([1, 2]).");
+    assert_eq!(sum.unwrap().trim(), "3");
+    let error = broker.eval("lists:sum([much]).");
+    assert!(error.unwrap_err().to_string().contains("much"));
 }
 
 #[test]

@@ -56,7 +56,7 @@ connections:
   shop: {url: "memory://configured"}
   reports: {url: "memory://reports?max_message_size=1000"}
 exchanges:
-  media: {type: topic, alternate_exchange: rest}
+  media: {type: topic, alternate_exchange: rest-of-all}
   rest: {name: rest-of-all, type: fanout}
   archive:
     type: fanout
@@ -77,7 +77,7 @@ shop.url = "memory://configured"
 reports.url = "memory://reports?max_message_size=1000"
 
 [exchanges]
-media = { type = "topic", alternate_exchange = "rest" }
+media = { type = "topic", alternate_exchange = "rest-of-all" }
 rest = { name = "rest-of-all", type = "fanout" }
 
 [exchanges.archive]
@@ -110,7 +110,7 @@ const JSON: &str = r##"{
     "reports": {"url": "memory://reports?max_message_size=1000"}
   },
   "exchanges": {
-    "media": {"type": "topic", "alternate_exchange": "rest"},
+    "media": {"type": "topic", "alternate_exchange": "rest-of-all"},
     "rest": {"name": "rest-of-all", "type": "fanout"},
     "archive": {"type": "fanout", "bindings": [{"exchange": "media", "routing_key": "#.old"}]}
   },
@@ -138,7 +138,7 @@ fn a_file_in_each_format_says_the_same() {
 #[test]
 fn what_a_file_declares_is_what_the_setters_declare() {
     let config = read("kombu.yaml", YAML).unwrap();
-    let media = Exchange::topic("media").alternate_exchange("rest");
+    let media = Exchange::topic("media").alternate_exchange("rest-of-all");
     assert_eq!(config.exchange("media").unwrap(), &media);
     let rest = Exchange::fanout("rest-of-all");
     assert_eq!(config.exchange("rest").unwrap(), &rest);

@@ -67,6 +67,84 @@ fn what_a_variable_says_is_never_read_as_yaml() {
 }
 
 #[test]
+fn ssl_is_another_word_for_tls() {
+    let text = "connections: {a: {url: 'amqp://h', ssl: {ca_file: /ca.pem, verify: true}}}";
+    assert_eq!(urls(text, "a"), ["amqps://h?ca_file=/ca.pem"]);
+}
+
+#[test]
+fn a_certificate_that_is_not_to_be_checked_is_refused_with_the_way_out() {
+    for key in ["tls", "ssl"] {
+        let text =
+            format!("connections:\n  a:\n    url: 'amqp://h'\n    {key}: {{verify: false}}\n");
+        let parts = ["line 4", "certificates are always checked", "`ca_file`"];
+        assert_refused(read(&text), &parts);
+    }
+}
+
+#[test]
+fn an_option_that_is_no_word_and_no_whole_number_is_refused_in_words() {
+    let text = "connections: {a: {url: 'amqp://h', options: {heartbeat: 1.5}}}";
+    assert_refused(
+        read(text),
+        &[
+            "line 1",
+            "heartbeat",
+            "a word, a whole number, true or false",
+        ],
+    );
+}
+
+#[test]
+fn a_key_where_the_brokers_name_belongs_is_refused_with_that_name() {
+    let exchanges = "exchanges: {dead: {name: shop.dead, type: fanout}, plain: {type: fanout}}\n";
+    for (text, parts) in [
+        (
+            "queues: {jobs: {dead_letter_exchange: dead}}",
+            ["queue `jobs`", "write `dead_letter_exchange: shop.dead`"],
+        ),
+        (
+            "consumers: {work: {queues: {name: jobs, dead_letter_exchange: dead}}}",
+            ["consumer `work`", "write `dead_letter_exchange: shop.dead`"],
+        ),
+        (
+            "producers: {feed: {exchange: {name: media, alternate_exchange: dead}}}",
+            ["producer `feed`", "write `alternate_exchange: shop.dead`"],
+        ),
+        (
+            "queues: {jobs: {bindings: [{exchange: {name: media, alternate_exchange: dead}}]}}",
+            ["queue `jobs`", "write `alternate_exchange: shop.dead`"],
+        ),
+        (
+            "producers: {feed: {exchange: {name: a, bindings: [{exchange: {name: b, alternate_exchange: dead}}]}}}",
+            ["producer `feed`", "write `alternate_exchange: shop.dead`"],
+        ),
+    ] {
+        assert_refused(read(&format!("{exchanges}{text}")), &parts);
+    }
+    for media in [
+        "{alternate_exchange: dead}",
+        "{bindings: [{exchange: {name: news, alternate_exchange: dead}}]}",
+    ] {
+        let bound = "a: {bindings: [{exchange: media}]}";
+        assert_refused(
+            read(&format!(
+                "exchanges: {{dead: {{name: shop.dead}}, {bound}, media: {media}}}"
+            )),
+            &["exchange `media`", "write `alternate_exchange: shop.dead`"],
+        );
+    }
+    // The broker's names, those that only the broker has, and a key that is another one's name.
+    for name in ["shop.dead", "plain", "elsewhere", "''"] {
+        let text = format!("{exchanges}queues: {{jobs: {{dead_letter_exchange: {name}}}}}");
+        read(&text).unwrap();
+    }
+    let crossed = "exchanges: {dead: {name: shop.dead}, other: {name: dead}}\n\
+                   queues: {jobs: {dead_letter_exchange: dead}}";
+    read(crossed).unwrap();
+}
+
+#[test]
 fn dollar_signs_that_are_no_variables_stay() {
     let text = "queues: {jobs: {name: 'pa$$word$ $HOME $${HOME}'}}";
     let config = read(text).unwrap();

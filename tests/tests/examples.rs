@@ -18,6 +18,7 @@ const QUICKSTART: &str = env!("CARGO_BIN_EXE_example-quickstart");
 const FIRST_STEPS: &str = env!("CARGO_BIN_EXE_example-first-steps");
 const ORDERS: &str = env!("CARGO_BIN_EXE_example-orders");
 const SEEDS: &str = env!("CARGO_BIN_EXE_example-seeds");
+const ANSWERS: &str = env!("CARGO_BIN_EXE_example-answers");
 const CONTROL: &str = env!("CARGO_BIN_EXE_example-control");
 const CONFIG: &str = env!("CARGO_BIN_EXE_example-config");
 const PIPELINE: &str = env!("CARGO_BIN_EXE_example-pipeline");
@@ -80,6 +81,14 @@ async fn orders_print_the_same(harness: &impl Harness) {
     assert!(
         printed.contains("7 plums taken at attempt 2\n"),
         "{printed}"
+    );
+}
+
+async fn answers_print_the_same(harness: &impl Harness) {
+    let printed = prints_the_same(harness, ANSWERS, &[]).await;
+    assert_eq!(
+        printed,
+        "corner: 18\nmarket: 12\n3\n2\n1\njob: dig\njob: sow\njob: reap\n"
     );
 }
 
@@ -236,14 +245,32 @@ async fn the_orders_print_the_same_on_nats() {
 
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn the_answers_print_the_same_on_rabbitmq() {
+    answers_print_the_same(&AmqpHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
 async fn the_workers_are_controlled_on_rabbitmq() {
     control_prints_the_same(&AmqpHarness::new()).await;
 }
 
 #[tokio::test]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
+async fn the_answers_print_the_same_on_redis() {
+    answers_print_the_same(&RedisHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test against")]
 async fn the_workers_are_controlled_on_redis() {
     control_prints_the_same(&RedisHarness::new()).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn the_answers_print_the_same_on_nats() {
+    answers_print_the_same(&NatsHarness::new()).await;
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ async fn python_commands_a_node(
         (json!(["add", {"x": 2, "y": 3}]), json!({"here": 5})),
         (
             json!(["fail", {}]),
-            json!({"here": {"error": "&str: out of paper"}}),
+            json!({"here": {"error": "Error: out of paper"}}),
         ),
     ] {
         python.tell(&order).await;

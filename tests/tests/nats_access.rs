@@ -3,25 +3,30 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(not(kombu_test_nats), allow(dead_code, unused_imports))]
 
+use std::future::IntoFuture;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::join_all;
 use kombu::nats::{Nats, rustls};
 use kombu::{
     Connection, ConnectionBuilder, Credentials, Deadlines, Error, ErrorKind, Event, Exchange,
     Queue, Registry, RetryPolicy,
 };
 use kombu_testkit::brokers;
-use kombu_testkit::expect::collect_one;
-use kombu_tests::Authority;
+use kombu_testkit::expect::{assert_refused, collect_one, texts};
+use kombu_tests::{Authority, Captured};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
 /// The name in the servers' certificates.
 const HOST: &str = "localhost";
+/// How soon a user hears of what isn't allowed.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 fn connect(url: impl Into<String>) -> ConnectionBuilder {
     let retry = RetryPolicy::default().longest_pause(Duration::from_millis(100));
@@ -245,6 +250,20 @@ async fn of_several_servers_one_that_is_there_is_taken() {
     assert!(nobody.is_transient(), "{nobody}");
 }
 
+/// A machine that lost its power doesn't refuse anybody.
+#[tokio::test]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test with")]
+async fn of_several_servers_those_that_are_silent_are_not_waited_for() {
+    let nats = brokers::Nats::start().unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = silent.local_addr().unwrap();
+    let url = format!("nats://{silent},{},{silent}", nats.address());
+    for _ in 0..8 {
+        let connecting = connect(&url).deadlines(soon(Duration::from_secs(5)));
+        round_trip(&connecting.await.unwrap()).await;
+    }
+}
+
 #[tokio::test]
 async fn options_that_mean_nothing_are_refused() {
     for (url, said) in [
@@ -277,11 +296,15 @@ struct Tls {
 
 impl Tls {
     fn start(more: &str) -> Self {
+        Tls::with_certificate(more, |_| {})
+    }
+
+    fn with_certificate(more: &str, change: impl FnOnce(&mut rcgen::CertificateParams)) -> Self {
         let (servers, clients) = (
             Authority::new("the servers' authority"),
             Authority::new("the clients' authority"),
         );
-        let pair = servers.certify(HOST, |_| {});
+        let pair = servers.certify(HOST, change);
         let ours = clients.certify("service", |_| {});
         let config = format!(
             "tls {{ cert_file: \"{{folder}}/server.pem\", key_file: \"{{folder}}/server.key\", \
@@ -321,6 +344,29 @@ async fn a_server_is_spoken_to_by_tls_if_its_authority_is_trusted() {
     refused(&format!("tls://{by_number}?ca_file={ca}"), ErrorKind::Tls).await;
     let error = refused(&format!("nats://{at}"), ErrorKind::Tls).await;
     assert!(error.to_string().contains("write `tls://`"), "{error}");
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test with")]
+async fn a_certificate_that_is_not_to_be_trusted_is_refused_at_the_first_attempt() {
+    use kombu_testkit::proxy::Proxy;
+    use rcgen::date_time_ymd;
+
+    let expired = Tls::with_certificate("", |params| params.not_after = date_time_ymd(2020, 1, 1));
+    let early = Tls::with_certificate("", |params| params.not_before = date_time_ymd(2999, 1, 1));
+    let fine = Tls::start("");
+    let cases = [
+        (&expired, &expired.authority),
+        (&early, &early.authority),
+        (&fine, &early.authority),
+    ];
+    for (server, authority) in cases {
+        let proxy = Proxy::start(server.nats.address()).await.unwrap();
+        let (port, ca) = (proxy.address().port(), authority.display());
+        let url = format!("tls://{HOST}:{port}?ca_file={ca}");
+        refused(&url, ErrorKind::Tls).await;
+        assert_eq!(proxy.counts().accepted, 1);
+    }
 }
 
 #[tokio::test]
@@ -380,4 +426,215 @@ async fn a_program_can_bring_a_tls_configuration_of_its_own() {
     let url = format!("{url}?ca_file=a");
     let error = Connection::builder(registry()).url(&url).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test with")]
+async fn a_hub_is_used_through_a_leaf_node_that_has_a_domain_of_its_own() {
+    let [hub, leaf] = brokers::Nats::start_with_leaf().unwrap();
+    let mut connections = Vec::new();
+    for nats in [&leaf, &hub] {
+        let url = format!("nats://{}?domain=hub", nats.address());
+        connections.push(connect(url).await.unwrap());
+    }
+    for (near, far) in [(0, 1), (1, 0), (0, 0)] {
+        let (near, far) = (&connections[near], &connections[far]);
+        let dead = Queue::new("dead");
+        near.declare_queue(&dead).await.unwrap();
+        let jobs = Queue::new("jobs")
+            .bind(Exchange::topic("work"), "job.#")
+            .dead_letter_exchange("")
+            .dead_letter_routing_key("dead")
+            .max_length(2);
+        let mut consumer = near.consumer(&jobs).prefetch(1).await.unwrap();
+        let work = far.producer(Exchange::topic("work")).routing_key("job.new");
+        let work = work.await.unwrap();
+        work.publish_text("through a binding").await.unwrap();
+        let delivery = collect_one(&mut consumer).await;
+        delivery.ack().confirmed().await.unwrap();
+        let direct = far.producer(Exchange::default()).routing_key("jobs");
+        let direct = direct.await.unwrap();
+        let delay = Duration::from_millis(50);
+        direct.publish_text("delayed").delay(delay).await.unwrap();
+        let delivery = collect_one(&mut consumer).await;
+        delivery.release().confirmed().await.unwrap();
+        let delivery = collect_one(&mut consumer).await;
+        assert_eq!(texts([&delivery]), ["delayed"]);
+        delivery.reject().confirmed().await.unwrap();
+        consumer.cancel().await.unwrap();
+        let letter = far.get("dead").await.unwrap().unwrap();
+        letter.ack().confirmed().await.unwrap();
+        direct.publish_text("purged").await.unwrap();
+        assert_eq!(near.purge("jobs").await.unwrap(), 1);
+        far.delete_queue("jobs").await.unwrap();
+    }
+    let streams = |nats: &brokers::Nats| nats.ask("$JS.API.STREAM.NAMES", "{}").unwrap();
+    let there = streams(&hub);
+    assert!(there.to_string().contains("KV_kombu_topology"), "{there}");
+    let there = streams(&leaf);
+    assert_eq!(there["total"], 0, "{there}");
+    for connection in connections {
+        connection.close().await.unwrap();
+    }
+}
+
+/// What a user may need, by the documentation of the transport.
+const PUBLISH: &[&str] = &[
+    "_INBOX.>",
+    "$JS.API.>",
+    "$JS.ACK.>",
+    "$KV.kombu_topology.>",
+    "$KV.kombu_sessions.>",
+    "kombu.bell.*",
+    "kombu.held",
+    "kombu.new.*",
+    "kombu.delayed",
+    "kombu.q.>",
+    "kombu.later.*",
+];
+const SUBSCRIBE: &[&str] = &[
+    "_INBOX.>",
+    "kombu.bell.*",
+    "kombu.held",
+    "kombu.new.*",
+    "kombu.delayed",
+];
+
+fn user(name: &str, publish: &[&str], subscribe: &[&str]) -> String {
+    format!(
+        "{{ user: \"{name}\", password: \"secret\", \
+         permissions: {{ publish: {publish:?}, subscribe: {subscribe:?} }} }}"
+    )
+}
+
+fn with_users(users: &[String]) -> brokers::Nats {
+    let users = format!("authorization {{ users: [{}] }}", users.join(", "));
+    brokers::Nats::builder().config(&users).start().unwrap()
+}
+
+/// Does a bit of everything.
+async fn use_all(url: &str) -> kombu::Result<()> {
+    let connection = connect(url).await?;
+    connection.declare_queue(&Queue::new("dead")).await?;
+    let jobs = Queue::new("jobs")
+        .bind(Exchange::topic("work"), "job.#")
+        .dead_letter_exchange("")
+        .dead_letter_routing_key("dead");
+    let mut consumer = connection.consumer(&jobs).prefetch(1).await?;
+    let work = connection.producer(Exchange::topic("work"));
+    let work = work.routing_key("job.new").await?;
+    work.publish_text("acknowledged").await?;
+    collect_one(&mut consumer).await.ack().confirmed().await?;
+    let delay = Duration::from_millis(50);
+    work.publish_text("dead").delay(delay).await?;
+    let delivery = collect_one(&mut consumer).await;
+    delivery.release().confirmed().await?;
+    let delivery = collect_one(&mut consumer).await;
+    delivery.reject().confirmed().await?;
+    let caller = connection.caller(Exchange::default()).routing_key("jobs");
+    let caller = caller.await?;
+    let asking = tokio::spawn(async move { caller.call::<_, i64>("what?").await });
+    let question = collect_one(&mut consumer).await;
+    question.reply(&42).await?;
+    question.ack().confirmed().await?;
+    assert_eq!(asking.await.unwrap().unwrap(), 42);
+    consumer.cancel().await?;
+    let letter = connection.get("dead").await?.unwrap();
+    assert_eq!(texts([&letter]), ["dead"]);
+    letter.ack().confirmed().await?;
+    work.publish_text("purged").await?;
+    assert_eq!(connection.queue_info("jobs").await?.ready, 1);
+    assert_eq!(connection.purge("jobs").await?, 1);
+    connection.delete_queue("jobs").await?;
+    connection.close().await
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test with")]
+async fn a_user_needs_the_permissions_that_are_documented_and_no_others() {
+    let documented = include_str!("../../kombu-nats/src/lib.rs");
+    for subject in PUBLISH.iter().chain(SUBSCRIBE) {
+        assert!(documented.contains(&format!("`{subject}`")), "{subject}");
+    }
+    let nats = with_users(&[user("alice", PUBLISH, SUBSCRIBE)]);
+    let said = Captured::default();
+    let _guard = tracing::subscriber::set_default(said.clone());
+    let url = format!("nats://alice:secret@{}", nats.address());
+    use_all(&url).await.unwrap();
+    let said = said.text();
+    assert!(said.contains("connected successfully"), "{said}");
+    assert!(!said.contains("Permissions Violation"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test with")]
+async fn whoever_lacks_a_permission_is_told_which() {
+    let (mut users, mut lacking) = (Vec::new(), Vec::new());
+    let without = |all: &[&'static str], one| -> Vec<_> {
+        let rest = all.iter().copied().filter(|subject| *subject != one);
+        rest.collect()
+    };
+    // Without that, something may be late, and nothing fails.
+    for subject in without(PUBLISH, "kombu.delayed") {
+        let name = format!("user{}", users.len());
+        users.push(user(&name, &without(PUBLISH, subject), SUBSCRIBE));
+        lacking.push((name, "publish", subject));
+    }
+    for subject in SUBSCRIBE {
+        let name = format!("user{}", users.len());
+        users.push(user(&name, PUBLISH, &without(SUBSCRIBE, subject)));
+        lacking.push((name, "subscribe", *subject));
+    }
+    let nats = with_users(&users);
+    for (name, what, subject) in lacking {
+        let begin = Instant::now();
+        let url = format!("nats://{name}:secret@{}", nats.address());
+        let error = use_all(&url).await.expect_err(subject);
+        assert_eq!(error.kind(), ErrorKind::AccessRefused, "{subject}: {error}");
+        let named = format!("{what} to `{}", subject.trim_end_matches(['*', '>']));
+        assert!(error.to_string().contains(&named), "{subject}: {error}");
+        assert!(begin.elapsed() < AT_ONCE, "{subject}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test with")]
+async fn whoever_may_not_publish_to_a_queue_is_told_at_once() {
+    let denied = r#"["kombu.q.forbidden.*", "$JS.API.STREAM.DELETE.*"]"#;
+    let users = format!(
+        "authorization {{ users: [{{ user: alice, password: secret, \
+         permissions: {{ publish: {{ allow: [\">\"], deny: {denied} }} }} }}] }}"
+    );
+    for domain in ["", "?domain=hub"] {
+        let nats = brokers::Nats::builder().domain("hub").config(&users);
+        let nats = nats.start().unwrap();
+        let url = format!("nats://alice:secret@{}{domain}", nats.address());
+        let connection = connect(url).await.unwrap();
+        for name in ["allowed", "forbidden"] {
+            connection.declare_queue(&Queue::new(name)).await.unwrap();
+        }
+        let producer = connection.producer(Exchange::default()).await.unwrap();
+        let begin = Instant::now();
+        let publishing = (0..200).map(|number| {
+            let name = ["allowed", "forbidden"][number % 2];
+            producer.publish(&number).routing_key(name).into_future()
+        });
+        for (number, published) in join_all(publishing).await.into_iter().enumerate() {
+            match number % 2 {
+                0 => drop(published.unwrap()),
+                _ => {
+                    let error = published.unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::AccessRefused, "{error}");
+                    let text = error.to_string();
+                    assert!(text.contains("`kombu.q.forbidden.0`"), "{error}");
+                    assert!(!error.may_have_been_stored(), "{error}");
+                }
+            }
+        }
+        let deleted = connection.delete_queue("forbidden").await;
+        assert_refused(deleted, ErrorKind::AccessRefused, 403);
+        assert!(begin.elapsed() < AT_ONCE);
+        assert_eq!(connection.queue_info("allowed").await.unwrap().ready, 100);
+        connection.close().await.unwrap();
+    }
 }

@@ -17,6 +17,8 @@ use tokio::sync::watch;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Longer than a session waits for an answer.
 const SILENCE: Duration = Duration::from_secs(7);
+/// How soon something is put right: twice the longest silence of a pull, and a pause.
+const SOON: Duration = Duration::from_secs(5);
 
 async fn connect(cluster: &[Nats; 3]) -> Connection {
     let hosts: Vec<_> = cluster.iter().map(Nats::address).collect();
@@ -193,6 +195,36 @@ async fn a_server_that_stays_dead_costs_nobody_beside_it_a_session() {
         while let Some(event) = events.next().await {
             assert!(!matches!(event, Event::Lost { .. }), "{event:?}");
         }
+    }
+}
+
+/// A consumer waits meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test with")]
+async fn consumption_goes_on_when_a_queue_has_another_leader() {
+    let cluster = Nats::start_cluster().unwrap();
+    let connection = connect(&cluster).await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let mut events = connection.events();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    let (mut line, name) = NatsLine::to_stream_of(&cluster[0], "jobs");
+    let steps = [
+        format!("$JS.API.CONSUMER.LEADER.STEPDOWN.{name}.c0"),
+        format!("$JS.API.STREAM.LEADER.STEPDOWN.{name}"),
+    ];
+    for (number, step) in steps.iter().cycle().take(6).enumerate() {
+        let stepped = line.request(step, "");
+        assert_eq!(stepped["success"], true, "{stepped}");
+        producer.publish_text(number.to_string()).await.unwrap();
+        let next = tokio::time::timeout(SOON, collect_one(&mut consumer)).await;
+        let next = next.unwrap_or_else(|_| panic!("{number}: it goes on"));
+        assert_eq!(next.body(), &number.to_string());
+        next.ack().confirmed().await.unwrap();
+    }
+    connection.close().await.unwrap();
+    while let Some(event) = events.next().await {
+        assert!(!matches!(event, Event::Lost { .. }), "{event:?}");
     }
 }
 

@@ -11,11 +11,16 @@ use kombu::{
 use kombu_testkit::brokers::{Data, Nats};
 use kombu_testkit::expect::{collect, collect_one, drain, texts};
 use kombu_testkit::proxy::{Direction, Proxy};
-use kombu_tests::NatsLine;
+use kombu_tests::{NatsFilter, NatsLine};
 use url::Url;
 
 /// How soon something is put right: twice the longest silence of a pull, and a pause.
 const SOON: Duration = Duration::from_secs(5);
+/// Longer than what is due takes.
+const LONG: Duration = Duration::from_secs(60);
+/// How many ways there are to publish, and how late one of them is.
+const WAYS: u64 = 6;
+const DELAY: Duration = Duration::from_secs(3);
 
 async fn connect(url: &str) -> Connection {
     kombu::connect(url).await.unwrap()
@@ -170,6 +175,53 @@ async fn consumption_goes_on_after_a_server_was_silent() {
     publish.await.unwrap().unwrap();
 }
 
+/// A consumer that waits finds its queue in this state for a while, and all of it is there.
+async fn goes_on_after(state: impl FnOnce(&NatsFilter, &str)) {
+    let nats = Nats::start().unwrap();
+    let filter = NatsFilter::start(nats.address()).await;
+    let connection = connect(&filter.url()).await;
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let mut events = connection.events();
+    let other = connect(&nats.url()).await;
+    let producer = other.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    let next = tokio::spawn(async move {
+        let delivery = collect_one(&mut consumer).await;
+        (delivery, consumer)
+    });
+    const PULL: &str = "CONSUMER.MSG.NEXT.kombu-q-jobs-";
+    let before = filter.count(PULL);
+    state(&filter, PULL);
+    filter.until(PULL, before + 1).await;
+    filter.heal();
+    let (queue, reason) = repaired(&mut events).await;
+    assert_eq!(queue, "jobs");
+    assert!(reason.contains("didn't answer"), "{reason}");
+    producer.publish_text("after").await.unwrap();
+    let next = tokio::time::timeout(SOON, next).await;
+    let (delivery, _consumer) = next.expect("consumption goes on").unwrap();
+    assert_eq!(delivery.body(), "after");
+    assert!(!delivery.redelivered());
+    delivery.ack().confirmed().await.unwrap();
+    connection.close().await.unwrap();
+    while let Some(event) = events.next().await {
+        assert!(!matches!(event, Event::Lost { .. }), "{event:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn consumption_goes_on_after_a_queue_was_silent_and_an_event_says_so() {
+    goes_on_after(NatsFilter::mute).await;
+}
+
+/// It has no leader.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn consumption_goes_on_after_nobody_was_at_a_queue_and_an_event_says_so() {
+    goes_on_after(NatsFilter::refuse).await;
+}
+
 /// Whoever listens at the port of a server that is gone hears nobody: the client of the lost session doesn't come back.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
@@ -253,19 +305,62 @@ async fn a_bind_or_unbind_on_one_connection_counts_for_the_next_publish_on_anoth
     let connection = connect(&nats.url()).await;
     let other = connect(&format!("nats://{}", proxy.address())).await;
     let news = Exchange::fanout("news");
-    let jobs = Queue::new("jobs");
-    connection.declare_exchange(&news).await.unwrap();
-    connection.declare_queue(&jobs).await.unwrap();
-    let producer = other.producer(&news).await.unwrap();
-    let binding = || Binding::new(news.clone(), "");
-    let tries = number("KOMBU_TEST_NATS_BINDS", 300);
-    for _ in 0..tries {
-        connection.bind_queue("jobs", &binding()).await.unwrap();
-        assert!(producer.publish_text("bound").await.unwrap().routed);
-        connection.unbind_queue("jobs", &binding()).await.unwrap();
-        assert!(!producer.publish_text("unbound").await.unwrap().routed);
+    let media = Exchange::topic("media");
+    let (first, behind) = (Exchange::direct("first"), Exchange::topic("behind"));
+    for exchange in [&news, &media, &first, &behind] {
+        connection.declare_exchange(exchange).await.unwrap();
     }
-    assert_eq!(connection.purge("jobs").await.unwrap(), tries);
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    connection.declare_queue(&Queue::new("kept")).await.unwrap();
+    let to_kept = Binding::new(behind.clone(), "job.#");
+    connection.bind_queue("kept", &to_kept).await.unwrap();
+    let far = Exchange::fanout("far");
+    connection.declare_exchange(&far).await.unwrap();
+    let to_behind = Binding::new(far.clone(), "");
+    let bound = connection.bind_exchange("behind", &to_behind);
+    bound.await.unwrap();
+    let producers = [
+        other.producer(&news),
+        other.producer(&media).routing_key("job.new"),
+        other.producer(&first).routing_key("job.new"),
+        other.producer(&far).routing_key("task.new"),
+    ];
+    let mut ways = Vec::new();
+    for producer in producers {
+        ways.push(producer.await.unwrap());
+    }
+    let tries = number("KOMBU_TEST_NATS_BINDS", 300);
+    let mut to_jobs = 0;
+    for number in 0..tries {
+        let way = (number % 4) as usize;
+        let binding = match way {
+            0 => Binding::new(news.clone(), ""),
+            1 => Binding::new(media.clone(), "job.*"),
+            2 => Binding::new(first.clone(), "job.new"),
+            // Where it leads to beyond another exchange.
+            _ => Binding::new(behind.clone(), "task.#"),
+        };
+        match way {
+            2 => connection.bind_exchange("behind", &binding).await.unwrap(),
+            _ => connection.bind_queue("jobs", &binding).await.unwrap(),
+        }
+        let publish = async |text| {
+            let publish = ways[way].publish_text(text).allow_unroutable();
+            publish.await.unwrap().routed
+        };
+        assert!(publish("bound").await, "{number}");
+        match way {
+            2 => connection
+                .unbind_exchange("behind", &binding)
+                .await
+                .unwrap(),
+            _ => connection.unbind_queue("jobs", &binding).await.unwrap(),
+        }
+        assert!(!publish("unbound").await, "{number}");
+        to_jobs += u64::from(way != 2);
+    }
+    assert_eq!(connection.purge("jobs").await.unwrap(), to_jobs);
+    assert_eq!(connection.purge("kept").await.unwrap(), tries - to_jobs);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -278,33 +373,148 @@ async fn a_publish_that_is_repeated_after_a_lost_answer_is_stored_once() {
         .retry(RetryPolicy::default().longest_pause(Duration::from_millis(20)))
         .await
         .unwrap();
-    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
-    let news = Exchange::fanout("news");
-    let queues = ["one", "other"].map(|name| Queue::new(name).bind(&news, ""));
-    for queue in &queues {
-        connection.declare_queue(queue).await.unwrap();
-    }
-    let direct = connection.producer(Exchange::default());
-    let direct = direct.routing_key("jobs").await.unwrap();
-    let fanout = connection.producer(&news).await.unwrap();
     let answers = number("KOMBU_TEST_NATS_LOST_ANSWERS", 60);
+    let each = answers.div_ceil(WAYS);
+    let news = Exchange::fanout("news");
+    let limited = |name, overflow| Queue::new(name).max_length(each).overflow(overflow);
+    for queue in [
+        Queue::new("jobs"),
+        Queue::new("one").bind(&news, ""),
+        Queue::new("other").bind(&news, ""),
+        Queue::new("later"),
+        limited("refusing", Overflow::RejectPublish),
+        limited("dropping", Overflow::DropHead),
+        Queue::new("levels").max_priority(2),
+    ] {
+        connection.declare_queue(&queue).await.unwrap();
+    }
+    let direct = connection.producer(Exchange::default()).await.unwrap();
+    let fanout = connection.producer(&news).await.unwrap();
     for answer in 0..answers {
         let text = format!("lost-{answer:06}");
         // The server has it when its answer is lost.
         proxy.lose_reply_to(&text);
-        let producer = if answer % 3 == 0 { &fanout } else { &direct };
-        let published = producer.publish_text(text).await.unwrap();
-        assert!(published.resent, "{answer}");
+        let publish = match answer / each {
+            0 => direct.publish_text(text).routing_key("jobs"),
+            1 => fanout.publish_text(text),
+            2 => direct.publish_text(text).routing_key("refusing"),
+            3 => direct.publish_text(text).routing_key("dropping"),
+            4 => {
+                let publish = direct.publish_text(text).routing_key("levels");
+                publish.priority((answer % 3) as u8)
+            }
+            // The last ones: none is due while lines are cut, or it would come again when its holder is taken for dead.
+            _ => direct.publish_text(text).routing_key("later").delay(DELAY),
+        };
+        assert!(publish.await.unwrap().resent, "{answer}");
     }
     assert_eq!(proxy.counts().cuts, answers);
-    let to_jobs = (0..answers).filter(|answer| answer % 3 != 0).count() as u64;
-    for (queue, expected) in [
-        ("jobs", to_jobs),
-        ("one", answers - to_jobs),
-        ("other", answers - to_jobs),
+    // What is delayed lies there until it is in its queue.
+    let all_are_due = async {
+        let delayed = |info: serde_json::Value| info["state"]["messages"].as_u64();
+        let look = || nats.ask("$JS.API.STREAM.INFO.kombu-later", "").unwrap();
+        while delayed(look()) != Some(0) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let due = tokio::time::timeout(LONG, all_are_due).await;
+    due.expect("what is delayed is moved");
+    for (way, queues) in [
+        (0, &["jobs"][..]),
+        (1, &["one", "other"]),
+        (2, &["refusing"]),
+        (3, &["dropping"]),
+        (4, &["levels"]),
+        (5, &["later"]),
     ] {
-        assert_eq!(connection.purge(queue).await.unwrap(), expected, "{queue}");
+        let sent = (0..answers).filter(|answer| answer / each == way);
+        let sent: Vec<_> = sent.map(|answer| format!("lost-{answer:06}")).collect();
+        for queue in queues {
+            let mut stored = texts(&drain(&connection, *queue).await);
+            // They come by priority, and the delayed ones when they are due.
+            if way >= 4 {
+                stored.sort();
+            }
+            assert_eq!(stored, sent, "{queue}");
+        }
     }
+}
+
+/// One look at the newest declarations is for all that wait for it.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_burst_of_publishes_asks_for_the_newest_declarations_a_few_times() {
+    const READS: &str = "$JS.API.STREAM.MSG.GET.KV_kombu_topology";
+    let nats = Nats::start().unwrap();
+    let filter = NatsFilter::start(nats.address()).await;
+    let connection = connect(&filter.url()).await;
+    let news = Exchange::topic("news");
+    let jobs = Queue::new("jobs").bind(&news, "job.#");
+    connection.declare_queue(&jobs).await.unwrap();
+    let producer = connection.producer(&news).routing_key("job.new");
+    let producer = producer.await.unwrap();
+    // However fast the server is, so many come while one look is under way.
+    filter.delay(READS, Duration::from_millis(100));
+    let before = filter.count(READS);
+    let mut receipts = Vec::new();
+    for number in 0..1000_u32 {
+        let publish = producer.publish_text(number.to_string());
+        receipts.push(publish.send().await.unwrap());
+    }
+    for receipt in receipts {
+        assert!(receipt.await.unwrap().routed);
+    }
+    let reads = filter.count(READS) - before;
+    assert!((1..50).contains(&reads), "{reads}");
+    filter.heal();
+    assert_eq!(connection.purge("jobs").await.unwrap(), 1000);
+}
+
+/// Those that lie in the server's memory are empty when it has begun again, and can be used all the same.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn queues_lie_where_the_url_says() {
+    let mut nats = Nats::start().unwrap();
+    let on_disk = connect(&nats.url()).await;
+    let in_memory = connect(&format!("{}?storage=memory", nats.url())).await;
+    let kept = Queue::new("kept");
+    let forgotten = Queue::new("forgotten").max_priority(1);
+    let transient = Queue::new("transient").durable(false);
+    for queue in [&kept, &transient] {
+        on_disk.declare_queue(queue).await.unwrap();
+    }
+    in_memory.declare_queue(&forgotten).await.unwrap();
+    let storage = |queue| {
+        let (mut line, name) = NatsLine::to_stream_of(&nats, queue);
+        let info = line.request(&format!("$JS.API.STREAM.INFO.{name}"), "");
+        info["config"]["storage"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(storage("kept"), "file");
+    assert_eq!(storage("transient"), "memory");
+    assert_eq!(storage("forgotten"), "memory");
+    drop(on_disk);
+    let producer = in_memory.producer(Exchange::default()).await.unwrap();
+    for queue in ["kept", "forgotten"] {
+        let publish = producer.publish_text("before").routing_key(queue);
+        publish.await.unwrap();
+    }
+    nats.stop().unwrap();
+    nats.restart(Data::Keep).unwrap();
+    assert_eq!(in_memory.queue_info("forgotten").await.unwrap().ready, 0);
+    assert!(in_memory.get("forgotten").await.unwrap().is_none());
+    for queue in ["kept", "forgotten"] {
+        let publish = producer.publish_text("after").routing_key(queue);
+        publish.await.unwrap();
+    }
+    let kept = texts(&drain(&in_memory, "kept").await);
+    assert_eq!(kept, ["before", "after"]);
+    let mut consumer = in_memory.consumer(&forgotten).await.unwrap();
+    let delivery = collect_one(&mut consumer).await;
+    assert_eq!(delivery.body(), "after");
+    delivery.ack().confirmed().await.unwrap();
+    let (mut line, name) = NatsLine::to_stream_of(&nats, "forgotten");
+    let info = line.request(&format!("$JS.API.STREAM.INFO.{name}"), "");
+    assert_eq!(info["config"]["storage"], "memory");
 }
 
 /// Though it had not yet written down everything that it had removed.
@@ -443,6 +653,42 @@ async fn messages_stay_when_all_declarations_are_gone() {
     let kept = texts(&drain(&connection, "jobs").await);
     assert_eq!(kept, ["0", "1", "2", "3"]);
     while !matches!(events.next().await.unwrap(), Event::Restored { .. }) {}
+}
+
+/// It is moved to its queue by whoever is there, also before the queue is declared again.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn what_is_delayed_stays_when_all_declarations_are_gone() {
+    let nats = Nats::start().unwrap();
+    let connection = connect(&nats.url()).await;
+    let jobs = Queue::new("jobs");
+    connection.declare_queue(&jobs).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    let delay = Duration::from_secs(1);
+    producer.publish_text("0").delay(delay).await.unwrap();
+    connection.close().await.unwrap();
+    let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
+    line.request("$JS.API.STREAM.DELETE.KV_kombu_topology", "");
+
+    let connection = connect(&nats.url()).await;
+    let handed_out = async {
+        loop {
+            let subject = "$JS.API.CONSUMER.INFO.kombu-later.c0";
+            let info = nats.ask(subject, "").unwrap();
+            // It is looked at before it is due, when it is, and again.
+            if info["delivered"]["consumer_seq"].as_u64() >= Some(3) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let handed_out = tokio::time::timeout(Duration::from_secs(20), handed_out);
+    handed_out.await.expect("it is due, and tried again");
+    let mut consumer = connection.consumer(&jobs).await.unwrap();
+    let delivery = collect_one(&mut consumer).await;
+    assert_eq!(delivery.body(), "0");
+    delivery.ack().confirmed().await.unwrap();
 }
 
 /// Though its name fits.

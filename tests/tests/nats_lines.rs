@@ -115,7 +115,7 @@ async fn a_message_goes_to_one_of_those_that_wait_and_its_body_to_no_other() {
         }));
     }
     // They have seen that nothing is there, before they listened and afterwards.
-    filter.until("CONSUMER.MSG.NEXT", 12).await;
+    filter.until("CONSUMER.MSG.NEXT.kombu-q-jobs-", 12).await;
     let before = proxy.counts().to_client;
     let producer = producer_to(&near, "jobs").await;
     producer.publish_bytes(vec![0; BODY]).await.unwrap();

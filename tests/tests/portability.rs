@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use kombu::driver::SubscribeOptions;
+use kombu::handler::Retries;
 use kombu::virt::BindingRecord;
 use kombu::{
     Capabilities, Content, ErrorKind, Exchange, Feature, Overflow, Portable, Queue, Support,
@@ -190,6 +191,37 @@ async fn what_redis_lacks_is_told_in_the_words_of_its_refusal() {
     let refused = connection.consumer(&jobs).priority(1).await;
     let refused = assert_unsupported(refused);
     assert_eq!(checked.require().unwrap_err().message(), refused.message());
+}
+
+#[test]
+fn handlers_whose_messages_come_again_later_ask_for_that() {
+    let one = SubscribeOptions::new(1);
+    let asked = |on: &Capabilities, retries: Retries| {
+        let checked = Topology::new().handlers(["jobs"], one, &retries).check(on);
+        checked.require().unwrap();
+        let [consumer] = checked.declarations() else {
+            panic!("{checked}");
+        };
+        let asked = consumer.asks.iter();
+        let asked = asked.map(|asked| (asked.feature, asked.support, asked.note.is_some()));
+        asked.collect::<Vec<_>>()
+    };
+    for transport in ["amqp", "redis", "nats", "memory"] {
+        let on = capabilities(transport);
+        let has = (
+            Feature::DelayedRetry,
+            on.support(Feature::DelayedRetry),
+            on.note(Feature::DelayedRetry).is_some(),
+        );
+        assert_eq!(asked(&on, Retries::new(1)), [has], "{transport}");
+        assert_eq!(asked(&on, Retries::none()), []);
+        let at_once = Retries::new(1).first_pause(Duration::ZERO);
+        assert_eq!(asked(&on, at_once), []);
+        // The handler waits itself.
+        let without = on.without(Feature::DelayedRetry);
+        let emulated = (Feature::DelayedRetry, Support::Emulated, true);
+        assert_eq!(asked(&without, Retries::new(1)), [emulated]);
+    }
 }
 
 /// RabbitMQ does something at these, and a transport without a broker that reads them nothing.

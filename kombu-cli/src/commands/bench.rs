@@ -94,7 +94,7 @@ struct Sample {
 
 impl Bench {
     pub(crate) async fn run(self, context: &Context) -> Result<()> {
-        let connection = context.place.connect().await?;
+        let connection = context.connect().await?;
         let name = format!("kombu-bench-{}-{}", std::process::id(), nonce());
         let queue = self.queue(&name, connection.capabilities());
         connection.declare_queue(&queue).await?;

@@ -100,7 +100,7 @@ impl Ends {
 
 impl Bind {
     pub(crate) async fn run(self, context: &Context) -> Result<()> {
-        let connection = context.place.connect().await?;
+        let connection = context.connect().await?;
         self.ends.bind(&connection).await?;
         connection.close().await?;
         self.ends.tell(context, "bound")
@@ -109,7 +109,7 @@ impl Bind {
 
 impl Unbind {
     pub(crate) async fn run(self, context: &Context) -> Result<()> {
-        let connection = context.place.connect().await?;
+        let connection = context.connect().await?;
         self.ends.unbind(&connection).await?;
         connection.close().await?;
         self.ends.tell(context, "unbound")

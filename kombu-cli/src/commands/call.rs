@@ -5,16 +5,16 @@ use kombu::{CallError, FieldValue};
 
 use super::publish::{guess, header};
 use crate::Context;
-use crate::failure::{Code, Failure, Result};
+use crate::failure::{Code, Failure, Result, in_our_words};
 use crate::input::Input;
-use crate::place::duration;
-use crate::show::{Form, text_of_bytes};
+use crate::place::{TIME, duration};
+use crate::show::Form;
 use crate::target::Target;
 
 /// Ask a question and write the answer
 ///
-/// The question is the argument, or standard input. An error that the other side answers ends it with code 1, and no answer in time
-/// with code 3.
+/// The question is the argument, or standard input. An error that the other side answers ends it with code 1, no answer in time with
+/// code 3, and a queue or exchange that isn't there, or a key that leads to no queue, with code 5.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   kombu call -q prices --type price 7")]
@@ -33,7 +33,7 @@ pub(crate) struct Call {
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
     /// How long each attempt waits for an answer
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = TIME, default_value = "30s", value_parser = duration)]
     wait: Duration,
     /// How often it is asked again when there was none
     #[arg(long, value_name = "TIMES", default_value_t = 0)]
@@ -44,6 +44,7 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) async fn run(self, context: &Context) -> Result<()> {
+        self.form.check(context.output)?;
         if self.target.key().is_none() && self.target.exchange.is_none() {
             return Err(Failure::usage(
                 "whom? Give a queue with -q, or an exchange with -e and a key with -k",
@@ -53,8 +54,11 @@ impl Call {
             Some(body) => Input::Arguments([body.clone()].into()),
             None => Input::Whole { is_read: false },
         };
-        let body = input.next().await?.unwrap_or_default();
-        let connection = context.place.connect().await?;
+        let read = context
+            .stop
+            .unless_asked("there was a question", input.next());
+        let body = read.await?.unwrap_or_default();
+        let connection = context.connect().await?;
         if let Some(queue) = &self.target.queue {
             connection.queue_info(queue.as_str()).await?;
         }
@@ -84,16 +88,8 @@ impl Call {
             () = context.stop.asked() => Err(Failure::interrupted("nobody waits for the answer any more")),
         };
         let written = answered.and_then(|answer| {
-            let text = match answer.decode::<kombu::serializers::Value>() {
-                Ok(value) => match value {
-                    kombu::serializers::Value::String(text) => text,
-                    kombu::serializers::Value::Bytes(bytes) => text_of_bytes(&bytes),
-                    value => serde_json::to_string(&value)
-                        .unwrap_or_else(|_| text_of_bytes(answer.body())),
-                },
-                Err(_) => text_of_bytes(answer.body()),
-            };
-            self.form.write_content(context.output, &answer, text)
+            let value = answer.decode().ok();
+            self.form.write_content(context.output, &answer, value)
         });
         connection.close().await?;
         written
@@ -104,6 +100,9 @@ fn failure(error: CallError) -> Failure {
     match error {
         CallError::Transport(error) => error.into(),
         CallError::Timeout { .. } => Failure::new(Code::Unreachable, error.to_string()),
+        CallError::Unroutable(_) | CallError::NoResponder { .. } => {
+            Failure::new(Code::NotFound, in_our_words(&error.to_string()))
+        }
         error => Failure::new(Code::Failed, error.to_string()),
     }
 }

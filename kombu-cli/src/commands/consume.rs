@@ -1,12 +1,13 @@
 use std::time::Duration;
 
 use clap::Args;
-use kombu::{Consumer, Delivery, ErrorKind, Queue};
-use tokio::time::timeout;
+use kombu::{Connection, Consumer, ErrorKind, Queue};
 
 use crate::failure::{Code, Failure, Result};
-use crate::forward::give_back;
-use crate::place::duration;
+use crate::forward::{FIRST_FETCHED, fitting, give_back};
+use crate::idle::Idle;
+use crate::look::Held;
+use crate::place::{TIME, duration};
 use crate::show::Form;
 use crate::{Context, output};
 
@@ -32,10 +33,11 @@ pub(crate) struct Consume {
     /// End after so many messages
     #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// End when nothing came for so long; 2s without --count
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    /// End when nothing came for so long from a broker that is there; 2s without --count
+    #[arg(long, value_name = TIME, value_parser = duration)]
     idle: Option<Duration>,
-    /// Give everything back at the end; shows at most 1000
+    /// Give everything back at the end; shows at most 1000, or 64 MiB. On RabbitMQ's quorum queues before 4.3, that counts as
+    /// a delivery of each
     #[arg(long, conflicts_with_all = ["follow", "no_ack"])]
     release: bool,
     /// Have the broker forget messages when it hands them out: faster, and what isn't written is lost
@@ -53,16 +55,18 @@ const MOST_HELD: u32 = 1_000;
 
 impl Consume {
     pub(crate) async fn run(self, context: &Context) -> Result<()> {
+        self.form.check(context.output)?;
         if self.release && self.count.is_some_and(|count| count > u64::from(MOST_HELD)) {
             return Err(Failure::usage(format!(
                 "--release holds what it shows until the end: at most {MOST_HELD} messages"
             )));
         }
-        let connection = context.place.connect().await?;
+        let connection = context.connect().await?;
         let queues: Vec<Queue> = self.queues.iter().map(Queue::new).collect();
         let wanted = self.count.unwrap_or(u64::MAX);
+        // A look holds many: how many are fetched at once depends on how large they are.
         let most = match self.release {
-            true => MOST_HELD,
+            true => FIRST_FETCHED,
             false => self.prefetch,
         };
         // Acknowledging makes room for more than is wanted; that goes back, marked as redelivered. A smaller window for each
@@ -73,18 +77,25 @@ impl Consume {
             .prefetch(prefetch)
             .no_ack(self.no_ack)
             .await?;
-        let mut held = Vec::new();
+        let mut held = Held::default();
         let mut count = 0;
-        let received = self.receive(context, &mut consumer, wanted, &mut held, &mut count);
-        let received = received.await;
+        let received = self
+            .receive(
+                context,
+                &connection,
+                &mut consumer,
+                wanted,
+                &mut held,
+                &mut count,
+            )
+            .await;
         // Before something is given back, or this consumer would get it again.
         let cancelled = consumer.cancel().await;
-        for delivery in held {
-            delivery.release().await?;
-        }
+        let looked = held.end(context, &connection).await;
         let closed = connection.close().await;
         received?;
         cancelled?;
+        looked?;
         closed?;
         match self.count {
             Some(wanted) if count < wanted && context.stop.is_asked() => Err(Failure::interrupted(
@@ -94,6 +105,10 @@ impl Consume {
                 Code::Nothing,
                 format!("{count} of {wanted} messages came"),
             )),
+            // What was shown isn't all that is there.
+            None if self.release && context.stop.is_asked() => Err(Failure::interrupted(format!(
+                "ended after {count} messages"
+            ))),
             _ => Ok(()),
         }
     }
@@ -101,9 +116,10 @@ impl Consume {
     async fn receive(
         &self,
         context: &Context,
+        connection: &Connection,
         consumer: &mut Consumer,
         wanted: u64,
-        held: &mut Vec<Delivery>,
+        held: &mut Held,
         count: &mut u64,
     ) -> Result<()> {
         let idle = match (self.follow, self.idle) {
@@ -112,16 +128,15 @@ impl Consume {
             (false, None) if self.count.is_some() => Duration::MAX,
             (false, None) => IDLE,
         };
-        while *count < wanted {
+        let mut idle = Idle::of(idle);
+        let (mut window, mut largest) = (FIRST_FETCHED, 0);
+        while *count < wanted && !held.is_too_much() {
             let next = tokio::select! {
                 biased;
                 () = context.stop.asked() => return Ok(()),
-                next = timeout(idle, consumer.try_next()) => next,
+                next = idle.next(connection, consumer) => next?,
             };
-            let Ok(next) = next else {
-                return Ok(());
-            };
-            let Some(delivery) = next? else {
+            let Some(delivery) = next else {
                 return Ok(());
             };
             if let Err(failure) = self.form.write(context.output, &delivery) {
@@ -143,7 +158,15 @@ impl Consume {
                 }
                 continue;
             }
-            held.push(delivery);
+            largest = largest.max(delivery.body().len());
+            held.add(delivery);
+            let held_now = u32::try_from(held.len()).unwrap_or(MOST_HELD);
+            if held_now >= window {
+                // What is held fills the window: the next ones need room beside it.
+                let most = u32::try_from(wanted).unwrap_or(MOST_HELD).min(MOST_HELD);
+                window = held_now.saturating_add(fitting(largest)).min(most);
+                consumer.set_prefetch(window);
+            }
             if held.len() >= MOST_HELD as usize {
                 output::note("there may be more: --release shows 1000 at most");
                 return Ok(());

@@ -6,12 +6,16 @@ use super::moving::{EMPTY, interrupted, ready, report, without_copies};
 use super::publish::rate;
 use crate::failure::{Code, Failure, Result};
 use crate::forward::{Ends, FIRST_FETCHED, Limits, Route, forward, window};
+use crate::look::{Held, next};
 use crate::output::{harmless, table};
 use crate::show::{Form, text_of};
 use crate::{Context, output};
 
 /// Look at dead letters, and send them back to where they died
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  kombu dead list failed
+  kombu dead redrive failed -n 10")]
 pub(crate) struct Dead {
     #[command(subcommand)]
     what: What,
@@ -20,10 +24,14 @@ pub(crate) struct Dead {
 #[derive(Debug, Subcommand)]
 enum What {
     /// List dead letters: where each died, of what and how often; takes nothing
+    ///
+    /// On RabbitMQ's quorum queues before 4.3, a look counts as a delivery of each.
     #[command(after_help = "Example:
   kombu dead list failed")]
     List(Look),
     /// Show dead letters whole; takes nothing
+    ///
+    /// On RabbitMQ's quorum queues before 4.3, a look counts as a delivery of each.
     #[command(after_help = "Example:
   kombu dead show failed -n 1 --verbose")]
     Show {
@@ -35,8 +43,8 @@ enum What {
     /// Send dead letters back to the queues in which they died
     ///
     /// A letter leaves its queue when the broker has confirmed that it is back. So nothing is lost if this is killed, but up to 1000
-    /// letters may be there twice. Its history, the headers x-death, x-first-death-… and x-last-death-…, is taken off: it begins anew. What never died stays. A letter
-    /// whose queue is gone stays, and ends it (code 5).
+    /// letters may be there twice. Its history, the headers x-death, x-first-death-… and x-last-death-…, is taken off: it begins anew. What never died stays, and so
+    /// does a letter whose queue is gone (code 5 at the end).
     #[command(after_help = "Examples:
   kombu dead redrive failed
   kombu dead redrive failed -n 10 --rate 1")]
@@ -168,23 +176,25 @@ impl Dead {
             What::List(look) => {
                 let mut rows = Vec::new();
                 let output = context.output;
-                look.each(context, |number, delivery| {
+                let looked = look.each(context, |number, delivery| {
                     let row = Row::of(number, delivery);
                     match output.json {
                         true => output.json(&row)?,
                         false => rows.push(row.cells(&text_of(delivery))),
                     }
                     Ok(())
-                })
-                .await?;
-                if output.json {
-                    return Ok(());
+                });
+                let looked = looked.await;
+                // What was seen is shown, also if the look ended early.
+                if !rows.is_empty() {
+                    let heads = ["", "died in", "reason", "times", "last", "key", "body"];
+                    output.bytes(table(&heads, &rows).as_bytes())?;
                 }
-                let heads = ["", "died in", "reason", "times", "last", "key", "body"];
-                output.bytes(table(&heads, &rows).as_bytes())
+                looked
             }
             What::Show { look, form } => {
                 let output = context.output;
+                form.check(output)?;
                 look.each(context, |_, delivery| form.write(output, delivery))
                     .await
             }
@@ -200,26 +210,26 @@ impl Look {
         context: &Context,
         mut show: impl FnMut(u64, &Delivery) -> Result<()>,
     ) -> Result<()> {
-        let connection = context.place.connect().await?;
-        let mut held = Vec::new();
+        let connection = context.connect().await?;
+        let mut held = Held::default();
         let shown = async {
-            while (held.len() as u64) < self.count && !context.stop.is_asked() {
-                let Some(delivery) = connection.get(self.queue.as_str()).await? else {
+            while (held.len() as u64) < self.count && !held.is_too_much() {
+                let Some(delivery) = next(context, &connection, &self.queue).await? else {
                     break;
                 };
                 let shown = show(held.len() as u64 + 1, &delivery);
-                held.push(delivery);
+                held.add(delivery);
                 shown?;
             }
             Ok(())
         };
         let shown: Result<()> = shown.await;
         let is_empty = held.is_empty();
-        for delivery in held {
-            delivery.release().await?;
-        }
-        connection.close().await?;
+        let looked = held.end(context, &connection).await;
+        let closed = connection.close().await;
         shown?;
+        looked?;
+        closed?;
         match is_empty {
             true => Err(Failure::new(
                 Code::Nothing,
@@ -236,7 +246,7 @@ async fn redrive(
     count: Option<u64>,
     rate: Option<f64>,
 ) -> Result<()> {
-    let connection = context.place.connect().await?;
+    let connection = context.connect().await?;
     let ready = ready(&connection, queue).await?;
     let limits = Limits {
         // What dies again meanwhile comes back here, and would go round for ever.
@@ -244,32 +254,43 @@ async fn redrive(
         idle: EMPTY,
         rate,
         persists: false,
+        leaves_unroutable: true,
     };
     let producer = connection.producer(kombu::Exchange::default()).await?;
-    let mut consumer = connection
+    let consumer = connection
         .consumer(&Queue::new(queue))
         .prefetch(window(limits.count).min(FIRST_FETCHED))
         .await?;
     let bar = context.output.progress(Some(limits.count), "redriven");
     let ends = Ends {
-        consumer: &mut consumer,
+        from: &connection,
+        to: &connection,
+        consumer,
         producer: &producer,
         allow_unroutable: false,
     };
     let (totals, redriven) = forward(ends, limits, &context.stop, &bar, back).await;
     bar.finish_and_clear();
-    let cancelled = consumer.cancel().await;
     let closed = connection.close().await;
-    report(context, &totals, "redriven")?;
+    let reported = report(context, &totals, "redriven");
     if totals.crowded && totals.moved + totals.left < limits.count {
         output::note(
-            "there may be dead letters behind so many that never died; move those away first",
+            "there may be dead letters behind so many that never died, or have nowhere to go; move those away first",
         );
     }
     redriven?;
-    cancelled?;
     closed?;
-    interrupted(context, &totals, limits.count)
+    interrupted(context, &totals, limits.count)?;
+    if totals.unroutable > 0 {
+        return Err(Failure::new(
+            Code::NotFound,
+            format!(
+                "{} of those that were left died in a queue that is gone; `kombu move` takes them elsewhere",
+                totals.unroutable
+            ),
+        ));
+    }
+    reported
 }
 
 /// The way back of a dead letter.

@@ -5,9 +5,13 @@ use serde_json::{Map, Value};
 
 use crate::Context;
 use crate::failure::{Failure, Result};
+use crate::place::duration;
 
 /// Declare a queue or an exchange
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  kombu declare queue jobs
+  kombu declare exchange media type=topic")]
 pub(crate) struct Declare {
     #[command(subcommand)]
     what: What,
@@ -37,10 +41,16 @@ struct Declaration {
     attributes: Vec<(String, Value)>,
 }
 
+/// Attributes that are times.
+const TIMES: [&str; 2] = ["expires", "message_ttl"];
+
 fn attribute(text: &str) -> std::result::Result<(String, Value), String> {
     let (name, value) = text
         .split_once('=')
         .ok_or_else(|| "an attribute is NAME=VALUE, as in durable=false".to_owned())?;
+    if TIMES.contains(&name) && value.parse::<u64>().is_ok() {
+        duration(value)?;
+    }
     let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
     Ok((name.to_owned(), value))
 }
@@ -50,7 +60,21 @@ impl Declaration {
     fn read<T: DeserializeOwned>(&self) -> Result<T> {
         let mut map: Map<String, Value> = self.attributes.iter().cloned().collect();
         map.insert("name".to_owned(), self.name.as_str().into());
-        serde_json::from_value(map.into()).map_err(|error| Failure::usage(error.to_string()))
+        let read = serde_json::from_value(map.into());
+        read.map_err(|error| Failure::usage(with_nearest(error.to_string())))
+    }
+}
+
+/// Names the attribute that is nearest to one that there isn't.
+fn with_nearest(error: String) -> String {
+    if !error.starts_with("unknown field `") {
+        return error;
+    }
+    let mut quoted = error.split('`').skip(1).step_by(2);
+    let written = quoted.next().unwrap_or_default();
+    match kombu::nearest(written, quoted) {
+        Some(near) => format!("unknown attribute `{written}`; did you mean `{near}`?"),
+        None => error,
     }
 }
 
@@ -59,14 +83,14 @@ impl Declare {
         let (what, name) = match &self.what {
             What::Queue(declaration) => {
                 let queue: Queue = declaration.read()?;
-                let connection = context.place.connect().await?;
+                let connection = context.connect().await?;
                 connection.declare_queue(&queue).await?;
                 connection.close().await?;
                 ("queue", &declaration.name)
             }
             What::Exchange(declaration) => {
                 let exchange: Exchange = declaration.read()?;
-                let connection = context.place.connect().await?;
+                let connection = context.connect().await?;
                 connection.declare_exchange(&exchange).await?;
                 connection.close().await?;
                 ("exchange", &declaration.name)

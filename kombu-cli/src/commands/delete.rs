@@ -8,6 +8,9 @@ use crate::failure::Result;
 
 /// Delete a queue or an exchange
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  kombu delete queue jobs --if-empty
+  kombu delete exchange media --if-unused")]
 pub(crate) struct Delete {
     #[command(subcommand)]
     what: What,
@@ -64,7 +67,7 @@ fn what_goes(info: &QueueInfo) -> Option<String> {
 
 impl Delete {
     pub(crate) async fn run(self, context: &Context) -> Result<()> {
-        let connection = context.place.connect().await?;
+        let connection = context.connect().await?;
         match self.what {
             What::Queue {
                 name,
@@ -72,16 +75,20 @@ impl Delete {
                 if_empty,
                 yes,
             } => {
-                let what = match connection.queue_info(name.as_str()).await {
-                    Ok(info) => what_goes(&info),
+                let info = match connection.queue_info(name.as_str()).await {
+                    Ok(info) => Some(info),
                     Err(error) if error.kind() == ErrorKind::NotFound => None,
                     Err(error) => return Err(error.into()),
                 };
-                if let Some(what) = what
+                let sentence = match &info {
+                    Some(_) => format!("queue `{name}` is deleted"),
+                    None => format!("there was no queue `{name}`"),
+                };
+                if let Some(what) = info.as_ref().and_then(what_goes)
                     && !if_empty
                 {
                     let question = format!("Queue `{name}` has {what}. Delete it with them?");
-                    confirm(&question, yes)?;
+                    confirm(context, &question, yes).await?;
                 }
                 let mut deletion = connection.delete_queue(name.as_str());
                 if if_unused {
@@ -94,7 +101,10 @@ impl Delete {
                 connection.close().await?;
                 context.output.summary(
                     &serde_json::json!({ "deleted": { "queue": name, "messages": lost } }),
-                    &format!("queue `{name}` is deleted, and {lost} messages with it"),
+                    &match lost {
+                        0 => sentence,
+                        lost => format!("{sentence}, and {lost} messages with it"),
+                    },
                 )
             }
             What::Exchange { name, if_unused } => {

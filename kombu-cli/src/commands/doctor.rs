@@ -1,4 +1,4 @@
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
 use kombu::{Connection, ErrorKind, Exchange, Feature, Queue};
@@ -7,10 +7,9 @@ use serde::Serialize;
 use crate::Context;
 use crate::failure::{Code, Failure, Result};
 
-/// Find out what is wrong with a connection: reach, TLS, credentials, permissions, limits
+/// Find out what is wrong with a connection: reach, TLS, credentials, version, clock, permissions, limits
 ///
-/// It makes a queue of its own that goes with the connection, sends a message through it, and deletes it. The version of the broker and
-/// its clock aren't known to this command.
+/// It makes a queue of its own that goes with the connection, sends a message through it, and deletes it. RabbitMQ doesn't tell its clock.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   kombu doctor --url amqps://user:password@host/vhost")]
@@ -27,6 +26,9 @@ struct Row {
 /// The patience of a message's way there and back.
 const ARRIVAL: Duration = Duration::from_secs(10);
 
+/// Clocks that differ by less are the same, as far as a question over a network can tell.
+const SAME: Duration = Duration::from_secs(1);
+
 /// What is checked, one behind the other.
 struct Visit<'a> {
     context: &'a Context,
@@ -36,7 +38,7 @@ impl Doctor {
     pub(crate) async fn run(self, context: &Context) -> Result<()> {
         let visit = Visit { context };
         let begin = Instant::now();
-        let connection = match context.place.connect().await {
+        let connection = match context.connect().await {
             Ok(connection) => connection,
             Err(Failure::Because(code, why)) => {
                 // Each of these comes when those before it went well.
@@ -44,7 +46,7 @@ impl Doctor {
                 let at = match code {
                     Code::Tls => 1,
                     Code::Refused => 2,
-                    Code::Usage => return Err(Failure::Because(code, why)),
+                    Code::Usage | Code::Interrupted => return Err(Failure::Because(code, why)),
                     _ => 0,
                 };
                 for step in steps.iter().take(at) {
@@ -66,10 +68,14 @@ impl Doctor {
                 connection.target().virtual_host()
             )),
         )?;
-        let permitted = visit.permissions(&connection).await;
+        let checked = async {
+            visit.broker(&connection).await?;
+            visit.permissions(&connection).await
+        };
+        let checked = checked.await;
         visit.limits(&connection)?;
         let closed = connection.close().await;
-        permitted?;
+        checked?;
         Ok(closed?)
     }
 }
@@ -81,6 +87,17 @@ fn encryption(scheme: &str) -> &'static str {
         }
         "memory" => "within this process",
         _ => "not encrypted",
+    }
+}
+
+/// A clock beside that of this machine.
+fn compared(clock: SystemTime, ours: SystemTime) -> String {
+    match clock.duration_since(ours) {
+        Ok(ahead) if ahead > SAME => format!("{ahead:.1?} ahead of this machine's"),
+        Err(error) if error.duration() > SAME => {
+            format!("{:.1?} behind this machine's", error.duration())
+        }
+        _ => "as this machine's".to_owned(),
     }
 }
 
@@ -97,6 +114,20 @@ impl Visit<'_> {
         }
         let sign = if ok { "ok" } else { "WRONG" };
         output.line(format!("{sign:<5}  {check:<12}  {}", row.found).trim_end())
+    }
+
+    /// What it says of itself. Nothing there is wrong: messages don't depend on clocks that agree.
+    async fn broker(&self, connection: &Connection) -> Result<()> {
+        let broker = match connection.broker_info().await {
+            Ok(broker) => broker,
+            Err(error) => return self.refused("version", error),
+        };
+        let untold = || "the broker doesn't tell".to_owned();
+        self.tell("version", Ok(broker.version.unwrap_or_else(untold)))?;
+        let clock = broker
+            .time
+            .map_or_else(untold, |time| compared(time, SystemTime::now()));
+        self.tell("clock", Ok(clock))
     }
 
     /// Declares, publishes, consumes and deletes. The first failure ends it.
@@ -169,5 +200,26 @@ impl Visit<'_> {
             limits.push_str(&format!("; without {}", missing.join(", ")));
         }
         self.tell("limits", Ok(limits))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_differs_is_told_of() {
+        let ours = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        for (clock, told) in [
+            (ours, "as this machine's"),
+            (ours - Duration::from_millis(900), "as this machine's"),
+            (
+                ours + Duration::from_millis(2_500),
+                "2.5s ahead of this machine's",
+            ),
+            (ours - Duration::from_secs(7), "7.0s behind this machine's"),
+        ] {
+            assert_eq!(compared(clock, ours), told);
+        }
     }
 }

@@ -2,6 +2,7 @@ use clap::Args;
 
 use crate::Context;
 use crate::failure::{Code, Failure, Result};
+use crate::look::{Held, next};
 use crate::show::Form;
 
 /// Take what a queue has, one by one and without becoming a consumer
@@ -17,7 +18,7 @@ pub(crate) struct Get {
     /// At most so many messages
     #[arg(long, short = 'n', default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
-    /// Give them back to where they were
+    /// Give them back to where they were; shows at most 1000, or 64 MiB. On RabbitMQ's quorum queues before 4.3, that counts as a delivery of each
     #[arg(long)]
     release: bool,
     #[command(flatten)]
@@ -29,17 +30,18 @@ const MOST_HELD: u64 = 1_000;
 
 impl Get {
     pub(crate) async fn run(self, context: &Context) -> Result<()> {
+        self.form.check(context.output)?;
         if self.release && self.count > MOST_HELD {
             return Err(Failure::usage(format!(
                 "--release holds what it shows until the end: at most {MOST_HELD} messages"
             )));
         }
-        let connection = context.place.connect().await?;
-        let mut held = Vec::new();
+        let connection = context.connect().await?;
+        let mut held = Held::default();
         let mut count = 0;
         let got = async {
-            while count < self.count && !context.stop.is_asked() {
-                let Some(delivery) = connection.get(self.queue.as_str()).await? else {
+            while count < self.count && !held.is_too_much() {
+                let Some(delivery) = next(context, &connection, &self.queue).await? else {
                     break;
                 };
                 // Before it is acknowledged: what can't be written isn't lost.
@@ -50,18 +52,18 @@ impl Get {
                 }
                 count += 1;
                 match self.release {
-                    true => held.push(delivery),
+                    true => held.add(delivery),
                     false => delivery.ack().await?,
                 }
             }
             Ok(())
         };
         let got = got.await;
-        for delivery in held {
-            delivery.release().await?;
-        }
-        connection.close().await?;
+        let looked = held.end(context, &connection).await;
+        let closed = connection.close().await;
         got?;
+        looked?;
+        closed?;
         match count {
             0 => Err(Failure::new(
                 Code::Nothing,

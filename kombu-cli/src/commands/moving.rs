@@ -1,12 +1,13 @@
 use std::time::Duration;
 
 use clap::Args;
+use kombu::driver::Target as Broker;
 use kombu::{Connection, Delivery, Name, Queue};
 
 use super::publish::rate;
 use crate::failure::{Failure, Result};
 use crate::forward::{Ends, FIRST_FETCHED, Limits, Route, Totals, WINDOW, forward, window};
-use crate::place::duration;
+use crate::place::{TIME, duration};
 use crate::target::Target;
 use crate::{Context, output};
 
@@ -56,7 +57,7 @@ pub(crate) struct Bridge {
     #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// End when nothing came for so long
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = TIME, value_parser = duration)]
     idle: Option<Duration>,
     /// At most so many messages per second
     #[arg(long, value_name = "PER SECOND", value_parser = rate)]
@@ -76,16 +77,17 @@ impl Move {
         if self.target.queue.is_none() && self.target.exchange.is_none() {
             return Err(Failure::usage(NOWHERE));
         }
-        if self.target.queue.as_ref() == Some(&self.source) {
+        if self.target.only_queue() == Some(self.source.as_str()) {
             return Err(Failure::usage("the messages are there already"));
         }
-        let connection = context.place.connect().await?;
+        let connection = context.connect().await?;
         let ready = ready(&connection, &self.source).await?;
         let limits = Limits {
             count: self.count.unwrap_or(u64::MAX).min(ready),
             idle: EMPTY,
             rate: self.rate,
             persists: false,
+            leaves_unroutable: false,
         };
         let moving = Moving {
             source: &self.source,
@@ -97,10 +99,11 @@ impl Move {
         };
         let (totals, moved) = moving.run(context, "moved").await?;
         let closed = connection.close().await;
-        report(context, &totals, "moved")?;
+        let reported = report(context, &totals, "moved");
         moved?;
         closed?;
-        interrupted(context, &totals, limits.count)
+        interrupted(context, &totals, limits.count)?;
+        reported
     }
 }
 
@@ -118,13 +121,19 @@ impl Bridge {
                 )));
             }
         };
-        let from = context.place.connect().await?;
-        let to = context.place.connect_to(&to).await?;
+        let from = context.connect().await?;
+        let to = context.connected(context.place.connect_to(&to)).await?;
+        if is_same(from.target(), to.target())
+            && let Some(why) = self.goes_round()
+        {
+            return Err(Failure::usage(why));
+        }
         let limits = Limits {
             count: self.count.unwrap_or(u64::MAX),
             idle: self.idle.unwrap_or(Duration::MAX),
             rate: self.rate,
             persists: true,
+            leaves_unroutable: false,
         };
         let moving = Moving {
             source: &self.source,
@@ -144,14 +153,70 @@ impl Bridge {
         let (totals, moved) = moving.run(context, "bridged").await?;
         // Acknowledgements go out last: what they are about is at the other end by then.
         let closed = to.close().await.and(from.close().await);
-        report(context, &totals, "bridged")?;
+        let reported = report(context, &totals, "bridged");
         moved?;
         closed?;
-        match self.count {
-            Some(count) => interrupted(context, &totals, count),
-            None => Ok(()),
+        if let Some(count) = self.count {
+            interrupted(context, &totals, count)?;
         }
+        reported
     }
+
+    /// Why messages would come back for ever, if both ends are one broker.
+    fn goes_round(&self) -> Option<&'static str> {
+        if self.target.only_queue() == Some(self.source.as_str()) {
+            return Some(
+                "it is the same queue of the same broker: what is bridged there would come from there again",
+            );
+        }
+        self.target.is_by_own_key().then_some(
+            "it is the same broker: what was published to this queue by its name would come from there again; give a queue \
+             with -q, or a key with -k",
+        )
+    }
+}
+
+/// Whether both are one place, as far as URLs tell.
+fn is_same(from: &Broker, to: &Broker) -> bool {
+    place(from) == place(to)
+}
+
+/// The parts of a URL that make a place, as they are where it leaves them out.
+fn place(target: &Broker) -> [String; 7] {
+    let url = target.url();
+    let option = |wanted: &str| {
+        let mut options = url.query_pairs();
+        let value = options.find(|(name, _)| name == wanted)?.1.into_owned();
+        (!value.is_empty()).then_some(value)
+    };
+    let path = url.path().trim_start_matches('/').to_owned();
+    let database = || option("db").or_else(|| option("virtual_host"));
+    let (port, path, database, prefix) = match url.scheme() {
+        "amqp" => (5672, path, None, ""),
+        "amqps" => (5671, path, None, ""),
+        "redis" | "rediss" => {
+            let database = Some(path).filter(|path| !path.is_empty());
+            (6379, String::new(), database.or_else(|| option("db")), "")
+        }
+        "redis+sentinel" | "rediss+sentinel" => (26379, path, database(), ""),
+        "nats" | "tls" => (4222, String::new(), None, "kombu"),
+        _ => (0, path, database(), ""),
+    };
+    let path = match path.as_str() {
+        "%2f" | "%2F" => String::new(),
+        _ => path,
+    };
+    let host = url.host_str().filter(|host| !host.is_empty());
+    [
+        url.scheme().to_owned(),
+        host.unwrap_or("localhost").to_owned(),
+        url.port().unwrap_or(port).to_string(),
+        path,
+        database.unwrap_or_else(|| "0".to_owned()),
+        option("prefix").unwrap_or_else(|| prefix.to_owned()),
+        // The number of a place in memory that has no name.
+        url.fragment().unwrap_or_default().to_owned(),
+    ]
 }
 
 /// How many messages a queue has to give; those that somebody else has are told of.
@@ -179,7 +244,7 @@ struct Moving<'a> {
 impl Moving<'_> {
     async fn run(&self, context: &Context, what: &'static str) -> Result<(Totals, Result<()>)> {
         let producer = self.target.open(self.to).await?;
-        let mut consumer = self
+        let consumer = self
             .from
             .consumer(&Queue::new(self.source))
             .prefetch(window(self.limits.count).min(FIRST_FETCHED))
@@ -187,20 +252,20 @@ impl Moving<'_> {
         let total = (self.limits.count < u64::MAX).then_some(self.limits.count);
         let bar = context.output.progress(total, what);
         let ends = Ends {
-            consumer: &mut consumer,
+            from: self.from,
+            to: self.to,
+            consumer,
             producer: &producer,
             allow_unroutable: self.allow_unroutable,
         };
         let key = self.target.key().map(Name::from);
         let into_queue = self.target.queue.is_some();
-        let moved = forward(ends, self.limits, &context.stop, &bar, |delivery| {
+        let (totals, result) = forward(ends, self.limits, &context.stop, &bar, |delivery| {
             route(delivery, key.as_ref(), into_queue)
         })
         .await;
         bar.finish_and_clear();
-        let cancelled = consumer.cancel().await;
-        let (totals, result) = moved;
-        Ok((totals, result.and(cancelled.map_err(Into::into))))
+        Ok((totals, result))
     }
 }
 
@@ -229,4 +294,52 @@ pub(super) fn interrupted(context: &Context, totals: &Totals, wanted: u64) -> Re
         return Err(Failure::interrupted("ended before everything was moved"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_the_same_however_its_url_is_written() {
+        for (one, other, same) in [
+            ("amqp://h", "amqp://h:5672", true),
+            ("amqp://h/", "amqp://u:p@h/%2F", true),
+            ("amqp:///v", "amqp://localhost/v", true),
+            ("amqp://h/v", "amqp://h/w", false),
+            ("amqp://h", "amqp://h:5673", false),
+            ("amqps://h", "amqps://h:5671", true),
+            ("redis://h", "redis://h:6379/0", true),
+            ("redis://h/", "redis://h?db=0", true),
+            ("redis://h/1", "redis://h?db=1", true),
+            ("redis://h/1", "redis://h/2", false),
+            ("redis://h/1?prefix=a", "redis://h/2?prefix=a", false),
+            ("redis+unix:///a.sock", "redis+unix:///a.sock?db=0", true),
+            ("redis+unix:///a.sock", "redis+unix:///b.sock", false),
+            ("nats://h", "nats://h:4222/?prefix=kombu", true),
+            ("nats://h", "nats://h?prefix=shop", false),
+            ("nats://h", "redis://h:4222", false),
+        ] {
+            let target = |url: &str| Broker::new(url::Url::parse(url).unwrap());
+            let is_same = is_same(&target(one), &target(other));
+            assert_eq!(is_same, same, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn a_key_of_the_default_exchange_is_a_queue() {
+        for (exchange, key, queue) in [
+            (Some(""), Some("jobs"), Some("jobs")),
+            (Some("media"), Some("jobs"), None),
+            (Some(""), None, None),
+        ] {
+            let target = Target {
+                queue: None,
+                exchange: exchange.map(str::to_owned),
+                key: key.map(str::to_owned),
+            };
+            assert_eq!(target.only_queue(), queue);
+            assert_eq!(target.is_by_own_key(), key.is_none());
+        }
+    }
 }

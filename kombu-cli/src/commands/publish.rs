@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::Context;
 use crate::failure::{Code, Failure, Result};
 use crate::input::{Input, Lines};
-use crate::place::duration;
+use crate::place::{TIME, duration};
 use crate::record;
 use crate::target::Target;
 
@@ -77,10 +77,10 @@ struct Properties {
     #[arg(long)]
     priority: Option<u8>,
     /// How long a message may wait in a queue
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = TIME, value_parser = duration)]
     expiration: Option<Duration>,
     /// How long a message stays invisible
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = TIME, value_parser = duration)]
     delay: Option<Duration>,
     /// Don't have the broker keep the message on disk
     #[arg(long)]
@@ -187,7 +187,7 @@ impl Publish {
             ));
         }
         let mut input = self.input();
-        let connection = context.place.connect().await?;
+        let connection = context.connect().await?;
         let producer = self.target.open(&connection).await?;
         let template = self.content.template(&connection)?;
         let total = match &input {
@@ -253,7 +253,7 @@ impl Publish {
                 ", of which {resent} may be there twice, since the connection was lost"
             ));
         }
-        context.output.summary(&totals, &sentence)?;
+        let reported = context.output.summary(&totals, &sentence);
         sent?;
         confirmed?;
         closed?;
@@ -262,7 +262,7 @@ impl Publish {
                 "ended before everything was published",
             ));
         }
-        Ok(())
+        reported
     }
 
     fn input(&self) -> Input {

@@ -20,11 +20,11 @@ pub(crate) struct Purge {
 
 impl Purge {
     pub(crate) async fn run(self, context: &Context) -> Result<()> {
-        let connection = context.place.connect().await?;
+        let connection = context.connect().await?;
         let queue = self.queue.as_str();
         let ready = connection.queue_info(queue).await?.ready;
         let question = format!("Queue `{queue}` has {ready} messages. Remove them for good?");
-        confirm(&question, self.yes)?;
+        confirm(context, &question, self.yes).await?;
         let removed = connection.purge(queue).await?;
         connection.close().await?;
         context.output.summary(

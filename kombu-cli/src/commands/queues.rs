@@ -3,12 +3,12 @@ use std::time::Duration;
 use clap::Args;
 use kombu::{Connection, ErrorKind, QueueInfo};
 use serde::Serialize;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::Context;
 use crate::failure::{Code, Failure, Result};
 use crate::output::table;
-use crate::place::duration;
+use crate::place::{TIME, duration};
 
 /// Count what is in queues: messages that are ready, messages that somebody has and didn't acknowledge, consumers
 ///
@@ -26,9 +26,12 @@ pub(crate) struct Queues {
     #[arg(long, short)]
     watch: bool,
     /// How long it waits in between
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration, requires = "watch")]
+    #[arg(long, value_name = TIME, default_value = "1s", value_parser = duration, requires = "watch")]
     interval: Duration,
 }
+
+/// How long a broker that may be away is told goodbye.
+const CLOSING: Duration = Duration::from_secs(1);
 
 #[derive(Serialize)]
 struct Row {
@@ -46,7 +49,7 @@ impl Queues {
         if self.interval.is_zero() {
             return Err(Failure::usage("--interval takes more than nothing"));
         }
-        let connection = context.place.connect().await?;
+        let connection = context.connect().await?;
         let mut before: Option<(Instant, Vec<Option<u64>>)> = None;
         let mut ticks = interval(self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -58,7 +61,18 @@ impl Queues {
                 _ = ticks.tick() => {}
             }
             let now = Instant::now();
-            let (mut rows, counts, missing) = self.look(&connection).await?;
+            let (mut rows, counts, missing) = tokio::select! {
+                biased;
+                // The broker may be away, and stay so.
+                () = context.stop.asked() => {
+                    let _ = timeout(CLOSING, connection.close()).await;
+                    return match self.watch {
+                        true => Ok(()),
+                        false => Err(Failure::interrupted("ended before the broker answered")),
+                    };
+                }
+                looked = self.look(&connection) => looked?,
+            };
             if let Some((then, old)) = &before {
                 let seconds = now.duration_since(*then).as_secs_f64();
                 for (row, old) in rows.iter_mut().zip(old.iter().flatten()) {
@@ -109,6 +123,9 @@ impl Queues {
         let output = context.output;
         if output.json {
             return rows.iter().try_for_each(|row| output.json(row));
+        }
+        if rows.is_empty() {
+            return Ok(());
         }
         let mut heads = vec!["queue", "ready", "unacked", "consumers"];
         if self.watch {

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::failure::{Code, Failure, Result};
-use crate::place::duration;
+use crate::place::{TIME, duration};
 use crate::{Context, output};
 
 /// Run a program for each message, until Ctrl-C
@@ -34,7 +34,7 @@ pub(crate) struct Serve {
     #[arg(long, value_enum, default_value_t = OnFailure::Retry)]
     on_failure: OnFailure,
     /// How long a message that is retried waits
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    #[arg(long, value_name = TIME, default_value = "1s", value_parser = duration)]
     retry_after: Duration,
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
@@ -56,7 +56,7 @@ const LARGEST_ANSWER: u64 = 16 * 1024 * 1024;
 
 impl Serve {
     pub(crate) async fn run(self, context: &Context) -> Result<()> {
-        let connection = context.place.connect().await?;
+        let connection = context.connect().await?;
         let mut consumer = connection
             .consumer(&Queue::new(self.queue.as_str()))
             .prefetch(self.jobs)

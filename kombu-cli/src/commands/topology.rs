@@ -6,7 +6,7 @@ use kombu::{Binding, Connection, DeclareMode, ErrorKind, Exchange, Name, Queue, 
 use serde::Serialize;
 
 use crate::Context;
-use crate::failure::{Code, Failure, Result};
+use crate::failure::{Code, Failure, Result, in_our_words};
 
 /// Say what `apply` would do: what is there, what is missing, what is there in another form
 ///
@@ -36,7 +36,8 @@ pub(crate) struct Diff {
 /// Declare what a file has: exchanges, queues and bindings
 ///
 /// What is there in another form is refused before anything is made (code 7). Nothing is deleted, and bindings that only the broker
-/// has stay; those of the file are made again, whether they are there or not.
+/// has stay; those of the file are made again, whether they are there or not. Queues that are exclusive, or that the broker names, are
+/// left to whoever uses them.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   kombu apply shop.yaml")]
@@ -87,7 +88,7 @@ impl File {
         let declared = kombu::from_config(&self.topology)?.topology();
         let mut place = context.place.clone();
         place.config.get_or_insert_with(|| self.topology.clone());
-        Ok((declared, place.connect().await?))
+        Ok((declared, context.connected(place.connect()).await?))
     }
 }
 
@@ -113,11 +114,12 @@ fn exchanges(declared: &Topology) -> Vec<&Exchange> {
     all
 }
 
-/// The same of queues. What the broker names is made by whoever uses it.
+/// The same of queues. What the broker names, or is there for one connection only, is made by whoever uses it.
 fn queues(declared: &Topology) -> impl Iterator<Item = &Queue> {
     let mut seen = HashSet::new();
     let own = declared.queues().iter();
-    own.filter(|queue| !queue.is_server_named() && is_declared(queue.declare_mode()))
+    own.filter(|queue| !queue.is_server_named() && !queue.is_exclusive())
+        .filter(|queue| is_declared(queue.declare_mode()))
         .filter(move |queue| seen.insert(queue.name()))
 }
 
@@ -228,7 +230,7 @@ fn state<T>(answer: kombu::Result<T>) -> Result<State> {
                 ErrorKind::PreconditionFailed | ErrorKind::ResourceLocked
             ) =>
         {
-            Ok(State::Differs(error.message().to_owned()))
+            Ok(State::Differs(in_our_words(error.message())))
         }
         Err(error) => Err(error.into()),
     }
@@ -281,17 +283,25 @@ impl Apply {
                 "nothing was made: what is there in another form has to be deleted first",
             ));
         }
+        // A reader that is gone is no reason to make half of it.
+        let mut written = Ok(());
+        let mut made = |row: Option<&Row>| {
+            let row = row.filter(|row| row.state == State::Missing);
+            if written.is_ok() {
+                written = write(context, row);
+            }
+        };
+        let mut these = rows.iter();
         for exchange in exchanges(&declared) {
             connection.declare_exchange(exchange).await?;
+            made(these.next());
         }
         for queue in queues(&declared) {
             connection.declare_queue(queue).await?;
+            made(these.next());
         }
         connection.close().await?;
-        write(
-            context,
-            rows.iter().filter(|row| row.state == State::Missing),
-        )?;
+        written?;
         let made = rows
             .iter()
             .filter(|row| row.state == State::Missing)

@@ -146,10 +146,25 @@ struct Reading {
 
 impl Reading {
     async fn run(mut self) {
+        let Err(error) = self.read().await else {
+            return;
+        };
+        // The next session brings others.
+        if matches!(error.kind(), ErrorKind::ConnectionLost | ErrorKind::Closed) {
+            return;
+        }
+        tracing::warn!(%error, "answers don't come any more on this session, which is ended");
+        if let Some(session) = self.session.upgrade() {
+            drop(session.driver.close().await);
+        }
+    }
+
+    /// An error says that nothing more comes, and whoever waits would wait in vain.
+    async fn read(&mut self) -> Result<()> {
         loop {
             let next = poll_fn(|context| Pin::new(&mut self.replies).poll_next(context)).await;
             let Some(answers) = self.answers.upgrade() else {
-                return;
+                return Ok(());
             };
             match next {
                 Some(Ok(Received::Delivery(raw))) => {
@@ -164,18 +179,11 @@ impl Reading {
                     }
                 }
                 Some(Ok(Received::Cancelled { .. })) => {
-                    if let Err(error) = self.reopen().await {
-                        tracing::warn!(%error, "answers don't come any more on this session");
-                        return;
-                    }
+                    self.reopen().await?;
                     answers.lose();
                 }
-                Some(Err(error)) => {
-                    tracing::warn!(%error, "answers don't come any more on this session");
-                    return;
-                }
-                // The next session brings others.
-                None => return,
+                Some(Err(error)) => return Err(error),
+                None => return Ok(()),
             }
         }
     }

@@ -66,7 +66,7 @@ impl Responder {
         progress.is_some_and(|progress| progress.taken_over.load(Ordering::Relaxed))
     }
 
-    /// Whether something was answered.
+    /// Whether the broker has an answer after which no other comes.
     pub(crate) fn has_replied(&self) -> bool {
         let progress = self.progress.as_ref();
         progress.is_some_and(|progress| progress.replied.load(Ordering::Relaxed))
@@ -162,11 +162,9 @@ impl Responder {
             headers.insert("clock", node.clock.forward());
         }
         let encoded = encode(&mut content);
-        if let (Ok(_), Some(progress)) = (&encoded, &self.progress) {
-            progress.replied.store(true, Ordering::Relaxed);
-        }
         Replying {
             link: Some(self.link.clone()),
+            progress: self.progress.clone(),
             content: encoded.map(|encoded| {
                 encoded.into_content(&mut content);
                 content
@@ -198,6 +196,7 @@ impl fmt::Debug for Responder {
 #[must_use = "nothing is answered until this is awaited"]
 pub struct Replying {
     link: Option<Arc<Link>>,
+    progress: Option<Arc<Progress>>,
     content: Result<Content>,
 }
 
@@ -205,6 +204,7 @@ impl Replying {
     fn refused(error: Error) -> Self {
         Replying {
             link: None,
+            progress: None,
             content: Err(error),
         }
     }
@@ -277,11 +277,16 @@ impl IntoFuture for Replying {
         Box::pin(async move {
             let sent = async {
                 let content = self.content?;
+                let is_last = content.headers().get(MORE).is_none();
                 let Some(link) = self.link else {
                     return Err(no_reply_to());
                 };
                 let producer = link.replying().await?;
-                publish(&producer.inner, Ok(content)).await
+                let published = publish(&producer.inner, Ok(content)).await?;
+                if let Some(progress) = self.progress.filter(|_| is_last) {
+                    progress.replied.store(true, Ordering::Relaxed);
+                }
+                Ok(published)
             };
             sent.await.map_err(|error| error.during("reply"))
         })

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use kombu_serializers::{self as serializers, Accept};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
-use crate::driver::{BoxFuture, Capabilities, DeleteQueue, Destination, QueueInfo, Target};
+use crate::driver::{
+    BoxFuture, BrokerInfo, Capabilities, DeleteQueue, Destination, QueueInfo, Target,
+};
 use crate::engine::{self, Events, Health, Session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layers;
@@ -149,12 +151,21 @@ impl Connection {
         let waits_for_session = AtomicBool::new(true);
         let attempts = async {
             let mut session = engine.session().await?;
+            let mut after_a_loss = None;
             loop {
                 waits_for_session.store(false, Ordering::Relaxed);
-                match work(session.clone()).await {
+                match engine.while_up(&session, work(session.clone())).await {
                     Err(error) if error.kind() == ErrorKind::ConnectionLost => {
                         waits_for_session.store(true, Ordering::Relaxed);
                         session = engine.session_after(&session).await?;
+                        after_a_loss.get_or_insert_with(|| engine.backoff());
+                    }
+                    // The broker may have done it on the lost session, and takes that for another one's.
+                    Err(error) if error.kind() == ErrorKind::ResourceLocked => {
+                        let Some(backoff) = &mut after_a_loss else {
+                            return Err(error);
+                        };
+                        sleep(backoff.pause()).await;
                     }
                     answer => return answer,
                 }
@@ -517,6 +528,29 @@ impl Connection {
         .await
     }
 
+    /// What the broker is, and what its clock says: for people who look for what is wrong.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kombu::Result<()> {
+    /// let connection = kombu::connect("memory://").await?;
+    /// let broker = connection.broker_info().await?;
+    /// assert!(broker.version.is_some_and(|version| version.starts_with("kombu ")));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`] after [`Deadlines::declare`](crate::Deadlines::declare). What the broker doesn't tell, or not to this
+    /// user, is no error.
+    pub async fn broker_info(&self) -> Result<BrokerInfo> {
+        self.control("broker info", |session| async move {
+            session.driver.broker_info().await
+        })
+        .await
+    }
+
     /// Binds a queue to an exchange while both are there. Consumers of the queue receive through it at once.
     ///
     /// # Errors
@@ -662,6 +696,11 @@ impl Connection {
             )
         };
         let closed = engine::by(engine::deadline(limit), session.driver.close(), late).await;
+        // The supervisor waits as long as this does, and may be the first to give up.
+        let closed = closed.and_then(|()| match session.is_abandoned() {
+            true => Err(late()),
+            false => Ok(()),
+        });
         closed.map_err(|error| error.during("close"))
     }
 }

@@ -223,7 +223,9 @@ impl Consumer {
             let State::Receiving(opened) = &mut self.state else {
                 return Err(has_ended());
             };
-            match opened.subscription.add(&queue.name).await {
+            let adding = opened.subscription.add(&queue.name);
+            let engine = &self.plan.connection.inner().engine;
+            match engine.while_up(&opened.session, adding).await {
                 Ok(index) => {
                     consuming.is_subscribed(&opened.session);
                     self.sources.add(index, &queue, consuming);
@@ -267,10 +269,11 @@ impl Consumer {
             return self.stop().await;
         }
         self.give_back_intercepted(|queue| left.contains(&queue));
-        let answers: Vec<_> = match &mut self.state {
+        let (session, answers): (_, Vec<_>) = match &mut self.state {
             State::Receiving(opened) => {
+                let session = opened.session.clone();
                 let leave = |queue: &u16| opened.leave(*queue);
-                left.iter().map(leave).collect()
+                (session, left.iter().map(leave).collect())
             }
             State::Reopening { last, .. } => {
                 let last = last.clone();
@@ -279,11 +282,12 @@ impl Consumer {
             }
             State::Ended => return Ok(()),
         };
-        let limit = self.plan.connection.inner().engine.deadlines.declare;
+        let engine = &self.plan.connection.inner().engine;
+        let limit = engine.deadlines.declare;
         let answered = async {
             for answer in answers {
-                match answer.await {
-                    // With its session, everything is back.
+                match engine.while_up(&session, answer).await {
+                    // With its session, everything goes back.
                     Err(error) if error.kind() == ErrorKind::ConnectionLost => {}
                     answer => answer?,
                 }
@@ -361,7 +365,7 @@ impl Consumer {
     }
 
     /// Ends the consumer and waits until the broker sends it nothing more. Deliveries that were received can
-    /// still be settled. A queue that goes with its last consumer is gone then, also if this one had just lost its session, for which
+    /// still be settled. If the session is lost meanwhile, what was fetched goes back when the broker notices. A queue that goes with its last consumer is gone then, also if this one had just lost its session, for which
     /// the next one is waited for.
     ///
     /// # Errors
@@ -387,7 +391,8 @@ impl Consumer {
                 return self.plan.connection.until_left(names).await;
             }
         };
-        let limit = self.plan.connection.inner().engine.deadlines.declare;
+        let engine = &self.plan.connection.inner().engine;
+        let limit = engine.deadlines.declare;
         let late = || {
             Error::new(
                 ErrorKind::Timeout,
@@ -397,8 +402,10 @@ impl Consumer {
                 ),
             )
         };
-        match by(deadline(limit), opened.subscription.cancel(), late).await {
-            // With its session, everything is back.
+        let (session, cancelling) = (opened.session, opened.subscription.cancel());
+        let cancelling = engine.while_up(&session, cancelling);
+        match by(deadline(limit), cancelling, late).await {
+            // With its session, everything goes back.
             Err(error) if error.kind() == ErrorKind::ConnectionLost => {}
             answer => answer?,
         }

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::future::pending;
 use std::mem;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -12,7 +13,7 @@ use kombu_serializers::{self as serializers, Accept};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::declare::{DeclareMode, Exchange, Queue};
 use crate::driver::{BoxFuture, Outcome, RawDelivery, Settle, Tag};
@@ -25,7 +26,7 @@ use super::held::Held;
 use super::indexed::Indexed;
 use super::intercept::{Interceptors, received};
 use super::plain::Plain;
-use super::processing::Processing;
+use super::processing::{Processing, Taking};
 use super::{Connection, Producer, Settling};
 
 /// What becomes of a delivery that could not be decoded and is dropped without being settled.
@@ -238,6 +239,7 @@ impl Delivery {
                 queue: raw.queue,
                 redelivered: raw.redelivered,
                 settled,
+                recalled: false,
                 undecodable: AtomicBool::new(false),
             },
         }
@@ -279,14 +281,19 @@ impl Delivery {
         self.acker.undecodable.store(true, Ordering::Relaxed);
     }
 
-    /// Resolves when it was held for too long, and is no longer ours. `None` if there is no limit.
-    pub(crate) fn overdue(&self) -> Option<BoxFuture<'static, ()>> {
-        self.acker.link.processing.as_ref()?;
-        let (link, tag) = (self.acker.link.clone(), self.acker.tag());
-        Some(Box::pin(async move {
-            if let Some(processing) = &link.processing {
-                processing.taken(tag).await;
-            }
+    /// What takes it back from whoever has it when it was held for too long; `None` if there is no limit. Fails if it was held
+    /// for too long already, and is no longer ours.
+    pub(crate) fn recall(&self) -> Result<Option<Recall>> {
+        let Some(processing) = &self.acker.link.processing else {
+            return Ok(None);
+        };
+        let due = processing.entrust(self.acker.tag());
+        Ok(Some(Recall {
+            due: due.ok_or_else(held_too_long)?,
+            message: self.message(),
+            tag: self.acker.tag(),
+            failures: self.acker.failures,
+            redelivered: self.acker.redelivered,
         }))
     }
 
@@ -312,7 +319,8 @@ impl Delivery {
 
     /// Resolves when the delivery is no longer ours, because its session has ended or it was held for too long
     /// ([`OpenConsumer::max_processing_time`](super::OpenConsumer::max_processing_time)): the message comes again, to
-    /// whomever, and settling it fails with [`ErrorKind::SettleLost`].
+    /// whomever, and settling it fails with [`ErrorKind::SettleLost`]. In a [component](crate::handler) a question that was held for
+    /// too long is answered with a failure instead, if it can be.
     ///
     /// A handler that waits for it beside its work can stop early. Cancel safe.
     pub async fn lost(&self) {
@@ -471,6 +479,54 @@ impl fmt::Debug for Delivery {
     }
 }
 
+/// Looks after the time of a delivery in place of its consumer, for as long as it is kept.
+pub(crate) struct Recall {
+    due: Instant,
+    message: Message,
+    tag: Tag,
+    failures: u32,
+    redelivered: bool,
+}
+
+impl Recall {
+    /// The delivery when it was held for too long, taken from whoever has it: settling that one is
+    /// [`ErrorKind::SettleLost`]. There is no limit on what is taken back. `None` if it was retried already, because nobody
+    /// asked here in time. Never resolves if it is settled before.
+    pub(crate) async fn overdue(&self) -> Option<Delivery> {
+        sleep_until(self.due).await;
+        let link = &self.message.link;
+        let taking = link.processing.as_ref().map(|held| held.take(self.tag));
+        match taking {
+            Some(Taking::Taken) => {}
+            Some(Taking::WasTaken) => return None,
+            Some(Taking::Settled) | None => return pending().await,
+        }
+        link.deliveries.fetch_add(1, Ordering::Relaxed);
+        Some(Delivery {
+            envelope: self.message.envelope.clone(),
+            plain: self.message.plain.clone(),
+            acker: Acker {
+                link: link.clone(),
+                id: self.tag.id,
+                failures: self.failures,
+                queue: self.tag.queue,
+                redelivered: self.redelivered,
+                settled: false,
+                recalled: true,
+                undecodable: AtomicBool::new(false),
+            },
+        })
+    }
+}
+
+impl Drop for Recall {
+    fn drop(&mut self) {
+        if let Some(processing) = &self.message.link.processing {
+            processing.end_trust(self.tag);
+        }
+    }
+}
+
 /// A message apart from its delivery; it can be kept and decoded at any time.
 #[derive(Clone)]
 pub struct Message {
@@ -534,6 +590,8 @@ pub struct Acker {
     queue: u16,
     redelivered: bool,
     settled: bool,
+    /// Taken back from whoever held it for too long: there is no limit any more.
+    recalled: bool,
     /// Set while the last decode has failed.
     undecodable: AtomicBool,
 }
@@ -584,7 +642,9 @@ impl Acker {
         let outcome = match self.intercepted(outcome) {
             Ok(outcome) => outcome,
             Err(panic) => {
-                drop(self.link.settler.settle(self.tag(), Outcome::Release));
+                if !self.put_off() {
+                    drop(self.link.settler.settle(self.tag(), Outcome::Release));
+                }
                 resume_unwind(panic)
             }
         };
@@ -612,9 +672,24 @@ impl Acker {
     #[inline]
     fn is_ours(&self) -> bool {
         match &self.link.processing {
-            Some(processing) => processing.end(self.tag()),
-            None => true,
+            Some(processing) if !self.recalled => processing.end(self.tag()),
+            _ => true,
         }
+    }
+
+    /// Has one that was handed out before given back in a moment: it would come again as fast as it can. False if it is to
+    /// be given back at once.
+    #[cold]
+    fn put_off(&self) -> bool {
+        let held = self.link.held.as_ref().filter(|_| self.redelivered);
+        let Some(due) = held.and_then(|held| held.put_off(self.tag())) else {
+            return false;
+        };
+        let later = &self.link.connection.inner().later;
+        if !later.give_back(due, Arc::downgrade(&self.link)) {
+            self.link.release_put_off();
+        }
+        true
     }
 
     /// Nobody settled it.
@@ -652,15 +727,8 @@ impl Acker {
                 tracing::warn!(%queue, "a delivery that can't be handled was dropped: held until the consumer closes");
                 return;
             }
-            // What comes again and is dropped again would do so as fast as it can.
-            if self.redelivered
-                && let Some(due) = held.put_off(self.tag())
-            {
+            if self.put_off() {
                 tracing::warn!(%queue, "a delivery was dropped unsettled again: released in a moment");
-                let later = &self.link.connection.inner().later;
-                if !later.give_back(due, Arc::downgrade(&self.link)) {
-                    self.link.release_put_off();
-                }
                 return;
             }
         }
@@ -681,7 +749,7 @@ impl Acker {
 fn held_too_long() -> Error {
     Error::new(
         ErrorKind::SettleLost,
-        "the delivery was held for longer than its consumer's `max_processing_time`, and was retried",
+        "the delivery was held for longer than its consumer's `max_processing_time`, and was taken back",
     )
 }
 

@@ -162,13 +162,15 @@ impl Connection {
         };
         // When it is too late, the report says so.
         drop(timeout_at(end, nothing_is_left).await);
+        // Not what is settled while it is closed: that has gone back.
+        let settled = open.settled.load(Ordering::Relaxed);
         let (unsettled, unconfirmed) = (open.deliveries(), open.publishes());
         let closed = self.close().await;
         if let Err(error) = &closed {
             tracing::warn!(%error, "a drained connection was not closed in an orderly way");
         }
         Ok(DrainReport {
-            settled: open.settled.load(Ordering::Relaxed),
+            settled,
             unsettled,
             confirmed: under_way.saturating_sub(unconfirmed),
             unconfirmed,

@@ -1,7 +1,10 @@
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+
 use crate::driver::{BoxFuture, Outcome};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result, panic_text};
 use crate::message::Content;
 use crate::name::Name;
 
@@ -45,7 +48,7 @@ pub trait Interceptor: Send + Sync + 'static {
 
     /// A message was fetched and is about to be handed out.
     ///
-    /// An error makes it undecodable: it is not handed out, and what becomes of it is what becomes of a
+    /// An error, or a panic, makes it undecodable: it is not handed out, and what becomes of it is what becomes of a
     /// delivery whose body can't be decoded.
     fn on_delivery<'a>(&'a self, content: &'a mut Content) -> BoxFuture<'a, Result<()>> {
         let _ = content;
@@ -67,10 +70,20 @@ pub(crate) type Interceptors = Arc<[Arc<dyn Interceptor>]>;
 
 /// What the interceptors make of a message that was fetched.
 pub(crate) async fn received(interceptors: Interceptors, mut content: Content) -> Result<Content> {
-    for interceptor in interceptors.iter() {
-        interceptor.on_delivery(&mut content).await?;
-    }
-    Ok(content)
+    let intercepting = async {
+        for interceptor in interceptors.iter() {
+            interceptor.on_delivery(&mut content).await?;
+        }
+        Ok(content)
+    };
+    let intercepted = AssertUnwindSafe(intercepting).catch_unwind().await;
+    intercepted.unwrap_or_else(|panic| {
+        let text = panic_text(&*panic);
+        Err(Error::new(
+            ErrorKind::Undecodable,
+            format!("an interceptor panicked at a message: {text}"),
+        ))
+    })
 }
 
 /// Those of the connection, then those of the handle.

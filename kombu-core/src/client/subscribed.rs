@@ -246,6 +246,7 @@ impl Plan {
         loop {
             let late = || no_answer(limit, &sources);
             let opening = session.driver.open_subscription(sources.names(), &options);
+            let opening = engine.while_up(&session, opening);
             let error = match by(deadline(limit), opening, late).await {
                 Ok(subscription) => {
                     let opened = self.opened(session, subscription, &sources, options);
@@ -293,14 +294,15 @@ impl Plan {
     /// Takes out the queues that are gone; an error if these are all, or none.
     async fn leave_missing(
         &self,
-        session: &Session,
+        session: &Arc<Session>,
         sources: &mut Sources,
         error: Error,
     ) -> Result<()> {
-        let limit = self.connection.inner().engine.deadlines.declare;
+        let engine = &self.connection.inner().engine;
+        let limit = engine.deadlines.declare;
         let mut last = None;
         for name in sources.names().to_vec() {
-            let asking = session.driver.queue_info(&name);
+            let asking = engine.while_up(session, session.driver.queue_info(&name));
             match by(deadline(limit), asking, || no_answer(limit, sources)).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     if !sources.take_all(&name).is_empty() {

@@ -70,7 +70,7 @@ struct Attributes {
     /// Whether messages that are sent to it survive a restart. Default: persistent.
     #[serde(skip_serializing_if = "is_default")]
     delivery_mode: DeliveryMode,
-    /// The exchange that gets what no binding matches.
+    /// The exchange that gets what no binding matches, by its name on the broker.
     #[serde(skip_serializing_if = "is_default")]
     alternate_exchange: Option<Name>,
     /// What a connection does about this declaration. Default: what the handle says.

@@ -87,7 +87,7 @@ pub(super) struct Attributes {
     /// The highest priority that makes a difference. Default: none does.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) max_priority: Option<u8>,
-    /// Gets messages that are rejected, expire, overflow, or were delivered too often; `""` is the default exchange.
+    /// Gets messages that are rejected, expire, overflow, or were delivered too often, by its name on the broker; `""` is the default exchange.
     #[serde(skip_serializing_if = "is_default")]
     pub(super) dead_letter_exchange: Option<Name>,
     /// The routing key of messages that are dead-lettered. Default: their own.

@@ -1,5 +1,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use futures_core::Stream;
@@ -35,6 +36,23 @@ impl QueueInfo {
             unsettled,
             consumers,
         }
+    }
+}
+
+/// What a broker says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BrokerInfo {
+    /// What it is, and its version: `RabbitMQ 3.10.8`. `None` where it doesn't tell.
+    pub version: Option<String>,
+    /// The time by its clock. `None` where it doesn't tell (AMQP).
+    pub time: Option<SystemTime>,
+}
+
+impl BrokerInfo {
+    /// What is known about the broker.
+    pub fn new(version: Option<String>, time: Option<SystemTime>) -> Self {
+        BrokerInfo { version, time }
     }
 }
 
@@ -128,6 +146,11 @@ pub trait Connection: Send + Sync {
     /// Counts of a queue.
     async fn queue_info(&self, name: &Name) -> Result<QueueInfo>;
 
+    /// What the broker says of itself. By default, nothing.
+    async fn broker_info(&self) -> Result<BrokerInfo> {
+        Ok(BrokerInfo::default())
+    }
+
     /// Opens a publisher.
     async fn open_publisher(&self) -> Result<Arc<dyn Publisher>>;
 
@@ -168,4 +191,10 @@ pub trait Connection: Send + Sync {
     /// Ends the session: publishes that are under way are answered, queued settles are flushed, and what
     /// is unsettled goes back to its queues. A second call waits for the same end.
     async fn close(&self) -> Result<()>;
+
+    /// The session is over without more ado: its end was waited for for too long, of a broker that is silent, say.
+    ///
+    /// [`closed`](Connection::closed) resolves, if it hasn't yet, so that whoever still has something of this session goes on with the
+    /// next one. By default nothing is done, which is right where [`close`](Connection::close) begins with that.
+    fn abandon(&self) {}
 }

@@ -3,8 +3,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{
-    BoxFuture, Caller, Capabilities, Connection, DeleteQueue, Destination, Notices, Publisher,
-    QueueInfo, RawDelivery, Settle, SubscribeOptions, Subscription,
+    BoxFuture, BrokerInfo, Caller, Capabilities, Connection, DeleteQueue, Destination, Notices,
+    Publisher, QueueInfo, RawDelivery, Settle, SubscribeOptions, Subscription,
 };
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::error::{Error, ErrorKind, Result};
@@ -112,6 +112,7 @@ pub enum Operation<'a> {
     Bind(&'a Destination, &'a Binding),
     Unbind(&'a Destination, &'a Binding),
     QueueInfo(&'a Name),
+    BrokerInfo,
     OpenPublisher,
     OpenSubscription(&'a [Name], &'a SubscribeOptions),
     OpenCaller(&'a Name),
@@ -203,6 +204,11 @@ impl Connection for Layered {
         self.control(Operation::QueueInfo(name), work).await
     }
 
+    async fn broker_info(&self) -> Result<BrokerInfo> {
+        let work = self.inner.broker_info();
+        self.control(Operation::BrokerInfo, work).await
+    }
+
     async fn open_publisher(&self) -> Result<Arc<dyn Publisher>> {
         let work = self.inner.open_publisher();
         let publisher = self.control(Operation::OpenPublisher, work).await?;
@@ -257,6 +263,10 @@ impl Connection for Layered {
 
     async fn ping(&self) -> Result<()> {
         self.control(Operation::Ping, self.inner.ping()).await
+    }
+
+    fn abandon(&self) {
+        self.inner.abandon();
     }
 
     async fn close(&self) -> Result<()> {

@@ -34,7 +34,9 @@ mod transport;
 
 pub use caller::{Caller, PastQueues};
 pub use capabilities::{Capabilities, Feature, Support};
-pub use connection::{Connection, DeleteQueue, Destination, Notice, Notices, QueueInfo};
+pub use connection::{
+    BrokerInfo, Connection, DeleteQueue, Destination, Notice, Notices, QueueInfo,
+};
 pub use exchange_kinds::{ExchangeKinds, RouteMessages};
 pub(crate) use layer::Layered;
 pub use layer::{Layer, Operation, SessionLayer};

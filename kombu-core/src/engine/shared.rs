@@ -1,4 +1,5 @@
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -22,6 +23,27 @@ pub(crate) const LETS_GO_WITHIN: Duration = Duration::from_secs(60);
 /// One driver connection. It ends and never comes back.
 pub(crate) struct Session {
     pub(crate) driver: Arc<dyn driver::Connection>,
+    is_abandoned: AtomicBool,
+}
+
+impl Session {
+    pub(super) fn new(driver: Arc<dyn driver::Connection>) -> Arc<Self> {
+        Arc::new(Session {
+            driver,
+            is_abandoned: AtomicBool::new(false),
+        })
+    }
+
+    /// Its end was waited for for too long.
+    pub(super) fn abandon(&self) {
+        self.is_abandoned.store(true, Ordering::Release);
+        self.driver.abandon();
+    }
+
+    /// Whether it was: what its end comes to then is no answer of the broker's.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.is_abandoned.load(Ordering::Acquire)
+    }
 }
 
 /// Something that has to be put into order on a new session before anybody uses it.
@@ -118,6 +140,29 @@ impl Shared {
                 State::Ended { kind, reason } => Some(Err(Error::new(*kind, reason.clone()))),
             })
             .await
+    }
+
+    /// Does this on a session, unless it is lost meanwhile. A driver that the broker doesn't answer may not know yet that it is.
+    ///
+    /// Where the connection is being closed, the driver has the last word.
+    pub(crate) async fn while_up<T>(
+        &self,
+        session: &Arc<Session>,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let lost = self.state.until(|state| match state {
+            State::Up(present) if Arc::ptr_eq(present, session) => None,
+            State::Up(_) | State::Connecting => Some(Error::new(
+                ErrorKind::ConnectionLost,
+                "the session was lost before the broker answered",
+            )),
+            State::Ended { .. } => None,
+        });
+        tokio::select! {
+            biased;
+            answer = work => answer,
+            error = lost => Err(error),
+        }
     }
 
     /// A session that isn't this one, once there is one; `None` if none will come. It keeps nothing open.

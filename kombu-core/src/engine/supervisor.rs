@@ -74,7 +74,7 @@ pub(crate) async fn start(
         }
         sleep(pause).await;
     };
-    let session = Arc::new(Session { driver });
+    let session = Session::new(driver);
     shared.state.set(State::Up(session.clone()));
     {
         let mut health = shared.health.lock();
@@ -284,7 +284,7 @@ impl<A: Attempt> Supervisor<A> {
             Ok(Err(error)) => return Some(Err(error)),
             Err(_) => return Some(Err(too_late(deadlines.connect, None))),
         };
-        let session = Arc::new(Session { driver });
+        let session = Session::new(driver);
         let restored = tokio::select! {
             biased;
             () = self.unwanted() => None,
@@ -324,7 +324,11 @@ impl<A: Attempt> Supervisor<A> {
 
 /// Ends a session, which goes without it if it doesn't answer within `limit`.
 async fn close(session: &Session, limit: Duration) {
-    drop(timeout(limit, session.driver.close()).await);
+    // Lives on until then: somebody else who waits for the same end would take it over.
+    let closing = std::pin::pin!(timeout(limit, session.driver.close()));
+    if closing.await.is_err() {
+        session.abandon();
+    }
 }
 
 /// Takes note of what the broker tells. Ends only when nobody holds the connection any more.

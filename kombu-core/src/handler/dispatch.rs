@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use tokio::time::{sleep, timeout};
 
-use crate::call::{Failure, FailureKind, Responder};
-use crate::client::{Delivery, Settling};
-use crate::error::{Error, ErrorKind, Result};
+use crate::call::{Failure, FailureKind, Replying, Responder};
+use crate::client::{Delivery, Recall, Settling};
+use crate::error::{Error, ErrorKind};
 
 use super::reaction::{Answer, Kind, Style};
+use super::request::Untaken;
 use super::route::Erased;
 use super::serve::GRACE;
 use super::{Exit, HandlerError, Outcome, Reaction, Rejection, Request, Retries, Router};
@@ -32,14 +34,40 @@ pub(super) struct Dispatch {
 impl Dispatch {
     /// Handles a delivery until it is settled, and answers whether that ends the component.
     pub(super) async fn handle(&self, delivery: Delivery) -> Option<Exit> {
+        let recall = match delivery.recall() {
+            Ok(recall) => recall,
+            Err(error) => {
+                tracing::warn!(queue = %delivery.queue(), %error, "a delivery waited too long for its handler");
+                return None;
+            }
+        };
         let responder = delivery.responder().map(Responder::tracked);
         let request = Request::of(&delivery, responder.clone()).styled(self.style.as_ref());
-        let handlers = self.router.find(request.message(), request.queue());
+        let handlers = match self.router.find(request.message(), request.queue()) {
+            Ok(handlers) => handlers,
+            Err(error) => {
+                Box::pin(self.failed(delivery, error, responder)).await;
+                return None;
+            }
+        };
         if let [handler] = handlers
             && handler.takes_delivery()
         {
-            let request = request.with_delivery(delivery);
-            return self.settled_by_itself(call(handler, request).await);
+            let untaken = Untaken::new(Mutex::new(Some(delivery)));
+            let reaction = {
+                let calling = call(handler, request.with_delivery(untaken.clone()));
+                in_time(pin!(calling), recall).await
+            };
+            let untaken = untaken.lock().take();
+            return match (reaction, untaken) {
+                (Err(recalled), _) => {
+                    self.late(recalled, responder).await;
+                    None
+                }
+                // What failed came before the handler.
+                (Ok(reaction), Some(delivery)) => self.settle(delivery, reaction, responder).await,
+                (Ok(reaction), None) => self.settled_by_itself(reaction),
+            };
         }
         let router = &self.router;
         let style = self.style.as_ref();
@@ -47,16 +75,48 @@ impl Dispatch {
             let responder = responder.as_ref();
             let reacting = react(router, handlers, request, &delivery, responder, style);
             // Pinned here: passed on by value, it would have two places in the task.
-            in_time(pin!(reacting), &delivery).await?
+            in_time(pin!(reacting), recall).await
         };
-        self.settle(delivery, reaction, responder).await
+        match reaction {
+            Ok(reaction) => self.settle(delivery, reaction, responder).await,
+            Err(recalled) => {
+                drop(delivery);
+                self.late(recalled, responder).await;
+                None
+            }
+        }
+    }
+
+    /// Does with a delivery what is done after an error, which came before it had a handler.
+    pub(super) async fn fail_unhandled(
+        &self,
+        delivery: Delivery,
+        error: HandlerError,
+    ) -> Option<Exit> {
+        let responder = delivery.responder().map(Responder::tracked);
+        self.failed(delivery, error, responder).await;
+        None
+    }
+
+    /// Its handler took too long, and was cancelled.
+    async fn late(&self, delivery: Option<Delivery>, responder: Option<Responder>) {
+        match delivery {
+            Some(delivery) => {
+                Box::pin(self.failed(delivery, HandlerError::late(), responder)).await;
+            }
+            None => {
+                tracing::error!(
+                    "a handler blocked its thread for too long: its delivery was retried"
+                );
+            }
+        }
     }
 
     fn settled_by_itself(&self, reaction: Reaction) -> Option<Exit> {
         match reaction.0 {
             Kind::Done { outcome, .. } => outcome.exit(),
             Kind::Failed(error) => {
-                tracing::error!(%error, "a handler failed that settles its delivery by itself");
+                tracing::error!(%error, name = error.name(), "a handler failed that settles its delivery by itself");
                 None
             }
             Kind::Rejected(rejection) => {
@@ -79,7 +139,13 @@ impl Dispatch {
                     self.finish(delivery, outcome).await;
                     return outcome.exit();
                 }
-                Err(error) => Kind::Failed(HandlerError::new(error)),
+                // A failure would be a second answer.
+                Err(error) if error.may_have_been_stored() => {
+                    tracing::error!(queue = %delivery.queue(), %error, "whether a question is answered isn't known");
+                    Box::pin(self.retry(delivery, None)).await;
+                    return None;
+                }
+                Err(error) => Kind::Failed(error),
             },
             other => other,
         };
@@ -122,23 +188,31 @@ impl Dispatch {
             }
             return;
         };
-        let failure = match error.into_failure() {
-            // An answer as any other.
-            Ok(failure) => {
-                self.fail(&responder, failure).await;
-                return tell(delivery.ack()).await;
-            }
-            Err(error) => {
-                tracing::error!(%queue, attempt, %error, name = error.name(), "a handler failed");
-                match self.tells_errors {
-                    true => Failure::application(error.name(), error.to_string()),
-                    false => Failure::transient(500, "the handler failed"),
-                }
-            }
+        let error = match error.into_failure() {
+            Ok(failure) => match self.fail(&responder, failure).await {
+                // An answer as any other.
+                Ok(()) => return tell(delivery.ack()).await,
+                Err(error) => error,
+            },
+            Err(error) => error,
         };
-        self.fail(&responder, failure).await;
-        // Whoever asked knows, and may ask again.
-        tell(delivery.reject()).await;
+        tracing::error!(%queue, attempt, %error, name = error.name(), "a handler failed");
+        let failure = match self.tells_errors {
+            true => Failure::application(error.name(), error.to_string()),
+            false => Failure::transient(500, "the handler failed"),
+        };
+        self.refuse(delivery, &responder, failure).await;
+    }
+
+    /// Answers with a failure, and rejects the question: whoever asked knows, and may ask again. If nobody can be told for now, it
+    /// comes again.
+    async fn refuse(&self, delivery: Delivery, responder: &Responder, failure: Failure) {
+        match self.fail(responder, failure).await {
+            // For whoever is there.
+            Err(error) if error.is_closed() => tell(delivery.release()).await,
+            Err(error) if error.is_transient() => self.retry(delivery, None).await,
+            _ => tell(delivery.reject()).await,
+        }
     }
 
     async fn rejected(
@@ -153,20 +227,19 @@ impl Dispatch {
             return delivery.give_up();
         };
         let failure = Failure::critical(400, rejection.error().message());
-        self.fail(&responder, failure).await;
-        tell(delivery.reject()).await;
+        self.refuse(delivery, &responder, failure).await;
     }
 
-    async fn answered(&self, answer: Answer, responder: Option<&Responder>) -> Result<()> {
+    async fn answered(
+        &self,
+        answer: Answer,
+        responder: Option<&Responder>,
+    ) -> Result<(), HandlerError> {
         answered(answer, responder, self.style.as_deref()).await
     }
 
-    async fn fail(&self, responder: &Responder, failure: Failure) {
-        let failure = match &self.style {
-            Some(style) => style.failure(failure),
-            None => failure,
-        };
-        fail(responder, failure).await;
+    async fn fail(&self, responder: &Responder, failure: Failure) -> Result<(), HandlerError> {
+        fail(responder, failure, self.style.as_deref()).await
     }
 
     async fn retry(&self, delivery: Delivery, pause: Option<Duration>) {
@@ -248,8 +321,12 @@ impl Router {
     pub async fn react(&self, delivery: &Delivery) -> Reaction {
         let responder = delivery.responder();
         let request = Request::of(delivery, responder.clone());
-        let handlers = self.find(request.message(), request.queue());
-        react(self, handlers, request, delivery, responder.as_ref(), None).await
+        match self.find(request.message(), request.queue()) {
+            Ok(handlers) => {
+                react(self, handlers, request, delivery, responder.as_ref(), None).await
+            }
+            Err(error) => Reaction::failed(error),
+        }
     }
 }
 
@@ -266,8 +343,13 @@ impl Router {
     ) -> Option<Exit> {
         let responder = responder.map(Responder::tracked);
         let request = Request::of(delivery, responder.clone());
-        let handlers = self.find(request.message(), request.queue());
-        let reacting = react(self, handlers, request, delivery, responder.as_ref(), None);
+        let asked = responder.as_ref();
+        let reacting = async {
+            match self.find(request.message(), request.queue()) {
+                Ok(handlers) => react(self, handlers, request, delivery, asked, None).await,
+                Err(error) => Reaction::failed(error),
+            }
+        };
         let mut reacting = pin!(timeout(limit.unwrap_or(Duration::MAX), reacting));
         let (reaction, is_stopped) = tokio::select! {
             biased;
@@ -278,7 +360,7 @@ impl Router {
         let (failure, exit) = match reaction.0 {
             Kind::Done { outcome, answer } => {
                 let answered = answered(answer, responder.as_ref(), None).await;
-                let failed = |error: Error| Failure::application("error", error.to_string());
+                let failed = |error: HandlerError| Failure::application("error", error.to_string());
                 (answered.err().map(failed), outcome.exit())
             }
             Kind::Failed(error) => {
@@ -293,7 +375,8 @@ impl Router {
             }
         };
         if let (Some(failure), Some(responder)) = (failure, &responder) {
-            fail(responder, failure).await;
+            // What went wrong is logged, and there is nothing else to be done.
+            drop(fail(responder, failure, None).await);
         }
         exit.or(is_stopped.then_some(Exit::Stopped))
     }
@@ -308,29 +391,31 @@ async fn call(handler: &Arc<dyn Erased<()>>, request: Request) -> Reaction {
     }
 }
 
-/// `None` if the delivery was taken back meanwhile: what was done with it is given up.
-async fn in_time<T>(work: impl Future<Output = T>, delivery: &Delivery) -> Option<T> {
-    let Some(overdue) = delivery.overdue() else {
-        return Some(work.await);
+/// What the work comes to; or its delivery, if that was taken back meanwhile: what was done with it is given up. `None` for a
+/// delivery that was retried already.
+async fn in_time<T>(
+    work: impl Future<Output = T>,
+    recall: Option<Recall>,
+) -> Result<T, Option<Delivery>> {
+    let Some(recall) = recall else {
+        return Ok(work.await);
     };
     tokio::select! {
         biased;
-        done = work => Some(done),
-        () = overdue => {
-            tracing::warn!("a handler took too long and was cancelled; its delivery comes again");
-            None
-        }
+        done = work => Ok(done),
+        delivery = recall.overdue() => Err(delivery),
     }
 }
 
-/// What several handlers come to: they all have to succeed, and the last one answers.
+/// What several handlers come to: they all have to succeed, and the last one answers. That one failed says more than that
+/// another can't be called: the former may go well the next time.
 fn together(reactions: Vec<Reaction>) -> Reaction {
     let mut result = Reaction::done(Outcome::Ack);
     for reaction in reactions {
         match (&result.0, &reaction.0) {
             (Kind::Done { outcome, .. }, Kind::Done { outcome: next, .. })
                 if *outcome != Outcome::Ack && *next == Outcome::Ack => {}
-            (Kind::Done { .. }, _) => result = reaction,
+            (Kind::Done { .. }, _) | (Kind::Rejected(_), Kind::Failed(_)) => result = reaction,
             (_, Kind::Failed(error)) => tracing::error!(%error, "a further handler failed"),
             (_, _) => {}
         }
@@ -339,7 +424,11 @@ fn together(reactions: Vec<Reaction>) -> Reaction {
 }
 
 fn unknown(router: &Router, request: &Request) -> Reaction {
-    let (kind, queue) = (router.kind_of(request.message()), request.queue());
+    let queue = request.queue();
+    let kind = match HandlerError::catch(|| router.kind_of(request.message())) {
+        Ok(kind) => kind,
+        Err(error) => return Reaction::failed(error),
+    };
     Reaction::rejected(Rejection::from(Error::new(
         ErrorKind::Undecodable,
         match kind {
@@ -357,13 +446,23 @@ async fn answered(
     answer: Answer,
     responder: Option<&Responder>,
     style: Option<&dyn Style>,
-) -> Result<()> {
-    if let (Some(answer), Some(responder)) = (answer, responder)
-        && !responder.is_taken_over()
-    {
-        answer(responder, style).await?;
+) -> Result<(), HandlerError> {
+    match (answer, responder) {
+        (Some(answer), Some(responder)) if !responder.is_taken_over() => {
+            sent(|| answer(responder, style)).await
+        }
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// Sends what this makes.
+async fn sent(reply: impl FnOnce() -> Replying) -> Result<(), HandlerError> {
+    // What is answered may have a way of its own to be written, and interceptors look at it.
+    let replying = HandlerError::catch(reply)?.into_future();
+    match AssertUnwindSafe(replying).catch_unwind().await {
+        Ok(replied) => replied.map(drop).map_err(HandlerError::new),
+        Err(panic) => Err(HandlerError::panicked(&*panic)),
+    }
 }
 
 async fn tell(settling: Settling) {
@@ -373,10 +472,19 @@ async fn tell(settling: Settling) {
 }
 
 /// Answers with a failure, unless something was answered.
-async fn fail(responder: &Responder, failure: Failure) {
-    if !responder.has_replied()
-        && let Err(error) = responder.fail(failure).await
-    {
-        tracing::error!(%error, to = %responder.reply_to(), "a failure could not be answered");
+async fn fail(
+    responder: &Responder,
+    failure: Failure,
+    style: Option<&dyn Style>,
+) -> Result<(), HandlerError> {
+    if responder.has_replied() {
+        return Ok(());
     }
+    let failed = sent(|| match style {
+        Some(style) => responder.fail(style.failure(failure)),
+        None => responder.fail(failure),
+    });
+    failed.await.inspect_err(|error| {
+        tracing::error!(%error, to = %responder.reply_to(), "a failure could not be answered");
+    })
 }

@@ -1,8 +1,9 @@
 use std::any::type_name;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::call::Failure;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind, panic_text};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -21,12 +22,15 @@ impl HandlerError {
     }
 
     pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
-        let text = panic.downcast_ref::<&str>().copied();
-        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         HandlerError {
             name: "panic",
-            cause: text.unwrap_or("a panic without words").into(),
+            cause: panic_text(panic).into(),
         }
+    }
+
+    /// What this answers; its panic is an error.
+    pub(super) fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Self> {
+        catch_unwind(AssertUnwindSafe(work)).map_err(|panic| HandlerError::panicked(&*panic))
     }
 
     pub(super) fn late() -> Self {
@@ -36,15 +40,38 @@ impl HandlerError {
         }
     }
 
-    /// The name of the error's type, without its path.
+    /// The name of the error's type, without its path; `Error` for text, and for a box whose content is unknown.
     pub fn name(&self) -> &str {
         let name = self.name.split('<').next().unwrap_or_default();
-        name.rsplit("::").next().unwrap_or_default()
+        match name.rsplit("::").next().unwrap_or_default() {
+            "&str" | "String" | "Cow" | "Box" => "Error",
+            name => name,
+        }
     }
 
     /// What it was.
     pub fn cause(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
         &*self.cause
+    }
+
+    /// Whether the same may go well later, as far as that is known.
+    pub(super) fn is_transient(&self) -> bool {
+        self.error().is_some_and(Error::is_transient)
+    }
+
+    /// Whether it was a publish that may have been done.
+    pub(super) fn may_have_been_stored(&self) -> bool {
+        self.error().is_some_and(Error::may_have_been_stored)
+    }
+
+    /// Whether the connection was being closed.
+    pub(super) fn is_closed(&self) -> bool {
+        let error = self.error();
+        error.is_some_and(|error| error.kind() == ErrorKind::Closed)
+    }
+
+    fn error(&self) -> Option<&Error> {
+        self.cause.downcast_ref()
     }
 
     /// What the handler wants to be answered, if it says so.

@@ -65,7 +65,9 @@ impl<S, T: FromMessage<S>> FromDelivery<S, private::ReadsMessage> for T {
     }
 }
 
-/// The delivery itself: the handler settles it. What it returns then settles and answers nothing.
+/// The delivery itself: the handler settles it. What it returns then settles and answers nothing, and an error is only logged;
+/// one that takes [too long](super::Serve::max_processing_time) has failed like any other. If
+/// one of the other arguments can't be had, it doesn't get the delivery, which is treated as that of any handler.
 impl<S> FromDelivery<S> for Delivery {
     const TAKES_DELIVERY: bool = true;
 

@@ -5,6 +5,8 @@ use crate::client::Delivery;
 use crate::message::Content;
 use crate::name::Name;
 
+use super::HandlerError;
+
 /// What deliveries have in common that are handled one after the other.
 pub(super) type OrderKey = Arc<dyn Fn(&Content) -> Option<Name> + Send + Sync>;
 
@@ -23,9 +25,21 @@ impl Lanes {
         }
     }
 
+    /// What a delivery has in common with others.
+    pub(super) fn key(&self, delivery: &Delivery) -> Result<Option<Name>, HandlerError> {
+        match &self.key {
+            Some(key) => HandlerError::catch(|| key(delivery)),
+            None => Ok(None),
+        }
+    }
+
     /// The delivery, to be handled now, and its key; `None` if one before it is being handled.
-    pub(super) fn admit(&mut self, delivery: Delivery) -> Option<(Option<Name>, Delivery)> {
-        let Some(key) = self.key.as_ref().and_then(|key| key(&delivery)) else {
+    pub(super) fn admit(
+        &mut self,
+        key: Option<Name>,
+        delivery: Delivery,
+    ) -> Option<(Option<Name>, Delivery)> {
+        let Some(key) = key else {
             return Some((None, delivery));
         };
         match self.busy.get_mut(&key) {

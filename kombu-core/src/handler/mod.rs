@@ -40,9 +40,14 @@
 //! |---|---|---|
 //! | returns a value | acked | answered with it, then acked |
 //! | returns an [`Outcome`] | what it says | the same, with nothing answered unless it is `Ack` |
-//! | returns an error, or panics | retried with back-off; after the last try as one that can't be decoded | answered as a transient error, without its text; then rejected |
+//! | returns an error, panics, or takes [too long](Serve::max_processing_time) | retried with back-off; after the last try as one that can't be decoded | answered as a transient error, without its text; then rejected, or retried if that answer can't be sent |
 //! | returns a [`Failure`](crate::call::Failure) | the same; a critical one isn't retried | answered with it, then acked |
+//! | took the [`Delivery`](crate::Delivery), and fails in time | what it did with it; dropped unsettled it comes again, and again | nothing is answered; the same |
 //! | can't be called: an extractor fails, or there is no handler | rejected into the queue's dead-letter exchange; held until the end if it has none | answered as critical, then rejected |
+//!
+//! What is held has room for 64 messages beside the window, and ends the component with
+//! [`ErrorKind::Undecodable`](crate::ErrorKind::Undecodable) when it fills that and the window: a queue whose messages may be anything
+//! needs a dead-letter exchange, or a policy that discards them.
 //!
 //! The number of tries is the broker's, so it survives the process ([`Delivery::attempt`](crate::Delivery::attempt)).
 //! [`Serve`] has the settings.

@@ -1,11 +1,16 @@
 use std::fmt;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use crate::call::Responder;
 use crate::client::{Delivery, Message};
 use crate::name::Name;
 
 use super::reaction::Style;
+
+/// The delivery of a handler that settles by itself, until the handler has it.
+pub(super) type Untaken = Arc<Mutex<Option<Delivery>>>;
 
 /// A delivery on its way to a handler: what extractors look at.
 pub struct Request {
@@ -17,8 +22,7 @@ pub struct Request {
     takes_responder: bool,
     /// How the component answers.
     style: Option<Arc<dyn Style>>,
-    /// Of a handler that settles by itself.
-    delivery: Option<Delivery>,
+    delivery: Option<Untaken>,
 }
 
 impl Request {
@@ -46,7 +50,7 @@ impl Request {
         self.style.as_ref()
     }
 
-    pub(super) fn with_delivery(mut self, delivery: Delivery) -> Self {
+    pub(super) fn with_delivery(mut self, delivery: Untaken) -> Self {
         self.delivery = Some(delivery);
         self
     }
@@ -82,7 +86,7 @@ impl Request {
     }
 
     pub(super) fn take_delivery(&mut self) -> Option<Delivery> {
-        self.delivery.take()
+        self.delivery.as_ref()?.lock().take()
     }
 }
 

@@ -6,7 +6,7 @@ use crate::client::Message;
 use crate::name::Name;
 
 use super::route::{Erased, Function, Stateful};
-use super::{Handler, Outcome};
+use super::{Handler, HandlerError, Outcome};
 
 /// The header that a message's name is in, beside its `type`.
 const NAME: &str = "name";
@@ -185,8 +185,16 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
         self
     }
 
-    /// The handlers for a message; none if there is none.
-    pub(super) fn find(&self, message: &Message, queue: &Name) -> &[Arc<dyn Erased<S>>] {
+    /// The handlers for a message; none if there is none. An error is a panic of what the program looks for them with.
+    pub(super) fn find(
+        &self,
+        message: &Message,
+        queue: &Name,
+    ) -> Result<&[Arc<dyn Erased<S>>], HandlerError> {
+        HandlerError::catch(|| self.look_for(message, queue))
+    }
+
+    fn look_for(&self, message: &Message, queue: &Name) -> &[Arc<dyn Erased<S>>] {
         let has_keys = !self.named.is_empty() || !self.typed.is_empty();
         if has_keys && let Some(handlers) = self.find_by_key(message) {
             return handlers;

@@ -1,8 +1,9 @@
+use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::future::join;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::timeout;
 
 use crate::client::{Consumer, Delivery};
@@ -27,54 +28,60 @@ pub enum Exit {
     Closed,
 }
 
-/// What became of one delivery.
-struct Handled {
-    key: Option<Name>,
-    exit: Option<Exit>,
-}
-
 /// Deliveries that are being handled.
 struct Running {
     dispatch: Arc<Dispatch>,
-    tasks: JoinSet<Handled>,
+    tasks: JoinSet<Option<Exit>>,
+    /// Which lanes they are in, however they end.
+    keys: HashMap<task::Id, Name>,
     lanes: Lanes,
 }
 
 impl Running {
     fn begin(&mut self, (key, delivery): (Option<Name>, Delivery)) {
         let dispatch = self.dispatch.clone();
-        self.tasks.spawn(async move {
-            let exit = dispatch.handle(delivery).await;
-            Handled { key, exit }
-        });
+        let task = self
+            .tasks
+            .spawn(async move { dispatch.handle(delivery).await });
+        if let Some(key) = key {
+            self.keys.insert(task.id(), key);
+        }
     }
 
     fn take(&mut self, delivery: Delivery) {
-        if let Some(admitted) = self.lanes.admit(delivery) {
+        let key = match self.lanes.key(&delivery) {
+            Ok(key) => key,
+            Err(error) => {
+                let dispatch = self.dispatch.clone();
+                self.tasks
+                    .spawn(async move { dispatch.fail_unhandled(delivery, error).await });
+                return;
+            }
+        };
+        if let Some(admitted) = self.lanes.admit(key, delivery) {
             self.begin(admitted);
         }
     }
 
-    /// Goes on behind a delivery that was handled.
-    fn go_on(&mut self, handled: Handled) -> Option<Exit> {
-        if let Some(key) = handled.key
+    /// Resolves when a delivery was handled, and goes on behind it; never if there is none.
+    async fn handled(&mut self) -> Option<Exit> {
+        let Some(ended) = self.tasks.join_next_with_id().await else {
+            return std::future::pending().await;
+        };
+        let (task, exit) = match ended {
+            Ok(ended) => ended,
+            // Its delivery goes back.
+            Err(error) => {
+                tracing::error!(%error, "a handler's task was ended");
+                (error.id(), None)
+            }
+        };
+        if let Some(key) = self.keys.remove(&task)
             && let Some(next) = self.lanes.next(key)
         {
             self.begin(next);
         }
-        handled.exit
-    }
-
-    /// Resolves when a delivery was handled; never if there is none.
-    async fn handled(&mut self) -> Handled {
-        loop {
-            match self.tasks.join_next().await {
-                Some(Ok(handled)) => return handled,
-                // It was aborted, by nobody here.
-                Some(Err(error)) => tracing::error!(%error, "a handler's task was ended"),
-                None => std::future::pending::<()>().await,
-            }
-        }
+        exit
     }
 }
 
@@ -88,6 +95,7 @@ pub(super) async fn run(
     let mut running = Running {
         dispatch: Arc::new(dispatch),
         tasks: JoinSet::new(),
+        keys: HashMap::new(),
         lanes: Lanes::new(settings.order),
     };
     let mut stop = pin!(stop);
@@ -96,8 +104,8 @@ pub(super) async fn run(
         tokio::select! {
             biased;
             () = &mut stop => break Ok(Exit::Stopped),
-            handled = running.handled() => {
-                if let Some(exit) = running.go_on(handled) {
+            exit = running.handled() => {
+                if let Some(exit) = exit {
                     break Ok(exit);
                 }
             }

@@ -17,7 +17,7 @@ use super::{Exit, Retries, Router, run};
 /// How long handlers may go on when their component ends.
 pub(super) const GRACE: Duration = Duration::from_secs(30);
 
-/// How many messages that can't be handled have room beside a small window.
+/// How many messages that can't be handled have room beside the window.
 const HELD: u32 = 64;
 
 /// A component to be: handlers, the queues that they serve, and how. [`run`](Serve::run) runs it.
@@ -30,7 +30,6 @@ pub struct Serve {
     prefetch: Option<u32>,
     retries: Retries,
     undecodable: UndecodablePolicy,
-    room_for_held: u32,
     max_processing_time: Option<Option<Duration>>,
     declare_mode: Option<DeclareMode>,
     tells_errors: bool,
@@ -57,7 +56,6 @@ impl Serve {
             prefetch: None,
             retries: Retries::default(),
             undecodable: UndecodablePolicy::default(),
-            room_for_held: 0,
             max_processing_time: None,
             declare_mode: None,
             tells_errors: false,
@@ -96,20 +94,16 @@ impl Serve {
     }
 
     /// What becomes of messages that no handler can be called with, and of those that were tried for the last time.
-    /// Default: rejected if their queue has a dead-letter exchange, else held until the component ends.
+    /// Default: rejected if their queue has a dead-letter exchange, else held until the component ends. 64 of them are held beside the
+    /// window; the component ends with [`ErrorKind::Undecodable`] when further ones fill that, too.
     pub fn on_undecodable(mut self, policy: UndecodablePolicy) -> Self {
         self.undecodable = policy;
         self
     }
 
-    /// Holds 64 messages that no handler can be called with beside the window, however small that is, so that they don't end the component.
-    pub(crate) fn hold_beside_window(mut self) -> Self {
-        self.room_for_held = HELD;
-        self
-    }
-
-    /// How long a handler may take. One that isn't done by then is cancelled, its future dropped, and the message comes
-    /// again as after an error. Default: that of a [consumer](crate::OpenConsumer::max_processing_time).
+    /// How long a handler may take, from when its message came. One that isn't done by then is cancelled, its future dropped, and
+    /// that is an error as any other: whoever asked is told, and what is no question is [retried](Serve::retries). Default: that of a
+    /// [consumer](crate::OpenConsumer::max_processing_time).
     pub fn max_processing_time(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.max_processing_time = Some(limit.into());
         self
@@ -193,12 +187,20 @@ impl Serve {
     }
 
     /// As [`run`](Serve::run), and ends with [`Exit::Stopped`] when `stop` resolves: it takes no more, gives back what it
-    /// has not begun with, and waits for its handlers.
+    /// has not begun with, and waits for its handlers. While it still opens its consumer, it ends at once.
     pub fn run_until(
         self,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> BoxFuture<'static, Result<Exit>> {
-        Box::pin(async move { self.open().await?.run_until(stop).await })
+        Box::pin(async move {
+            let mut stop = Box::pin(stop);
+            let serving = tokio::select! {
+                biased;
+                () = &mut stop => return Ok(Exit::Stopped),
+                serving = self.open() => serving?,
+            };
+            serving.run_until(stop).await
+        })
     }
 
     async fn opened(self) -> Result<Serving> {
@@ -216,7 +218,7 @@ impl Serve {
         let mut consumer = consumer
             .prefetch(self.prefetch.unwrap_or(twice))
             .on_undecodable(self.undecodable)
-            .room_for_held(self.room_for_held);
+            .room_for_held(HELD);
         if let Some(limit) = self.max_processing_time {
             consumer = consumer.max_processing_time(limit);
         }

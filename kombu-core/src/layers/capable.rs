@@ -189,7 +189,10 @@ pub(crate) fn asking(operation: &Operation<'_>) -> String {
         Operation::DeclareExchange(exchange, _) => format!("exchange `{}`", exchange.name()),
         Operation::DeclareQueue(queue, _) => format!("queue `{}`", queue.name()),
         Operation::Bind(Destination::Exchange(name), _) => format!("exchange `{name}`"),
-        Operation::OpenSubscription(queues, _) => format!("the consumer of {queues:?}"),
+        Operation::OpenSubscription(queues, _) => {
+            let queues: Vec<String> = queues.iter().map(|name| format!("`{name}`")).collect();
+            format!("the consumer of {}", queues.join(", "))
+        }
         other => format!("{other:?}"),
     }
 }

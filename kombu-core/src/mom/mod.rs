@@ -169,7 +169,7 @@ impl Callback {
         let running: BoxFuture<'static, Result<Exit>> = match safe {
             true => {
                 let serve = connection.serve(router).queues(queue);
-                let serve = serve.hold_beside_window().retries(Retries::endless());
+                let serve = serve.retries(Retries::endless());
                 serve.open().await?.run_until(stopped)
             }
             false => {

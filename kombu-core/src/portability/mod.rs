@@ -8,6 +8,7 @@ use crate::client::topology::{self, Step};
 use crate::declare::{DeclareMode, Exchange, Queue};
 use crate::driver::{Capabilities, Destination, Operation, SubscribeOptions};
 use crate::error::Result;
+use crate::handler::Retries;
 use crate::layers::{arguments, asking, needs};
 use crate::name::Name;
 
@@ -39,7 +40,15 @@ pub use report::{FeatureUse, Portability, Portable};
 pub struct Topology {
     exchanges: Vec<Exchange>,
     queues: Vec<Queue>,
-    consumers: Vec<(Vec<Name>, SubscribeOptions)>,
+    consumers: Vec<Consuming>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Consuming {
+    queues: Vec<Name>,
+    options: SubscribeOptions,
+    /// Whether messages come again after a pause.
+    retries_later: bool,
 }
 
 impl Topology {
@@ -65,12 +74,27 @@ impl Topology {
     /// Adds a consumer of these queues, with what it asks for.
     #[must_use]
     pub fn consumer<N: Into<Name>>(
-        mut self,
+        self,
         queues: impl IntoIterator<Item = N>,
         options: SubscribeOptions,
     ) -> Self {
-        let queues = queues.into_iter().map(Into::into).collect();
-        self.consumers.push((queues, options));
+        self.handlers(queues, options, &Retries::none())
+    }
+
+    /// Adds handlers that serve these queues: a consumer, and messages that come again as `retries` says. Where the transport has no
+    /// delayed retries, the handlers wait themselves, so that is no reason to refuse it.
+    #[must_use]
+    pub fn handlers<N: Into<Name>>(
+        mut self,
+        queues: impl IntoIterator<Item = N>,
+        options: SubscribeOptions,
+        retries: &Retries,
+    ) -> Self {
+        self.consumers.push(Consuming {
+            queues: queues.into_iter().map(Into::into).collect(),
+            options,
+            retries_later: retries.pause(1).is_some_and(|pause| !pause.is_zero()),
+        });
         self
     }
 
@@ -116,13 +140,15 @@ impl Topology {
                 checks.step(step);
             }
         }
-        for (queues, options) in &self.consumers {
-            let operation = Operation::OpenSubscription(queues, options);
-            checks.add(
-                asking(&operation),
-                &operation,
-                problem(options.check(), true),
-            );
+        for consuming in &self.consumers {
+            let options = &consuming.options;
+            let operation = Operation::OpenSubscription(&consuming.queues, options);
+            let mut asked = checks.asked(&operation);
+            if consuming.retries_later {
+                asked.push(FeatureUse::of_retries(capabilities));
+            }
+            let problem = problem(options.check(), true);
+            checks.add(asking(&operation), &operation, asked, problem);
         }
         Portability::new(checks.declarations)
     }
@@ -176,17 +202,28 @@ impl<'a> Checks<'a> {
         };
         // What was looked at is told again only for what is wrong with it.
         if self.seen.insert(name.clone()) || problem.is_some() {
-            self.add(name, &operation, problem);
+            let asked = self.asked(&operation);
+            self.add(name, &operation, asked, problem);
         }
     }
 
-    fn add(&mut self, name: String, operation: &Operation<'_>, problem: Option<String>) {
+    fn asked(&self, operation: &Operation<'_>) -> Vec<FeatureUse> {
         let needs = needs(operation);
         let asked = needs
             .iter()
             .map(|need| FeatureUse::of(need, self.capabilities));
+        asked.collect()
+    }
+
+    fn add(
+        &mut self,
+        name: String,
+        operation: &Operation<'_>,
+        asked: Vec<FeatureUse>,
+        problem: Option<String>,
+    ) {
         let refused = arguments(operation, self.capabilities);
-        let declaration = Portable::new(name, asked.collect(), refused, problem);
+        let declaration = Portable::new(name, asked, refused, problem);
         self.declarations.push(declaration);
     }
 }

@@ -43,6 +43,23 @@ pub struct FeatureUse {
 }
 
 impl FeatureUse {
+    /// What becomes of a message whose handler failed.
+    pub(super) fn of_retries(capabilities: &Capabilities) -> Self {
+        let feature = Feature::DelayedRetry;
+        match capabilities.support(feature) {
+            Support::Unsupported => FeatureUse {
+                feature,
+                support: Support::Emulated,
+                note: Some("the handler holds the message until it is due".to_owned()),
+            },
+            support => FeatureUse {
+                feature,
+                support,
+                note: capabilities.note(feature).map(str::to_owned),
+            },
+        }
+    }
+
     pub(super) fn of(need: &Need, capabilities: &Capabilities) -> Self {
         let feature = need.feature;
         match need.problem(capabilities) {

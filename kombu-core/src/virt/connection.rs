@@ -6,9 +6,9 @@ use tokio::sync::OnceCell;
 
 use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{
-    self, BoxFuture, Caller, Capabilities, DeleteQueue, Destination, ExchangeKinds, Notices,
-    Outcome, PastQueues, Publisher, QueueInfo, RawDelivery, Received, Settle, SubscribeOptions,
-    Subscription,
+    self, BoxFuture, BrokerInfo, Caller, Capabilities, DeleteQueue, Destination, ExchangeKinds,
+    Notices, Outcome, PastQueues, Publisher, QueueInfo, RawDelivery, Received, Settle,
+    SubscribeOptions, Subscription,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
@@ -232,6 +232,11 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
             }
             return Ok(Some((delivery, Arc::new(settler))));
         }
+    }
+
+    async fn broker_info(&self) -> Result<BrokerInfo> {
+        self.shared.check_open()?;
+        self.shared.store.broker_info().await
     }
 
     fn closed(&self) -> BoxFuture<'static, Error> {

@@ -9,7 +9,8 @@ use futures_core::Stream;
 
 use crate::declare::Queue;
 use crate::driver::{
-    BoxFuture, Capabilities, Destination, Notices, Op, QueueInfo, RawDelivery, SubscribeOptions,
+    BoxFuture, BrokerInfo, Capabilities, Destination, Notices, Op, QueueInfo, RawDelivery,
+    SubscribeOptions,
 };
 use crate::error::{Error, Result};
 use crate::message::Envelope;
@@ -176,6 +177,11 @@ pub trait QueueStore: Send + Sync + 'static {
 
     /// Counts of a queue.
     fn info(&self, queue: &Self::Queue) -> impl Future<Output = Result<QueueInfo>> + Send;
+
+    /// What the broker says of itself. By default, nothing.
+    fn broker_info(&self) -> Op<Result<BrokerInfo>> {
+        Op::ready(Ok(BrokerInfo::default()))
+    }
 
     /// Removes the ready messages and answers how many they were.
     fn purge(&self, queue: &Self::Queue) -> impl Future<Output = Result<u64>> + Send;

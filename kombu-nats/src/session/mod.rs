@@ -332,17 +332,18 @@ impl Shared {
     {
         loop {
             match work().await {
-                Err(error)
-                    if error::is_passing(&error)
-                        && !self.line.is_over()
-                        && Instant::now() < end =>
-                {
+                Err(error) if self.may_pass_by(&error, end) => {
                     tracing::debug!(%error, "NATS is asked again");
                     tokio::time::sleep(PAUSE).await;
                 }
                 done => return done,
             }
         }
+    }
+
+    /// Whether the same may be answered on this session until then.
+    pub(crate) fn may_pass_by(&self, error: &kombu_core::Error, end: Instant) -> bool {
+        error::is_passing(error) && !self.line.is_over() && Instant::now() < end
     }
 
     /// What is put right from now on.
@@ -408,13 +409,30 @@ impl Shared {
                     return Ok(Some(fetched));
                 }
             }
-            if !self.returns.is_overdue(queue.stream()) {
+            let is_soon_there =
+                self.returns.is_overdue(queue.stream()) || self.is_told_late(queue).await?;
+            if !is_soon_there {
                 break;
             }
-            // The server's timer is about to go off.
+            // The server's timer is about to go off, or it is about to tell its consumers.
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         Ok(None)
+    }
+
+    /// Whether a message is there that a pull came too soon for: from 2.10 on the server confirms it before it tells its
+    /// consumers.
+    async fn is_told_late(self: &Arc<Self>, queue: &NatsQueue) -> Result<bool> {
+        if !self.line.tells_consumers_later() {
+            return Ok(false);
+        }
+        let stream = api::stream_info(&self.line, queue.stream(), None);
+        let looks = self.looks(queue).await?;
+        let taken: u64 = looks.iter().map(|look| look.num_ack_pending).sum();
+        Ok(match stream.await? {
+            Ok(stream) => stream.state.messages > taken,
+            Err(_) => false,
+        })
     }
 
     /// Takes one message that is there.

@@ -92,12 +92,14 @@ impl Shared {
             ));
         }
         // Nobody reads them in between, or they would be taken in twice.
-        let written = {
+        let (written, version) = {
             let _turn = self.reading.lock().await;
             if self.known.lock().table().version() != base {
                 return Ok(Applied::Stale);
             }
-            known::write(&self.line, &self.known, changes).await
+            let written = known::write(&self.line, &self.known, changes).await;
+            // Whoever asked has these changes, and none that are read after them.
+            (written, self.known.lock().table().version())
         };
         self.forget_gone();
         let is_done = match written {
@@ -117,6 +119,7 @@ impl Shared {
                 self.remove(queue).await?;
             }
         }
+        known::trim(&self.line, &self.known, &self.reading).await;
         for change in changes {
             let Change::PutQueue(declaration, _) = change else {
                 continue;
@@ -149,7 +152,6 @@ impl Shared {
         if !is_done {
             return Ok(Applied::Stale);
         }
-        let version = self.known.lock().table().version();
         Ok(Applied::Done { version, messages })
     }
 

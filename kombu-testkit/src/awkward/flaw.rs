@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kombu_core::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery};
+use kombu_core::driver::{BoxFuture, BrokerInfo, Capabilities, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
 use kombu_core::virt::{Answer, Applied, Change, Dead, Finish, QueueStore, ReaderOptions, Table};
 use kombu_core::{Error, FieldValue, Name, Result};
@@ -56,6 +56,10 @@ impl<S: QueueStore> QueueStore for Flawed<S> {
 
     fn capabilities(&self) -> Capabilities {
         self.store.capabilities()
+    }
+
+    fn broker_info(&self) -> Op<Result<BrokerInfo>> {
+        self.store.broker_info()
     }
 
     fn session(&self) -> u64 {

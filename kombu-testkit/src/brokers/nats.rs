@@ -32,6 +32,7 @@ pub struct Nats {
 #[derive(Clone, Debug, Default)]
 pub struct NatsBuilder {
     access: Access,
+    domain: Option<String>,
     config: String,
     files: Vec<OwnFile>,
 }
@@ -140,6 +141,12 @@ impl NatsBuilder {
         self
     }
 
+    /// Gives its JetStream a domain.
+    pub fn domain(mut self, name: impl Into<String>) -> Self {
+        self.domain = Some(name.into());
+        self
+    }
+
     /// Adds a file, such as a certificate, to the folder that a line of its configuration calls `{folder}`.
     pub fn file(mut self, name: impl Into<String>, content: impl Into<String>) -> Self {
         self.files.push(OwnFile {
@@ -173,9 +180,11 @@ impl NatsBuilder {
             true => "",
             false => LIMIT,
         };
+        let domain = self.domain.as_ref();
         format!(
-            "listen: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitor}\"\n{limit}jetstream {{ store_dir: \"{}\" }}\n{}{}",
+            "listen: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitor}\"\n{limit}jetstream {{ store_dir: \"{}\"{} }}\n{}{}",
             folder.inside(DATA).display(),
+            domain.map_or_else(String::new, |name| format!(", domain: \"{name}\"")),
             self.access.config(),
             self.config
                 .replace("{folder}", &folder.inside("").display().to_string())
@@ -248,6 +257,27 @@ impl Nats {
                 Self::builder().config(&cluster).start()
             };
             Ok([start(0)?, start(1)?, start(2)?])
+        })
+    }
+
+    /// Starts one of the domain `hub`, and a leaf node of it of the domain `leaf`, which may not have found the other yet.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`NatsBuilder::start`].
+    pub fn start_with_leaf() -> io::Result<[Self; 2]> {
+        on_free_ports(|[port]: [u16; 1]| {
+            let start = |name: &str, nodes: &str| {
+                let config = format!("server_name: {name}\nleafnodes {{ {nodes} }}");
+                Self::builder().domain(name).config(&config).start()
+            };
+            Ok([
+                start("hub", &format!("listen: \"127.0.0.1:{port}\""))?,
+                start(
+                    "leaf",
+                    &format!("remotes: [{{ url: \"nats://127.0.0.1:{port}\" }}]"),
+                )?,
+            ])
         })
     }
 

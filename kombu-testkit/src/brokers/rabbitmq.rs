@@ -1,5 +1,5 @@
-use std::fmt::{self, Write as _};
-use std::io;
+use std::fmt::{self, Write};
+use std::io::{self, Write as _};
 use std::net::TcpStream;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
@@ -146,10 +146,7 @@ impl Node {
         let text = |text: String| PathBuf::from(text);
         let environment = vec![
             ("HOME", folder.inside("")),
-            (
-                "RABBITMQ_NODENAME",
-                text(format!("kombu{}@localhost", ports.port)),
-            ),
+            ("RABBITMQ_NODENAME", text(name(&ports))),
             ("RABBITMQ_NODE_PORT", text(ports.port.to_string())),
             ("RABBITMQ_NODE_IP_ADDRESS", text("127.0.0.1".to_owned())),
             ("RABBITMQ_DIST_PORT", text(ports.distribution.to_string())),
@@ -167,12 +164,29 @@ impl Node {
         }
     }
 
+    fn name(&self) -> String {
+        name(&self.ports)
+    }
+
+    /// A program of RabbitMQ's.
     fn command(&self, program: &str) -> io::Result<Command> {
         let path = PathBuf::from(PROGRAMS).join(program);
-        let mut command = self.programs.command(program, &[path])?;
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        Ok(command)
+        Ok(self.told(self.programs.command(program, &[path])?))
     }
+
+    /// A program of Erlang's.
+    fn command_in_path(&self, program: &str) -> io::Result<Command> {
+        Ok(self.told(self.programs.command_in_path(program)?))
+    }
+
+    fn told(&self, mut command: Command) -> Command {
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+}
+
+fn name(ports: &Ports) -> String {
+    format!("kombu{}@localhost", ports.port)
 }
 
 impl fmt::Debug for Node {
@@ -267,6 +281,40 @@ impl RabbitMq {
         Err(io::Error::other(format!(
             "rabbitmqctl failed: {printed}{errors}"
         )))
+    }
+
+    /// Has the node evaluate an Erlang expression, and returns its value as Erlang prints it: `eval("nodes().")`. That takes
+    /// milliseconds; `rabbitmqctl` begins with a virtual machine of its own.
+    ///
+    /// # Errors
+    ///
+    /// What Erlang says when it fails.
+    pub fn eval(&self, expression: &str) -> io::Result<String> {
+        let Ok(mut command) = self.node.command_in_path("erl_call") else {
+            // Some systems have it in a package of its own.
+            return self.ctl(["eval", expression]);
+        };
+        let mut asking = command
+            .args(["-sname", &self.node.name(), "-e"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        if let Some(mut input) = asking.stdin.take() {
+            // It ends with its line.
+            writeln!(input, "{expression}")?;
+        }
+        let output = asking.wait_with_output()?;
+        let printed = String::from_utf8_lossy(&output.stdout);
+        let value = printed.trim_end().strip_prefix("{ok, ");
+        match value.and_then(|value| value.strip_suffix('}')) {
+            Some(value) => Ok(value.to_owned()),
+            None => {
+                let errors = String::from_utf8_lossy(&output.stderr);
+                let text = format!("`{expression}` failed: {printed}{errors}");
+                Err(io::Error::other(text))
+            }
+        }
     }
 }
 

@@ -16,9 +16,9 @@ pub enum Fault {
     Cut,
     /// All connections are reset.
     Reset,
-    /// What the server says comes to an end, and what clients say still arrives.
+    /// What the server says comes to an end, and what clients say still arrives. They have to close within 10 s.
     HalfClose,
-    /// What the server answers next is lost, and all connections are closed.
+    /// What the server says next to whoever asks something is lost, and all connections are closed.
     LoseReply,
     /// The broker closes the connections of its clients, as an administrator has it do.
     Disconnect,

@@ -43,6 +43,8 @@ pub use victim::Victim;
 use std::time::Duration;
 use std::{fmt, io};
 
+use tokio::time::timeout;
+
 use kombu_core::layers::Faults;
 use kombu_core::{Connection, ConnectionBuilder, Deadlines, Registry, RetryPolicy};
 
@@ -51,6 +53,10 @@ use crate::proxy::{Direction, Proxy};
 
 /// How much later everything comes while there is a [`Fault::Delay`].
 const DELAY: Duration = Duration::from_millis(50);
+
+/// Within what time somebody has to ask something of which a [`Fault::LoseReply`] loses the answer, and to give up what was
+/// half closed.
+const ASKED: Duration = Duration::from_secs(10);
 
 /// A broker, and everything that can befall it.
 pub struct Breakable {
@@ -224,42 +230,44 @@ impl Breakable {
         all.filter(|fault| self.can(*fault)).collect()
     }
 
-    /// Inflicts a fault. What [lasts](Fault::lasts) does so until [`heal`](Breakable::heal); the others are over when this is.
+    /// Inflicts a fault. What [lasts](Fault::lasts) does so until [`heal`](Breakable::heal); the others are over when this is:
+    /// for a [`Fault::LoseReply`], somebody has to publish meanwhile. In process, that one comes with the next publish.
     ///
     /// # Errors
     ///
-    /// If the server doesn't obey, or can't be broken in this way.
+    /// If the server doesn't obey, or can't be broken in this way; if nobody asks anything whose reply could be lost, or somebody
+    /// goes on with a connection that is half closed.
     pub async fn inflict(&mut self, fault: Fault) -> io::Result<()> {
+        match &mut self.place {
+            Place::Real { server, proxy } => break_real(server.as_mut(), proxy, fault).await?,
+            Place::Injected { faults, forget, .. } => inject(faults, forget, fault),
+        }
         if fault.lasts() {
             self.inflicted.push(fault);
         }
-        match &mut self.place {
-            Place::Real { server, proxy } => break_real(server.as_mut(), proxy, fault).await,
-            Place::Injected { faults, forget, .. } => {
-                inject(faults, forget, fault);
-                Ok(())
-            }
-        }
+        Ok(())
     }
 
     /// Takes back every fault. Returns when the broker and the network to it are as they should be.
     ///
     /// # Errors
     ///
-    /// If the server doesn't start.
+    /// If the server doesn't start: the first error, when everything else is healed.
     pub async fn heal(&mut self) -> io::Result<()> {
         let inflicted = std::mem::take(&mut self.inflicted);
         match &mut self.place {
             Place::Real { server, proxy } => {
+                let mut healed = Ok(());
                 for fault in inflicted {
-                    blocking(|| match fault {
+                    let one = blocking(|| match fault {
                         Fault::Kill => server.server().restart(Data::Keep),
                         Fault::Pause => server.server().resume(),
                         Fault::MemoryAlarm | Fault::DiskAlarm => server.relieve(fault),
                         _ => Ok(()),
-                    })?;
+                    });
+                    healed = healed.and(one);
                 }
-                proxy.heal().await
+                healed.and(proxy.heal().await)
             }
             Place::Injected { faults, .. } => {
                 faults.outage(false);
@@ -305,13 +313,11 @@ async fn break_real(server: &mut dyn Victim, proxy: &Proxy, fault: Fault) -> io:
             Ok(())
         }
         Fault::HalfClose => {
-            proxy.half_close(Direction::ToClient);
-            Ok(())
+            // What a server sends before its client has closed is lost, and may come again late.
+            let ended = timeout(ASKED, proxy.half_close_until_ended(Direction::ToClient)).await;
+            ended.map_err(|_| unheard("somebody goes on with a connection that is half closed"))
         }
-        Fault::LoseReply => {
-            proxy.lose_reply_after(0);
-            Ok(())
-        }
+        Fault::LoseReply => lose_reply(proxy).await,
         Fault::Refuse => {
             proxy.refuse().await;
             proxy.cut().await;
@@ -340,6 +346,21 @@ async fn break_real(server: &mut dyn Victim, proxy: &Proxy, fault: Fault) -> io:
             blocking(|| server.inflict(fault))
         }
     }
+}
+
+/// Until then, it is only planned.
+async fn lose_reply(proxy: &Proxy) -> io::Result<()> {
+    let lost = proxy.counts().lost_replies;
+    proxy.lose_reply_after(0);
+    let until_lost = proxy.until(|counts| counts.lost_replies > lost);
+    match timeout(ASKED, until_lost).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(unheard("nobody asked anything whose reply could be lost")),
+    }
+}
+
+fn unheard(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, text)
 }
 
 fn inject(faults: &Faults, forget: &dyn Fn(), fault: Fault) {

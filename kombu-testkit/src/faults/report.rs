@@ -10,6 +10,9 @@ use crate::history::{Event, Flaw, History};
 /// How much of what is broken a row tells.
 const TOLD: usize = 20;
 
+/// What is said of a history without a fault.
+const NO_FAULT: &str = "no fault";
+
 /// What a fault did to a program: one line of the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
@@ -58,7 +61,7 @@ impl Row {
     }
 
     /// One row for each fault of a history with many. What a message met counts for the last fault before the end of its story,
-    /// as far as it is known.
+    /// as far as it is known; without any fault, there is a row for that.
     pub fn of_each(
         transport: &str,
         history: &History,
@@ -70,16 +73,17 @@ impl Row {
         let mut faults: Vec<(u64, &str)> = Vec::new();
         let mut last_of: BTreeMap<u64, u64> = BTreeMap::new();
         let known: Vec<String> = Fault::ALL.iter().map(ToString::to_string).collect();
+        let row_of = |what: &str| Row {
+            transport: transport.to_owned(),
+            fault: what.to_owned(),
+            allowed: allowed.as_millis() as u64,
+            ..Row::default()
+        };
         for record in history.records() {
             match &record.event {
                 Event::Fault { what } if known.contains(what) => {
                     faults.push((record.at, what));
-                    let row = rows.entry(what.clone()).or_insert_with(|| Row {
-                        transport: transport.to_owned(),
-                        fault: what.clone(),
-                        allowed: allowed.as_millis() as u64,
-                        ..Row::default()
-                    });
+                    let row = rows.entry(what.clone()).or_insert_with(|| row_of(what));
                     row.tried += 1;
                 }
                 Event::Publishing { message, .. } | Event::Received { message, .. } => {
@@ -90,31 +94,31 @@ impl Row {
         }
         let fault_at = |at: u64| {
             let before = faults.partition_point(|(begin, _)| *begin <= at);
-            faults
-                .get(before.saturating_sub(1))
-                .map(|(_, what)| (*what).to_owned())
+            let fault = faults.get(before.saturating_sub(1));
+            fault.map_or(NO_FAULT, |(_, what)| what).to_owned()
+        };
+        let mut at = |at: u64, change: &dyn Fn(&mut Row)| {
+            let what = fault_at(at);
+            change(rows.entry(what).or_insert_with_key(|what| row_of(what)));
         };
         for flaw in history.flaws_of_a_network(patience) {
-            let at = flaw.message().and_then(|message| last_of.get(&message));
-            let fault = fault_at(at.copied().unwrap_or(u64::MAX));
-            if let Some(row) = fault.and_then(|fault| rows.get_mut(&fault)) {
+            let last = flaw.message().and_then(|message| last_of.get(&message));
+            at(last.copied().unwrap_or(u64::MAX), &|row| {
                 row.lost += u64::from(is_loss(&flaw));
                 if row.broken.len() < TOLD {
                     row.broken.push(flaw.to_string());
                 }
-            }
+            });
         }
-        for (message, again) in history.handled_again() {
-            let fault = last_of.get(&message).and_then(|at| fault_at(*at));
-            if let Some(row) = fault.and_then(|fault| rows.get_mut(&fault)) {
-                row.duplicated += u64::from(again > 0);
-            }
+        for (message, _) in history.handled_again() {
+            let last = last_of.get(&message).copied();
+            at(last.unwrap_or(u64::MAX), &|row| row.duplicated += 1);
         }
         for (expected, waited) in history.waits() {
-            let fault = fault_at(expected);
-            if let Some(row) = fault.and_then(|fault| rows.get_mut(&fault)) {
-                row.worst_stall = row.worst_stall.max(waited.as_millis() as u64);
-            }
+            let waited = waited.as_millis() as u64;
+            at(expected, &|row| {
+                row.worst_stall = row.worst_stall.max(waited)
+            });
         }
         rows.into_values().collect()
     }
@@ -266,6 +270,23 @@ mod tests {
             "{table}"
         );
         assert!(table.contains("message 3 is lost"), "{table}");
+    }
+
+    #[test]
+    fn what_is_wrong_without_a_fault_has_a_row_too() {
+        let second = Duration::from_secs(1);
+        let rows = Row::of_each("some", &history(published(1)), second, second);
+        let [row] = &rows[..] else {
+            panic!("not one row: {rows:?}");
+        };
+        assert_eq!(
+            (row.fault.as_str(), row.tried, row.lost),
+            ("no fault", 0, 1)
+        );
+        assert!(row.is_broken());
+        let mut fine = Vec::from(published(1));
+        fine.extend([(1, received(1)), (1, settled(1, Answer::Confirmed))]);
+        assert_eq!(Row::of_each("some", &history(fine), second, second), []);
     }
 
     #[test]

@@ -62,11 +62,19 @@ pub trait Victim: Send + Sync + 'static {
     fn counts(&self) -> io::Result<Vec<(&'static str, u64)>>;
 }
 
+/// The stream of NATS that has what was declared.
+const TOPOLOGY: &str = "KV_kombu_topology";
+
 fn unknown(fault: Fault) -> io::Error {
     io::Error::new(
         io::ErrorKind::Unsupported,
         format!("this broker can't be {fault}"),
     )
+}
+
+fn silent_on(what: &str, answer: &dyn std::fmt::Display) -> io::Error {
+    let text = format!("the server doesn't say {what}: {answer}");
+    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 fn number(text: &str) -> io::Result<u64> {
@@ -106,15 +114,15 @@ impl Victim for RabbitMq {
 
     fn inflict(&mut self, fault: Fault) -> io::Result<()> {
         match fault {
-            Fault::Disconnect => self.ctl(["close_all_connections", "for a test"]),
-            Fault::MemoryAlarm => self.ctl(["set_vm_memory_high_watermark", "0"]),
-            Fault::DiskAlarm => self.ctl(["set_disk_free_limit", "1000000000000000"]),
-            Fault::Wipe => {
-                for command in ["stop_app", "reset"] {
-                    self.ctl([command])?;
-                }
-                self.ctl(["start_app"])
-            }
+            Fault::Disconnect => self.eval(
+                "rabbit_networking:close_connections(rabbit_networking:connections(), <<\"for a test\">>).",
+            ),
+            Fault::MemoryAlarm => self.eval("vm_memory_monitor:set_vm_memory_high_watermark(0)."),
+            Fault::DiskAlarm => self.eval("rabbit_disk_monitor:set_disk_free_limit(1000000000000000)."),
+            // As `rabbitmqctl` does for `stop_app`, `reset` and `start_app`; the first name is that of newer ones.
+            Fault::Wipe => self.eval(
+                "rabbit:stop(), try rabbit_db:reset() catch error:undef -> rabbit_mnesia:reset() end, rabbit:start().",
+            ),
             _ => Err(unknown(fault)),
         }
         .map(drop)
@@ -122,31 +130,34 @@ impl Victim for RabbitMq {
 
     fn relieve(&mut self, alarm: Fault) -> io::Result<()> {
         match alarm {
-            Fault::MemoryAlarm => self.ctl(["set_vm_memory_high_watermark", "0.8"]),
-            Fault::DiskAlarm => self.ctl(["set_disk_free_limit", "1000000"]),
+            Fault::MemoryAlarm => self.eval("vm_memory_monitor:set_vm_memory_high_watermark(0.8)."),
+            Fault::DiskAlarm => self.eval("rabbit_disk_monitor:set_disk_free_limit(1000000)."),
             _ => Err(unknown(alarm)),
         }
         .map(drop)
     }
 
     fn set_user(&mut self, name: &str, password: &str) -> io::Result<()> {
+        let users = |call: &str, rest: &str| {
+            self.eval(&format!(
+                "rabbit_auth_backend_internal:{call}(<<\"{name}\">>, {rest}, <<\"a test\">>)."
+            ))
+        };
+        let password = format!("<<\"{password}\">>");
         // It is there from the second time on.
-        if self.ctl(["change_password", name, password]).is_err() {
-            self.ctl(["add_user", name, password])?;
-            self.ctl(["set_permissions", name, ".*", ".*", ".*"])?;
+        if users("change_password", &password).is_err() {
+            users("add_user", &password)?;
+            let all = "<<\"/\">>, <<\".*\">>, <<\".*\">>, <<\".*\">>";
+            users("set_permissions", all)?;
         }
         Ok(())
     }
 
     fn counts(&self) -> io::Result<Vec<(&'static str, u64)>> {
         let counts = "{length(rabbit_networking:connections()), length(rabbit_channel:list())}.";
-        let answer = self.ctl(["eval", counts])?;
-        let (connections, channels) = answer.split_once(',').ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("no two counts: {answer}"),
-            )
-        })?;
+        let answer = self.eval(counts)?;
+        let counts = answer.split_once(',');
+        let (connections, channels) = counts.ok_or_else(|| silent_on("both counts", &answer))?;
         Ok(vec![
             ("connections at the server", number(connections)?),
             ("channels at the server", number(channels)?),
@@ -215,9 +226,10 @@ impl Victim for Redis {
         let info = self.ask(["INFO", "clients"])?;
         let connections = info
             .lines()
-            .find_map(|line| line.strip_prefix("connected_clients:"));
+            .find_map(|line| line.strip_prefix("connected_clients:"))
+            .ok_or_else(|| silent_on("connected_clients", &info))?;
         // One is ours.
-        let connections = number(connections.unwrap_or_default())?.saturating_sub(1);
+        let connections = number(connections)?.saturating_sub(1);
         let sessions = number(&self.ask(["ZCARD", "_kombu.rs.sessions"])?)?;
         Ok(vec![
             ("connections at the server", connections),
@@ -267,7 +279,10 @@ impl Victim for Nats {
             Fault::Wipe => {
                 let streams = self.ask("$JS.API.STREAM.NAMES", "{}")?;
                 let names = streams["streams"].as_array().into_iter().flatten();
-                for name in names.filter_map(Value::as_str) {
+                let mut names: Vec<_> = names.filter_map(Value::as_str).collect();
+                // Who finds a stream gone looks here what to declare again: nothing that comes back is to be deleted after it.
+                names.sort_unstable_by_key(|name| *name == TOPOLOGY);
+                for name in names {
                     self.ask(&format!("$JS.API.STREAM.DELETE.{name}"), "")?;
                 }
                 Ok(())
@@ -292,16 +307,20 @@ impl Victim for Nats {
 
     fn counts(&self) -> io::Result<Vec<(&'static str, u64)>> {
         let all = self.monitored("/varz")?;
-        let connections = all["connections"].as_u64().unwrap_or_default();
+        let connections = all["connections"].as_u64();
+        let connections = connections.ok_or_else(|| silent_on("connections", &all))?;
         let filter = json!({ "subjects_filter": "$KV.kombu_sessions.s.*" }).to_string();
         let bucket = self.ask("$JS.API.STREAM.INFO.KV_kombu_sessions", &filter)?;
-        let sessions = bucket["state"]["subjects"].as_object();
+        let state = &bucket["state"];
+        let sessions = match (&state["subjects"], &state["messages"]) {
+            (Value::Object(all), _) => all.len() as u64,
+            // It leaves out what there is none of.
+            (Value::Null, Value::Number(_)) => 0,
+            _ => return Err(silent_on("sessions", &bucket)),
+        };
         Ok(vec![
             ("connections at the server", connections),
-            (
-                "sessions at the server",
-                sessions.map_or(0, |all| all.len() as u64),
-            ),
+            ("sessions at the server", sessions),
         ])
     }
 }

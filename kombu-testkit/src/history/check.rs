@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
+use super::record::OVER;
 use super::{Answer, Event, Outcome, Record};
 
 /// Something that must not happen, whatever befalls connections and brokers.
@@ -19,7 +20,7 @@ pub enum Flaw {
         /// How many acks of it count.
         acks: usize,
     },
-    /// Nobody received anything although a message was ready.
+    /// Nobody received anything from a queue although a message was ready there.
     Stalled {
         /// The first message that was ready.
         message: u64,
@@ -83,6 +84,13 @@ pub enum Flaw {
 /// How much longer than its deadline a call may take: a task that is woken in time has to have its turn.
 const GRACE: u64 = 250_000;
 
+/// How long before a fault an ack may have been made that nobody answered, and that is undone by it: brokers write them down
+/// within a second at the latest (NATS), and we may hear of it later.
+const UNWRITTEN: u64 = 2_000_000;
+
+/// How long after its end one may still be made that doesn't arrive: until a program has noticed that its connection is gone.
+const UNNOTICED: u64 = 1_000_000;
+
 impl Flaw {
     /// The message that it is about, if it is about one.
     pub fn message(&self) -> Option<u64> {
@@ -112,7 +120,7 @@ impl fmt::Display for Flaw {
                 until,
             } => write!(
                 f,
-                "nothing was received from {from} to {until} µs, and message {message} was ready"
+                "nothing was received from {from} to {until} µs where message {message} was ready"
             ),
             Flaw::OutOfOrder {
                 message,
@@ -158,7 +166,7 @@ struct Fate {
     /// Where it stands among the messages of all producers.
     published_as: Option<(u32, usize)>,
     answered: Option<Published>,
-    /// When its acks were answered, and whether a later fault may undo them.
+    /// When its acks were answered, and whether a fault may undo them.
     acks: Vec<(u64, bool)>,
     /// Nobody knows what came of a settle that takes it out of the queue.
     maybe_gone: bool,
@@ -196,11 +204,7 @@ impl Fate {
 pub(super) fn flaws(records: &[Record], patience: Duration) -> Vec<Flaw> {
     let fates = fates(records);
     let mut flaws = Vec::new();
-    let last_fault = records
-        .iter()
-        .filter(|record| matches!(record.event, Event::Fault { .. }))
-        .map(|record| record.at)
-        .max();
+    let faults = faults(records);
     let mut messages: Vec<_> = fates.iter().collect();
     messages.sort_unstable_by_key(|(message, _)| **message);
     for (&message, fate) in messages {
@@ -210,8 +214,10 @@ pub(super) fn flaws(records: &[Record], patience: Duration) -> Vec<Flaw> {
             flaws.push(Flaw::Lost { message });
         }
         let counted = fate.acks.iter().filter(|(at, queued)| {
-            let undone = *queued && last_fault.is_some_and(|fault| fault >= *at);
-            !undone
+            let can_undo = |(begin, over): &(u64, u64)| {
+                (begin.saturating_sub(UNWRITTEN)..=over.saturating_add(UNNOTICED)).contains(at)
+            };
+            !(*queued && faults.iter().any(can_undo))
         });
         let acks = counted.count();
         if acks > 1 && !fate.may_be_copied() {
@@ -234,6 +240,24 @@ pub(super) fn flaws(records: &[Record], patience: Duration) -> Vec<Flaw> {
     flaws.extend(overrun(records));
     flaws.extend(leaks(records));
     flaws
+}
+
+/// From when until when each fault lasted. Those that begin before another one is over end with it.
+fn faults(records: &[Record]) -> Vec<(u64, u64)> {
+    let mut ended = Vec::new();
+    let mut open: Vec<u64> = Vec::new();
+    for record in records {
+        match &record.event {
+            Event::Fault { what } if what == OVER => {
+                ended.extend(open.drain(..).map(|begin| (begin, record.at)));
+            }
+            Event::Fault { .. } => open.push(record.at),
+            _ => {}
+        }
+    }
+    // Of the others it isn't known that they lasted.
+    ended.extend(open.into_iter().map(|begin| (begin, begin)));
+    ended
 }
 
 /// What an expectation came to: where its record stands, the record of what was received, if it was.
@@ -421,28 +445,36 @@ fn overtaken(records: &[Record], fates: &HashMap<u64, Fate>) -> Vec<Flaw> {
     flaws
 }
 
-/// Times without a delivery that are longer than `patience`, and in which a message was ready all along. They end
-/// with the consuming: at the first record of what was left.
+/// Times without a delivery from a queue that are longer than `patience`, and in which a message was ready there all along. They
+/// end with the consuming: at the first record of what was left.
 fn stalls(records: &[Record], patience: Duration) -> Vec<Flaw> {
     let patience = patience.as_micros() as u64;
     let mut flaws = Vec::new();
-    // Messages that are in a queue, with the time since when they are.
-    let mut ready: HashMap<u64, u64> = HashMap::new();
+    let found_in = found_in(records);
+    // Messages that are in a queue, with the time since when they are. What is never found may be in any.
+    let mut ready: HashMap<Option<&str>, HashMap<u64, u64>> = HashMap::new();
     // Who got a message last.
     let mut holders: HashMap<u64, u32> = HashMap::new();
-    let mut quiet_since = 0;
+    // For each queue, and for all of them.
+    let mut quiet_since: HashMap<Option<&str>, u64> = HashMap::new();
     for (index, record) in records.iter().enumerate() {
-        let ends = index + 1 == records.len() || matches!(record.event, Event::Left { .. });
-        let receives = matches!(record.event, Event::Received { .. });
-        if (receives || ends) && record.at.saturating_sub(quiet_since) > patience {
-            let waiting = ready
-                .iter()
-                .map(|(message, since)| ((*since).max(quiet_since), *message))
-                .min();
-            if let Some((from, message)) = waiting
-                && record.at.saturating_sub(from) > patience
+        let is_left = matches!(record.event, Event::Left { .. });
+        let ended: Vec<Option<&str>> = match &record.event {
+            _ if is_left || index + 1 == records.len() => ready.keys().copied().collect(),
+            Event::Received { queue, .. } => vec![Some(queue), None],
+            _ => Vec::new(),
+        };
+        for queue in ended {
+            let quiet_since = quiet_since.get(&queue).copied().unwrap_or(0);
+            let until = record.at;
+            if until.saturating_sub(quiet_since) <= patience {
+                continue;
+            }
+            let waiting = ready.get(&queue).into_iter().flatten();
+            let waiting = waiting.map(|(message, since)| ((*since).max(quiet_since), *message));
+            if let Some((from, message)) = waiting.min()
+                && until.saturating_sub(from) > patience
             {
-                let until = record.at;
                 flaws.push(Flaw::Stalled {
                     message,
                     from,
@@ -450,7 +482,7 @@ fn stalls(records: &[Record], patience: Duration) -> Vec<Flaw> {
                 });
             }
         }
-        if matches!(record.event, Event::Left { .. }) {
+        if is_left {
             break;
         }
         match &record.event {
@@ -460,14 +492,22 @@ fn stalls(records: &[Record], patience: Duration) -> Vec<Flaw> {
                 ..
             } if !holders.contains_key(message) => {
                 // A consumer wasn't faster than the answer.
-                ready.insert(*message, record.at);
+                let there = ready.entry(found_in[index]).or_default();
+                there.insert(*message, record.at);
             }
             Event::Received {
-                message, consumer, ..
+                message,
+                consumer,
+                queue,
+                ..
             } => {
-                ready.remove(message);
+                if let Some(there) = ready.get_mut(&Some(queue.as_str())) {
+                    there.remove(message);
+                }
                 holders.insert(*message, *consumer);
-                quiet_since = record.at;
+                for queue in [Some(queue.as_str()), None] {
+                    quiet_since.insert(queue, record.at);
+                }
             }
             Event::Settled {
                 consumer,
@@ -483,13 +523,35 @@ fn stalls(records: &[Record], patience: Duration) -> Vec<Flaw> {
                 };
                 // Somebody else may have got it before the answer was known.
                 if goes_back && holders.get(message) == Some(consumer) {
-                    ready.insert(*message, record.at);
+                    let there = ready.entry(found_in[index]).or_default();
+                    there.insert(*message, record.at);
                 }
             }
             _ => {}
         }
     }
     flaws
+}
+
+/// For each record of a publish or a settle, the queue in which the message is seen next.
+fn found_in(records: &[Record]) -> Vec<Option<&str>> {
+    let mut found = vec![None; records.len()];
+    let mut next: HashMap<u64, &str> = HashMap::new();
+    for (index, record) in records.iter().enumerate().rev() {
+        match &record.event {
+            Event::Published { message, .. } | Event::Settled { message, .. } => {
+                found[index] = next.get(message).copied();
+            }
+            Event::Received { message, queue, .. } => {
+                next.insert(*message, queue);
+            }
+            Event::Left { queue, messages } => {
+                next.extend(messages.iter().map(|message| (*message, queue.as_str())));
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 #[cfg(test)]
@@ -666,6 +728,66 @@ mod tests {
         assert_eq!(twice(once.clone(), lost, None), []);
         let queued = settled(0, 1, Outcome::Ack, Answer::Queued);
         assert_eq!(twice(once, queued, Some(cut())), []);
+    }
+
+    #[test]
+    fn an_ack_that_nobody_answered_is_undone_by_a_fault_that_is_near() {
+        let acked_at = |at: u64, faults: [(u64, &str); 2]| {
+            let queued = settled(0, 1, Outcome::Ack, Answer::Queued);
+            let mut events = vec![
+                (0, publishing(1)),
+                (0, published(1, false)),
+                (0, received(0, 1, false)),
+                (at, queued),
+            ];
+            events.extend(faults.map(|(at, what)| (at, Event::Fault { what: what.into() })));
+            events.sort_by_key(|(at, _)| *at);
+            events.extend([(50, received(1, 1, true)), (50, acked(1, 1))]);
+            history(events).flaws(Duration::from_secs(100))
+        };
+        let duplicated = [Flaw::Duplicated {
+            message: 1,
+            acks: 2,
+        }];
+        for (at, is_undone) in [(17, false), (18, true), (25, true), (31, true), (32, false)] {
+            let found = acked_at(at, [(20, "killed"), (30, "over")]);
+            assert_eq!(found.is_empty(), is_undone, "at {at}: {found:?}");
+        }
+        // Nothing says that it lasts.
+        assert_eq!(acked_at(25, [(20, "cut"), (40, "cut")]), duplicated);
+        assert_eq!(acked_at(21, [(20, "cut"), (40, "cut")]), []);
+        assert_eq!(acked_at(25, [(19, "over"), (20, "over")]), duplicated);
+    }
+
+    #[test]
+    fn nothing_received_from_a_queue_while_others_are_busy_is_a_stall() {
+        let elsewhere = |message: u64| Event::Received {
+            consumer: 1,
+            queue: "others".into(),
+            message,
+            redelivered: false,
+            attempt: 1,
+        };
+        let mut events = vec![(0, publishing(1)), (1, published(1, false))];
+        for at in 2..20 {
+            events.extend([
+                (at, publishing(at)),
+                (at, published(at, false)),
+                (at, elsewhere(at)),
+                (at, acked(1, at)),
+            ]);
+        }
+        let stalled = [Flaw::Stalled {
+            message: 1,
+            from: second(1),
+            until: second(20),
+        }];
+        let comes = [(20, received(0, 1, false)), (20, acked(0, 1))];
+        let found = history([&events[..], &comes].concat()).flaws(PATIENCE);
+        assert_eq!(found, stalled);
+        let is_left = [(20, left(&[1]))];
+        let found = history([&events[..], &is_left].concat()).flaws(PATIENCE);
+        assert_eq!(found, stalled);
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub enum Event {
         /// What came of that.
         answer: Answer,
     },
-    /// Something was done to the connection or to the broker.
+    /// Something was done to the connection or to the broker. One of the name `over` says that what was done before has ended.
     Fault {
         /// What.
         what: String,
@@ -112,6 +112,9 @@ pub enum Event {
         slack: u64,
     },
 }
+
+/// The name of the end of a fault.
+pub(super) const OVER: &str = "over";
 
 impl Event {
     /// That a publish was answered, or failed.
@@ -255,9 +258,14 @@ impl Recorder {
         });
     }
 
-    /// Takes down a fault.
+    /// Takes down a fault. Shortly before it, and until it is [`over`](Recorder::over), acks that nobody answers may be undone.
     pub fn fault(&self, what: impl Into<String>) {
         self.record(Event::Fault { what: what.into() });
+    }
+
+    /// Takes down that the faults which were taken down are over. One of which this isn't said doesn't last.
+    pub fn over(&self) {
+        self.fault(OVER);
     }
 
     /// Takes down what a queue had at the end.

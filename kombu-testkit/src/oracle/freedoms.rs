@@ -1,6 +1,6 @@
 //! What may differ: nothing else may. Each is one of the declared freedoms of `docs/semantics.md`, or a matter of the clock.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use kombu_core::Name;
@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use crate::{Broker, Freedom};
 
-use super::sequence::{Operation, QUEUE, QUEUES, Sequence, Step};
+use super::observe::Observed;
+use super::sequence::{LONG, Operation, QUEUE, QUEUES, Sequence, Step};
 
 /// Takes out of a message's headers what two brokers need not agree on.
 pub(super) fn take_out(headers: &mut Value) {
@@ -53,10 +54,19 @@ pub(super) fn leave_out(sequence: &mut Sequence) {
 ///
 /// One that counts what is unsettled refuses other messages than memory does, so its full queues drop their heads instead. A
 /// queue that takes nothing at all counts nothing.
+///
+/// Where a message dies of either, none is over at once in queues that drop what is too much.
 pub(super) fn leave_out_for(broker: &Broker, sequence: &mut Sequence) {
-    if !broker.may(Freedom::CountInFlight) {
-        return;
+    if broker.may(Freedom::CountInFlight) {
+        leave_out_refusals(sequence);
     }
+    if broker.may(Freedom::DieOfEither) {
+        leave_out_expired_drops(sequence);
+    }
+    leave_out(sequence);
+}
+
+fn leave_out_refusals(sequence: &mut Sequence) {
     for step in &mut sequence.0 {
         if let Operation::DeclareQueue(queue) = &mut step.operation
             && queue.get_overflow() == Some(Overflow::RejectPublish)
@@ -65,7 +75,86 @@ pub(super) fn leave_out_for(broker: &Broker, sequence: &mut Sequence) {
             *queue = queue.clone().overflow(Overflow::DropHead);
         }
     }
-    leave_out(sequence);
+}
+
+fn leave_out_expired_drops(sequence: &mut Sequence) {
+    let mut queues = sequence.0.iter().filter_map(declared);
+    if !queues.any(drops) {
+        return;
+    }
+    for step in &mut sequence.0 {
+        match &mut step.operation {
+            Operation::DeclareQueue(queue)
+                if drops(queue) && queue.get_message_ttl() == Some(Duration::ZERO) =>
+            {
+                *queue = queue.clone().message_ttl(LONG);
+            }
+            Operation::Publish(publish) => {
+                publish.expiration = publish.expiration.filter(|expiration| *expiration > 0);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn declared(step: &Step) -> Option<&Queue> {
+    match &step.operation {
+        Operation::DeclareQueue(queue) => Some(queue),
+        _ => None,
+    }
+}
+
+/// Whether what is too much for a queue goes, for what comes.
+fn drops(queue: &Queue) -> bool {
+    let has_length = queue.get_max_length().is_some() || queue.get_max_length_bytes().is_some();
+    has_length && queue.get_overflow() != Some(Overflow::RejectPublish)
+}
+
+/// Whether this broker may mark messages from here on, though nobody had them: something was over at once.
+pub(super) fn may_mark(broker: &Broker, step: &Step) -> bool {
+    let is_over = match &step.operation {
+        Operation::DeclareQueue(queue) => queue.get_message_ttl() == Some(Duration::ZERO),
+        Operation::Publish(publish) => publish.expiration == Some(0),
+        _ => false,
+    };
+    is_over && broker.may(Freedom::MarkBehindExpired)
+}
+
+/// Takes messages for new that were marked, and that nobody had: what was `expected` says so.
+pub(super) fn forgive_marks(expected: &Value, answer: &mut Value) {
+    match (expected, answer) {
+        (Value::Array(expected), Value::Array(answer)) => {
+            for (expected, answer) in expected.iter().zip(answer) {
+                forgive_marks(expected, answer);
+            }
+        }
+        (Value::Object(expected), Value::Object(answer)) => {
+            let marks = [expected.get("redelivered"), answer.get("redelivered")];
+            if marks == [Some(&Value::Bool(false)), Some(&Value::Bool(true))] {
+                answer.insert("redelivered".to_owned(), Value::Bool(false));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// How many steps this broker does as the others do, whatever became of messages that went back.
+pub(super) fn keeps_order_until(broker: &Broker, model: &[Observed]) -> usize {
+    if !broker.may(Freedom::OrderOwnReleases) {
+        return model.len();
+    }
+    let mut givers = HashMap::new();
+    let mut steps = model.iter();
+    let mixed = steps.position(|step| {
+        let is_mixed = match &step.given_back {
+            Some((queue, session)) => *givers.entry(queue).or_insert(session) != session,
+            None => false,
+        };
+        // What is taken next was never given back.
+        givers.retain(|queue, _| step.counts.get(*queue).is_some_and(|ready| *ready > 0));
+        is_mixed
+    });
+    mixed.map_or(model.len(), |step| step + 1)
 }
 
 /// Leaves out rejections where messages may die by themselves in more than one way.
@@ -95,10 +184,8 @@ fn leave_out_rejections(sequence: &mut Sequence) {
 
 /// Whether messages die in a queue for which nobody has to do anything, and leave a letter.
 fn kills(queue: &Queue) -> bool {
-    let has_length = queue.get_max_length().is_some() || queue.get_max_length_bytes().is_some();
-    let drops = has_length && queue.get_overflow() != Some(Overflow::RejectPublish);
     let expires = queue.get_message_ttl() == Some(Duration::ZERO);
-    queue.get_dead_letter_exchange().is_some() && (drops || expires)
+    queue.get_dead_letter_exchange().is_some() && (drops(queue) || expires)
 }
 
 /// Leaves out messages that expire at once where queues have priorities.
@@ -107,11 +194,8 @@ fn kills(queue: &Queue) -> bool {
 /// it goes. One that becomes the head because it overtakes others by its priority counts, and is served, as if its time
 /// weren't over.
 fn leave_out_overtaking(sequence: &mut Sequence) {
-    let has_priorities = |step: &Step| match &step.operation {
-        Operation::DeclareQueue(queue) => queue.get_max_priority().is_some(),
-        _ => false,
-    };
-    if !sequence.0.iter().any(has_priorities) {
+    let mut queues = sequence.0.iter().filter_map(declared);
+    if !queues.any(|queue| queue.get_max_priority().is_some()) {
         return;
     }
     for step in &mut sequence.0 {

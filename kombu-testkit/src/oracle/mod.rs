@@ -55,7 +55,7 @@ pub struct Oracle {
 pub struct Difference {
     /// What makes the sequence.
     pub seed: u64,
-    /// What is left of it: without any of these steps, they answer alike.
+    /// What is left of it: without any of these steps, they answer alike. All of it where they differ only now and then.
     pub sequence: Sequence,
     /// The last step, as a user of each sees it, with the name of its transport.
     pub observed: [(String, String); 2],
@@ -93,22 +93,38 @@ impl Oracle {
         let names = Names::of(seed);
         let mut sequence = Sequence::generate(seed);
         freedoms::leave_out_for(&self.other, &mut sequence);
-        let (step, ..) = self.compare(&sequence, &names, PATIENCE).await?;
+        let (step, model, other) = self.compare(&sequence, &names, PATIENCE).await?;
         sequence.0.truncate(step + 1);
-        let sequence = shrink::shrink(sequence, async |sequence| {
+        let whole = self.tell(seed, sequence, &model, &other);
+        // It takes minutes until the rest is known, and a broker may fail meanwhile.
+        eprintln!("before it is shrunk: {whole}");
+        let sequence = shrink::shrink(whole.sequence.clone(), async |sequence| {
             self.compare(sequence, &names, LESS_PATIENCE)
                 .await
                 .is_some()
         });
         let mut sequence = sequence.await;
-        let (step, model, other) = self.compare(&sequence, &names, PATIENCE).await?;
+        // What differs only now and then differs all the same.
+        let Some((step, model, other)) = self.compare(&sequence, &names, PATIENCE).await else {
+            return Some(whole);
+        };
         sequence.0.truncate(step + 1);
+        Some(self.tell(seed, sequence, &model, &other))
+    }
+
+    fn tell(
+        &self,
+        seed: u64,
+        sequence: Sequence,
+        model: &Observed,
+        other: &Observed,
+    ) -> Difference {
         let [model_name, other_name] = self.names.clone();
-        Some(Difference {
+        Difference {
             seed,
             sequence,
-            observed: [(model_name, text(&model)), (other_name, text(&other))],
-        })
+            observed: [(model_name, text(model)), (other_name, text(other))],
+        }
     }
 
     /// The first step that differs, and what each shows of it.
@@ -120,6 +136,7 @@ impl Oracle {
     ) -> Option<(usize, Observed, Observed)> {
         let mut model = User::new(&self.model).await.observe(sequence, names).await;
         model.truncate(self.decided(sequence, names, &model).await);
+        model.truncate(freedoms::keeps_order_until(&self.other, &model));
         let user = User::new(&self.other).await;
         let other = user.follow(sequence, names, &model, patience).await;
         let pairs = model.into_iter().zip(other);
@@ -146,7 +163,7 @@ impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the sequence of seed {} differs in its last step, of which all is left that matters:\n{}",
+            "the sequence of seed {} differs in its last step:\n{}",
             self.seed, self.sequence
         )?;
         for (name, observed) in &self.observed {

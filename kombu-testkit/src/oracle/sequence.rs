@@ -13,7 +13,7 @@ pub(super) const QUEUES: usize = 4;
 pub(super) const QUEUE: &str = "-jobs";
 
 /// Messages either die at once or outlive every test: nothing depends on how fast a machine is.
-const LONG: Duration = Duration::from_secs(3600);
+pub(super) const LONG: Duration = Duration::from_secs(3600);
 
 /// Keys and patterns alike: the odd ones among them are the interesting ones.
 const ODD_KEYS: [&str; 12] = [

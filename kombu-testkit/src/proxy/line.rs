@@ -53,6 +53,7 @@ impl Line {
         for stream in [Some(client), server].into_iter().flatten() {
             close(stream, ending).await;
         }
+        self.shared.plan.lock().forget(self.number);
     }
 
     async fn connect_and_pass(
@@ -240,18 +241,23 @@ impl Line {
         let passing = match verdict {
             Verdict::Pass => part.len(),
             Verdict::CutAfter(bytes) => bytes,
+            Verdict::LoseReply => 0,
         };
         to.write_all(&part[..passing]).await?;
         self.shared.counts.send_modify(|counts| match direction {
             Direction::ToServer => counts.to_server += passing as u64,
             Direction::ToClient => counts.to_client += passing as u64,
         });
-        if let Verdict::CutAfter(_) = verdict {
-            self.count_swallowed(part.len() - passing);
-            self.shared.end(Ending::Cut);
-            return Err(io::ErrorKind::ConnectionAborted.into());
+        if verdict == Verdict::Pass {
+            return Ok(());
         }
-        Ok(())
+        self.count_swallowed(part.len() - passing);
+        self.shared.end(Ending::Cut);
+        if verdict == Verdict::LoseReply {
+            let counts = &self.shared.counts;
+            counts.send_modify(|counts| counts.lost_replies += 1);
+        }
+        Err(io::ErrorKind::ConnectionAborted.into())
     }
 
     fn count_swallowed(&self, bytes: usize) {

@@ -70,6 +70,8 @@ pub struct Counts {
     pub open: u64,
     /// How often the proxy ended what was open, as ordered or as planned.
     pub cuts: u64,
+    /// How often it did so to lose a reply.
+    pub lost_replies: u64,
     /// Bytes that were passed on to the server.
     pub to_server: u64,
     /// Bytes that were passed on to clients.
@@ -171,8 +173,13 @@ impl Shared {
         old.gone
     }
 
-    fn member(&self) -> Member {
-        self.generation.lock().member.clone()
+    /// A new line, among those that are ended together. It obeys what is ordered from here on.
+    fn join(self: Arc<Self>) -> (Line, Member) {
+        let generation = self.generation.lock();
+        let member = generation.member.clone();
+        let line = Line::new(self.clone());
+        drop(generation);
+        (line, member)
     }
 }
 
@@ -229,7 +236,8 @@ impl Proxy {
             loop {
                 if let Ok((client, _)) = listener.accept().await {
                     let open = Open::new(shared.clone());
-                    let line = serve(client, shared.clone(), shared.member(), open);
+                    let (line, member) = shared.clone().join();
+                    let line = serve(client, line, member, open);
                     let mut lines = lines.lock();
                     while lines.try_join_next().is_some() {}
                     lines.spawn(line);
@@ -281,6 +289,25 @@ impl Proxy {
     /// go on sending. What comes later in the closed direction is swallowed.
     pub fn half_close(&self, direction: Direction) {
         self.change(|network| network.half_closed[direction as usize] += 1);
+    }
+
+    /// The same, and waits until all of them have ended: clients that never close keep it waiting. Until then, nothing
+    /// [cuts](Proxy::cut) them; they are cut if this is dropped before.
+    pub async fn half_close_until_ended(&self, direction: Direction) {
+        let old = {
+            // None joins between the order and the end of those that it is for.
+            let mut generation = self.shared.generation.lock();
+            self.half_close(direction);
+            std::mem::replace(&mut *generation, Generation::new())
+        };
+        let Generation {
+            end: _end,
+            member,
+            mut gone,
+        } = old;
+        drop(member);
+        // Nothing is ever sent: this is their end.
+        let _ = gone.recv().await;
     }
 
     /// Holds back everything in both directions. Connections stay, new ones are accepted, and all go on where they were when
@@ -372,8 +399,8 @@ impl Drop for Proxy {
 }
 
 /// `member` and `open` are given up when the sockets are closed.
-async fn serve(client: TcpStream, shared: Arc<Shared>, member: Member, open: Open) {
-    Line::new(shared).carry(client, member.clone()).await;
+async fn serve(client: TcpStream, line: Line, member: Member, open: Open) {
+    line.carry(client, member.clone()).await;
     drop(open);
     drop(member);
 }

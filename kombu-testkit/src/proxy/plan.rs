@@ -15,7 +15,10 @@ pub(super) struct Plan {
 enum Reply {
     Expected(Trigger),
     /// The server has the request, and the next thing that it says on this line is lost.
-    Due(u64),
+    Due {
+        line: u64,
+        any_would_do: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -55,6 +58,8 @@ pub(super) enum Verdict {
     Pass,
     /// So many pass, and then all lines are cut.
     CutAfter(usize),
+    /// Nothing passes, and all lines are cut.
+    LoseReply,
 }
 
 impl Plan {
@@ -85,14 +90,25 @@ impl Plan {
         if let (Some(Reply::Expected(trigger)), Direction::ToServer) = (&mut self.reply, direction)
             && trigger.is_met(before, bytes)
         {
-            self.reply = Some(Reply::Due(line));
+            let any_would_do = matches!(trigger, Trigger::After(_));
+            self.reply = Some(Reply::Due { line, any_would_do });
         }
         if direction == Direction::ToClient
-            && matches!(self.reply, Some(Reply::Due(on)) if on == line)
+            && matches!(self.reply, Some(Reply::Due { line: on, .. }) if on == line)
         {
             self.reply = None;
-            return Verdict::CutAfter(0);
+            return Verdict::LoseReply;
         }
         Verdict::Pass
+    }
+
+    /// A line is gone, and what was due there never comes: if any reply would do, the next one is lost in its place.
+    pub(super) fn forget(&mut self, gone: u64) {
+        if let Some(Reply::Due { line, any_would_do }) = self.reply
+            && line == gone
+            && any_would_do
+        {
+            self.reply = Some(Reply::Expected(Trigger::After(0)));
+        }
     }
 }

@@ -1,6 +1,6 @@
-//! A program that consumes a queue of numbers until its input ends, `worker URL QUEUE NUMBER PREFETCH hold|ack`, or publishes to it,
-//! `worker URL QUEUE NUMBER MESSAGES publish MILLISECONDS`, odd numbers with this delay. What happens it prints as the events of a
-//! history, lines of JSON.
+//! A program that consumes a queue of numbers until its input ends, `worker URL QUEUE NUMBER PREFETCH hold|hold-alone|ack`, or until it
+//! gets one of which it dies, `worker URL QUEUE NUMBER PREFETCH die MESSAGE`, or publishes to it, `worker URL QUEUE NUMBER MESSAGES
+//! publish MILLISECONDS`, odd numbers with this delay. What happens it prints as the events of a history, lines of JSON.
 
 // A program for tests says no by panicking.
 #![allow(clippy::expect_used)]
@@ -8,19 +8,22 @@
 use std::time::Duration;
 
 use kombu::Queue;
+use kombu_testkit::history::Event;
 use kombu_tests::{Work, publish, work};
 use tokio::io::AsyncReadExt;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (url, queue, number, count, what, delay) = match &arguments[..] {
+    let (url, queue, number, count, what, more) = match &arguments[..] {
         [url, queue, number, count, what] => (url, queue, number, count, what.as_str(), "0"),
-        [url, queue, number, count, what, delay] => {
-            (url, queue, number, count, what.as_str(), delay.as_str())
+        [url, queue, number, count, what, more] => {
+            (url, queue, number, count, what.as_str(), more.as_str())
         }
         _ => {
-            eprintln!("usage: worker URL QUEUE NUMBER COUNT hold|ack|publish [MILLISECONDS]");
+            eprintln!(
+                "usage: worker URL QUEUE NUMBER COUNT hold|hold-alone|ack|die|publish [MESSAGE|MILLISECONDS]"
+            );
             std::process::exit(2);
         }
     };
@@ -28,14 +31,23 @@ async fn main() {
     let number: u32 = number.parse().expect("a number");
     let count: u64 = count.parse().expect("a number");
     let connection = kombu::connect(url.as_str()).await.expect("it connects");
-    let tell = |event| println!("{}", serde_json::json!(event));
+    let deadly = (what == "die").then(|| more.parse::<u64>().expect("a message"));
+    let tell = move |event: Event| {
+        println!("{}", serde_json::json!(event));
+        if let Event::Received { message, .. } = event
+            && Some(message) == deadly
+        {
+            std::process::abort();
+        }
+    };
     let what = match what {
         "publish" => {
-            let delay = Duration::from_millis(delay.parse().expect("milliseconds"));
+            let delay = Duration::from_millis(more.parse().expect("milliseconds"));
             publish(connection, &queue, (number, count), delay, tell).await;
             return;
         }
         "hold" => Work::Hold,
+        "hold-alone" => Work::HoldAlone,
         _ => Work::Ack,
     };
     let drained = async {

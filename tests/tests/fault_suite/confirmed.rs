@@ -16,6 +16,15 @@ use crate::traffic::Sentinels;
 /// queue is (`names.dets`) a moment later, and nothing tells when it has.
 const FOUND_AGAIN: Duration = Duration::from_secs(2);
 
+/// What a publisher does.
+#[derive(Clone, Copy, PartialEq)]
+enum Pace {
+    Publishes,
+    Waits,
+    /// It publishes what is missing.
+    Ends,
+}
+
 /// Nobody consumes until the end.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
@@ -45,16 +54,22 @@ async fn run(broker: &mut Breakable, queue: Queue, pause: Duration, name: &str) 
 
     let (receipts, mut unanswered) = mpsc::channel(2048);
     let (answered, mut answers) = watch::channel(0);
+    let (pace, mut paced) = watch::channel(Pace::Waits);
     let publishing = tokio::spawn({
         let recorder = recorder.clone();
         async move {
-            for message in 0..messages {
+            for message in 0.. {
+                let pace = *paced.wait_for(|pace| *pace != Pace::Waits).await.unwrap();
+                if pace == Pace::Ends && message >= messages {
+                    return message;
+                }
                 recorder.publishing(0, message);
                 match producer.publish(&message).send().await {
                     Ok(receipt) => receipts.send((message, receipt)).await.unwrap(),
                     Err(error) => recorder.answered(message, &Err(error)),
                 }
             }
+            unreachable!("it ends");
         }
     });
     let answering = tokio::spawn({
@@ -66,20 +81,21 @@ async fn run(broker: &mut Breakable, queue: Queue, pause: Duration, name: &str) 
             }
         }
     });
-    let mut points: Vec<u64> = (0..kills).map(|_| rng.u64(..messages * 9 / 10)).collect();
-    points.sort_unstable();
-    for point in points {
-        answers
-            .wait_for(|answered| *answered >= point)
-            .await
-            .unwrap();
+    for _ in 0..kills {
+        // It goes on until it is killed, so that some are under way.
+        pace.send_replace(Pace::Publishes);
+        let point = *answers.borrow() + rng.u64(1..messages / kills);
+        let is_there = answers.wait_for(|answered| *answered >= point);
+        drop(is_there.await.unwrap());
         inflict(broker, &recorder, Fault::Kill).await;
+        pace.send_replace(Pace::Waits);
         sleep(Duration::from_millis(rng.u64(..300))).await;
         heal(broker, &recorder).await;
         delay(broker).await;
         sentinels.send_and_wait().await;
     }
-    publishing.await.unwrap();
+    pace.send_replace(Pace::Ends);
+    let published = publishing.await.unwrap();
     answering.await.unwrap();
     sentinels.end().await;
     connection.close().await.unwrap();
@@ -106,7 +122,7 @@ async fn run(broker: &mut Breakable, queue: Queue, pause: Duration, name: &str) 
     let history = recorder.history();
     let summary = history.summary();
     println!("{summary:?}");
-    assert_eq!(summary.stored + summary.failed, messages + kills);
+    assert_eq!(summary.stored + summary.failed, published + kills);
     // In process, what waits for its turn hasn't been sent.
     let met = summary.resent > 0 || broker.is_injected();
     assert!(met, "the kills met nobody");

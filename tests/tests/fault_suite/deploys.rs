@@ -1,18 +1,19 @@
 //! Programs are replaced by newer ones, again and again, while messages keep coming.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use kombu::{Exchange, Queue};
 use kombu_testkit::expect::{drain, info};
 use kombu_testkit::faults::{Breakable, Row};
-use kombu_testkit::history::Recorder;
+use kombu_testkit::history::{Answer, Event, History, Recorder};
 use kombu_tests::Work;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::stand::{self, count};
 use crate::traffic::Publishing;
-use crate::workers::Worker;
+use crate::workers::{KILLED, Worker};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const WORKERS: usize = 4;
@@ -61,16 +62,21 @@ async fn run(broker: &mut Breakable, queue: Queue, name: &str) {
     }
     // What was held is back in this time, and was in front of the mark.
     let within = broker.gives_back_within() + Breakable::RECOVERY;
+    let (mut drained, mut killed) = (HashSet::new(), HashSet::new());
     for deploy in 0..deploys {
         sleep(Duration::from_millis(rng.u64(200..700))).await;
-        recorder.fault("deploy");
         for is_drained in [true, false] {
             let newer = start(broker).await;
             let older = workers.remove(rng.usize(..WORKERS / 2));
             workers.push(newer);
-            match is_drained {
-                true => older.drain().await,
-                false => older.kill().await,
+            if is_drained {
+                drained.insert(older.number);
+                older.drain().await;
+            } else {
+                killed.insert(older.number);
+                recorder.fault(KILLED);
+                older.kill().await;
+                recorder.over();
             }
         }
         let mark = FIRST_MARK + deploy;
@@ -94,6 +100,7 @@ async fn run(broker: &mut Breakable, queue: Queue, name: &str) {
         .await
         .expect("they are all handled");
     for worker in workers {
+        drained.insert(worker.number);
         worker.drain().await;
     }
     let left = drain(&connection, "jobs").await;
@@ -104,6 +111,46 @@ async fn run(broker: &mut Breakable, queue: Queue, name: &str) {
     connection.close().await.unwrap();
     let history = recorder.history();
     println!("{:?}", history.summary());
-    let row = Row::of(broker.name(), name, deploys, &history, PATIENCE, within);
+    let mut row = Row::of(broker.name(), name, deploys, &history, PATIENCE, within);
+    row.broken.extend(stranded(&history, &drained, &killed));
     stand::report(vec![row], &history);
+}
+
+/// What was drained has acked all that it got, and nobody gets that again. Nothing is said of what was killed.
+fn stranded(history: &History, drained: &HashSet<u32>, killed: &HashSet<u32>) -> Vec<String> {
+    let mut held = HashSet::new();
+    let mut acked = HashMap::new();
+    let mut stranded = Vec::new();
+    for record in history.records() {
+        match &record.event {
+            Event::Received {
+                consumer, message, ..
+            } => {
+                if let Some(by) = acked.get(message)
+                    && !killed.contains(consumer)
+                {
+                    stranded.push(format!(
+                        "{consumer} got message {message}, and {by}, which was drained, had acked it"
+                    ));
+                }
+                if drained.contains(consumer) {
+                    held.insert((*consumer, *message));
+                }
+            }
+            Event::Settled {
+                consumer,
+                message,
+                answer: Answer::Queued | Answer::Confirmed,
+                ..
+            } if held.remove(&(*consumer, *message)) => {
+                acked.insert(*message, *consumer);
+            }
+            _ => {}
+        }
+    }
+    let unacked = held.into_iter().map(|(consumer, message)| {
+        format!("{consumer} got message {message}, was drained and didn't ack it")
+    });
+    stranded.extend(unacked);
+    stranded
 }

@@ -6,7 +6,7 @@
 //! `KOMBU_TEST_FAULTS_HISTORIES`, a folder, each leaves its whole history there, as lines of JSON too. The seed of a run is printed,
 //! and `KOMBU_TEST_SEED` takes it again; how tasks take turns is the machine's choice all the same.
 //!
-//! Scenarios on different transports run beside each other, but for those that count what the process has.
+//! Scenarios run beside each other, but for those that count what the process has.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -14,12 +14,15 @@ mod clocks;
 mod confirmed;
 mod credentials;
 mod deadlines;
+mod deadly;
 mod deploys;
 mod promoted;
 mod readme;
 mod reconnects;
 mod stand;
+mod storms;
 mod traffic;
+mod unreachable;
 mod wiped;
 mod workers;
 
@@ -87,6 +90,11 @@ on_every_broker!(
     crate::traffic::under_mixed_faults
 );
 on_every_broker!(
+    nobody_stalls_whose_network_fails_again_while_it_comes_back,
+    Turn::BesideOthers,
+    crate::storms::stall_nobody
+);
+on_every_broker!(
     what_a_program_held_that_was_killed_comes_back_to_its_queue,
     Turn::BesideOthers,
     crate::workers::are_killed
@@ -117,6 +125,16 @@ on_every_broker!(
     crate::readme::survives_kills
 );
 on_every_server!(
+    a_broker_that_was_silent_amid_publishes_has_no_session_twice,
+    Turn::Alone,
+    crate::reconnects::keep_no_session
+);
+on_every_server!(
+    a_network_that_swallows_everything_is_noticed_in_time,
+    Turn::BesideOthers,
+    crate::unreachable::is_noticed
+);
+on_every_server!(
     passwords_are_revoked_and_replaced_and_told_to_nobody,
     Turn::Alone,
     crate::credentials::are_revoked_and_replaced
@@ -127,14 +145,48 @@ on_every_server!(
     crate::clocks::are_wrong
 );
 
-#[test]
-#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
-fn what_was_confirmed_survives_in_a_quorum_queue() {
-    stand::on_rabbitmq(Turn::BesideOthers, confirmed::in_a_quorum_queue);
+// What not all of them have is named after them as well: `scripts/test --faults redis` means all of Redis.
+
+/// Redis doesn't count what comes back because its holder has died.
+mod a_message_that_kills_whoever_handles_it_is_dead_lettered {
+    use super::Turn;
+
+    #[test]
+    #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+    fn amqp() {
+        crate::stand::on_rabbitmq(Turn::BesideOthers, crate::deadly::is_bounded);
+    }
+
+    #[test]
+    #[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+    fn nats() {
+        crate::stand::on_nats(Turn::BesideOthers, crate::deadly::is_bounded);
+    }
 }
 
-#[test]
-#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
-fn deploys_lose_nothing_of_a_quorum_queue() {
-    stand::on_rabbitmq(Turn::BesideOthers, deploys::of_a_quorum_queue);
+mod what_was_confirmed_survives_in_a_quorum_queue {
+    #[test]
+    #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+    fn amqp() {
+        crate::stand::on_rabbitmq(
+            super::Turn::BesideOthers,
+            crate::confirmed::in_a_quorum_queue,
+        );
+    }
+}
+
+mod deploys_lose_nothing_of_a_quorum_queue {
+    #[test]
+    #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+    fn amqp() {
+        crate::stand::on_rabbitmq(super::Turn::BesideOthers, crate::deploys::of_a_quorum_queue);
+    }
+}
+
+mod what_a_replica_had_is_there_when_it_is_promoted {
+    #[test]
+    #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+    fn redis() {
+        crate::stand::with_redis(crate::promoted::takes_over());
+    }
 }

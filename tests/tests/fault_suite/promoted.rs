@@ -16,13 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Until Sentinels have agreed, and everybody else knows.
 const FAILOVER: Duration = Duration::from_secs(10);
 
-#[test]
-#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
-fn what_a_replica_had_is_there_when_it_is_promoted() {
-    stand::with_redis(run());
-}
-
-async fn run() {
+pub(crate) async fn takes_over() {
     let failovers = count(1, 10);
     let mut total = Row {
         transport: "redis".into(),
@@ -102,8 +96,10 @@ async fn fail_over() -> History {
     recorder.fault("the master is killed");
     recorder.expect(BEFORE, Duration::ZERO, FAILOVER);
     tokio::task::block_in_place(|| master.kill().unwrap());
-    let restored =
-        async { while !matches!(events.next().await.unwrap(), Event::Restored { .. }) {} };
+    let restored = async {
+        while !matches!(events.next().await.unwrap(), Event::Restored { .. }) {}
+        recorder.over();
+    };
     let restored = timeout(PATIENCE, restored);
     let publishing = async {
         recorder.publishing(0, BEFORE);

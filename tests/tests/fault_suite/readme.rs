@@ -36,10 +36,18 @@ async fn run(broker: &mut Breakable, recorder: &Recorder, killed_before: u64) ->
     // What a line comes to, with a broker that isn't there when it begins if it is its turn.
     macro_rules! meanwhile {
         ($work:expr) => {{
-            if lines.next() == Some(killed_before) {
+            let is_killed = lines.next() == Some(killed_before);
+            if is_killed {
                 inflict(broker, recorder, Fault::Kill).await;
             }
-            let (answer, ()) = tokio::join!(async { $work }, heal(broker, recorder));
+            let healing = async {
+                heal(broker, recorder).await;
+                if is_killed {
+                    // The program goes on from here to its end.
+                    recorder.expect(killed_before, Duration::ZERO, Breakable::RECOVERY);
+                }
+            };
+            let (answer, ()) = tokio::join!(async { $work }, healing);
             answer
         }};
     }

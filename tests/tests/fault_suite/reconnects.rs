@@ -8,6 +8,7 @@ use kombu_testkit::expect::collect_one;
 use kombu_testkit::faults::{Breakable, Fault, Row};
 use kombu_testkit::history::Recorder;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+use tokio::time::sleep;
 
 use crate::stand::{self, Counts, count};
 
@@ -18,8 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Buffers and the allocator's arenas grow at first.
 const WARM_UP: (u64, u64) = (30, 100);
 const HEAP: &str = "bytes on the heap";
-/// What a thousand of them may take.
+/// What a thousand of them may take, and fewer a part of it.
 const GROWTH: u64 = 5 * 1024 * 1024;
+/// Buffers are now fuller and now emptier.
+const NOISE: u64 = 64 * 1024;
+
+fn growth(reconnects: u64) -> u64 {
+    (GROWTH * reconnects / 1000).max(NOISE)
+}
 
 /// Live on the heap, of the whole process.
 fn heap() -> u64 {
@@ -82,15 +89,19 @@ pub(crate) async fn leave_nothing(broker: &mut Breakable) {
     assert!(connection.health().sessions > reconnects);
     let (counts, heap_before, resident_before) = before.unwrap();
     counts.compare(broker, &recorder).await;
+    Counts::steady(broker).await;
     for (what, before, after) in [
         (HEAP, heap_before, heap()),
         ("bytes of the process", resident_before, resident()),
     ] {
-        println!("{what}: {before}, and {after} after {reconnects} reconnects");
+        let (grown, allowed) = (after as i64 - before as i64, growth(reconnects));
+        println!(
+            "{what}: {before}, and {after} after {reconnects} reconnects: {grown} more, of {allowed}"
+        );
         // After a few, the allocator is still making room for itself.
         if what == HEAP || stand::is_long() {
-            recorder.count(what, before, GROWTH);
-            recorder.count(what, after, GROWTH);
+            recorder.count(what, before, allowed);
+            recorder.count(what, after, allowed);
         }
     }
     connection.close().await.unwrap();
@@ -103,6 +114,52 @@ pub(crate) async fn leave_nothing(broker: &mut Breakable) {
         &history,
         PATIENCE,
         allowed,
+    );
+    stand::report(vec![row], &history);
+}
+
+/// The broker falls silent in the midst of publishes, for longer than the end of the session waits for their answers; then it goes on as
+/// if nothing had been. A consumer that has nothing to do mustn't stay with the lost session.
+pub(crate) async fn keep_no_session(broker: &mut Breakable) {
+    let recorder = Recorder::new();
+    let connection = broker.builder().await.unwrap();
+    let mut events = connection.events();
+    let jobs = Queue::new("jobs");
+    let mut consumer = connection.consumer(&Queue::new("idle")).await.unwrap();
+    let idle = tokio::spawn(async move { drop(consumer.next().await) });
+    connection.declare_queue(&jobs).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    producer.publish(&0).await.unwrap();
+    // A session that was restored may have a channel more than the first one.
+    broker.inflict(Fault::Cut).await.unwrap();
+    while !matches!(events.next().await.unwrap(), Event::Restored { .. }) {}
+    producer.publish(&0).await.unwrap();
+    let before = Counts::steady(broker).await;
+    broker.inflict(Fault::Pause).await.unwrap();
+    let mut sent = Vec::new();
+    for number in 0..10 {
+        sent.push(producer.publish(&number).send().await.unwrap());
+    }
+    while !matches!(events.next().await.unwrap(), Event::Lost { .. }) {}
+    // Until nobody waits for them any more.
+    sleep(2 * Breakable::LIVENESS).await;
+    broker.heal().await.unwrap();
+    while !matches!(events.next().await.unwrap(), Event::Restored { .. }) {}
+    for sent in sent {
+        sent.await.unwrap();
+    }
+    before.compare(broker, &recorder).await;
+    connection.close().await.unwrap();
+    idle.await.unwrap();
+    let history = recorder.history();
+    let row = Row::of(
+        broker.name(),
+        "silent amid publishes, for leaks",
+        1,
+        &history,
+        PATIENCE,
+        Duration::ZERO,
     );
     stand::report(vec![row], &history);
 }

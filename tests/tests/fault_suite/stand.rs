@@ -1,7 +1,7 @@
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -12,7 +12,7 @@ use kombu_testkit::history::{History, Recorder};
 use tokio::runtime::{Builder, Handle};
 use tokio::time::sleep;
 
-/// Scenarios on different transports run beside each other, those on the same one after the other.
+/// Which scenarios run beside each other: each has a broker of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
     BesideOthers,
@@ -28,8 +28,7 @@ static RUNNING: RwLock<()> = RwLock::new(());
 static IS_ALONE: AtomicBool = AtomicBool::new(false);
 
 /// Runs a scenario when it is its turn.
-fn in_turn<T>(turn: Turn, of_transport: &Mutex<()>, run: impl FnOnce() -> T) -> T {
-    let _one_of_its_transport = of_transport.lock().unwrap_or_else(PoisonError::into_inner);
+fn in_turn<T>(turn: Turn, run: impl FnOnce() -> T) -> T {
     let timed = || {
         let begin = Instant::now();
         let result = run();
@@ -49,50 +48,44 @@ fn in_turn<T>(turn: Turn, of_transport: &Mutex<()>, run: impl FnOnce() -> T) -> 
 }
 
 pub(crate) fn on_memory(turn: Turn, scenario: impl AsyncFnOnce(&mut Breakable)) {
-    const NAME: &str = "fault-suite";
-    static MEMORY: Mutex<()> = Mutex::new(());
-    in_turn(turn, &MEMORY, || {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    in_turn(turn, || {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
             .build()
             .unwrap();
-        let url = format!("memory://{NAME}");
-        let forget = || {
-            kombu::memory::remove(NAME);
+        let name = format!("fault-suite-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let url = format!("memory://{name}");
+        let forget = {
+            let name = name.clone();
+            move || {
+                kombu::memory::remove(&name);
+            }
         };
-        forget();
         let mut broker = Breakable::injected("memory", kombu::registry(), url, forget);
         runtime.block_on(scenario(&mut broker));
-        forget();
+        kombu::memory::remove(&name);
     });
 }
 
 pub(crate) fn on_rabbitmq(turn: Turn, scenario: impl AsyncFnOnce(&mut Breakable)) {
-    static RABBITMQ: Mutex<()> = Mutex::new(());
-    in_turn(turn, &RABBITMQ, || {
-        on_real(|| RabbitMq::start().unwrap(), scenario);
-    });
+    in_turn(turn, || on_real(|| RabbitMq::start().unwrap(), scenario));
 }
 
 pub(crate) fn on_redis(turn: Turn, scenario: impl AsyncFnOnce(&mut Breakable)) {
-    in_turn(turn, &REDIS, || {
-        on_real(|| Redis::builder().persistent().start().unwrap(), scenario);
-    });
+    let start = || Redis::builder().persistent().start().unwrap();
+    in_turn(turn, || on_real(start, scenario));
 }
-
-static REDIS: Mutex<()> = Mutex::new(());
 
 /// With several of them, which the scenario starts itself.
 pub(crate) fn with_redis<T>(scenario: impl Future<Output = T>) -> T {
-    in_turn(Turn::BesideOthers, &REDIS, || on_threads(scenario))
+    in_turn(Turn::BesideOthers, || on_threads(scenario))
 }
 
 pub(crate) fn on_nats(turn: Turn, scenario: impl AsyncFnOnce(&mut Breakable)) {
-    static NATS: Mutex<()> = Mutex::new(());
-    in_turn(turn, &NATS, || {
-        on_real(|| Nats::builder().account().start().unwrap(), scenario);
-    });
+    let start = || Nats::builder().account().start().unwrap();
+    in_turn(turn, || on_real(start, scenario));
 }
 
 fn on_real<V: Victim>(start: impl FnOnce() -> V, scenario: impl AsyncFnOnce(&mut Breakable)) {
@@ -231,15 +224,12 @@ pub(crate) async fn inflict(broker: &mut Breakable, recorder: &Recorder, fault: 
     recorder.fault(fault.to_string());
     broker.inflict(fault).await.unwrap();
     if !fault.lasts() {
-        recorder.fault(OVER);
+        recorder.over();
     }
 }
 
 /// Ends what lasts.
 pub(crate) async fn heal(broker: &mut Breakable, recorder: &Recorder) {
     broker.heal().await.unwrap();
-    recorder.fault(OVER);
+    recorder.over();
 }
-
-/// Until then, a fault may undo an ack that nobody answers.
-const OVER: &str = "over";

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use kombu::{Connection, Consumer, Delivery, Exchange, Producer, Queue};
+use kombu::{Connection, Consumer, Delivery, Exchange, Producer, Queue, Receipt};
 use kombu_testkit::expect::{collect_one, drain, info};
 use kombu_testkit::faults::{Breakable, Fault, Row};
 use kombu_testkit::history::{Answer, Outcome, Recorder};
@@ -14,21 +14,68 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::stand::{self, Counts, Habits, count, heal, inflict, patient};
 
 /// A message that never comes is given up, and the checker says so.
-const NEVER: Duration = Duration::from_secs(60);
+pub(crate) const NEVER: Duration = Duration::from_secs(60);
+/// Between two faults, once.
+const CALM: Duration = Duration::from_secs(5);
 /// How often whoever is told to stop looks whether something is left.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Messages that are published when a fault is over, to see that somebody gets them.
-pub(crate) struct Sentinels {
+/// Messages that are published when a fault is over, to see that whoever consumes the queue gets them.
+struct Probes {
     recorder: Recorder,
+    number: u32,
     producer: Producer,
+    /// The highest message that was received.
     received: watch::Receiver<u64>,
-    consuming: JoinHandle<()>,
-    stop: watch::Sender<bool>,
     next: u64,
 }
 
+impl Probes {
+    /// Publishes the next one, and waits until it has come.
+    async fn send_and_wait(&mut self) {
+        let message = self.next;
+        self.next += 1;
+        self.recorder.publishing(self.number, message);
+        self.recorder
+            .expect(message, Duration::ZERO, Breakable::RECOVERY);
+        let answer = self.producer.publish(&message).await;
+        self.recorder.answered(message, &answer);
+        let came = self.received.wait_for(|highest| *highest >= message);
+        // Otherwise, it is late.
+        drop(timeout(NEVER, came).await);
+    }
+
+    /// Inflicts a [`Fault::LoseReply`] on the next one, and returns as soon as it is over. Its answer is still to come.
+    async fn lose_reply(&mut self, broker: &mut Breakable) -> (u64, Receipt) {
+        let message = self.next;
+        self.next += 1;
+        self.recorder.fault(Fault::LoseReply.to_string());
+        let before = broker.proxy().map(|proxy| proxy.counts().lost_replies);
+        match broker.proxy() {
+            Some(proxy) => proxy.lose_reply_to(message.to_string()),
+            None => broker.inflict(Fault::LoseReply).await.unwrap(),
+        }
+        self.recorder.publishing(self.number, message);
+        let receipt = self.producer.publish(&message).send().await.unwrap();
+        if let (Some(proxy), Some(before)) = (broker.proxy(), before) {
+            let lost = proxy.until(|counts| counts.lost_replies > before);
+            timeout(NEVER, lost).await.expect("it is lost");
+        }
+        self.recorder.over();
+        (message, receipt)
+    }
+}
+
+/// Probes with a queue and a consumer of their own.
+pub(crate) struct Sentinels {
+    probes: Probes,
+    consuming: JoinHandle<()>,
+    stop: watch::Sender<bool>,
+}
+
+/// These are higher than all other messages, and those in a queue with traffic are higher still.
 const FIRST_SENTINEL: u64 = 1 << 40;
+const FIRST_AMONG_OTHERS: u64 = 1 << 41;
 
 impl Sentinels {
     /// Of a producer and a consumer of this connection.
@@ -51,30 +98,23 @@ impl Sentinels {
             stopped,
             Some(some),
         ));
-        let recorder = recorder.clone();
-        let next = FIRST_SENTINEL;
-        Sentinels {
-            recorder,
+        let probes = Probes {
+            recorder: recorder.clone(),
+            number: u32::MAX,
             producer,
             received,
+            next: FIRST_SENTINEL,
+        };
+        Sentinels {
+            probes,
             consuming,
             stop,
-            next,
         }
     }
 
     /// Publishes the next one, and waits until it has come.
     pub(crate) async fn send_and_wait(&mut self) {
-        let message = self.next;
-        self.next += 1;
-        self.recorder.publishing(u32::MAX, message);
-        self.recorder
-            .expect(message, Duration::ZERO, Breakable::RECOVERY);
-        let answer = self.producer.publish(&message).await;
-        self.recorder.answered(message, &answer);
-        let came = self.received.wait_for(|latest| *latest >= message);
-        // Otherwise, it is late.
-        drop(timeout(NEVER, came).await);
+        self.probes.send_and_wait().await;
     }
 
     pub(crate) async fn end(self) {
@@ -91,7 +131,7 @@ pub(crate) async fn consume(
     recorder: Recorder,
     habits: Habits,
     mut stopped: watch::Receiver<bool>,
-    latest: Option<watch::Sender<u64>>,
+    highest: Option<watch::Sender<u64>>,
 ) {
     let mut settling = JoinSet::new();
     let mut quiet_since = Instant::now();
@@ -120,8 +160,8 @@ pub(crate) async fn consume(
         quiet_since = Instant::now();
         let (message, delivery) = delivery.take::<u64>().unwrap();
         recorder.received(number, message, &delivery);
-        if let Some(latest) = &latest {
-            latest.send_replace(message);
+        if let Some(highest) = &highest {
+            highest.send_modify(|highest| *highest = message.max(*highest));
         }
         let recorder = recorder.clone();
         let was_lost = is_lost(&delivery).await;
@@ -176,7 +216,7 @@ impl Publishing {
             let recorder = recorder.clone();
             async move {
                 while let Some((message, receipt)) = unanswered.recv().await {
-                    let receipt: kombu::Receipt = receipt;
+                    let receipt: Receipt = receipt;
                     recorder.answered(message, &receipt.await);
                 }
             }
@@ -232,7 +272,7 @@ pub(crate) async fn under_mixed_faults(broker: &mut Breakable) {
     let mut sentinels = Sentinels::start(broker, &publishing, &recorder).await;
     sentinels.send_and_wait().await;
     // A session that was restored may have a channel more than the first one.
-    broker.inflict(Fault::Cut).await.unwrap();
+    inflict(broker, &recorder, Fault::Cut).await;
     sentinels.send_and_wait().await;
     // Nobody has polled this consumer since.
     producer.publish(&0).await.unwrap();
@@ -243,8 +283,25 @@ pub(crate) async fn under_mixed_faults(broker: &mut Breakable) {
     let (stop, stopped) = watch::channel(false);
     let habits = Habits::of(broker);
     let jobs = (consuming.clone(), "jobs");
-    let consumed = consume(0, consumer, jobs, recorder.clone(), habits, stopped, None);
+    let (some, received) = watch::channel(0);
+    let consumed = consume(
+        0,
+        consumer,
+        jobs,
+        recorder.clone(),
+        habits,
+        stopped,
+        Some(some),
+    );
     let consumed = tokio::spawn(consumed);
+    // Among the traffic, so that its consumer has to be there.
+    let mut among_others = Probes {
+        recorder: recorder.clone(),
+        number: 2,
+        producer: producer.clone(),
+        received,
+        next: FIRST_AMONG_OTHERS,
+    };
     let pause = Duration::from_millis(10);
     let published = Publishing::start(1, producer, &recorder, rng.fork(), pause);
     let possible: Vec<Fault> = broker
@@ -257,16 +314,37 @@ pub(crate) async fn under_mixed_faults(broker: &mut Breakable) {
     while (faults.len() as u64) < count(0, 200) {
         faults.push(possible[rng.usize(..possible.len())]);
     }
-    for fault in faults {
-        sleep(Duration::from_millis(rng.u64(..500))).await;
-        inflict(broker, &recorder, fault).await;
+    let middle = faults.len() / 2;
+    for (number, fault) in faults.into_iter().enumerate() {
+        // Once it is long until the next: then no ack is near a fault.
+        let pause = if number == middle {
+            CALM
+        } else {
+            Duration::from_millis(rng.u64(..500))
+        };
+        sleep(pause).await;
+        let mut lost = None;
+        if fault == Fault::LoseReply {
+            lost = Some(among_others.lose_reply(broker).await);
+        } else {
+            inflict(broker, &recorder, fault).await;
+        }
         if fault.lasts() {
             // Sometimes longer than it takes to notice.
             let longest = 2 * Breakable::LIVENESS.as_millis() as u64;
             sleep(Duration::from_millis(rng.u64(..longest))).await;
         }
         heal(broker, &recorder).await;
-        sentinels.send_and_wait().await;
+        tokio::join!(sentinels.send_and_wait(), among_others.send_and_wait());
+        if let Some((message, receipt)) = lost {
+            let answer = receipt.await;
+            recorder.answered(message, &answer);
+            // In process, one before it may have met it.
+            assert!(
+                answer.unwrap().resent || broker.is_injected(),
+                "it was answered"
+            );
+        }
     }
     published.end().await;
     stop.send_replace(true);
@@ -276,14 +354,18 @@ pub(crate) async fn under_mixed_faults(broker: &mut Breakable) {
     for connection in [publishing, consuming] {
         connection.close().await.unwrap();
     }
+    let mut all_left = Vec::new();
     for queue in ["jobs", "sentinels"] {
         let left = drain(&observer, queue).await;
-        let left = left.iter().map(|message| message.decode().unwrap());
-        recorder.left(queue, left.collect());
+        let left: Vec<u64> = left.iter().map(|left| left.decode().unwrap()).collect();
+        recorder.left(queue, left.clone());
+        all_left.extend(left);
     }
     observer.close().await.unwrap();
     let history = recorder.history();
     println!("{:?}", history.summary());
     let rows = Row::of_each(broker.name(), &history, NEVER, Breakable::RECOVERY);
     stand::report(rows, &history);
+    // Whoever consumed them did so until nothing came any more.
+    assert!(all_left.is_empty(), "left behind: {all_left:?}");
 }

@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
-use kombu::{DeclareMode, Entity, ErrorKind, Event, Events, Exchange, Queue};
+use kombu::{DeclareMode, Entity, ErrorKind, Event, Events, Exchange, Producer, Queue};
 use kombu_testkit::faults::{Breakable, Fault, Row};
 use kombu_testkit::history::Recorder;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::stand::{self, Habits, count, inflict, patient};
 use crate::traffic::consume;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long there is traffic when nothing is wiped any more.
+const KEPT: Duration = Duration::from_millis(500);
+/// These are higher than those of the traffic.
+const FIRST_EXPECTED: u64 = 1 << 40;
 
 pub(crate) async fn is_declared_again(broker: &mut Breakable) {
     let wipes = count(2, 20);
@@ -36,10 +40,12 @@ pub(crate) async fn is_declared_again(broker: &mut Breakable) {
         Some(latest),
     );
     let consuming = tokio::spawn(consuming);
+    let (pace, paced) = watch::channel(Traffic::Forgotten);
+    let traffic = tokio::spawn(traffic(producer.clone(), recorder.clone(), paced));
     for wipe in 0..wipes {
         let fault = [Fault::Wipe, Fault::Erase][wipe as usize % 2];
         inflict(broker, &recorder, fault).await;
-        let message = wipe + 1;
+        let message = FIRST_EXPECTED + wipe;
         recorder.publishing(0, message);
         recorder.expect(message, Duration::ZERO, Breakable::RECOVERY);
         // What it was published to is gone, and nobody is told otherwise: it comes back first.
@@ -53,13 +59,53 @@ pub(crate) async fn is_declared_again(broker: &mut Breakable) {
             assert!(found.contains(&thing), "{thing:?} isn't among {found:?}");
         }
     }
+    pace.send_replace(Traffic::Kept);
+    sleep(KEPT).await;
+    pace.send_replace(Traffic::Ends);
+    let refused = traffic.await.unwrap();
     stop.send_replace(true);
     consuming.await.unwrap();
     connection.close().await.unwrap();
     let history = recorder.history();
     let rows = Row::of_each(broker.name(), &history, PATIENCE, Breakable::RECOVERY);
     stand::report(rows, &history);
+    assert!(refused.is_empty(), "refused: {refused:?}");
     is_not_declared_where_that_is_not_wanted(broker).await;
+}
+
+/// What becomes of what is published.
+#[derive(Clone, Copy, PartialEq)]
+enum Traffic {
+    /// What was stored is gone with the next wipe: no answer is taken down.
+    Forgotten,
+    Kept,
+    Ends,
+}
+
+/// Publishes until it is told to end, and returns what went wrong: what it publishes to comes back before its publishes do.
+async fn traffic(
+    producer: Producer,
+    recorder: Recorder,
+    paced: watch::Receiver<Traffic>,
+) -> Vec<String> {
+    let mut refused = Vec::new();
+    for message in 1.. {
+        let pace = *paced.borrow();
+        if pace == Traffic::Ends {
+            break;
+        }
+        recorder.publishing(1, message);
+        let answer = producer.publish(&message).mandatory().await;
+        if pace == Traffic::Kept {
+            recorder.answered(message, &answer);
+        }
+        match answer {
+            Ok(published) if published.routed => {}
+            answer => refused.push(format!("{message}: {answer:?}")),
+        }
+        sleep(Duration::from_millis(2)).await;
+    }
+    refused
 }
 
 /// What an event says was declared again, until everything is restored.

@@ -16,12 +16,15 @@ use tokio::time::timeout;
 
 use crate::stand::{self, count};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_worker");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_worker");
 const HELD: u64 = 64;
 const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const KILLED: &str = "a program is killed";
 
 /// A program that consumes: a process, or, where the broker lies within ours, a connection that is cut for good.
 pub(crate) struct Worker {
+    /// Which consumer it is in the history.
+    pub(crate) number: u32,
     running: JoinHandle<()>,
     end: oneshot::Sender<End>,
 }
@@ -75,11 +78,12 @@ impl Worker {
             let queue = serde_json::to_string(queue).unwrap();
             let what = match what {
                 Work::Hold => "hold",
+                Work::HoldAlone => "hold-alone",
                 Work::Ack => "ack",
             };
-            let (number, prefetch) = (number.to_string(), prefetch.to_string());
+            let (name, prefetch) = (number.to_string(), prefetch.to_string());
             let url = broker.url();
-            let arguments = [&url, &queue, &number, &prefetch, what];
+            let arguments = [&url, &queue, &name, &prefetch, what];
             let mut peer = Peer::run(Command::new(PROGRAM).args(arguments));
             tokio::spawn(async move {
                 let mut ended = ended;
@@ -96,7 +100,11 @@ impl Worker {
                 rest.into_iter().map(worker_event).for_each(tell);
             })
         };
-        Worker { running, end }
+        Worker {
+            number,
+            running,
+            end,
+        }
     }
 
     /// Has it end in an orderly way, as at SIGTERM.
@@ -114,7 +122,7 @@ impl Worker {
 
 /// Where a broker takes long to notice that a program is gone, so many are killed at once.
 const AT_ONCE: u64 = 10;
-const LONG: Duration = Duration::from_secs(10);
+pub(crate) const LONG: Duration = Duration::from_secs(10);
 
 /// Each message is in two queues; what the program held of one of them has to come back there, and nowhere else.
 pub(crate) async fn are_killed(broker: &mut Breakable) {
@@ -184,11 +192,12 @@ async fn kill(
         }
         let held = info(connection, queue.name().clone()).await;
         assert_eq!((held.ready, held.unsettled.unwrap_or(HELD)), (0, HELD));
-        recorder.fault("a program is killed");
+        recorder.fault(KILLED);
         for message in numbers.clone() {
             recorder.expect(message, Duration::ZERO, within(broker));
         }
         worker.kill().await;
+        recorder.over();
         let mut consumer = connection.consumer(&queue).await.unwrap();
         for _ in numbers {
             let Some(delivery) = consumer.receive(PATIENCE).await.unwrap() else {

@@ -1,10 +1,15 @@
 //! Connections that are lost while a question is under way.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kombu_core::handler::Router;
 use kombu_core::layers::Faults;
 use kombu_core::{CallError, Event, Queue};
 
 use super::{caller_to, serve, value};
 use crate::Broker;
+use crate::cases::handling::{Running, log, until_empty};
 use crate::expect::collect_one;
 
 /// The one who asks is cut off after the question: it asks again, with the same message id, and is answered.
@@ -63,6 +68,28 @@ pub async fn a_call_without_retries_or_timeout_ends_with_its_session(broker: &Br
     assert!(failed.is_retryable());
     first.ack().await.unwrap();
     broker.assert_silent(&mut questions).await;
+}
+
+/// Cut off between question and answer it couldn't settle the question: it is asked again, and whoever asked is answered.
+pub async fn a_server_that_is_cut_off_mid_call_answers(broker: &Broker) {
+    let faults = Faults::default();
+    let here = broker.connect().await;
+    let there = broker.connection().layer(faults.clone()).await.unwrap();
+    let (seen, mut log) = log();
+    let was_cut = Arc::new(AtomicBool::new(false));
+    let router = Router::new().fallback(async move || {
+        seen.send(()).unwrap();
+        if !was_cut.swap(true, Ordering::Relaxed) {
+            faults.cut();
+        }
+        42
+    });
+    let _running = Running::serving(&there, &Queue::new("questions"), router).await;
+    let caller = caller_to(&here, "questions").await;
+    assert_eq!(value(caller.call::<_, i64>("what?").await), 42);
+    log.next().await;
+    log.next().await;
+    until_empty(&here, "questions").await;
 }
 
 /// What the dead server had not settled goes to the next one.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use kombu_core::driver::Feature;
+use kombu_core::driver::{BoxFuture, Feature};
 use kombu_core::handler::Payload;
 use kombu_core::layers::Faults;
+use kombu_core::message::Content;
 use kombu_core::mom::{DataType, Mom, Receiver, Sender, Settings};
-use kombu_core::{Delivery, ErrorKind, Event};
+use kombu_core::{Delivery, ErrorKind, Event, Interceptor, Result};
 
 use crate::Broker;
 use crate::cases::handling::{PATIENCE, log};
@@ -92,6 +93,39 @@ pub async fn senders_and_receivers_are_there_again_after_a_lost_connection(broke
     mom.close().await.unwrap();
     assert!(!connection.health().connected);
     broker.assert_counts(&others, "jobs", 0, 0).await;
+}
+
+/// Holds up what goes to `slow`.
+struct Slow;
+
+impl Interceptor for Slow {
+    fn on_publish<'a>(&'a self, content: &'a mut Content) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            if content.exchange() == "slow" {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The others have sent it.
+pub async fn a_sender_that_takes_too_long_is_given_up_by_itself(broker: &Broker) {
+    let mut settings = settings(broker, DataType::Pt2Pt, &["fast", "slow"], &["fast"]);
+    settings.out_timeout = Duration::from_secs(5);
+    let opening = Mom::open(broker.registry().clone(), settings);
+    let mut mom = opening
+        .connection(|connection| connection.intercept(Slow))
+        .await
+        .unwrap();
+    let sent = mom.send("message", "fast").await.unwrap();
+    let [(fast, done), (slow, late)] = &sent[..] else {
+        panic!("{sent:?}");
+    };
+    assert_eq!((fast.as_str(), slow.as_str()), ("fast", "slow"));
+    assert!(done.is_ok(), "{done:?}");
+    assert_eq!(late.as_ref().unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(next(&mut mom, "fast").await, "message");
 }
 
 /// Wherever it is; whatever kind of exchange the sender is.

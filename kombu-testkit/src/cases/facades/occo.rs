@@ -7,7 +7,7 @@ use kombu_core::call::Failure;
 use kombu_core::driver::Feature;
 use kombu_core::handler::{Exit, Outcome, Payload, Reply};
 use kombu_core::occo::{Config, EventDrivenConsumer};
-use kombu_core::{CallError, Connection, Error, ErrorKind, Result};
+use kombu_core::{CallError, Connection, Error, ErrorKind, Message, Result};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -115,6 +115,28 @@ pub async fn what_cannot_be_processed_ends_no_consumer(broker: &Broker) {
     broker
         .assert_counts(messages.connection(), "test", 3, 0)
         .await;
+}
+
+/// Of messages and of calls; whoever reads them finds out by himself.
+pub async fn a_configuration_has_a_serializer(broker: &Broker) {
+    let mut config = config(broker);
+    config.serializer = Some("msgpack".to_owned());
+    let (seen, mut log) = log();
+    let noting = async move |message: Message, Payload(number): Payload<i64>| {
+        let content_type = message.content_type().map(str::to_owned);
+        seen.send((content_type, number)).unwrap();
+        Reply(number * 2)
+    };
+    let consumer = config.event_driven_consumer(broker.registry(), noting);
+    let (_running, _cancel) = run(consumer.await.unwrap());
+    let messages = config.asynchronous_producer(broker.registry());
+    messages.await.unwrap().push_message(&5).await.unwrap();
+    let msgpack = || Some("application/x-msgpack".to_owned());
+    assert_eq!(log.next().await, (msgpack(), 5));
+    let calls = config.rpc_producer(broker.registry()).await.unwrap();
+    let calls = calls.with_timeout(PATIENCE);
+    assert_eq!(calls.push_message::<_, i64>(&4).await.unwrap(), 8);
+    assert_eq!(log.next().await, (msgpack(), 4));
 }
 
 /// They wait for a consumer that comes later; each goes by its own key, or by that of the configuration, or nowhere.

@@ -233,16 +233,21 @@ pub async fn a_release_goes_to_somebody_else(broker: &Broker) {
     let connection = broker.connect().await;
     let queue = Queue::new("jobs");
     connection.declare_queue(&queue).await.unwrap();
-    let not_ready = Router::new().fallback(async || Outcome::Release);
+    let (released, mut releases) = log();
+    let not_ready = Router::new().fallback(async move || {
+        released.send(()).unwrap();
+        Outcome::Release
+    });
     let one = Running::serving(&connection, &queue, not_ready).await;
     publish(&connection, "jobs", ["do it"]).await;
+    releases.next().await;
     let (seen, mut log) = log();
     let ready = Router::new().fallback(async move |delivery: kombu_core::Delivery| {
         seen.send(delivery.redelivered()).unwrap();
         delivery.ack().await
     });
     let _other = Running::serving(&broker.connect().await, &queue, ready).await;
-    soon(log.next()).await;
+    assert!(log.next().await, "it was handed out before");
     one.stop().await;
     until_empty(&connection, "jobs").await;
 }

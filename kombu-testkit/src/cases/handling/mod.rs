@@ -17,6 +17,7 @@ pub mod ordering;
 pub mod producing;
 pub mod refusing;
 pub mod routing;
+pub mod sharing;
 
 /// Longer than any broker takes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,10 +1,10 @@
-//! Messages that no handler can be called with. None of them ends a component.
+//! Messages that no handler can be called with. None of them ends a component, until there is no room for more.
 
 use kombu_core::handler::{Payload, Router};
 use kombu_core::{CallError, Connection, Exchange, Queue, UndecodablePolicy};
 use serde::Deserialize;
 
-use super::{Running, caller_to, log, until, until_empty};
+use super::{Running, caller_to, log, soon, until, until_empty};
 use crate::Broker;
 use crate::cases::producer_to;
 use crate::expect::{assert_refused, info};
@@ -105,19 +105,25 @@ pub async fn a_fallback_takes_what_nobody_knows(broker: &Broker) {
     assert_eq!(info(&connection, "dead").await.ready, 0);
 }
 
-/// As with a consumer: when they fill the window there is nothing left to do.
+/// 64 have room beside the window, and what can be handled is. When further ones fill the window there is nothing left to do.
 pub async fn what_is_held_fills_the_window_and_ends_the_component(broker: &Broker) {
     let connection = broker.connect().await;
     let queue = Queue::new("jobs");
     connection.declare_queue(&queue).await.unwrap();
     let producer = producer_to(&connection, "jobs").await;
-    for _ in 0..2 {
+    let serve = connection.serve(router()).queues(&queue).prefetch(2);
+    let running = tokio::spawn(serve.run());
+    for _ in 0..65 {
         producer.publish_text("nonsense").await.unwrap();
     }
-    let serve = connection.serve(router()).queues(&queue).prefetch(2);
-    let ended = serve.run().await;
+    let caller = caller_to(&connection, "jobs").await;
+    let call = caller.call_bytes::<i64>("{\"number\": 1}");
+    let call = call.content_type("application/json").kind("command");
+    assert_eq!(call.header("name", "job").await.unwrap(), 1);
+    producer.publish_text("nonsense").await.unwrap();
+    let ended = soon(running).await.unwrap();
     assert_refused(ended, kombu_core::ErrorKind::Undecodable, None);
-    broker.assert_counts(&connection, "jobs", 2, 0).await;
+    broker.assert_counts(&connection, "jobs", 66, 0).await;
 }
 
 /// The policy is the component's.

@@ -65,25 +65,26 @@ pub async fn a_router_can_find_types_elsewhere(broker: &Broker) {
     assert_eq!(log.next().await, [1, 2]);
 }
 
-/// Each has its own copy, and all of them run.
+/// Each has its own copy, and all of them run, in the order in which they were added.
 pub async fn several_handlers_each_get_a_copy(broker: &Broker) {
     let connection = broker.connect().await;
     let (seen, mut log) = log();
-    let changing = |seen: UnboundedSender<Vec<i64>>| {
+    let changing = |number: i64| {
+        let seen = seen.clone();
         async move |Payload(mut numbers): Payload<Vec<i64>>| {
-            numbers.push(0);
+            numbers.push(number);
             seen.send(numbers).unwrap();
         }
     };
     let router = Router::new()
-        .on("job", changing(seen.clone()))
-        .on("job", changing(seen.clone()))
-        .on("job", changing(seen));
+        .on("job", changing(2))
+        .on("job", changing(3))
+        .on("job", changing(4));
     let _running = Running::serving(&connection, &Queue::new("jobs"), router).await;
     let jobs = producer_to(&connection, "jobs").await;
     jobs.publish(&[1]).kind("job").await.unwrap();
-    for _ in 0..3 {
-        assert_eq!(log.next().await, [1, 0]);
+    for number in 2..=4 {
+        assert_eq!(log.next().await, [1, number]);
     }
     until_empty(&connection, "jobs").await;
     assert!(log.is_empty());

@@ -419,7 +419,7 @@ pub async fn a_failure_is_an_exception_in_the_body(broker: &Broker) {
     let content = answer.decode::<Value>().unwrap()["content"].take();
     assert_eq!(content["type"], "exception");
     assert_eq!(content["message"], "no whole number");
-    assert!(content["value"].is_string());
+    assert_eq!(content["value"], "Error");
     answer.ack().await.unwrap();
 }
 
@@ -485,6 +485,34 @@ pub async fn what_a_handler_returns_is_a_result(broker: &Broker) {
     let call = to_inbox(&connection).await;
     let five = call.rpc::<_, i64>("five", Nothing {}).timeout(PATIENCE);
     assert_eq!(five.await.unwrap(), RpcResult::success(5));
+}
+
+/// With a window of one message it has no more than what it works on.
+pub async fn a_busy_component_leaves_the_rest_to_the_other(broker: &Broker) {
+    let connection = broker.connect().await;
+    let producer = to_inbox(&connection).await;
+    let (seen, mut slowly) = log();
+    let stuck = async move || {
+        seen.send(()).unwrap();
+        std::future::pending::<()>().await;
+    };
+    let router = Router::new().on_named("command", "dig", stuck);
+    let slow = component(&broker.connect().await, router).prefetch(1);
+    let _slow = Running::start(slow).await;
+    producer.command("dig", Nothing {}).await.unwrap();
+    slowly.next().await;
+    let (seen, mut fast) = log();
+    let digging = async move || seen.send(()).unwrap();
+    let router = Router::new().on_named("command", "dig", digging);
+    let other = component(&broker.connect().await, router).prefetch(1);
+    let _other = Running::start(other).await;
+    for _ in 0..5 {
+        producer.command("dig", Nothing {}).await.unwrap();
+    }
+    for _ in 0..5 {
+        fast.next().await;
+    }
+    assert!(slowly.is_empty());
 }
 
 /// It comes before the handler ends, which answers nothing more, whatever it comes to.

@@ -1,0 +1,103 @@
+//! A message that kills every program which handles it.
+
+use std::time::Duration;
+
+use kombu::{Exchange, Queue};
+use kombu_testkit::expect::{collect_one, drain, info};
+use kombu_testkit::faults::{Breakable, Fault, Row};
+use kombu_testkit::history::{Event, Recorder};
+use kombu_tests::{Peer, worker_event};
+use tokio::process::Command;
+use tokio::time::{sleep, timeout};
+
+use crate::stand::{self, count, inflict, patient};
+use crate::workers::{KILLED, LONG, PROGRAM};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const DEADLY: u64 = 2;
+/// One before it, and one behind it.
+const MESSAGES: [u64; 3] = [1, DEADLY, 3];
+
+/// It is handed out as often as it may be, over a restart of the broker too, and then it is a dead letter. The others are handled.
+pub(crate) async fn is_bounded(broker: &mut Breakable) {
+    // Each takes as long as the broker takes to notice it.
+    let short = if broker.gives_back_within() > LONG {
+        1
+    } else {
+        2
+    };
+    let deliveries = count(short, 5);
+    let recorder = Recorder::new();
+    let failed = Exchange::fanout("failed");
+    let dead = Queue::new("dead").bind(&failed, "");
+    let mut queue = Queue::new("jobs")
+        .dead_letter_exchange("failed")
+        .max_deliveries(deliveries as u32);
+    if broker.name() == "amqp" {
+        // Its other queues have no such limit.
+        queue = queue.quorum();
+    }
+    let connection = broker.observer().deadlines(patient()).await.unwrap();
+    connection.declare_queue(&dead).await.unwrap();
+    connection.declare_queue(&queue).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    for message in MESSAGES {
+        recorder.publishing(0, message);
+        let answer = producer.publish(&message).await;
+        recorder.answered(message, &answer);
+    }
+    let queue = serde_json::to_string(&queue).unwrap();
+    let url = broker.url();
+    let start = |number: u64| {
+        // One at a time: what it holds beside the deadly one would be handed out as often.
+        let (number, prefetch, deadly) = (number.to_string(), "1", DEADLY.to_string());
+        let arguments = [&url, &queue, &number, prefetch, "die", &deadly];
+        Peer::run(Command::new(PROGRAM).args(arguments))
+    };
+    let record = |line| recorder.record(worker_event(line));
+    for death in 1..=deliveries {
+        start(death).died().await.into_iter().for_each(record);
+        recorder.fault(KILLED);
+        recorder.over();
+        if death == 1 {
+            inflict(broker, &recorder, Fault::Restart).await;
+        }
+    }
+    let last = start(deliveries + 1);
+    let mut consumer = connection.consumer(&dead).await.unwrap();
+    let letter = timeout(PATIENCE, collect_one(&mut consumer)).await;
+    let letter = letter.expect("it is dead-lettered");
+    assert_eq!(letter.body(), DEADLY.to_string().as_bytes());
+    letter.ack().confirmed().await.unwrap();
+    let handled = async {
+        while info(&connection, "jobs").await.ready > 0 {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let handled = timeout(PATIENCE, handled).await;
+    handled.expect("the others are handled");
+    last.rest().await.into_iter().for_each(record);
+    recorder.left("dead", vec![DEADLY]);
+    for queue in ["jobs", "dead"] {
+        let left = drain(&connection, queue).await;
+        assert_eq!(left.len(), 0, "left in {queue}");
+    }
+    connection.close().await.unwrap();
+    let history = recorder.history();
+    let records = history.records().iter();
+    let handed_out = records.filter(
+        |record| matches!(record.event, Event::Received { message, .. } if message == DEADLY),
+    );
+    assert_eq!(handed_out.count() as u64, deliveries);
+    let (name, allowed) = (broker.name(), Duration::ZERO);
+    let row = Row::of(
+        name,
+        "killed by its message",
+        deliveries,
+        &history,
+        PATIENCE,
+        allowed,
+    );
+    stand::report(vec![row], &history);
+}

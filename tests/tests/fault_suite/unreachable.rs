@@ -1,0 +1,89 @@
+//! A network that swallows everything and goes on doing so: nobody says that the connection is gone.
+
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use kombu::{ErrorKind, Event, Events, Exchange, Queue};
+use kombu_testkit::expect::collect_one;
+use kombu_testkit::faults::{Breakable, Fault, Row};
+use kombu_testkit::history::Recorder;
+use tokio::time::{sleep, timeout};
+
+use crate::stand::{self, count, heal, inflict};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What is published while nobody answers, and how often.
+const BESIDE: u64 = u64::MAX;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Whatever a connection is used for, it says in time that it is lost: also if nobody sends anything.
+pub(crate) async fn is_noticed(broker: &mut Breakable) {
+    let times = count(2, 20);
+    let recorder = Recorder::new();
+    let queue = Queue::new("jobs");
+    let names = ["producer only", "consumer only", "idle"];
+    let [producing, consuming, idle] =
+        [broker.builder(), broker.builder(), broker.builder()].map(IntoFuture::into_future);
+    let (producing, consuming, idle) = tokio::try_join!(producing, consuming, idle).unwrap();
+    let mut consumer = consuming.consumer(&queue).await.unwrap();
+    let producer = producing.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    let mut all = [&producing, &consuming, &idle].map(|connection| connection.events());
+    for number in 0..times {
+        producer.publish(&number).await.unwrap();
+        // The consumer holds it all along.
+        let held = loop {
+            let (found, delivery) = collect_one(&mut consumer).await.take::<u64>().unwrap();
+            if found == number {
+                break delivery;
+            }
+            delivery.ack().confirmed().await.unwrap();
+        };
+        inflict(broker, &recorder, Fault::Blackhole).await;
+        let noticing = std::iter::zip(names, &mut all).map(|(name, events)| {
+            let lost = async {
+                until(events, |event| matches!(event, Event::Lost { .. })).await;
+                Ok(())
+            };
+            recorder.call(name, 2 * Breakable::LIVENESS, lost)
+        });
+        let mut receipts = Vec::new();
+        let publishing = async {
+            loop {
+                receipts.push(producer.publish(&BESIDE).send().await.unwrap());
+                sleep(PAUSE).await;
+            }
+        };
+        tokio::select! {
+            _ = publishing => {}
+            _ = join_all(noticing) => {}
+        }
+        heal(broker, &recorder).await;
+        join_all(all.iter_mut().map(restored)).await;
+        for answer in join_all(receipts).await {
+            answer.unwrap();
+        }
+        let lost = held.ack().confirmed().await.unwrap_err();
+        assert_eq!(lost.kind(), ErrorKind::SettleLost, "{lost}");
+    }
+    for connection in [producing, consuming, idle] {
+        connection.close().await.unwrap();
+    }
+    let history = recorder.history();
+    let (name, fault) = (broker.name(), "blackholed, until it is noticed");
+    let tried = times * names.len() as u64;
+    let allowed = Duration::from_millis(250);
+    let row = Row::of(name, fault, tried, &history, PATIENCE, allowed);
+    stand::report(vec![row], &history);
+}
+
+async fn until(events: &mut Events, is_it: impl Fn(&Event) -> bool) {
+    while !is_it(&events.next().await.unwrap()) {}
+}
+
+/// It is noticed by now, or never.
+async fn restored(events: &mut Events) {
+    let restored = until(events, |event| matches!(event, Event::Restored { .. }));
+    timeout(PATIENCE, restored).await.expect("it is restored");
+}
