@@ -1,6 +1,6 @@
 //! JetStream's interface: streams, consumers, and messages that are looked at.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::{StatusCode, Subject};
 use bytes::Bytes;
@@ -14,6 +14,9 @@ use crate::known::NatsQueue;
 use crate::line::{Answer, Line, PATIENCE};
 use crate::transport::Place;
 use crate::unreadable;
+
+/// How long a batch may be silent until it is asked for again.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 type Asked<T> = std::result::Result<T, ApiError>;
 
@@ -100,12 +103,16 @@ pub(crate) fn next_message(
 }
 
 /// Removes a message of a stream, if it is there.
-pub(crate) async fn remove(line: &Line, stream: &str, position: u64) -> Result<()> {
+pub(crate) fn remove(
+    line: &Line,
+    stream: &str,
+    position: u64,
+) -> impl Future<Output = Result<()>> + Send + use<> {
     let subject = format!("STREAM.MSG.DELETE.{stream}");
     let request = json!({ "seq": position, "no_erase": true });
-    // Refused if somebody else was faster.
     let asking = line.api::<Value>(&subject, &request, "a message that is over");
-    asking.await.map(drop)
+    // Refused if somebody else was faster.
+    async move { asking.await.map(drop) }
 }
 
 #[derive(Deserialize)]
@@ -139,27 +146,29 @@ pub(crate) async fn messages_from(line: &Line, stream: &str, position: u64) -> R
     let mut messages = line.listen(inbox.clone())?;
     let pull = line.pull_subject(stream, &created.name);
     let mut found = Vec::new();
-    while (found.len() as u64) < created.num_pending {
+    let mut heard = Instant::now();
+    'asking: while (found.len() as u64) < created.num_pending {
         let left = created.num_pending - found.len() as u64;
         let batch = left.min(1000);
         let request = json!({ "batch": batch, "no_wait": true }).to_string();
         line.tell_with_reply(pull.clone(), inbox.clone(), request.into());
-        let mut came = 0;
-        while came < batch {
-            let next = match tokio::time::timeout(PATIENCE, messages.next()).await {
+        for _ in 0..batch {
+            let next = match tokio::time::timeout(ASK_AGAIN, messages.next()).await {
                 Ok(next) => next,
+                // Of what a purge takes from a batch, the server says nothing until it is asked for more.
+                Err(_) if heard.elapsed() < PATIENCE => break,
                 Err(_) => return Err(error::silence("a look at all declarations")),
             };
             let Some(message) = next else {
                 return Err(line.loss());
             };
+            heard = Instant::now();
             match message.status {
                 None => {}
                 // Those that were replaced meanwhile don't come.
-                Some(StatusCode::NOT_FOUND) => break,
+                Some(StatusCode::NOT_FOUND) => break 'asking,
                 Some(_) => return Err(error::nobody("a look at all declarations")),
             }
-            came += 1;
             let reply = message.reply.as_deref().unwrap_or_default();
             if let Some(delivered) = Delivered::of(reply) {
                 found.push(Raw {
@@ -171,9 +180,6 @@ pub(crate) async fn messages_from(line: &Line, stream: &str, position: u64) -> R
                     payload: message.payload.to_vec(),
                 });
             }
-        }
-        if came == 0 {
-            break;
         }
     }
     let subject = format!("CONSUMER.DELETE.{stream}.{}", created.name);

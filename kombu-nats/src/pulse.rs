@@ -22,7 +22,7 @@ use crate::news;
 use crate::reader;
 use crate::returns;
 use crate::session::{Job, Shared};
-use crate::{later, sweep, unreadable};
+use crate::{later, sweep, tally, unreadable};
 
 /// How often a session says that it lives.
 const BEAT: Duration = Duration::from_secs(5);
@@ -233,10 +233,15 @@ pub(crate) async fn serve(
                 shared.bells.ring(token, &*bell.payload == b"changed");
             }
             Some(question) = questions.next() => {
-                if let (Some(answer), Some(reply)) =
-                    (crate::tally::answer(&shared, &question.payload), question.reply)
+                if let (Some(stream), Some(reply)) =
+                    (tally::asked_about(&shared, &question.payload), question.reply)
                 {
-                    line.tell(reply, answer.into());
+                    let shared = shared.clone();
+                    work.push(Box::pin(async move {
+                        let answer = tally::answer(&shared, &stream).await?;
+                        shared.line.tell(reply, answer.into());
+                        Ok(())
+                    }));
                 }
             }
             () = shared.returns.bell.notified() => shared.flush_returns(),

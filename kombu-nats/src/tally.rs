@@ -9,7 +9,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use kombu_core::Result;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
+use crate::api::ConsumerInfo;
 use crate::hold;
 use crate::known::NatsQueue;
 use crate::members;
@@ -61,51 +63,72 @@ pub(crate) async fn count(
     queue: &NatsQueue,
     with_room: bool,
 ) -> Result<Counts> {
-    for hold in shared.holds() {
-        if hold.queue.is(queue)
-            && let Some(ack) = hold.last()
-        {
-            hold::barrier(&shared.line, ack.clone()).await?;
-            hold.forget_last(&ack);
-        }
-    }
+    // Before the server is asked: what is settled from here on isn't ready, nor is what is taken.
     let before = own_share(shared, queue.stream());
+    taken_in(shared, queue.stream()).await?;
     let looks = shared.looks(queue).await?;
     let pending: u64 = looks.iter().map(|look| look.num_pending).sum();
-    let taken: u64 = looks.iter().map(|look| look.num_ack_pending).sum();
+    let taken = taken_of(&looks);
     let own = own_share(shared, queue.stream());
-    // What was settled or taken meanwhile isn't ready.
     let mut all = Share {
         held: own.held.max(before.held),
         delayed: own.delayed.max(before.delayed),
         room: own.room.max(before.room),
         back: own.back,
     };
+    let mut is_told_by_all = true;
     if all.held + all.delayed < taken || with_room {
-        ask_others(shared, queue, taken, with_room, &mut all).await?;
+        is_told_by_all = ask_others(shared, queue, taken, with_room, &mut all).await?;
     }
-    let unsettled = all.held.min(taken);
-    let back = taken.saturating_sub(unsettled + all.delayed);
+    let back_of = |taken: u64| taken.saturating_sub(all.held + all.delayed);
+    let back = back_of(taken);
+    let mut certain = match is_told_by_all {
+        true => back.min(all.back),
+        false => 0,
+    };
+    if certain > 0 {
+        // What one of the others settled just before it answered is gone by now; what it took since then wasn't taken before.
+        let later = taken_of(&shared.looks(queue).await?);
+        certain = certain.min(back_of(later));
+    }
     Ok(Counts {
         ready: pending + back,
-        certain: pending + back.min(all.back),
-        unsettled,
+        certain: pending + certain,
+        unsettled: all.held.min(taken),
         room: all.room,
     })
 }
 
+fn taken_of(looks: &[ConsumerInfo]) -> u64 {
+    looks.iter().map(|look| look.num_ack_pending).sum()
+}
+
+/// Waits until the server has taken in what this session acknowledged of a stream.
+async fn taken_in(shared: &Shared, stream: &str) -> Result<()> {
+    for hold in shared.holds() {
+        if **hold.queue.stream() == *stream
+            && let Some(ack) = hold.last()
+        {
+            hold::barrier(&shared.line, ack.clone()).await?;
+            hold.forget_last(&ack);
+        }
+    }
+    Ok(())
+}
+
+/// Adds what the other sessions have of a queue. Answers whether each of them told all of it.
 async fn ask_others(
     shared: &Arc<Shared>,
     queue: &NatsQueue,
     taken: u64,
     with_room: bool,
     all: &mut Share,
-) -> Result<()> {
+) -> Result<bool> {
     let own = shared.line.session;
     let sessions = members::sessions(&shared.line).await?;
     let mut others = sessions.iter().filter(|session| **session != own).count();
     if others == 0 {
-        return Ok(());
+        return Ok(true);
     }
     let inbox = shared.line.inbox();
     let mut answers = shared.line.listen(inbox.clone())?;
@@ -115,11 +138,11 @@ async fn ask_others(
     let collecting = async {
         while others > 0 && (with_room || all.held + all.delayed < taken) {
             let Some(answer) = answers.next().await else {
-                return;
+                return false;
             };
             // Nobody listens: the others are about to end.
             if answer.status.is_some() {
-                return;
+                return false;
             }
             others -= 1;
             if let Ok(share) = serde_json::from_slice::<Share>(&answer.payload) {
@@ -129,18 +152,22 @@ async fn ask_others(
                 all.back += share.back;
             }
         }
+        true
     };
     // One that doesn't answer is dead, or will be.
-    drop(tokio::time::timeout(PATIENCE, collecting).await);
-    Ok(())
+    let told = tokio::time::timeout(PATIENCE, collecting).await;
+    Ok(told.unwrap_or(false))
 }
 
-/// Answers another session's question; `None` if it is our own.
-pub(crate) fn answer(shared: &Shared, question: &[u8]) -> Option<Vec<u8>> {
+/// The stream that another session asks about, if that is what it says; `None` if it is this one.
+pub(crate) fn asked_about(shared: &Shared, question: &[u8]) -> Option<String> {
     let question = std::str::from_utf8(question).ok()?;
     let (who, stream) = question.split_once(' ')?;
-    if who.parse() == Ok(shared.line.session) {
-        return None;
-    }
-    serde_json::to_vec(&own_share(shared, stream)).ok()
+    (who.parse() != Ok(shared.line.session)).then(|| stream.to_owned())
+}
+
+/// What is answered to that.
+pub(crate) async fn answer(shared: &Shared, stream: &str) -> Result<String> {
+    taken_in(shared, stream).await?;
+    Ok(json!(own_share(shared, stream)).to_string())
 }

@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
-use kombu::{Connection, Consumer, DeclareMode, Delivery, Exchange, Queue};
+use kombu::{Connection, Consumer, DeclareMode, Delivery, Exchange, Overflow, Queue};
 use kombu_testkit::brokers::Nats;
 use kombu_testkit::expect::{collect, collect_one, texts};
+use kombu_testkit::proxy::Proxy;
 use kombu_tests::{NatsFilter, NatsLine};
 use serde_json::json;
 use url::Url;
@@ -61,6 +62,37 @@ async fn numbers(consumer: &mut Consumer, count: usize) -> Vec<Delivery> {
 
 fn expected(numbers: impl Iterator<Item = usize>) -> Vec<String> {
     numbers.map(|number| number.to_string()).collect()
+}
+
+async fn take(connection: &Connection) -> Delivery {
+    connection.get("jobs").await.unwrap().expect("a message")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_queue_at_its_limit_drops_nothing_for_what_a_silent_session_may_hold() {
+    let nats = Nats::start().unwrap();
+    let proxy = Proxy::start(nats.address()).await.unwrap();
+    let here = connect(&nats).await;
+    let through = format!("nats://{}", proxy.address());
+    let silent = kombu::connect(through.as_str()).await.unwrap();
+    let jobs = Queue::new("jobs")
+        .max_length(1)
+        .overflow(Overflow::DropHead);
+    here.declare_queue(&jobs).await.unwrap();
+    publish(&here, 0..1).await;
+    // Each of them has given it back once.
+    take(&here).await.release().await.unwrap();
+    take(&silent).await.release().await.unwrap();
+    take(&here).await.release().await.unwrap();
+    let held = take(&silent).await;
+
+    proxy.freeze();
+    publish(&here, 1..2).await;
+    proxy.heal().await.unwrap();
+
+    assert_eq!(texts(&[take(&here).await]), ["1"]);
+    assert_eq!(texts(&[held]), ["0"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
