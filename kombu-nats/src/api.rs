@@ -103,16 +103,12 @@ pub(crate) fn next_message(
 }
 
 /// Removes a message of a stream, if it is there.
-pub(crate) fn remove(
-    line: &Line,
-    stream: &str,
-    position: u64,
-) -> impl Future<Output = Result<()>> + Send + use<> {
+pub(crate) async fn remove(line: &Line, stream: &str, position: u64) -> Result<()> {
     let subject = format!("STREAM.MSG.DELETE.{stream}");
     let request = json!({ "seq": position, "no_erase": true });
-    let asking = line.api::<Value>(&subject, &request, "a message that is over");
     // Refused if somebody else was faster.
-    async move { asking.await.map(drop) }
+    let asking = line.api::<Value>(&subject, &request, "a message that is over");
+    asking.await.map(drop)
 }
 
 #[derive(Deserialize)]

@@ -597,9 +597,10 @@ async fn remove_marks(
         }
         known.forget_marks(last.position);
     }
-    // A purge for each would move whoever reads the declarations to their end as often.
-    for (_, mark) in &old {
-        drop(api::remove(line, &bucket.stream, mark.position));
+    for (subject, mark) in &old {
+        let purge = json!({ "filter": subject, "seq": mark.position + 1 });
+        let subject = format!("STREAM.PURGE.{}", bucket.stream);
+        drop(line.api::<Purged>(&subject, &purge, "a purge"));
     }
     Ok(())
 }
