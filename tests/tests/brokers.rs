@@ -14,8 +14,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kombu::{Connection, Exchange, Queue, Registry};
+use kombu::{Connection, Credentials, Exchange, Queue, Registry};
 use kombu_testkit::brokers::{Certificates, Data, Nats, RabbitMq, Redis};
+use kombu_testkit::faults::Victim;
 
 /// Longer than a broker that runs ever takes to answer.
 const SILENCE: Duration = Duration::from_millis(300);
@@ -313,8 +314,62 @@ async fn rabbitmq_is_configured_and_controlled() {
     assert!(error.unwrap_err().to_string().contains("much"));
     let sum = broker.eval("lists:sum([1, 2]).");
     assert_eq!(sum.unwrap().trim(), "3");
-    let error = broker.eval("lists:sum([much]).");
-    assert!(error.unwrap_err().to_string().contains("much"));
+    for (fails, why) in [
+        ("lists:sum([much]).", "much"),
+        ("file:read_file(\"/nowhere\").", "enoent"),
+    ] {
+        let error = broker.eval(fails).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test with")]
+async fn rabbitmq_has_users_whatever_is_in_their_passwords() {
+    let mut broker = RabbitMq::start().unwrap();
+    let connect = async |broker: &RabbitMq, password: &str| {
+        let password = password.to_owned();
+        let builder = Connection::builder(kombu::registry()).url(broker.url());
+        let user = builder.credentials(move || {
+            let password = password.clone();
+            async move { Ok(Credentials::new("alice", password)) }
+        });
+        user.await
+    };
+    for password in ["\"quoted\"", "back\\slash", "gehéim", "two\nlines", "<<>>"] {
+        broker.set_user("alice", password).unwrap();
+        connect(&broker, password)
+            .await
+            .unwrap()
+            .close()
+            .await
+            .unwrap();
+        let refused = connect(&broker, "another").await.unwrap_err();
+        assert_eq!(refused.kind(), kombu::ErrorKind::Credentials, "{refused}");
+    }
+}
+
+#[test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test with")]
+fn rabbitmq_says_why_it_refuses_a_user_without_the_password() {
+    let validator = "credential_validator";
+    let mut broker = RabbitMq::builder()
+        .config(&format!(
+            "{validator}.validation_backend = rabbit_{validator}_min_password_length"
+        ))
+        // `guest` has as many.
+        .config(&format!("{validator}.min_length = 5"))
+        .start()
+        .unwrap();
+    // Nobody of this name is there the first time.
+    for _ in 0..2 {
+        let error = broker.set_user("alice", "s-ec").unwrap_err().to_string();
+        assert!(error.contains("minimum"), "{error}");
+        for secret in ["s-ec", "115,45,101,99"] {
+            assert!(!error.contains(secret), "{error}");
+        }
+        broker.set_user("alice", "a-secret").unwrap();
+    }
 }
 
 #[test]

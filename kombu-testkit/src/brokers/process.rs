@@ -1,6 +1,8 @@
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -40,9 +42,7 @@ impl Process {
 
     /// Sends a signal to all of them.
     pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
-        let group = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        let group = group.ok_or_else(|| io::Error::other("no process has this number"))?;
-        Ok(kill_process_group(group, signal)?)
+        signal_group(&self.child, signal)
     }
 
     /// Whether every thread of all of them has stopped, as far as the system tells.
@@ -91,6 +91,69 @@ impl Drop for Process {
     }
 }
 
+/// Runs a program that reads `input`, and returns what it printed. One that takes longer than `patience` is killed.
+pub(super) fn output(command: &mut Command, input: &str, patience: Duration) -> io::Result<Output> {
+    let command = command.process_group(0).stdin(Stdio::piped());
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut to) = child.stdin.take() {
+        let input = input.to_owned();
+        // One that ends before it has read everything says why itself.
+        thread::spawn(move || drop(to.write_all(input.as_bytes())));
+    }
+    let printed = child.stdout.take().map(all_of);
+    let errors = child.stderr.take().map(all_of);
+    let is_read = |reading: &Option<JoinHandle<_>>| {
+        let reading = reading.as_ref();
+        reading.is_none_or(JoinHandle::is_finished)
+    };
+    let deadline = Instant::now() + patience;
+    let status = loop {
+        if let Some(status) = child.try_wait()?
+            && is_read(&printed)
+            && is_read(&errors)
+        {
+            break status;
+        }
+        if Instant::now() > deadline {
+            drop(signal_group(&child, Signal::KILL));
+            child.wait()?;
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("it didn't end within {patience:?}, and was killed"),
+            ));
+        }
+        thread::sleep(STEP);
+    };
+    let read = |reading: Option<JoinHandle<Vec<u8>>>| {
+        let read = reading.and_then(|reading| reading.join().ok());
+        read.unwrap_or_default()
+    };
+    Ok(Output {
+        status,
+        stdout: read(printed),
+        stderr: read(errors),
+    })
+}
+
+/// Reads beside whoever waits for the program: a pipe that nobody reads is full soon.
+fn all_of(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut read = Vec::new();
+        // What was read until then is there.
+        drop(pipe.read_to_end(&mut read));
+        read
+    })
+}
+
+fn signal_group(child: &Child, signal: Signal) -> io::Result<()> {
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let group = group.ok_or_else(|| io::Error::other("no process has this number"))?;
+    Ok(kill_process_group(group, signal)?)
+}
+
 /// What `stat` says behind the name of the program, which may have blanks in it: state, parent, process group.
 fn fields(folder: &Path) -> Option<Vec<String>> {
     let text = std::fs::read_to_string(folder.join("stat")).ok()?;
@@ -126,4 +189,32 @@ fn guard(child: &Child, folder: &Path) -> io::Result<Child> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, input: &str, patience: Duration) -> io::Result<Output> {
+        output(Command::new("sh").args(["-c", script]), input, patience)
+    }
+
+    #[test]
+    fn a_program_that_ends_before_it_has_read_everything_says_why() {
+        let much = "much ".repeat(1 << 20);
+        let output = shell("echo why; echo wrong >&2; exit 3", &much, PATIENCE).unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        assert_eq!(
+            (&output.stdout[..], &output.stderr[..]),
+            (&b"why\n"[..], &b"wrong\n"[..])
+        );
+    }
+
+    #[test]
+    fn a_program_that_takes_too_long_is_killed_with_all_that_it_started() {
+        for script in ["sleep 600", "sleep 600 &"] {
+            let error = shell(script, "", 10 * STEP).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+        }
+    }
 }

@@ -1,5 +1,5 @@
 use std::fmt::{self, Write};
-use std::io::{self, Write as _};
+use std::io;
 use std::net::TcpStream;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::certificates::Certificates;
 use super::folder::{DATA, Folder};
-use super::process::Process;
+use super::process::{self, Process};
 use super::programs::Programs;
 use super::server::{Server, on_free_ports};
 
@@ -16,6 +16,8 @@ use super::server::{Server, on_free_ports};
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 /// The port mapper has nothing to prepare.
 const MAPPER_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a program that tells the node something may take: what it begins may be a start of the node.
+const TOLD_WITHIN: Duration = Duration::from_secs(120);
 
 /// A RabbitMQ of our own, with its management interface. What else it can do is on [`Server`].
 ///
@@ -269,18 +271,17 @@ impl RabbitMq {
     ///
     /// # Errors
     ///
-    /// What it says when it fails.
+    /// What it says when it fails, and if it takes longer than two minutes.
     pub fn ctl<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> io::Result<String> {
         let mut command = self.node.command("rabbitmqctl")?;
-        let output = command.args(arguments).output()?;
+        let output = process::output(command.args(arguments), "", TOLD_WITHIN);
+        let output = output.map_err(|error| failed("rabbitmqctl", &error))?;
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.success() {
             return Ok(printed);
         }
         let errors = String::from_utf8_lossy(&output.stderr);
-        Err(io::Error::other(format!(
-            "rabbitmqctl failed: {printed}{errors}"
-        )))
+        Err(failed("rabbitmqctl", &format!("{printed}{errors}")))
     }
 
     /// Has the node evaluate an Erlang expression, and returns its value as Erlang prints it: `eval("nodes().")`. That takes
@@ -288,34 +289,37 @@ impl RabbitMq {
     ///
     /// # Errors
     ///
-    /// What Erlang says when it fails.
+    /// What Erlang says when it fails: with the arguments of the call that failed. The value `{error, …}` is a failure too. And if it
+    /// takes longer than two minutes.
     pub fn eval(&self, expression: &str) -> io::Result<String> {
-        let Ok(mut command) = self.node.command_in_path("erl_call") else {
-            // Some systems have it in a package of its own.
-            return self.ctl(["eval", expression]);
-        };
-        let mut asking = command
-            .args(["-sname", &self.node.name(), "-e"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        if let Some(mut input) = asking.stdin.take() {
-            // It ends with its line.
-            writeln!(input, "{expression}")?;
-        }
-        let output = asking.wait_with_output()?;
-        let printed = String::from_utf8_lossy(&output.stdout);
-        let value = printed.trim_end().strip_prefix("{ok, ");
-        match value.and_then(|value| value.strip_suffix('}')) {
-            Some(value) => Ok(value.to_owned()),
-            None => {
-                let errors = String::from_utf8_lossy(&output.stderr);
-                let text = format!("`{expression}` failed: {printed}{errors}");
-                Err(io::Error::other(text))
+        let value = match self.node.command_in_path("erl_call") {
+            Ok(mut command) => {
+                command.args(["-sname", &self.node.name(), "-e"]);
+                // It ends with its line.
+                let input = format!("{expression}\n");
+                let output = process::output(&mut command, &input, TOLD_WITHIN);
+                let output = output.map_err(|error| failed("erl_call", &error))?;
+                let printed = String::from_utf8_lossy(&output.stdout);
+                let value = printed.trim_end().strip_prefix("{ok, ");
+                let Some(value) = value.and_then(|value| value.strip_suffix('}')) else {
+                    let errors = String::from_utf8_lossy(&output.stderr);
+                    return Err(failed("erl_call", &format!("{printed}{errors}")));
+                };
+                value.to_owned()
             }
+            // Some systems have it in a package of its own.
+            Err(_) => self.ctl(["eval", expression])?,
+        };
+        match value.starts_with("{error,") {
+            true => Err(failed("the expression", &value)),
+            false => Ok(value),
         }
     }
+}
+
+/// Leaves out what was told: a password may be in it.
+fn failed(what: &str, why: &dyn fmt::Display) -> io::Error {
+    io::Error::other(format!("{what} failed: {why}"))
 }
 
 impl Deref for RabbitMq {

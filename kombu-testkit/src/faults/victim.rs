@@ -82,6 +82,12 @@ fn number(text: &str) -> io::Result<u64> {
     digits.parse().map_err(io::Error::other)
 }
 
+/// An Erlang binary of this text, whatever is in it.
+fn binary(text: &str) -> String {
+    let bytes: Vec<String> = text.bytes().map(|byte| byte.to_string()).collect();
+    format!("<<{}>>", bytes.join(","))
+}
+
 impl Victim for RabbitMq {
     fn name(&self) -> &str {
         "amqp"
@@ -138,19 +144,21 @@ impl Victim for RabbitMq {
     }
 
     fn set_user(&mut self, name: &str, password: &str) -> io::Result<()> {
-        let users = |call: &str, rest: &str| {
-            self.eval(&format!(
-                "rabbit_auth_backend_internal:{call}(<<\"{name}\">>, {rest}, <<\"a test\">>)."
-            ))
-        };
-        let password = format!("<<\"{password}\">>");
-        // It is there from the second time on.
-        if users("change_password", &password).is_err() {
-            users("add_user", &password)?;
-            let all = "<<\"/\">>, <<\".*\">>, <<\".*\">>, <<\".*\">>";
-            users("set_permissions", all)?;
-        }
-        Ok(())
+        const USERS: &str = "rabbit_auth_backend_internal";
+        const BY: &str = "<<\"a test\">>";
+        let (name, password) = (binary(name), binary(password));
+        // Of an exception only the reason is told: its trace may have the password.
+        self.eval(&format!(
+            "try case {USERS}:lookup_user({name}) of \
+                 {{ok, _}} -> \
+                     {USERS}:change_password({name}, {password}, {BY}); \
+                 {{error, not_found}} -> \
+                     ok = {USERS}:add_user({name}, {password}, {BY}), \
+                     All = <<\".*\">>, \
+                     {USERS}:set_permissions({name}, <<\"/\">>, All, All, All, {BY}) \
+             end catch _:Reason -> {{error, Reason}} end."
+        ))
+        .map(drop)
     }
 
     fn counts(&self) -> io::Result<Vec<(&'static str, u64)>> {

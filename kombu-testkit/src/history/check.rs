@@ -20,9 +20,11 @@ pub enum Flaw {
         /// How many acks of it count.
         acks: usize,
     },
-    /// Nobody received anything from a queue although a message was ready there.
+    /// Nobody received anything from a queue although a message was ready there, or expected from there.
     Stalled {
-        /// The first message that was ready.
+        /// The queue. Without one, it isn't known where the message was, and nobody received anything from any.
+        queue: Option<String>,
+        /// The message, the first one of those that were ready.
         message: u64,
         /// From when on, in microseconds.
         from: u64,
@@ -115,13 +117,20 @@ impl fmt::Display for Flaw {
                 write!(f, "message {message} was sent once and acked {acks} times")
             }
             Flaw::Stalled {
+                queue,
                 message,
                 from,
                 until,
-            } => write!(
-                f,
-                "nothing was received from {from} to {until} µs where message {message} was ready"
-            ),
+            } => {
+                let place = match queue {
+                    Some(queue) => format!("queue `{queue}`"),
+                    None => "any queue".to_owned(),
+                };
+                write!(
+                    f,
+                    "nothing was received from {place} between {from} and {until} µs, and message {message} was due"
+                )
+            }
             Flaw::OutOfOrder {
                 message,
                 after,
@@ -237,6 +246,7 @@ pub(super) fn flaws(records: &[Record], patience: Duration) -> Vec<Flaw> {
     flaws.extend(overtaken(records, &fates));
     flaws.extend(stalls(records, patience));
     flaws.extend(untimely(records));
+    flaws.extend(unmoved(records));
     flaws.extend(overrun(records));
     flaws.extend(leaks(records));
     flaws
@@ -300,6 +310,87 @@ fn untimely(records: &[Record]) -> Vec<Flaw> {
             Some(at) if at < from => flaws.push(Flaw::Early { message, from, at }),
             Some(at) if at <= by => {}
             at => flaws.push(Flaw::Late { message, by, at }),
+        }
+    }
+    flaws
+}
+
+/// How a queue moved while a message was expected from there, among others.
+pub(super) struct Movement<'a> {
+    pub(super) expected: &'a Record,
+    /// From when until when nothing was received from the queue, at the longest.
+    pub(super) longest_pause: (u64, u64),
+    /// When the message came.
+    came: Option<u64>,
+}
+
+pub(super) fn movements(records: &[Record]) -> impl Iterator<Item = Movement<'_>> {
+    let each = records.iter().enumerate();
+    each.filter_map(|(index, expected)| match &expected.event {
+        Event::ExpectedAmongOthers { queue, message, .. } => {
+            let mut pauses = vec![(expected.at, expected.at)];
+            let mut came = None;
+            let mut quiet_since = expected.at;
+            for record in &records[index..] {
+                match &record.event {
+                    Event::Received {
+                        queue: of,
+                        message: received,
+                        ..
+                    } if of == queue => {
+                        pauses.push((quiet_since, record.at));
+                        quiet_since = record.at;
+                        if received == message {
+                            came = Some(record.at);
+                            break;
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            if came.is_none() {
+                let end = records.last().map_or(quiet_since, |record| record.at);
+                pauses.push((quiet_since, end));
+            }
+            let longest = pauses
+                .into_iter()
+                .max_by_key(|(from, until)| until.saturating_sub(*from));
+            Some(Movement {
+                expected,
+                longest_pause: longest?,
+                came,
+            })
+        }
+        _ => None,
+    })
+}
+
+fn unmoved(records: &[Record]) -> Vec<Flaw> {
+    let mut flaws = Vec::new();
+    for movement in movements(records) {
+        let Event::ExpectedAmongOthers {
+            queue,
+            message,
+            pause,
+            within,
+        } = &movement.expected.event
+        else {
+            continue;
+        };
+        let message = *message;
+        let (from, until) = movement.longest_pause;
+        if until.saturating_sub(from) > *pause {
+            flaws.push(Flaw::Stalled {
+                queue: Some(queue.clone()),
+                message,
+                from,
+                until,
+            });
+        }
+        let by = movement.expected.at.saturating_add(*within);
+        if movement.came.is_none_or(|at| at > by) {
+            let at = movement.came;
+            flaws.push(Flaw::Late { message, by, at });
         }
     }
     flaws
@@ -389,6 +480,7 @@ fn fates(records: &[Record]) -> HashMap<u64, Fate> {
             }
             Event::Fault { .. }
             | Event::Expected { .. }
+            | Event::ExpectedAmongOthers { .. }
             | Event::Called { .. }
             | Event::Counted { .. } => {}
         }
@@ -476,6 +568,7 @@ fn stalls(records: &[Record], patience: Duration) -> Vec<Flaw> {
                 && until.saturating_sub(from) > patience
             {
                 flaws.push(Flaw::Stalled {
+                    queue: queue.map(str::to_owned),
                     message,
                     from,
                     until,
@@ -778,6 +871,7 @@ mod tests {
             ]);
         }
         let stalled = [Flaw::Stalled {
+            queue: Some("jobs".into()),
             message: 1,
             from: second(1),
             until: second(20),
@@ -800,6 +894,7 @@ mod tests {
         ])
         .flaws(PATIENCE);
         let stalled = [Flaw::Stalled {
+            queue: Some("jobs".into()),
             message: 1,
             from: second(1),
             until: second(20),
@@ -995,6 +1090,73 @@ mod tests {
                 at: None
             }]
         );
+    }
+
+    #[test]
+    fn a_queue_moves_until_what_is_expected_among_others_comes() {
+        let comes = |others: &[u64], at: Option<u64>| {
+            let expected = Event::ExpectedAmongOthers {
+                queue: "jobs".into(),
+                message: 1,
+                pause: second(3),
+                within: second(20),
+            };
+            let mut events = vec![(0, publishing(1)), (5, expected)];
+            // What another queue does doesn't count.
+            let elsewhere = Event::Received {
+                consumer: 1,
+                queue: "others".into(),
+                message: 2,
+                redelivered: false,
+                attempt: 1,
+            };
+            events.extend([(4, publishing(2)), (4, failed(2, true)), (7, elsewhere)]);
+            events.extend(others.iter().map(|at| (*at, received(0, 2, true))));
+            events.extend(at.map(|at| (at, received(0, 1, false))));
+            events.sort_by_key(|(at, _)| *at);
+            let history = history(events);
+            let (_, waited) = history.waits()[0];
+            (waited.as_secs(), history.flaws(PATIENCE))
+        };
+        let stalled = |from: u64, until: u64| Flaw::Stalled {
+            queue: Some("jobs".into()),
+            message: 1,
+            from: second(from),
+            until: second(until),
+        };
+        let late = |at: Option<u64>| Flaw::Late {
+            message: 1,
+            by: second(25),
+            at: at.map(second),
+        };
+        assert_eq!(comes(&[], Some(8)), (3, vec![]));
+        assert_eq!(comes(&[], Some(9)), (4, vec![stalled(5, 9)]));
+        // However long it takes, as long as others come.
+        assert_eq!(comes(&[6, 9, 12, 15, 18, 21], Some(24)), (3, vec![]));
+        assert_eq!(comes(&[6, 10, 12], Some(14)), (4, vec![stalled(6, 10)]));
+        // But not for ever.
+        let others = [8, 11, 14, 17, 20, 23];
+        assert_eq!(comes(&others, Some(26)), (3, vec![late(Some(26))]));
+        assert_eq!(comes(&others, None), (3, vec![late(None)]));
+        let none = vec![stalled(7, 30), late(None)];
+        assert_eq!(comes(&[7, 30], None), (23, none));
+    }
+
+    #[test]
+    fn a_stall_is_told_with_its_queue() {
+        let told = |queue: Option<&str>| {
+            let queue = queue.map(str::to_owned);
+            let (message, from, until) = (1, 2, 3);
+            let stalled = Flaw::Stalled {
+                queue,
+                message,
+                from,
+                until,
+            };
+            stalled.to_string()
+        };
+        assert!(told(Some("jobs")).contains("from queue `jobs` between"));
+        assert!(told(None).contains("from any queue between"));
     }
 
     #[test]

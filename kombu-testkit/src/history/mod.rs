@@ -120,7 +120,7 @@ impl History {
     }
 
     /// How long what was expected took to come, each with the time in microseconds from which on it was expected. What never
-    /// came took until the end.
+    /// came took until the end. For what was expected among others, the longest pause of its queue until it came.
     pub fn waits(&self) -> Vec<(u64, Duration)> {
         summary::waits(&self.records).collect()
     }
@@ -155,7 +155,8 @@ impl History {
             | Event::PublishFailed { message: other, .. }
             | Event::Received { message: other, .. }
             | Event::Settled { message: other, .. } => *other == message,
-            Event::Expected { message: other, .. } => *other == message,
+            Event::Expected { message: other, .. }
+            | Event::ExpectedAmongOthers { message: other, .. } => *other == message,
             Event::Left { messages, .. } => messages.contains(&message),
             Event::Fault { .. } | Event::Called { .. } | Event::Counted { .. } => false,
         };

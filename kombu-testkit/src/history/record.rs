@@ -91,6 +91,17 @@ pub enum Event {
         /// And not later.
         within: u64,
     },
+    /// A message is to be received, and others may be before it in its queue: that has to move until then.
+    ExpectedAmongOthers {
+        /// The queue.
+        queue: String,
+        /// The message's number.
+        message: u64,
+        /// The longest time in microseconds, from now on, in which nobody receives anything from there.
+        pause: u64,
+        /// The message comes not later than so many microseconds from now.
+        within: u64,
+    },
     /// A call that had a deadline is over.
     Called {
         /// Which one.
@@ -282,6 +293,23 @@ impl Recorder {
         self.record(Event::Expected {
             message,
             after: after.as_micros() as u64,
+            within: within.as_micros() as u64,
+        });
+    }
+
+    /// Takes down that a message is to be received from a queue in which others may be before it: `within` this time, and until
+    /// then something is received there without a longer `pause`, which begins now.
+    pub fn expect_among_others(
+        &self,
+        queue: impl Into<String>,
+        message: u64,
+        pause: Duration,
+        within: Duration,
+    ) {
+        self.record(Event::ExpectedAmongOthers {
+            queue: queue.into(),
+            message,
+            pause: pause.as_micros() as u64,
             within: within.as_micros() as u64,
         });
     }

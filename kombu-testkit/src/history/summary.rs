@@ -17,7 +17,8 @@ pub struct Summary {
     pub acked: u64,
     /// Messages that a consumer got more often than they were given back: those that a program handles again.
     pub again: u64,
-    /// The longest that something expected took to come, counted from when it was expected.
+    /// The longest that something expected took to come, counted from when it was expected; among others, the longest pause of
+    /// its queue until it came.
     pub worst_wait: Duration,
     /// The longest that a call took beyond its deadline.
     pub worst_overrun: Duration,
@@ -83,14 +84,18 @@ pub(super) fn handled_again(records: &[Record]) -> impl Iterator<Item = (u64, u6
 }
 
 /// How long what was expected took to come, each with the time from which on it was expected. What never came took until the end.
+/// For what was expected among others, the longest pause of its queue until it came.
 pub(super) fn waits(records: &[Record]) -> impl Iterator<Item = (u64, Duration)> {
     let end = records.last().map_or(0, |record| record.at);
-    let expectations = check::expectations(records).into_iter();
-    expectations.map(move |(expected, received)| {
+    let alone = check::expectations(records).into_iter();
+    let alone = alone.map(move |(expected, received)| {
         let at = received.map_or(end, |record| record.at);
-        (
-            expected.at,
-            Duration::from_micros(at.saturating_sub(expected.at)),
-        )
+        (expected.at, (expected.at, at))
+    });
+    let among_others =
+        check::movements(records).map(|movement| (movement.expected.at, movement.longest_pause));
+    let waits = alone.chain(among_others);
+    waits.map(|(expected, (from, until))| {
+        (expected, Duration::from_micros(until.saturating_sub(from)))
     })
 }

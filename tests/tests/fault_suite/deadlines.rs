@@ -10,7 +10,7 @@ use kombu_testkit::faults::{Breakable, Fault, Row};
 use kombu_testkit::history::{Event, History, Recorder};
 use tokio::time::{sleep, timeout};
 
-use crate::stand;
+use crate::stand::{self, ends};
 
 const LIMIT: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_millis(500);
@@ -160,7 +160,12 @@ async fn under(broker: &mut Breakable, fault: Fault, liveness: Duration) -> Hist
         let publish = producer.publish(&number).routing_key("jobs");
         publish.await.unwrap();
     }
-    let mut held = collect(&mut consumer, 6).await.into_iter();
+    let held = ends(
+        "a message on its way to the consumer",
+        collect(&mut consumer, 6),
+    )
+    .await;
+    let mut held = held.into_iter();
     let mut next = || held.next().unwrap();
     let (ack, release, reject, retry) = (next(), next(), next(), next());
     let closing = broker.builder().deadlines(deadlines).await.unwrap();
@@ -175,9 +180,12 @@ async fn under(broker: &mut Breakable, fault: Fault, liveness: Duration) -> Hist
             recorder.call("asked before", 2 * LIMIT, asking).await
         }
     });
-    while info(&connection, KEPT).await.ready == 0 {
-        sleep(Duration::from_millis(10)).await;
-    }
+    let arriving = async {
+        while info(&connection, KEPT).await.ready == 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    ends("a question on its way to its queue", arriving).await;
 
     broker.inflict(fault).await.unwrap();
     let media = Exchange::topic("media");
@@ -268,16 +276,19 @@ async fn under(broker: &mut Breakable, fault: Fault, liveness: Duration) -> Hist
             connection.delete_queue("fresh").into_future()
         ),
     );
-    asked.await.unwrap();
+    ends("the question that was asked before", asked)
+        .await
+        .unwrap();
     // What is held is waited for, and then there is flushing to do.
     recorder
         .call("drain", GRACE + LIMIT, connection.drain(GRACE))
         .await;
-    broker.heal().await.unwrap();
+    ends("healing the broker", broker.heal()).await.unwrap();
     // A delivery that is held keeps its session.
     drop((held, consumer, producer, caller, connection, closing));
-    take_down_what_is_kept(broker, &observer, &recorder).await;
-    observer.close().await.unwrap();
+    let taking = take_down_what_is_kept(broker, &observer, &recorder);
+    ends("taking out what was published", taking).await;
+    ends("closing", observer.close()).await.unwrap();
     recorder.history()
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kombu::{Exchange, Queue};
+use kombu::{Exchange, FieldTable, FieldValue, Message, Queue};
 use kombu_testkit::expect::{collect_one, drain, info};
 use kombu_testkit::faults::{Breakable, Fault, Row};
 use kombu_testkit::history::{Event, Recorder};
@@ -11,22 +11,17 @@ use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
 use crate::stand::{self, count, inflict, patient};
-use crate::workers::{KILLED, LONG, PROGRAM};
+use crate::workers::{KILLED, PROGRAM};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const DEADLY: u64 = 2;
 /// One before it, and one behind it.
 const MESSAGES: [u64; 3] = [1, DEADLY, 3];
+const ORIGIN: &str = "x-origin";
 
 /// It is handed out as often as it may be, over a restart of the broker too, and then it is a dead letter. The others are handled.
 pub(crate) async fn is_bounded(broker: &mut Breakable) {
-    // Each takes as long as the broker takes to notice it.
-    let short = if broker.gives_back_within() > LONG {
-        1
-    } else {
-        2
-    };
-    let deliveries = count(short, 5);
+    let deliveries = count(2, 5);
     let recorder = Recorder::new();
     let failed = Exchange::fanout("failed");
     let dead = Queue::new("dead").bind(&failed, "");
@@ -44,8 +39,9 @@ pub(crate) async fn is_bounded(broker: &mut Breakable) {
     let producer = producer.routing_key("jobs").await.unwrap();
     for message in MESSAGES {
         recorder.publishing(0, message);
-        let answer = producer.publish(&message).await;
-        recorder.answered(message, &answer);
+        let publish = producer.publish(&message).message_id(id_of(message));
+        let publish = publish.correlation_id("all").header(ORIGIN, "here");
+        recorder.answered(message, &publish.await);
     }
     let queue = serde_json::to_string(&queue).unwrap();
     let url = broker.url();
@@ -68,8 +64,10 @@ pub(crate) async fn is_bounded(broker: &mut Breakable) {
     let mut consumer = connection.consumer(&dead).await.unwrap();
     let letter = timeout(PATIENCE, collect_one(&mut consumer)).await;
     let letter = letter.expect("it is dead-lettered");
-    assert_eq!(letter.body(), DEADLY.to_string().as_bytes());
-    letter.ack().confirmed().await.unwrap();
+    let (letter, acker) = letter.split();
+    assert_is_as_it_was(&letter);
+    assert_tells_its_death(&letter);
+    acker.ack().confirmed().await.unwrap();
     let handled = async {
         while info(&connection, "jobs").await.ready > 0 {
             sleep(Duration::from_millis(100)).await;
@@ -100,4 +98,48 @@ pub(crate) async fn is_bounded(broker: &mut Breakable) {
         allowed,
     );
     stand::report(vec![row], &history);
+}
+
+fn id_of(message: u64) -> String {
+    format!("id-{message}")
+}
+
+#[track_caller]
+fn assert_is_as_it_was(letter: &Message) {
+    assert_eq!(letter.body(), DEADLY.to_string().as_bytes());
+    let properties = [
+        letter.message_id(),
+        letter.correlation_id(),
+        letter.content_type(),
+    ];
+    let id = id_of(DEADLY);
+    let published = [&id, "all", "application/json"].map(Some);
+    assert_eq!(properties, published);
+    assert_eq!(letter.header(ORIGIN), Some("here"));
+}
+
+#[track_caller]
+fn assert_tells_its_death(letter: &Message) {
+    let deaths = letter.headers().get("x-death");
+    let deaths = deaths.and_then(FieldValue::as_array).unwrap_or_default();
+    let [FieldValue::Table(death)] = deaths else {
+        panic!("it died once: {deaths:?}");
+    };
+    assert_eq!(death.get("count").and_then(FieldValue::as_i64), Some(1));
+    let text = |table: &FieldTable, name: &str| {
+        let text = table.get(name).and_then(FieldValue::as_str);
+        text.map(str::to_owned)
+    };
+    for (name, value) in [
+        ("reason", "delivery_limit"),
+        ("queue", "jobs"),
+        ("exchange", ""),
+    ] {
+        let value = Some(value.to_owned());
+        assert_eq!(text(death, name), value, "{name} of {death:?}");
+        let first = text(letter.headers(), &format!("x-first-death-{name}"));
+        assert_eq!(first, value, "{name} of the first of {deaths:?}");
+    }
+    let keys = death.get("routing-keys").and_then(FieldValue::as_array);
+    assert_eq!(keys, Some(&[FieldValue::from("jobs")][..]));
 }

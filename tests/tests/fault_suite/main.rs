@@ -147,7 +147,7 @@ on_every_server!(
 
 // What not all of them have is named after them as well: `scripts/test --faults redis` means all of Redis.
 
-/// Redis doesn't count what comes back because its holder has died.
+/// Redis and memory don't count what comes back because its holder has died, and a program with memory's broker takes that along.
 mod a_message_that_kills_whoever_handles_it_is_dead_lettered {
     use super::Turn;
 

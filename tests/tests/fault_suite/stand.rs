@@ -10,7 +10,7 @@ use kombu_testkit::brokers::{Nats, RabbitMq, Redis};
 use kombu_testkit::faults::{Breakable, Fault, Row, Victim};
 use kombu_testkit::history::{History, Recorder};
 use tokio::runtime::{Builder, Handle};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// Which scenarios run beside each other: each has a broker of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +150,17 @@ pub(crate) fn report(rows: Vec<Row>, history: &History) {
         std::fs::write(path, history.to_lines()).unwrap();
     }
     assert!(broken.is_empty(), "broken: {broken:?}");
+}
+
+/// Longer than any deadline of a connection.
+const HANGS: Duration = Duration::from_secs(150);
+
+/// Awaits what has to end by itself, and fails with its name if it doesn't.
+pub(crate) async fn ends<T>(what: &str, work: impl IntoFuture<Output = T>) -> T {
+    match timeout(HANGS, work).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} hangs: it isn't over after {HANGS:?}"),
+    }
 }
 
 /// Counts what should stay the same: tasks, files that this process has open, what the server has for it.

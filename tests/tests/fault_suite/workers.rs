@@ -122,7 +122,7 @@ impl Worker {
 
 /// Where a broker takes long to notice that a program is gone, so many are killed at once.
 const AT_ONCE: u64 = 10;
-pub(crate) const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(10);
 
 /// Each message is in two queues; what the program held of one of them has to come back there, and nowhere else.
 pub(crate) async fn are_killed(broker: &mut Breakable) {
