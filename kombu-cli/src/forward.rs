@@ -1,5 +1,6 @@
 //! Messages that are taken from one place and published to another. Each is acknowledged when the broker at the other end has
-//! confirmed it, so whatever ends this loses nothing: at most, what was under way is there twice. What the other end doesn't take
+//! confirmed it, so whatever ends this loses nothing: at most, what was under way is there twice. It counts as moved when it is
+//! known to be gone from where it was. What the other end doesn't take
 //! for the time being is kept and published again: giving it back would count as a delivery on some queues, and use it up. It goes
 //! back once when the other end is away for so long that what is held would be retried.
 
@@ -11,6 +12,7 @@ use kombu::{Connection, Consumer, Content, Delivery, ErrorKind, Name, Producer, 
 use serde::Serialize;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::acks::Acks;
 use crate::commands::publish::Pace;
 use crate::failure::Result;
 use crate::idle::Idle;
@@ -52,6 +54,7 @@ pub(crate) enum Route {
 /// What became of all.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Totals {
+    /// They are known to be gone from where they were.
     pub(crate) moved: u64,
     /// They were looked at and stay.
     pub(crate) left: u64,
@@ -61,7 +64,7 @@ pub(crate) struct Totals {
     /// What stays fills the room for all, so it ended before the rest was looked at.
     #[serde(skip)]
     pub(crate) crowded: bool,
-    /// They may be at both ends, or twice at the other one, because a connection was lost.
+    /// They may be at the other end twice, or come again from this one, where they weren't counted as moved: a connection was lost.
     pub(crate) perhaps_twice: u64,
 }
 
@@ -73,7 +76,7 @@ impl Totals {
         }
         if self.perhaps_twice > 0 {
             sentence.push_str(&format!(
-                "; a connection was lost, so {} of them may be there twice",
+                "; a connection was lost, so {} may come again, or be there twice",
                 self.perhaps_twice
             ));
         }
@@ -121,6 +124,8 @@ pub(crate) async fn forward(
 ) -> (Totals, Result<()>) {
     let mut totals = Totals::default();
     let mut under_way: VecDeque<UnderWay> = VecDeque::new();
+    let source = ends.consumer.queues().first().cloned();
+    let mut acks = Acks::new(ends.from, source.unwrap_or_default());
     let mut again: VecDeque<Taken> = VecDeque::new();
     let mut left: VecDeque<Left> = VecDeque::new();
     let mut failed = Vec::new();
@@ -158,7 +163,7 @@ pub(crate) async fn forward(
         // What stays is among what was fetched ahead: nothing comes once it is all of that.
         totals.crowded = !left.is_empty() && left.len() >= fetched.ahead as usize;
         let room = under_way.len() + left.len() < WINDOW as usize && bytes < WINDOW_BYTES;
-        let room = room && !totals.crowded;
+        let room = room && !totals.crowded && acks.has_room();
         let repeats = !again.is_empty() && result.is_ok() && !stop.is_asked();
         let takes = !is_over && again.is_empty() && count < limits.count && room;
         let (mut taken, published) = tokio::select! {
@@ -168,6 +173,20 @@ pub(crate) async fn forward(
                     continue;
                 };
                 (done.taken, Some(published))
+            }
+            checked = acks.next(), if !acks.is_empty() => {
+                totals.moved += checked.done;
+                totals.perhaps_twice += checked.twice + checked.in_doubt;
+                // They come again, to us or to somebody else.
+                count -= checked.in_doubt;
+                bar.set_position(totals.moved);
+                if let Some(error) = checked.error
+                    && !(limits.persists && error.is_transient())
+                {
+                    is_over = true;
+                    result = result.and(Err(error.into()));
+                }
+                continue;
             }
             () = stop.asked(), if takes || repeats => {
                 is_over = true;
@@ -235,17 +254,7 @@ pub(crate) async fn forward(
         let error = match published {
             Ok(published) => {
                 bytes -= size;
-                let settled = settle(taken, &published, &mut totals).await;
-                bar.set_position(totals.moved);
-                match settled {
-                    // It comes again, to us or to somebody else.
-                    Ok(Settled::Lost) => count -= 1,
-                    Err(error) if !(limits.persists && error.is_transient()) => {
-                        is_over = true;
-                        result = result.and(Err(error.into()));
-                    }
-                    _ => {}
-                }
+                acks.send(taken.delivery, published.resent || taken.may_be_there);
                 continue;
             }
             Err(error) => error,
@@ -397,35 +406,6 @@ impl Pause {
     }
 }
 
-enum Settled {
-    Acked,
-    /// Its session ended before.
-    Lost,
-}
-
-/// It goes from here when it is there.
-async fn settle(
-    taken: Taken,
-    published: &kombu::Published,
-    totals: &mut Totals,
-) -> kombu::Result<Settled> {
-    totals.moved += 1;
-    let mut twice = published.resent || taken.may_be_there;
-    let settled = match taken.delivery.ack().await {
-        Ok(()) => Settled::Acked,
-        Err(error) if error.kind() == ErrorKind::SettleLost => {
-            twice = true;
-            Settled::Lost
-        }
-        Err(error) => {
-            totals.perhaps_twice += 1;
-            return Err(error);
-        }
-    };
-    totals.perhaps_twice += u64::from(twice);
-    Ok(settled)
-}
-
 /// What can't be given back has gone back already, with its session.
 pub(crate) async fn give_back(delivery: Delivery) {
     let _ = delivery.release().await;
@@ -510,6 +490,10 @@ mod tests {
         }
     }
 
+    async fn there(places: &Places) -> u64 {
+        places.to.queue_info("to").await.unwrap().ready
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_outage_of_the_source_does_not_end_a_move() {
         let places = Places::open("outage", 20).await;
@@ -555,8 +539,47 @@ mod tests {
             places.from_faults.cut();
         };
         let (totals, ()) = tokio::join!(places.forward(limits, |_| None), cut);
-        assert_eq!((totals.moved, totals.perhaps_twice), (4, 1));
+        assert_eq!((totals.moved, totals.perhaps_twice), (3, 1));
         assert_eq!(places.left().await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ack_that_a_lost_session_had_under_way_does_not_count_as_moved() {
+        let places = Places::open("under-way", 3).await;
+        places.to_faults.delay_publishes(Duration::from_secs(2));
+        let limits = Limits { count: 3, ..LIMITS };
+        let lost = async {
+            sleep(Duration::from_secs(1)).await;
+            places.from_faults.silence(true);
+            sleep(Duration::from_secs(8)).await;
+            assert_eq!(there(&places).await, 1);
+            places.from_faults.cut();
+            places.from_faults.silence(false);
+        };
+        let (totals, ()) = tokio::join!(places.forward(limits, |_| None), lost);
+        assert_eq!((totals.moved, totals.perhaps_twice), (3, 1));
+        assert_eq!((places.left().await, there(&places).await), (0, 4));
+    }
+
+    /// As on RabbitMQ, which answers no acks: one that was sent is as good as lost until something else is answered.
+    #[tokio::test(start_paused = true)]
+    async fn an_ack_counts_when_its_session_answers_what_was_asked_after_it() {
+        let places = Places::open("unanswered", 3).await;
+        let limits = Limits {
+            count: 3,
+            rate: Some(1.0),
+            ..LIMITS
+        };
+        let lost = async {
+            sleep(Duration::from_millis(500)).await;
+            places.from_faults.withhold_replies(true);
+            sleep(Duration::from_secs(1)).await;
+            places.from_faults.cut();
+            places.from_faults.withhold_replies(false);
+        };
+        let (totals, ()) = tokio::join!(places.forward(limits, |_| None), lost);
+        assert_eq!((totals.moved, totals.perhaps_twice), (2, 1));
+        assert_eq!((places.left().await, there(&places).await), (0, 3));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
 //! The `kombu` command: look into queues, send, receive and move messages from a shell, on any broker.
 
+mod acks;
 mod commands;
 mod confirm;
 mod failure;

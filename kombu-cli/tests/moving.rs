@@ -275,15 +275,21 @@ async fn what_somebody_else_has_is_told_of(broker: &Broker) {
     connection.close().await.unwrap();
 }
 
-/// The other end takes nothing more, so what the bridge has is certainly not there.
-async fn what_the_other_end_did_not_confirm_is_not_acknowledged(broker: &Broker) {
-    const UNCONFIRMED: usize = 300;
-    declare(broker, &["from", "to"]).await;
+/// A proxy before the broker, and the URL that leads through it.
+async fn proxied(broker: &Broker) -> (Proxy, String) {
     let mut url = url::Url::parse(broker.url()).unwrap();
     let server = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
     let proxy = Proxy::start(server).await.unwrap();
     url.set_port(Some(proxy.address().port())).unwrap();
-    let arguments = ["bridge", "from", "--to", url.as_str(), "-q", "to"];
+    (proxy, url.into())
+}
+
+/// The other end takes nothing more, so what the bridge has is certainly not there.
+async fn what_the_other_end_did_not_confirm_is_not_acknowledged(broker: &Broker) {
+    const UNCONFIRMED: usize = 300;
+    declare(broker, &["from", "to"]).await;
+    let (proxy, url) = proxied(broker).await;
+    let arguments = ["bridge", "from", "--to", &url, "-q", "to"];
     let mut child = command(broker.url(), &arguments).spawn().unwrap();
     fill(broker, "from", 1).await;
     common::until(async || ready(broker, "to").await == 1).await;
@@ -296,6 +302,45 @@ async fn what_the_other_end_did_not_confirm_is_not_acknowledged(broker: &Broker)
     child.wait().await.unwrap();
     assert_eq!(ready(broker, "to").await, 1);
     common::until(async || ready(broker, "from").await == UNCONFIRMED as u64).await;
+    connected.close().await.unwrap();
+}
+
+/// What is acknowledged into a network that swallows everything comes again.
+async fn what_the_source_did_not_hear_of_does_not_count_as_moved(broker: &Broker) {
+    const ALL: u64 = 600;
+    declare(broker, &["from", "to"]).await;
+    fill(broker, "from", ALL as usize).await;
+    let (proxy, url) = proxied(broker).await;
+    let bridge = ["bridge", "from", "--to", broker.url(), "-q", "to"];
+    let arguments = [&bridge[..], &["--rate", "200", "--json"]].concat();
+    let mut child = command(&url, &arguments).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    common::until(async || ready(broker, "to").await >= 100).await;
+    proxy.blackhole();
+    let heard = ready(broker, "to").await;
+    common::until(async || ready(broker, "to").await >= heard + 50).await;
+    proxy.heal().await.unwrap();
+    let mut is_back = async || {
+        while !told.next_line().await.unwrap().unwrap().contains("is back") {}
+    };
+    let in_time = timeout(Duration::from_secs(60), is_back()).await;
+    assert!(in_time.is_ok(), "the connection isn't made again");
+    common::interrupt(&child);
+    let ended = finish(child, b"").await;
+    assert_eq!(ended.code, Some(0), "{}", ended.errors);
+    let count = |name: &str| ended.json()[0][name].as_u64().unwrap();
+    let (moved, in_doubt) = (count("moved"), count("perhaps_twice"));
+    let there = ready(broker, "to").await;
+    assert!(moved < there, "{moved} of {there}");
+    assert!(
+        there <= moved + in_doubt,
+        "{there} are there: {}",
+        ended.text()
+    );
+    // On Redis, whoever is connected for a while gives back what a dead session had.
+    let connected = broker.connect().await;
+    common::until(async || ready(broker, "from").await + moved + in_doubt >= ALL).await;
+    assert!(ready(broker, "from").await + moved <= ALL);
     connected.close().await.unwrap();
 }
 
@@ -611,6 +656,7 @@ on_every_broker! {
     a_bridge_that_is_killed_loses_nothing
     what_somebody_else_has_is_told_of
     what_the_other_end_did_not_confirm_is_not_acknowledged
+    what_the_source_did_not_hear_of_does_not_count_as_moved
     what_the_other_end_does_not_take_yet_is_kept_and_brought_later
     a_bridge_from_a_queue_to_itself_is_refused
     a_move_to_an_exchange_goes_where_the_keys_lead
