@@ -12,12 +12,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use kombu_testkit::Broker;
-use kombu_testkit::proxy::{Direction, Proxy};
+use kombu_testkit::proxy::Direction;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::timeout;
 
-use self::common::{command, declare, done, feed, finish, on_every_broker, ready, run};
+use self::common::{command, declare, done, feed, finish, on_every_broker, proxied, ready, run};
 
 const IMAGE: &[u8] = b"\xff\xd8\x00\x1b[2J";
 
@@ -199,15 +199,6 @@ async fn a_look_at_very_much_ends_and_says_so(broker: &Broker) {
         assert!(looked.errors.contains(said), "{}", looked.errors);
         common::until(async || ready(broker, "jobs").await == MESSAGES).await;
     }
-}
-
-/// A proxy in front of the broker, and the URL that leads through it.
-async fn proxied(broker: &Broker) -> (Proxy, String) {
-    let mut url = url::Url::parse(broker.url()).unwrap();
-    let server = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
-    let proxy = Proxy::start(server).await.unwrap();
-    url.set_port(Some(proxy.address().port())).unwrap();
-    (proxy, url.into())
 }
 
 async fn a_look_whose_connection_was_lost_has_given_back_what_it_held(broker: &Broker) {
