@@ -121,15 +121,23 @@ async fn a_message_that_reaches_nobody_stays(broker: &Broker) {
 
 async fn further_keys_send_no_copies_elsewhere(broker: &Broker) {
     declare(broker, &["from", "to", "other"]).await;
-    done(
-        broker,
-        &["publish", "-q", "from", "-H", "CC=[\"other\"]", "1"],
-    )
-    .await;
-    assert_eq!(done(broker, &["get", "other"]).await.text(), "1\n");
-    done(broker, &["move", "from", "-q", "to"]).await;
-    assert_eq!(done(broker, &["get", "to"]).await.text(), "1\n");
-    assert_eq!(ready(broker, "other").await, 0);
+    let bridge = ["bridge", "from", "--to", broker.url(), "-n", "1"];
+    for (command, target) in [
+        (&["move", "from"][..], &["-q", "to"][..]),
+        (&["move", "from"], &["-e", "", "-k", "to"]),
+        (&bridge, &["-q", "to"]),
+        (&bridge, &["-e", "", "-k", "to"]),
+    ] {
+        done(
+            broker,
+            &["publish", "-q", "from", "-H", "CC=[\"other\"]", "1"],
+        )
+        .await;
+        assert_eq!(done(broker, &["get", "other"]).await.text(), "1\n");
+        done(broker, &[command, target].concat()).await;
+        assert_eq!(done(broker, &["get", "to"]).await.text(), "1\n");
+        assert_eq!(ready(broker, "other").await, 0, "{command:?} {target:?}");
+    }
 }
 
 async fn a_bridge_brings_what_comes_until_nothing_comes(broker: &Broker) {

@@ -15,8 +15,8 @@ use crate::{Context, output};
 ///
 /// A message leaves its queue when the broker has confirmed that it is at the other end. So nothing is lost if this is killed, but up to
 /// 1000 messages may be at both ends. It moves as many as the queue has at the start, and keeps the routing keys, unless -q or -k
-/// says otherwise. A message that reaches no queue stays, and ends it (code 5). Into a queue, the headers CC and BCC aren't taken along:
-/// they would send copies elsewhere.
+/// says otherwise. A message that reaches no queue stays, and ends it (code 5). Into a queue, with -q or with -e '' and -k, the headers
+/// CC and BCC aren't taken along: they would send copies elsewhere.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   kombu move failed -q jobs
@@ -40,7 +40,8 @@ pub(crate) struct Move {
 /// Move what comes to a queue on to another broker, until Ctrl-C
 ///
 /// A message leaves its queue when the other broker has confirmed it. So nothing is lost if this is killed or a broker is restarted,
-/// but up to 1000 messages may be there twice. Lost connections are made again.
+/// but up to 1000 messages may be there twice. Lost connections are made again. Into a queue, with -q or with -e '' and -k, the headers CC
+/// and BCC aren't taken along: they would send copies elsewhere.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   kombu bridge jobs --to nats://localhost -q jobs
@@ -259,7 +260,7 @@ impl Moving<'_> {
             allow_unroutable: self.allow_unroutable,
         };
         let key = self.target.key().map(Name::from);
-        let into_queue = self.target.queue.is_some();
+        let into_queue = self.target.only_queue().is_some();
         let (totals, result) = forward(ends, self.limits, &context.stop, &bar, |delivery| {
             route(delivery, key.as_ref(), into_queue)
         })
