@@ -27,6 +27,8 @@ const WINDOW_BYTES: usize = 32 * 1024 * 1024;
 pub(crate) const FIRST_FETCHED: u32 = 8;
 /// How long what fails for the time being is left alone.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long what was fetched waits for its turn where a rate is asked for. RabbitMQ takes it back after 30 min, and closes the channel.
+const LONGEST_TURN: Duration = Duration::from_secs(5 * 60);
 /// How long something is held. On RabbitMQ it is retried after 25 min, which counts and puts it behind the others.
 const MOST_HELD: Duration = Duration::from_secs(20 * 60);
 
@@ -41,6 +43,24 @@ pub(crate) struct Limits {
     pub(crate) persists: bool,
     /// Whether what reaches no queue is left where it is, and doesn't end it.
     pub(crate) leaves_unroutable: bool,
+}
+
+impl Limits {
+    /// How many are fetched before it is known how large they are.
+    pub(crate) fn first_fetched(&self) -> u32 {
+        self.window(0).min(FIRST_FETCHED)
+    }
+
+    /// How many are fetched ahead at most, where so many stay.
+    fn window(&self, stay: usize) -> u32 {
+        let wanted = usize::try_from(self.count).unwrap_or(usize::MAX);
+        let in_time = match self.rate {
+            Some(rate) => (rate * LONGEST_TURN.as_secs_f64()) as usize,
+            None => usize::MAX,
+        };
+        let most = in_time.max(1).saturating_add(stay).min(wanted);
+        u32::try_from(most).map_or(WINDOW, |most| most.clamp(1, WINDOW))
+    }
 }
 
 /// What becomes of a message.
@@ -160,6 +180,7 @@ pub(crate) async fn forward(
                 give_back(taken.delivery).await;
             }
         }
+        fetched.adapt(&mut ends.consumer, &limits, left.len());
         // What stays is among what was fetched ahead: nothing comes once it is all of that.
         totals.crowded = !left.is_empty() && left.len() >= fetched.ahead as usize;
         let room = under_way.len() + left.len() < WINDOW as usize && bytes < WINDOW_BYTES;
@@ -220,7 +241,7 @@ pub(crate) async fn forward(
                 };
                 count += 1;
                 bytes += delivery.body().len();
-                fetched.adapt(&mut ends.consumer, delivery.body().len(), limits.count);
+                fetched.see(delivery.body().len());
                 let since = Instant::now();
                 (Taken { delivery, since, may_be_there: false }, None)
             }
@@ -364,9 +385,16 @@ struct Fetched {
 }
 
 impl Fetched {
-    fn adapt(&mut self, consumer: &mut Consumer, bytes: usize, wanted: u64) {
+    fn see(&mut self, bytes: usize) {
         self.largest = self.largest.max(bytes).max(1);
-        let ahead = fitting(self.largest).min(window(wanted));
+    }
+
+    /// Beside those that stay.
+    fn adapt(&mut self, consumer: &mut Consumer, limits: &Limits, stay: usize) {
+        if self.largest == 0 {
+            return;
+        }
+        let ahead = fitting(self.largest).min(limits.window(stay));
         if ahead != self.ahead {
             self.ahead = ahead;
             consumer.set_prefetch(ahead);
@@ -378,11 +406,6 @@ impl Fetched {
 pub(crate) fn fitting(bytes: usize) -> u32 {
     let fit = u32::try_from(WINDOW_BYTES / bytes.max(1)).unwrap_or(WINDOW);
     fit.clamp(1, WINDOW)
-}
-
-/// How many are fetched ahead at most, where so many are wanted.
-pub(crate) fn window(wanted: u64) -> u32 {
-    u32::try_from(wanted).map_or(WINDOW, |wanted| wanted.clamp(1, WINDOW))
 }
 
 /// Until when the other end is left alone.
@@ -471,7 +494,7 @@ mod tests {
             let ends = Ends {
                 from: &self.from,
                 to: &self.to,
-                consumer: consumer.prefetch(8).await.unwrap(),
+                consumer: consumer.prefetch(limits.first_fetched()).await.unwrap(),
                 producer: &producer,
                 allow_unroutable: false,
             };
@@ -625,6 +648,43 @@ mod tests {
         let first = places.from.get("from").await.unwrap().unwrap();
         assert_eq!((first.attempt(), &first.body()[..]), (1, &b"0"[..]));
         first.ack().await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_is_fetched_ahead_than_goes_on_in_five_minutes() {
+        let places = Places::open("rate", 20).await;
+        let limits = Limits {
+            count: 20,
+            rate: Some(0.01),
+            ..LIMITS
+        };
+        let looks = async {
+            sleep(Duration::from_secs(50)).await;
+            // One is gone, and two were fetched with it.
+            assert_eq!(places.left().await, 17);
+        };
+        let (totals, ()) = tokio::join!(places.forward(limits, |_| None), looks);
+        assert_eq!((totals.moved, places.left().await), (20, 0));
+    }
+
+    #[test]
+    fn something_is_fetched_ahead_however_low_the_rate_is() {
+        for (rate, count, stay, ahead) in [
+            (None, u64::MAX, 0, 1_000),
+            (None, 7, 0, 7),
+            (Some(0.001), u64::MAX, 0, 1),
+            (Some(0.001), u64::MAX, 4, 5),
+            (Some(2.0), u64::MAX, 0, 600),
+            (Some(2.0), 7, 0, 7),
+            (Some(1e300), u64::MAX, 0, 1_000),
+        ] {
+            let limits = Limits {
+                count,
+                rate,
+                ..LIMITS
+            };
+            assert_eq!(limits.window(stay), ahead, "{rate:?} {count} {stay}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::moving::{EMPTY, interrupted, ready, report, without_copies};
 use super::publish::rate;
 use crate::failure::{Code, Failure, Result};
-use crate::forward::{Ends, FIRST_FETCHED, Limits, Route, forward, window};
+use crate::forward::{Ends, Limits, Route, forward};
 use crate::look::{Held, next};
 use crate::output::{harmless, table};
 use crate::show::{Form, text_of};
@@ -54,7 +54,7 @@ enum What {
         /// At most so many
         #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
-        /// At most so many per second
+        /// At most so many per second; what takes more than 5 min isn't fetched ahead
         #[arg(long, value_name = "PER SECOND", value_parser = rate)]
         rate: Option<f64>,
     },
@@ -259,7 +259,7 @@ async fn redrive(
     let producer = connection.producer(kombu::Exchange::default()).await?;
     let consumer = connection
         .consumer(&Queue::new(queue))
-        .prefetch(window(limits.count).min(FIRST_FETCHED))
+        .prefetch(limits.first_fetched())
         .await?;
     let bar = context.output.progress(Some(limits.count), "redriven");
     let ends = Ends {

@@ -6,7 +6,7 @@ use kombu::{Connection, Delivery, Name, Queue};
 
 use super::publish::rate;
 use crate::failure::{Failure, Result};
-use crate::forward::{Ends, FIRST_FETCHED, Limits, Route, Totals, WINDOW, forward, window};
+use crate::forward::{Ends, Limits, Route, Totals, WINDOW, forward};
 use crate::place::{TIME, duration};
 use crate::target::Target;
 use crate::{Context, output};
@@ -29,7 +29,7 @@ pub(crate) struct Move {
     /// At most so many messages
     #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// At most so many messages per second
+    /// At most so many messages per second; what takes more than 5 min isn't fetched ahead
     #[arg(long, value_name = "PER SECOND", value_parser = rate)]
     rate: Option<f64>,
     /// Count a message that reaches no queue as moved, which loses it
@@ -60,7 +60,7 @@ pub(crate) struct Bridge {
     /// End when nothing came for so long
     #[arg(long, value_name = TIME, value_parser = duration)]
     idle: Option<Duration>,
-    /// At most so many messages per second
+    /// At most so many messages per second; what takes more than 5 min isn't fetched ahead
     #[arg(long, value_name = "PER SECOND", value_parser = rate)]
     rate: Option<f64>,
     /// Count a message that reaches no queue as moved, which loses it
@@ -248,7 +248,7 @@ impl Moving<'_> {
         let consumer = self
             .from
             .consumer(&Queue::new(self.source))
-            .prefetch(window(self.limits.count).min(FIRST_FETCHED))
+            .prefetch(self.limits.first_fetched())
             .await?;
         let total = (self.limits.count < u64::MAX).then_some(self.limits.count);
         let bar = context.output.progress(total, what);
