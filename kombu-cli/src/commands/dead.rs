@@ -25,13 +25,15 @@ pub(crate) struct Dead {
 enum What {
     /// List dead letters: where each died, of what and how often; takes nothing
     ///
-    /// On RabbitMQ's quorum queues before 4.3, a look counts as a delivery of each.
+    /// It holds what it shows until the end, 64 MiB at most: with fewer than --count, it ends with code 6 then. On RabbitMQ's quorum
+    /// queues before 4.3, a look counts as a delivery of each.
     #[command(after_help = "Example:
   kombu dead list failed")]
     List(Look),
     /// Show dead letters whole; takes nothing
     ///
-    /// On RabbitMQ's quorum queues before 4.3, a look counts as a delivery of each.
+    /// It holds what it shows until the end, 64 MiB at most: with fewer than --count, it ends with code 6 then. On RabbitMQ's quorum
+    /// queues before 4.3, a look counts as a delivery of each.
     #[command(after_help = "Example:
   kombu dead show failed -n 1 --verbose")]
     Show {
@@ -213,7 +215,7 @@ impl Look {
         let connection = context.connect().await?;
         let mut held = Held::default();
         let shown = async {
-            while (held.len() as u64) < self.count && !held.is_too_much() {
+            while (held.len() as u64) < self.count && !held.is_full() {
                 let Some(delivery) = next(context, &connection, &self.queue).await? else {
                     break;
                 };
@@ -225,11 +227,13 @@ impl Look {
         };
         let shown: Result<()> = shown.await;
         let is_empty = held.is_empty();
+        let whole = held.check(self.count);
         let looked = held.end(context, &connection).await;
         let closed = connection.close().await;
         shown?;
         looked?;
         closed?;
+        whole?;
         match is_empty {
             true => Err(Failure::new(
                 Code::Nothing,

@@ -7,7 +7,8 @@ use crate::show::Form;
 
 /// Take what a queue has, one by one and without becoming a consumer
 ///
-/// A message is acknowledged when it was written. Ends with code 6 if there was nothing.
+/// A message is acknowledged when it was written. Ends with code 6 if there was nothing, and if --release came to 64 MiB before it
+/// had shown --count messages.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   kombu get jobs
@@ -40,7 +41,7 @@ impl Get {
         let mut held = Held::default();
         let mut count = 0;
         let got = async {
-            while count < self.count && !held.is_too_much() {
+            while count < self.count && !held.is_full() {
                 let Some(delivery) = next(context, &connection, &self.queue).await? else {
                     break;
                 };
@@ -59,11 +60,13 @@ impl Get {
             Ok(())
         };
         let got = got.await;
+        let whole = held.check(self.count);
         let looked = held.end(context, &connection).await;
         let closed = connection.close().await;
         got?;
         looked?;
         closed?;
+        whole?;
         match count {
             0 => Err(Failure::new(
                 Code::Nothing,
