@@ -416,16 +416,25 @@ async fn what_the_other_end_does_not_take_yet_is_kept_and_brought_later(broker: 
 async fn a_bridge_from_a_queue_to_itself_is_refused(broker: &Broker) {
     declare(broker, &["from"]).await;
     fill(broker, "from", 1).await;
+    let here = url::Url::parse(broker.url()).unwrap();
+    let mut elsewhere = here.clone();
+    let other = match here.host_str().unwrap() {
+        "127.0.0.1" => "LocalHost",
+        _ => "127.0.0.1",
+    };
+    elsewhere.set_host(Some(other)).unwrap();
     for (target, why) in [
         (&["-q", "from"][..], "the same queue"),
         (&["-e", "", "-k", "from"], "the same queue"),
         // With the keys that they have, which is `from`.
         (&["-e", ""], "the same broker"),
     ] {
-        let arguments = [&["bridge", "from", "--to", broker.url()], target].concat();
-        let refused = run(broker.url(), &arguments).await;
-        assert_eq!(refused.code, Some(2), "{}", refused.errors);
-        assert!(refused.errors.contains(why), "{}", refused.errors);
+        for to in [&here, &elsewhere] {
+            let arguments = [&["bridge", "from", "--to", to.as_str()], target].concat();
+            let refused = run(broker.url(), &arguments).await;
+            assert_eq!(refused.code, Some(2), "{}", refused.errors);
+            assert!(refused.errors.contains(why), "{}", refused.errors);
+        }
     }
     assert_eq!(ready(broker, "from").await, 1);
 }
