@@ -59,7 +59,7 @@ pub(crate) struct Bridge {
     /// End after so many messages
     #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// End when nothing came for so long
+    /// End when nothing came for so long from a broker that is there, and for 35s after its connection was lost; by default, never
     #[arg(long, value_name = TIME, value_parser = duration)]
     idle: Option<Duration>,
     /// At most so many messages per second; what takes more than 5 min isn't fetched ahead
