@@ -13,10 +13,11 @@ use crate::{Context, output};
 
 /// Receive messages and write them
 ///
-/// Without --follow and --count it ends when nothing came for --idle. A message is acknowledged when it was written, so what a closed
-/// pipe doesn't take goes back to the queue. Ctrl-C ends it in an orderly way. With --count, it ends with code 6 if fewer came,
-/// also where --release came to 64 MiB before; what was fetched beyond it goes back to its place, marked as redelivered. `kombu get`
-/// fetches nothing that isn't written.
+/// Without --follow and --count it ends when nothing came for --idle; with either of them and without --idle, it waits for ever. While
+/// the broker is away, it waits, and for 35s at least once that is back: so long may it keep what the lost connection had. A message is
+/// acknowledged when it was written, so what a closed pipe doesn't take goes back to the queue. Ctrl-C ends it in an orderly way. With
+/// --count, it ends with code 6 if fewer came, also where --release came to 64 MiB before; what was fetched beyond it goes back to its
+/// place, marked as redelivered. `kombu get` fetches nothing that isn't written.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   kombu consume jobs                         what is there
@@ -34,7 +35,7 @@ pub(crate) struct Consume {
     /// End after so many messages
     #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// End when nothing came for so long from a broker that is there; 2s without --count
+    /// End when nothing came for so long from a broker that is there, and for 35s after a lost connection; 2s without --count
     #[arg(long, value_name = TIME, value_parser = duration)]
     idle: Option<Duration>,
     /// Give everything back at the end; shows at most 1000, or 64 MiB. On RabbitMQ's quorum queues before 4.3, that counts as

@@ -19,7 +19,8 @@ pub(crate) struct Get {
     /// At most so many messages
     #[arg(long, short = 'n', default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
-    /// Give them back to where they were; shows at most 1000, or 64 MiB. On RabbitMQ's quorum queues before 4.3, that counts as a delivery of each
+    /// Give them back to where they were; shows at most 1000, or 64 MiB. On RabbitMQ's quorum queues before 4.3, that counts as a
+    /// delivery of each
     #[arg(long)]
     release: bool,
     #[command(flatten)]

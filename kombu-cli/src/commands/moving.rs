@@ -16,9 +16,10 @@ use crate::{Context, output};
 /// Move what a queue has to another queue, or to an exchange
 ///
 /// A message leaves its queue when the broker has confirmed that it is at the other end. So nothing is lost if this is killed, but up to
-/// 1000 messages may be at both ends. It moves as many as the queue has at the start, and keeps the routing keys, unless -q or -k
-/// says otherwise. A message that reaches no queue stays, and ends it (code 5). Into a queue, with -q or with -e '' and -k, the headers
-/// CC and BCC aren't taken along: they would send copies elsewhere.
+/// 1000 messages may be at both ends. It moves as many as the queue has at the start, or ends when nothing came for 5s. While the broker
+/// is away, it waits, and for 35s at least once that is back: so long may it keep what the lost connection had. It keeps the routing
+/// keys, unless -q or -k says otherwise. A message that reaches no queue stays, and ends it (code 5). Into a queue, with -q or with -e ''
+/// and -k, the headers CC and BCC aren't taken along: they would send copies elsewhere.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   kombu move failed -q jobs
@@ -41,9 +42,10 @@ pub(crate) struct Move {
 
 /// Move what comes to a queue on to another broker, until Ctrl-C
 ///
-/// A message leaves its queue when the other broker has confirmed it. So nothing is lost if this is killed or a broker is restarted,
-/// but up to 1000 messages may be there twice. Lost connections are made again. Into a queue, with -q or with -e '' and -k, the headers CC
-/// and BCC aren't taken along: they would send copies elsewhere.
+/// A message leaves its queue when the other broker has confirmed it. So nothing is lost if this is killed or a broker is restarted, but
+/// up to 1000 messages may be there twice. Lost connections are made again, and a broker that is away is waited for, however long.
+/// Without --idle it waits for messages for ever, also with -n. Into a queue, with -q or with -e '' and -k, the headers CC and BCC aren't
+/// taken along: they would send copies elsewhere.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   kombu bridge jobs --to nats://localhost -q jobs
