@@ -25,7 +25,7 @@ pub(crate) struct Acks<'a> {
 
 struct Sent {
     settling: Settling,
-    /// How many sessions there were.
+    /// How many sessions there were, this one included.
     session: u64,
     /// The message may be at the other end twice.
     is_twice: bool,
@@ -90,21 +90,19 @@ impl<'a> Acks<'a> {
 
 async fn check(from: Connection, queue: Name, sent: Vec<Sent>) -> Checked {
     let confirmed = sent.into_iter().map(async |sent| {
-        let confirmed = sent.settling.confirmed().await;
-        (confirmed, sent.session, sent.is_twice)
+        let result = sent.settling.confirmed().await;
+        (result, sent.session, sent.is_twice)
     });
     let confirmed = join_all(confirmed).await;
-    let of_good = |(confirmed, session, _): &(kombu::Result<()>, u64, bool)| {
-        confirmed.is_ok().then_some(*session)
-    };
-    let last = confirmed.iter().filter_map(of_good).max();
+    let good = confirmed.iter().filter(|(result, ..)| result.is_ok());
+    let last = good.map(|(_, session, _)| *session).max();
     let answered = match last {
         Some(session) => answers(&from, queue, session).await,
         None => false,
     };
     let mut checked = Checked::default();
-    for (confirmed, session, is_twice) in confirmed {
-        match confirmed {
+    for (result, session, is_twice) in confirmed {
+        match result {
             Ok(()) if answered && Some(session) == last => {
                 checked.done += 1;
                 checked.twice += u64::from(is_twice);
@@ -126,8 +124,9 @@ async fn answers(from: &Connection, queue: Name, session: u64) -> bool {
     if !health.connected || health.sessions != session {
         return false;
     }
-    let asked = from.queue_info(queue).await;
-    // A queue that is gone is an answer, too.
-    let is_answer = !asked.is_err_and(|error| error.is_transient());
+    let is_answer = match from.queue_info(queue).await {
+        Ok(_) => true,
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    };
     is_answer && from.health().sessions == session
 }
