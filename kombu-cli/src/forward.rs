@@ -1,5 +1,6 @@
 //! Messages that are taken from one place and published to another. Each is acknowledged when the broker at the other end has
-//! confirmed it, so whatever ends this loses nothing: at most, what was under way is there twice. What the other end doesn't take
+//! confirmed it, so whatever ends this loses nothing: at most, what was under way is there twice. It counts as moved when it is
+//! known to be gone from where it was. What the other end doesn't take
 //! for the time being is kept and published again: giving it back would count as a delivery on some queues, and use it up. It goes
 //! back once when the other end is away for so long that what is held would be retried.
 
@@ -11,6 +12,7 @@ use kombu::{Connection, Consumer, Content, Delivery, ErrorKind, Name, Producer, 
 use serde::Serialize;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::acks::Acks;
 use crate::commands::publish::Pace;
 use crate::failure::Result;
 use crate::idle::Idle;
@@ -25,6 +27,8 @@ const WINDOW_BYTES: usize = 32 * 1024 * 1024;
 pub(crate) const FIRST_FETCHED: u32 = 8;
 /// How long what fails for the time being is left alone.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long what was fetched waits for its turn where a rate is asked for. RabbitMQ takes it back after 30 min, and closes the channel.
+const LONGEST_TURN: Duration = Duration::from_secs(5 * 60);
 /// How long something is held. On RabbitMQ it is retried after 25 min, which counts and puts it behind the others.
 const MOST_HELD: Duration = Duration::from_secs(20 * 60);
 
@@ -41,6 +45,24 @@ pub(crate) struct Limits {
     pub(crate) leaves_unroutable: bool,
 }
 
+impl Limits {
+    /// How many are fetched before it is known how large they are.
+    pub(crate) fn first_fetched(&self) -> u32 {
+        self.window(0).min(FIRST_FETCHED)
+    }
+
+    /// How many are fetched ahead at most, where so many stay.
+    fn window(&self, stay: usize) -> u32 {
+        let wanted = usize::try_from(self.count).unwrap_or(usize::MAX);
+        let in_time = match self.rate {
+            Some(rate) => (rate * LONGEST_TURN.as_secs_f64()) as usize,
+            None => usize::MAX,
+        };
+        let most = in_time.max(1).saturating_add(stay).min(wanted);
+        u32::try_from(most).map_or(WINDOW, |most| most.clamp(1, WINDOW))
+    }
+}
+
 /// What becomes of a message.
 pub(crate) enum Route {
     /// It is published so, with this key in place of its own.
@@ -52,6 +74,7 @@ pub(crate) enum Route {
 /// What became of all.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Totals {
+    /// They are known to be gone from where they were.
     pub(crate) moved: u64,
     /// They were looked at and stay.
     pub(crate) left: u64,
@@ -61,7 +84,7 @@ pub(crate) struct Totals {
     /// What stays fills the room for all, so it ended before the rest was looked at.
     #[serde(skip)]
     pub(crate) crowded: bool,
-    /// They may be at both ends, or twice at the other one, because a connection was lost.
+    /// They may be at the other end twice, or come again from this one, where they weren't counted as moved: a connection was lost.
     pub(crate) perhaps_twice: u64,
 }
 
@@ -73,7 +96,7 @@ impl Totals {
         }
         if self.perhaps_twice > 0 {
             sentence.push_str(&format!(
-                "; a connection was lost, so {} of them may be there twice",
+                "; a connection was lost, so {} may come again, or be there twice",
                 self.perhaps_twice
             ));
         }
@@ -121,6 +144,8 @@ pub(crate) async fn forward(
 ) -> (Totals, Result<()>) {
     let mut totals = Totals::default();
     let mut under_way: VecDeque<UnderWay> = VecDeque::new();
+    let source = ends.consumer.queues().first().cloned();
+    let mut acks = Acks::new(ends.from, source.unwrap_or_default());
     let mut again: VecDeque<Taken> = VecDeque::new();
     let mut left: VecDeque<Left> = VecDeque::new();
     let mut failed = Vec::new();
@@ -155,10 +180,11 @@ pub(crate) async fn forward(
                 give_back(taken.delivery).await;
             }
         }
+        fetched.adapt(&mut ends.consumer, &limits, left.len());
         // What stays is among what was fetched ahead: nothing comes once it is all of that.
         totals.crowded = !left.is_empty() && left.len() >= fetched.ahead as usize;
         let room = under_way.len() + left.len() < WINDOW as usize && bytes < WINDOW_BYTES;
-        let room = room && !totals.crowded;
+        let room = room && !totals.crowded && acks.has_room();
         let repeats = !again.is_empty() && result.is_ok() && !stop.is_asked();
         let takes = !is_over && again.is_empty() && count < limits.count && room;
         let (mut taken, published) = tokio::select! {
@@ -168,6 +194,20 @@ pub(crate) async fn forward(
                     continue;
                 };
                 (done.taken, Some(published))
+            }
+            checked = acks.next(), if !acks.is_empty() => {
+                totals.moved += checked.done;
+                totals.perhaps_twice += checked.twice + checked.in_doubt;
+                // They come again, to us or to somebody else.
+                count -= checked.in_doubt;
+                bar.set_position(totals.moved);
+                if let Some(error) = checked.error
+                    && !(limits.persists && error.is_transient())
+                {
+                    is_over = true;
+                    result = result.and(Err(error.into()));
+                }
+                continue;
             }
             () = stop.asked(), if takes || repeats => {
                 is_over = true;
@@ -201,7 +241,7 @@ pub(crate) async fn forward(
                 };
                 count += 1;
                 bytes += delivery.body().len();
-                fetched.adapt(&mut ends.consumer, delivery.body().len(), limits.count);
+                fetched.see(delivery.body().len());
                 let since = Instant::now();
                 (Taken { delivery, since, may_be_there: false }, None)
             }
@@ -235,17 +275,7 @@ pub(crate) async fn forward(
         let error = match published {
             Ok(published) => {
                 bytes -= size;
-                let settled = settle(taken, &published, &mut totals).await;
-                bar.set_position(totals.moved);
-                match settled {
-                    // It comes again, to us or to somebody else.
-                    Ok(Settled::Lost) => count -= 1,
-                    Err(error) if !(limits.persists && error.is_transient()) => {
-                        is_over = true;
-                        result = result.and(Err(error.into()));
-                    }
-                    _ => {}
-                }
+                acks.send(taken.delivery, published.resent || taken.may_be_there);
                 continue;
             }
             Err(error) => error,
@@ -355,9 +385,16 @@ struct Fetched {
 }
 
 impl Fetched {
-    fn adapt(&mut self, consumer: &mut Consumer, bytes: usize, wanted: u64) {
+    fn see(&mut self, bytes: usize) {
         self.largest = self.largest.max(bytes).max(1);
-        let ahead = fitting(self.largest).min(window(wanted));
+    }
+
+    /// Beside those that stay.
+    fn adapt(&mut self, consumer: &mut Consumer, limits: &Limits, stay: usize) {
+        if self.largest == 0 {
+            return;
+        }
+        let ahead = fitting(self.largest).min(limits.window(stay));
         if ahead != self.ahead {
             self.ahead = ahead;
             consumer.set_prefetch(ahead);
@@ -369,11 +406,6 @@ impl Fetched {
 pub(crate) fn fitting(bytes: usize) -> u32 {
     let fit = u32::try_from(WINDOW_BYTES / bytes.max(1)).unwrap_or(WINDOW);
     fit.clamp(1, WINDOW)
-}
-
-/// How many are fetched ahead at most, where so many are wanted.
-pub(crate) fn window(wanted: u64) -> u32 {
-    u32::try_from(wanted).map_or(WINDOW, |wanted| wanted.clamp(1, WINDOW))
 }
 
 /// Until when the other end is left alone.
@@ -395,35 +427,6 @@ impl Pause {
             sleep_until(end).await;
         }
     }
-}
-
-enum Settled {
-    Acked,
-    /// Its session ended before.
-    Lost,
-}
-
-/// It goes from here when it is there.
-async fn settle(
-    taken: Taken,
-    published: &kombu::Published,
-    totals: &mut Totals,
-) -> kombu::Result<Settled> {
-    totals.moved += 1;
-    let mut twice = published.resent || taken.may_be_there;
-    let settled = match taken.delivery.ack().await {
-        Ok(()) => Settled::Acked,
-        Err(error) if error.kind() == ErrorKind::SettleLost => {
-            twice = true;
-            Settled::Lost
-        }
-        Err(error) => {
-            totals.perhaps_twice += 1;
-            return Err(error);
-        }
-    };
-    totals.perhaps_twice += u64::from(twice);
-    Ok(settled)
 }
 
 /// What can't be given back has gone back already, with its session.
@@ -491,7 +494,7 @@ mod tests {
             let ends = Ends {
                 from: &self.from,
                 to: &self.to,
-                consumer: consumer.prefetch(8).await.unwrap(),
+                consumer: consumer.prefetch(limits.first_fetched()).await.unwrap(),
                 producer: &producer,
                 allow_unroutable: false,
             };
@@ -508,6 +511,10 @@ mod tests {
         async fn left(&self) -> u64 {
             self.from.queue_info("from").await.unwrap().ready
         }
+    }
+
+    async fn there(places: &Places) -> u64 {
+        places.to.queue_info("to").await.unwrap().ready
     }
 
     #[tokio::test(start_paused = true)]
@@ -555,8 +562,47 @@ mod tests {
             places.from_faults.cut();
         };
         let (totals, ()) = tokio::join!(places.forward(limits, |_| None), cut);
-        assert_eq!((totals.moved, totals.perhaps_twice), (4, 1));
+        assert_eq!((totals.moved, totals.perhaps_twice), (3, 1));
         assert_eq!(places.left().await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ack_that_a_lost_session_had_under_way_does_not_count_as_moved() {
+        let places = Places::open("under-way", 3).await;
+        places.to_faults.delay_publishes(Duration::from_secs(2));
+        let limits = Limits { count: 3, ..LIMITS };
+        let lost = async {
+            sleep(Duration::from_secs(1)).await;
+            places.from_faults.silence(true);
+            sleep(Duration::from_secs(8)).await;
+            assert_eq!(there(&places).await, 1);
+            places.from_faults.cut();
+            places.from_faults.silence(false);
+        };
+        let (totals, ()) = tokio::join!(places.forward(limits, |_| None), lost);
+        assert_eq!((totals.moved, totals.perhaps_twice), (3, 1));
+        assert_eq!((places.left().await, there(&places).await), (0, 4));
+    }
+
+    /// As on RabbitMQ, which answers no acks: one that was sent is as good as lost until something else is answered.
+    #[tokio::test(start_paused = true)]
+    async fn an_ack_counts_when_its_session_answers_what_was_asked_after_it() {
+        let places = Places::open("unanswered", 3).await;
+        let limits = Limits {
+            count: 3,
+            rate: Some(1.0),
+            ..LIMITS
+        };
+        let lost = async {
+            sleep(Duration::from_millis(500)).await;
+            places.from_faults.withhold_replies(true);
+            sleep(Duration::from_secs(1)).await;
+            places.from_faults.cut();
+            places.from_faults.withhold_replies(false);
+        };
+        let (totals, ()) = tokio::join!(places.forward(limits, |_| None), lost);
+        assert_eq!((totals.moved, totals.perhaps_twice), (2, 1));
+        assert_eq!((places.left().await, there(&places).await), (0, 3));
     }
 
     #[tokio::test(start_paused = true)]
@@ -602,6 +648,43 @@ mod tests {
         let first = places.from.get("from").await.unwrap().unwrap();
         assert_eq!((first.attempt(), &first.body()[..]), (1, &b"0"[..]));
         first.ack().await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_is_fetched_ahead_than_goes_on_in_five_minutes() {
+        let places = Places::open("rate", 20).await;
+        let limits = Limits {
+            count: 20,
+            rate: Some(0.01),
+            ..LIMITS
+        };
+        let looks = async {
+            sleep(Duration::from_secs(50)).await;
+            // One is gone, and two were fetched with it.
+            assert_eq!(places.left().await, 17);
+        };
+        let (totals, ()) = tokio::join!(places.forward(limits, |_| None), looks);
+        assert_eq!((totals.moved, places.left().await), (20, 0));
+    }
+
+    #[test]
+    fn something_is_fetched_ahead_however_low_the_rate_is() {
+        for (rate, count, stay, ahead) in [
+            (None, u64::MAX, 0, 1_000),
+            (None, 7, 0, 7),
+            (Some(0.001), u64::MAX, 0, 1),
+            (Some(0.001), u64::MAX, 4, 5),
+            (Some(2.0), u64::MAX, 0, 600),
+            (Some(2.0), 7, 0, 7),
+            (Some(1e300), u64::MAX, 0, 1_000),
+        ] {
+            let limits = Limits {
+                count,
+                rate,
+                ..LIMITS
+            };
+            assert_eq!(limits.window(stay), ahead, "{rate:?} {count} {stay}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

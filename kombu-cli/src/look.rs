@@ -3,7 +3,7 @@
 use kombu::{Acker, Connection, Delivery, ErrorKind};
 
 use crate::Context;
-use crate::failure::Result;
+use crate::failure::{Code, Failure, Result};
 use crate::output;
 
 /// What the bodies of one look may come to: whoever settles them later may keep them until then.
@@ -41,13 +41,23 @@ impl Held {
         self.ackers.is_empty()
     }
 
-    /// Whether it comes to so much that the look ends, which is said.
-    pub(crate) fn is_too_much(&self) -> bool {
-        let is_too_much = self.bytes >= MOST_BYTES;
-        if is_too_much {
-            output::note("there may be more: a look holds what it shows, 64 MiB at most");
+    /// Whether it comes to so much that the look ends.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes >= MOST_BYTES
+    }
+
+    /// Fails if the look ended before it had shown as many as it was to, because it was full.
+    pub(crate) fn check(&self, wanted: u64) -> Result<()> {
+        let shown = self.len() as u64;
+        if self.is_full() && shown < wanted {
+            return Err(Failure::new(
+                Code::Nothing,
+                format!(
+                    "{shown} of {wanted} messages were shown, and there may be more: a look holds what it shows, 64 MiB at most"
+                ),
+            ));
         }
-        is_too_much
+        Ok(())
     }
 
     /// Gives back what was looked at, and says where that isn't all the same to the broker.

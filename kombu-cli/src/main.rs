@@ -1,5 +1,6 @@
 //! The `kombu` command: look into queues, send, receive and move messages from a shell, on any broker.
 
+mod acks;
 mod commands;
 mod confirm;
 mod failure;
@@ -26,6 +27,14 @@ use self::output::Output;
 use self::place::Place;
 use self::stop::Stop;
 
+/// What `--help` says about ends that aren't told in advance.
+const WAITING: &str = "What waits, and for how long:
+  Where nothing comes, until Ctrl-C: `consume --follow`, `consume -n` and `bridge` without --idle, `serve`, `queues --watch`.
+  While the broker that messages come from is away, `consume`, `move`, `bridge` and `dead redrive` wait for it, however long. Once
+  it is back, they take a queue for empty after 35s at the soonest: so long may it keep what a lost connection had.
+  A look (`get` and `consume` with --release, `dead list` and `dead show`) holds what it shows until its end: 1000 messages or
+  64 MiB at most.";
+
 const EXAMPLE: &str = "Example:
   export KOMBU_URL=amqp://guest:guest@localhost
   kombu publish -q jobs '{\"id\": 7}'
@@ -38,7 +47,7 @@ const EXAMPLE: &str = "Example:
     version,
     arg_required_else_help = true,
     after_help = EXAMPLE,
-    after_long_help = format!("{EXAMPLE}\n\n{CODES}")
+    after_long_help = format!("{EXAMPLE}\n\n{WAITING}\n\n{CODES}")
 )]
 struct Cli {
     #[command(flatten)]

@@ -13,9 +13,11 @@ use crate::{Context, output};
 
 /// Receive messages and write them
 ///
-/// Without --follow and --count it ends when nothing came for --idle. A message is acknowledged when it was written, so what a closed
-/// pipe doesn't take goes back to the queue. Ctrl-C ends it in an orderly way. With --count, it ends with code 6 if fewer came; what was
-/// fetched beyond it goes back to its place, marked as redelivered. `kombu get` fetches nothing that isn't written.
+/// Without --follow and --count it ends when nothing came for --idle; with either of them and without --idle, it waits for ever. While
+/// the broker is away, it waits, and for 35s at least once that is back: so long may it keep what the lost connection had. A message is
+/// acknowledged when it was written, so what a closed pipe doesn't take goes back to the queue. Ctrl-C ends it in an orderly way. With
+/// --count, it ends with code 6 if fewer came, also where --release came to 64 MiB before; what was fetched beyond it goes back to its
+/// place, marked as redelivered. `kombu get` fetches nothing that isn't written.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   kombu consume jobs                         what is there
@@ -33,7 +35,7 @@ pub(crate) struct Consume {
     /// End after so many messages
     #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// End when nothing came for so long from a broker that is there; 2s without --count
+    /// End when nothing came for so long from a broker that is there, and for 35s after a lost connection; 2s without --count
     #[arg(long, value_name = TIME, value_parser = duration)]
     idle: Option<Duration>,
     /// Give everything back at the end; shows at most 1000, or 64 MiB. On RabbitMQ's quorum queues before 4.3, that counts as
@@ -63,7 +65,11 @@ impl Consume {
         }
         let connection = context.connect().await?;
         let queues: Vec<Queue> = self.queues.iter().map(Queue::new).collect();
-        let wanted = self.count.unwrap_or(u64::MAX);
+        let all = match self.release {
+            true => MOST_HELD.into(),
+            false => u64::MAX,
+        };
+        let wanted = self.count.unwrap_or(all);
         // A look holds many: how many are fetched at once depends on how large they are.
         let most = match self.release {
             true => FIRST_FETCHED,
@@ -91,12 +97,24 @@ impl Consume {
             .await;
         // Before something is given back, or this consumer would get it again.
         let cancelled = consumer.cancel().await;
+        let whole = match self.count {
+            Some(wanted) => held.check(wanted),
+            None => {
+                if held.is_full() || held.len() >= MOST_HELD as usize {
+                    output::note(&format!(
+                        "there may be more: a look holds what it shows, {MOST_HELD} messages or 64 MiB at most"
+                    ));
+                }
+                Ok(())
+            }
+        };
         let looked = held.end(context, &connection).await;
         let closed = connection.close().await;
         received?;
         cancelled?;
         looked?;
         closed?;
+        whole?;
         match self.count {
             Some(wanted) if count < wanted && context.stop.is_asked() => Err(Failure::interrupted(
                 format!("ended after {count} of {wanted} messages"),
@@ -130,7 +148,7 @@ impl Consume {
         };
         let mut idle = Idle::of(idle);
         let (mut window, mut largest) = (FIRST_FETCHED, 0);
-        while *count < wanted && !held.is_too_much() {
+        while *count < wanted && !held.is_full() {
             let next = tokio::select! {
                 biased;
                 () = context.stop.asked() => return Ok(()),
@@ -166,10 +184,6 @@ impl Consume {
                 let most = u32::try_from(wanted).unwrap_or(MOST_HELD).min(MOST_HELD);
                 window = held_now.saturating_add(fitting(largest)).min(most);
                 consumer.set_prefetch(window);
-            }
-            if held.len() >= MOST_HELD as usize {
-                output::note("there may be more: --release shows 1000 at most");
-                return Ok(());
             }
         }
         Ok(())

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::moving::{EMPTY, interrupted, ready, report, without_copies};
 use super::publish::rate;
 use crate::failure::{Code, Failure, Result};
-use crate::forward::{Ends, FIRST_FETCHED, Limits, Route, forward, window};
+use crate::forward::{Ends, Limits, Route, forward};
 use crate::look::{Held, next};
 use crate::output::{harmless, table};
 use crate::show::{Form, text_of};
@@ -25,13 +25,15 @@ pub(crate) struct Dead {
 enum What {
     /// List dead letters: where each died, of what and how often; takes nothing
     ///
-    /// On RabbitMQ's quorum queues before 4.3, a look counts as a delivery of each.
+    /// It holds what it shows until the end, 64 MiB at most: with fewer than --count, it ends with code 6 then. On RabbitMQ's quorum
+    /// queues before 4.3, a look counts as a delivery of each.
     #[command(after_help = "Example:
   kombu dead list failed")]
     List(Look),
     /// Show dead letters whole; takes nothing
     ///
-    /// On RabbitMQ's quorum queues before 4.3, a look counts as a delivery of each.
+    /// It holds what it shows until the end, 64 MiB at most: with fewer than --count, it ends with code 6 then. On RabbitMQ's quorum
+    /// queues before 4.3, a look counts as a delivery of each.
     #[command(after_help = "Example:
   kombu dead show failed -n 1 --verbose")]
     Show {
@@ -43,8 +45,10 @@ enum What {
     /// Send dead letters back to the queues in which they died
     ///
     /// A letter leaves its queue when the broker has confirmed that it is back. So nothing is lost if this is killed, but up to 1000
-    /// letters may be there twice. Its history, the headers x-death, x-first-death-… and x-last-death-…, is taken off: it begins anew. What never died stays, and so
-    /// does a letter whose queue is gone (code 5 at the end).
+    /// letters may be there twice. Its history, the headers x-death, x-first-death-… and x-last-death-…, is taken off: it begins anew.
+    /// What never died stays, and so does a letter whose queue is gone (code 5 at the end). It sends back as many as there are at the
+    /// start, or ends when nothing came for 5s. While the broker is away, it waits, and for 35s at least once that is back: so long may
+    /// it keep what the lost connection had.
     #[command(after_help = "Examples:
   kombu dead redrive failed
   kombu dead redrive failed -n 10 --rate 1")]
@@ -54,7 +58,7 @@ enum What {
         /// At most so many
         #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
-        /// At most so many per second
+        /// At most so many per second; what takes more than 5 min isn't fetched ahead
         #[arg(long, value_name = "PER SECOND", value_parser = rate)]
         rate: Option<f64>,
     },
@@ -213,7 +217,7 @@ impl Look {
         let connection = context.connect().await?;
         let mut held = Held::default();
         let shown = async {
-            while (held.len() as u64) < self.count && !held.is_too_much() {
+            while (held.len() as u64) < self.count && !held.is_full() {
                 let Some(delivery) = next(context, &connection, &self.queue).await? else {
                     break;
                 };
@@ -225,11 +229,13 @@ impl Look {
         };
         let shown: Result<()> = shown.await;
         let is_empty = held.is_empty();
+        let whole = held.check(self.count);
         let looked = held.end(context, &connection).await;
         let closed = connection.close().await;
         shown?;
         looked?;
         closed?;
+        whole?;
         match is_empty {
             true => Err(Failure::new(
                 Code::Nothing,
@@ -259,7 +265,7 @@ async fn redrive(
     let producer = connection.producer(kombu::Exchange::default()).await?;
     let consumer = connection
         .consumer(&Queue::new(queue))
-        .prefetch(window(limits.count).min(FIRST_FETCHED))
+        .prefetch(limits.first_fetched())
         .await?;
     let bar = context.output.progress(Some(limits.count), "redriven");
     let ends = Ends {

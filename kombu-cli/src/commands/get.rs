@@ -7,7 +7,8 @@ use crate::show::Form;
 
 /// Take what a queue has, one by one and without becoming a consumer
 ///
-/// A message is acknowledged when it was written. Ends with code 6 if there was nothing.
+/// A message is acknowledged when it was written. Ends with code 6 if there was nothing, and if --release came to 64 MiB before it
+/// had shown --count messages.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   kombu get jobs
@@ -18,7 +19,8 @@ pub(crate) struct Get {
     /// At most so many messages
     #[arg(long, short = 'n', default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
-    /// Give them back to where they were; shows at most 1000, or 64 MiB. On RabbitMQ's quorum queues before 4.3, that counts as a delivery of each
+    /// Give them back to where they were; shows at most 1000, or 64 MiB. On RabbitMQ's quorum queues before 4.3, that counts as a
+    /// delivery of each
     #[arg(long)]
     release: bool,
     #[command(flatten)]
@@ -40,7 +42,7 @@ impl Get {
         let mut held = Held::default();
         let mut count = 0;
         let got = async {
-            while count < self.count && !held.is_too_much() {
+            while count < self.count && !held.is_full() {
                 let Some(delivery) = next(context, &connection, &self.queue).await? else {
                     break;
                 };
@@ -59,11 +61,13 @@ impl Get {
             Ok(())
         };
         let got = got.await;
+        let whole = held.check(self.count);
         let looked = held.end(context, &connection).await;
         let closed = connection.close().await;
         got?;
         looked?;
         closed?;
+        whole?;
         match count {
             0 => Err(Failure::new(
                 Code::Nothing,

@@ -1,12 +1,14 @@
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use clap::Args;
 use kombu::driver::Target as Broker;
 use kombu::{Connection, Delivery, Name, Queue};
+use percent_encoding::percent_decode_str;
 
 use super::publish::rate;
 use crate::failure::{Failure, Result};
-use crate::forward::{Ends, FIRST_FETCHED, Limits, Route, Totals, WINDOW, forward, window};
+use crate::forward::{Ends, Limits, Route, Totals, WINDOW, forward};
 use crate::place::{TIME, duration};
 use crate::target::Target;
 use crate::{Context, output};
@@ -14,9 +16,10 @@ use crate::{Context, output};
 /// Move what a queue has to another queue, or to an exchange
 ///
 /// A message leaves its queue when the broker has confirmed that it is at the other end. So nothing is lost if this is killed, but up to
-/// 1000 messages may be at both ends. It moves as many as the queue has at the start, and keeps the routing keys, unless -q or -k
-/// says otherwise. A message that reaches no queue stays, and ends it (code 5). Into a queue, the headers CC and BCC aren't taken along:
-/// they would send copies elsewhere.
+/// 1000 messages may be at both ends. It moves as many as the queue has at the start, or ends when nothing came for 5s. While the broker
+/// is away, it waits, and for 35s at least once that is back: so long may it keep what the lost connection had. It keeps the routing
+/// keys, unless -q or -k says otherwise. A message that reaches no queue stays, and ends it (code 5). Into a queue, with -q or with -e ''
+/// and -k, the headers CC and BCC aren't taken along: they would send copies elsewhere.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   kombu move failed -q jobs
@@ -29,7 +32,7 @@ pub(crate) struct Move {
     /// At most so many messages
     #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// At most so many messages per second
+    /// At most so many messages per second; what takes more than 5 min isn't fetched ahead
     #[arg(long, value_name = "PER SECOND", value_parser = rate)]
     rate: Option<f64>,
     /// Count a message that reaches no queue as moved, which loses it
@@ -39,8 +42,10 @@ pub(crate) struct Move {
 
 /// Move what comes to a queue on to another broker, until Ctrl-C
 ///
-/// A message leaves its queue when the other broker has confirmed it. So nothing is lost if this is killed or a broker is restarted,
-/// but up to 1000 messages may be there twice. Lost connections are made again.
+/// A message leaves its queue when the other broker has confirmed it. So nothing is lost if this is killed or a broker is restarted, but
+/// up to 1000 messages may be there twice. Lost connections are made again, and a broker that is away is waited for, however long.
+/// Without --idle it waits for messages for ever, also with -n. Into a queue, with -q or with -e '' and -k, the headers CC and BCC aren't
+/// taken along: they would send copies elsewhere.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   kombu bridge jobs --to nats://localhost -q jobs
@@ -56,10 +61,10 @@ pub(crate) struct Bridge {
     /// End after so many messages
     #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// End when nothing came for so long
+    /// End when nothing came for so long from a broker that is there, and for 35s after its connection was lost; by default, never
     #[arg(long, value_name = TIME, value_parser = duration)]
     idle: Option<Duration>,
-    /// At most so many messages per second
+    /// At most so many messages per second; what takes more than 5 min isn't fetched ahead
     #[arg(long, value_name = "PER SECOND", value_parser = rate)]
     rate: Option<f64>,
     /// Count a message that reaches no queue as moved, which loses it
@@ -176,47 +181,87 @@ impl Bridge {
     }
 }
 
-/// Whether both are one place, as far as URLs tell.
+/// Whether both are one place, as far as URLs tell. Of several servers, one that both have is enough.
 fn is_same(from: &Broker, to: &Broker) -> bool {
-    place(from) == place(to)
+    let (from, to) = (Place::of(from), Place::of(to));
+    from.space == to.space
+        && from
+            .servers
+            .iter()
+            .any(|server| to.servers.contains(server))
 }
 
 /// The parts of a URL that make a place, as they are where it leaves them out.
-fn place(target: &Broker) -> [String; 7] {
-    let url = target.url();
-    let option = |wanted: &str| {
-        let mut options = url.query_pairs();
-        let value = options.find(|(name, _)| name == wanted)?.1.into_owned();
-        (!value.is_empty()).then_some(value)
-    };
-    let path = url.path().trim_start_matches('/').to_owned();
-    let database = || option("db").or_else(|| option("virtual_host"));
-    let (port, path, database, prefix) = match url.scheme() {
-        "amqp" => (5672, path, None, ""),
-        "amqps" => (5671, path, None, ""),
-        "redis" | "rediss" => {
-            let database = Some(path).filter(|path| !path.is_empty());
-            (6379, String::new(), database.or_else(|| option("db")), "")
+struct Place {
+    servers: Vec<(String, u16)>,
+    space: [String; 5],
+}
+
+impl Place {
+    fn of(target: &Broker) -> Self {
+        let url = target.url();
+        let option = |wanted: &str| {
+            let mut options = url.query_pairs();
+            let value = options.find(|(name, _)| name == wanted)?.1.into_owned();
+            (!value.is_empty()).then_some(value)
+        };
+        let path = percent_decode_str(url.path().trim_start_matches('/'));
+        let path = path.decode_utf8_lossy().into_owned();
+        let database = || option("db").or_else(|| option("virtual_host"));
+        // What names the same in other words, and may be encrypted on the same port.
+        let scheme = match url.scheme() {
+            "tls" => "nats",
+            "redis+socket" => "redis+unix",
+            scheme => scheme,
+        };
+        let (port, path, database, prefix) = match scheme {
+            "amqp" | "amqps" if path == "/" => (amqp_port(scheme), String::new(), None, ""),
+            "amqp" | "amqps" => (amqp_port(scheme), path, None, ""),
+            "redis" | "rediss" => {
+                let database = Some(path).filter(|path| !path.is_empty());
+                (6379, String::new(), database.or_else(|| option("db")), "")
+            }
+            "redis+sentinel" | "rediss+sentinel" => (26379, path, database(), ""),
+            "nats" => (4222, String::new(), None, "kombu"),
+            _ => (0, path, database(), ""),
+        };
+        let first = (url.host_str().unwrap_or_default(), url.port());
+        let others = target.other_hosts().iter();
+        let others = others.map(|(host, port)| (host.as_str(), *port));
+        let servers = std::iter::once(first).chain(others);
+        Place {
+            servers: servers
+                .map(|(name, of_its_own)| (host(name), of_its_own.unwrap_or(port)))
+                .collect(),
+            space: [
+                scheme.to_owned(),
+                path,
+                database.unwrap_or_else(|| "0".to_owned()),
+                option("prefix").unwrap_or_else(|| prefix.to_owned()),
+                // The number of a place in memory that has no name.
+                url.fragment().unwrap_or_default().to_owned(),
+            ],
         }
-        "redis+sentinel" | "rediss+sentinel" => (26379, path, database(), ""),
-        "nats" | "tls" => (4222, String::new(), None, "kombu"),
-        _ => (0, path, database(), ""),
-    };
-    let path = match path.as_str() {
-        "%2f" | "%2F" => String::new(),
-        _ => path,
-    };
-    let host = url.host_str().filter(|host| !host.is_empty());
-    [
-        url.scheme().to_owned(),
-        host.unwrap_or("localhost").to_owned(),
-        url.port().unwrap_or(port).to_string(),
-        path,
-        database.unwrap_or_else(|| "0".to_owned()),
-        option("prefix").unwrap_or_else(|| prefix.to_owned()),
-        // The number of a place in memory that has no name.
-        url.fragment().unwrap_or_default().to_owned(),
-    ]
+    }
+}
+
+fn amqp_port(scheme: &str) -> u16 {
+    match scheme {
+        "amqps" => 5671,
+        _ => 5672,
+    }
+}
+
+/// A host as it is however it is written. This machine has many names.
+fn host(name: &str) -> String {
+    const THIS: &str = "localhost";
+    let name = name.trim_matches(['[', ']']).trim_end_matches('.');
+    match name.parse::<IpAddr>().map(|address| address.to_canonical()) {
+        Ok(IpAddr::V4(Ipv4Addr::LOCALHOST) | IpAddr::V6(Ipv6Addr::LOCALHOST)) => THIS.to_owned(),
+        Ok(address) => address.to_string(),
+        Err(_) if name.is_empty() => THIS.to_owned(),
+        Err(_) => name.to_ascii_lowercase(),
+    }
 }
 
 /// How many messages a queue has to give; those that somebody else has are told of.
@@ -247,7 +292,7 @@ impl Moving<'_> {
         let consumer = self
             .from
             .consumer(&Queue::new(self.source))
-            .prefetch(window(self.limits.count).min(FIRST_FETCHED))
+            .prefetch(self.limits.first_fetched())
             .await?;
         let total = (self.limits.count < u64::MAX).then_some(self.limits.count);
         let bar = context.output.progress(total, what);
@@ -259,7 +304,7 @@ impl Moving<'_> {
             allow_unroutable: self.allow_unroutable,
         };
         let key = self.target.key().map(Name::from);
-        let into_queue = self.target.queue.is_some();
+        let into_queue = self.target.only_queue().is_some();
         let (totals, result) = forward(ends, self.limits, &context.stop, &bar, |delivery| {
             route(delivery, key.as_ref(), into_queue)
         })
@@ -319,11 +364,37 @@ mod tests {
             ("nats://h", "nats://h:4222/?prefix=kombu", true),
             ("nats://h", "nats://h?prefix=shop", false),
             ("nats://h", "redis://h:4222", false),
+            ("amqp://Shop.Example", "amqp://shop.example.", true),
+            ("amqp://localhost", "amqp://127.0.0.1:5672", true),
+            ("amqp://LOCALHOST", "amqp://[::1]", true),
+            ("amqp://[::ffff:127.0.0.1]", "amqp://127.0.0.1", true),
+            ("amqp://[2001:db8:0:0::1]", "amqp://[2001:DB8::1]", true),
+            ("amqp://127.0.0.1", "amqp://127.0.0.2", false),
+            ("amqp://h/v%77", "amqp://h/vw", true),
+            ("amqp://h/a%2Fb", "amqp://h/a", false),
+            ("redis://localhost:6379", "redis://127.0.0.1", true),
+            ("rediss://localhost", "rediss://[::1]:6379/0", true),
+            (
+                "redis+unix:///a.sock",
+                "redis+socket://localhost/a.sock",
+                true,
+            ),
+            ("nats://localhost", "tls://127.0.0.1:4222", true),
         ] {
             let target = |url: &str| Broker::new(url::Url::parse(url).unwrap());
             let is_same = is_same(&target(one), &target(other));
             assert_eq!(is_same, same, "{one} {other}");
         }
+    }
+
+    #[test]
+    fn servers_of_one_cluster_are_a_place_in_any_order() {
+        let url = |text| url::Url::parse(text).unwrap();
+        let cluster = |first, other| Broker::new(url(first)).with_other_hosts(&[url(other)]);
+        let place = cluster("nats://a", "nats://b:4223");
+        assert!(is_same(&place, &cluster("nats://b:4223", "nats://a:4222")));
+        assert!(is_same(&place, &Broker::new(url("nats://B:4223"))));
+        assert!(!is_same(&place, &Broker::new(url("nats://b"))));
     }
 
     #[test]

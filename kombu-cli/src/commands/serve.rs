@@ -18,8 +18,8 @@ use crate::{Context, output};
 ///
 /// The body is its standard input. KOMBU_QUEUE, KOMBU_EXCHANGE, KOMBU_ROUTING_KEY, KOMBU_ATTEMPT, KOMBU_CONTENT_TYPE, KOMBU_MESSAGE_ID,
 /// KOMBU_TYPE and, for each header, KOMBU_HEADER_NAME are in its environment. If it ends with 0, the message is acknowledged, and what it
-/// wrote is the answer if the message asks for one. Otherwise --on-failure says what becomes of the message. Ctrl-C waits for the
-/// programs that run.
+/// wrote is the answer if the message asks for one. Otherwise --on-failure says what becomes of the message. It waits for
+/// messages for ever; Ctrl-C waits for the programs that run.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   kombu serve images -- ./resize --width 200

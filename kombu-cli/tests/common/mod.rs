@@ -6,6 +6,7 @@
 
 use std::process::Stdio;
 
+use kombu_testkit::proxy::Proxy;
 use kombu_testkit::{Broker, Harness};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
@@ -134,6 +135,15 @@ pub(crate) async fn declare(broker: &Broker, queues: &[&str]) {
 pub(crate) async fn ready(broker: &Broker, queue: &str) -> u64 {
     let run = done(broker, &["queues", queue, "--json"]).await;
     run.json()[0]["ready"].as_u64().unwrap()
+}
+
+/// A proxy in front of the broker, and the URL that leads through it.
+pub(crate) async fn proxied(broker: &Broker) -> (Proxy, String) {
+    let mut url = url::Url::parse(broker.url()).unwrap();
+    let server = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+    let proxy = Proxy::start(server).await.unwrap();
+    url.set_port(Some(proxy.address().port())).unwrap();
+    (proxy, url.into())
 }
 
 /// Presses Ctrl-C.
