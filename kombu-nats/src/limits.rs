@@ -151,12 +151,20 @@ impl Known {
             .map(|(_, (size, _))| size)
             .sum();
         let back = shared.returns.back(queue.stream());
-        let back: u64 = back
+        let mut back: Vec<u64> = back
             .iter()
             .filter_map(|position| Some((*position, self.sizes.get(position)?)))
             .filter(|(position, (_, level))| !is_waiting(*position, *level))
-            .map(|(_, (size, _))| size)
-            .sum();
+            .map(|(_, (size, _))| *size)
+            .collect();
+        if !back.is_empty() {
+            // Others may have some of them by now, or have settled them.
+            let counts = tally::count(shared, queue, false).await?;
+            let left = usize::try_from(counts.certainly_back);
+            back.sort_unstable();
+            back.truncate(left.unwrap_or(usize::MAX));
+        }
+        let back: u64 = back.iter().sum();
         Ok(waiting + back)
     }
 

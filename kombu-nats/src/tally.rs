@@ -24,6 +24,8 @@ pub(crate) struct Counts {
     pub(crate) ready: u64,
     /// Those of them that are certainly nobody's: others may be held by whoever can't be asked.
     pub(crate) certain: u64,
+    /// Those of these that were given back.
+    pub(crate) certainly_back: u64,
     pub(crate) unsettled: u64,
     /// How many more the consumers have room for.
     pub(crate) room: u64,
@@ -82,18 +84,19 @@ pub(crate) async fn count(
     }
     let back_of = |taken: u64| taken.saturating_sub(all.held + all.delayed);
     let back = back_of(taken);
-    let mut certain = match is_told_by_all {
+    let mut certainly_back = match is_told_by_all {
         true => back.min(all.back),
         false => 0,
     };
-    if certain > 0 {
+    if certainly_back > 0 {
         // What one of the others settled just before it answered is gone by now; what it took since then wasn't taken before.
         let later = taken_of(&shared.looks(queue).await?);
-        certain = certain.min(back_of(later));
+        certainly_back = certainly_back.min(back_of(later));
     }
     Ok(Counts {
         ready: pending + back,
-        certain: pending + certain,
+        certain: pending + certainly_back,
+        certainly_back,
         unsettled: all.held.min(taken),
         room: all.room,
     })

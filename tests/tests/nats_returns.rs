@@ -64,8 +64,42 @@ fn expected(numbers: impl Iterator<Item = usize>) -> Vec<String> {
     numbers.map(|number| number.to_string()).collect()
 }
 
-async fn take(connection: &Connection) -> Delivery {
-    connection.get("jobs").await.unwrap().expect("a message")
+async fn take(connection: &Connection, expected: &str) -> Delivery {
+    let taken = connection.get("jobs").await.unwrap();
+    let taken = taken.unwrap_or_else(|| panic!("`{expected}` isn't there"));
+    assert_eq!(texts(&[&*taken]), [expected]);
+    taken
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn what_was_given_back_and_handled_elsewhere_takes_no_bytes_of_a_limit() {
+    let nats = Nats::start().unwrap();
+    let here = connect(&nats).await;
+    let elsewhere = connect(&nats).await;
+    for overflow in [Overflow::DropHead, Overflow::RejectPublish] {
+        let jobs = Queue::new("jobs").max_length_bytes(10).overflow(overflow);
+        here.declare_queue(&jobs).await.unwrap();
+        let producer = here.producer(Exchange::default());
+        let producer = producer.routing_key("jobs").await.unwrap();
+        producer.publish_text("held").await.unwrap();
+        let held = take(&elsewhere, "held").await;
+        producer.publish_text("handled").await.unwrap();
+        take(&here, "handled")
+            .await
+            .release()
+            .confirmed()
+            .await
+            .unwrap();
+        let handled = take(&elsewhere, "handled").await;
+        handled.ack().confirmed().await.unwrap();
+
+        producer.publish_text("waiting").await.unwrap();
+
+        take(&here, "waiting").await;
+        held.ack().confirmed().await.unwrap();
+        here.delete_queue(jobs.name()).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,17 +116,22 @@ async fn a_queue_at_its_limit_drops_nothing_for_what_a_silent_session_may_hold()
     here.declare_queue(&jobs).await.unwrap();
     publish(&here, 0..1).await;
     // Each of them has given it back once.
-    take(&here).await.release().await.unwrap();
-    take(&silent).await.release().await.unwrap();
-    take(&here).await.release().await.unwrap();
-    let held = take(&silent).await;
+    take(&here, "0").await.release().confirmed().await.unwrap();
+    take(&silent, "0")
+        .await
+        .release()
+        .confirmed()
+        .await
+        .unwrap();
+    take(&here, "0").await.release().confirmed().await.unwrap();
+    let held = take(&silent, "0").await;
 
     proxy.freeze();
     publish(&here, 1..2).await;
     proxy.heal().await.unwrap();
 
-    assert_eq!(texts(&[take(&here).await]), ["1"]);
-    assert_eq!(texts(&[held]), ["0"]);
+    take(&here, "1").await;
+    drop(held);
 }
 
 #[tokio::test(flavor = "multi_thread")]
