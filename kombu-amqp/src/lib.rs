@@ -13,6 +13,7 @@
 mod caller;
 mod error;
 mod fields;
+mod frames;
 mod greeting;
 mod ladder;
 mod lines;

@@ -193,7 +193,7 @@ pub(crate) fn properties_of_retry(
     properties_with(&copy, copy.headers(), None)
 }
 
-/// The properties of what becomes of a message that was delivered too often.
+/// The properties of what becomes of a message that the broker can't dead-letter by itself.
 pub(crate) fn properties_of_letter(content: &Content) -> Result<BasicProperties> {
     let Some(user) = content.user_id() else {
         return properties_with(content, content.headers(), None);
@@ -264,6 +264,26 @@ fn came_from(headers: &mut FieldTable, exchange: &Name) {
         }
         headers.insert(Name::from_static(DEATHS), FieldValue::Array(deaths));
     }
+}
+
+/// Whether the queue of a message ends when it has to count one more death of it: RabbitMQ resets deaths that are no list, and a list
+/// of something else than tables with a number is more than it can bear (3.10).
+pub(crate) fn has_unbearable_deaths(headers: &FieldTable) -> bool {
+    let Some(FieldValue::Array(deaths)) = headers.get(DEATHS) else {
+        return false;
+    };
+    let is_number = |count: &FieldValue| count.as_i64().is_some();
+    let is_bearable = |death: &FieldTable| death.get("count").is_none_or(is_number);
+    !deaths
+        .iter()
+        .all(|death| death.as_table().is_some_and(is_bearable))
+}
+
+/// The same without them, as RabbitMQ resets what is no list.
+pub(crate) fn without_deaths(envelope: &Envelope) -> Envelope {
+    let mut content = (**envelope).clone();
+    content.headers_mut().remove(DEATHS);
+    Envelope::new(envelope.publish_id(), content)
 }
 
 fn count(value: &FieldValue) -> Option<u32> {

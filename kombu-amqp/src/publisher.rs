@@ -157,8 +157,9 @@ impl AmqpPublisher {
         &self,
         envelope: &Envelope,
         queue: &Queue,
+        death: Death,
     ) -> BoxFuture<'static, Result<()>> {
-        let letter = virt::letter(envelope, queue, Death::DeliveryLimit, SystemTime::now());
+        let letter = virt::letter(envelope, queue, death, SystemTime::now());
         let call = properties_of_letter(&letter).map(|properties| {
             let properties = Properties::Made(Box::new(properties));
             self.call(&letter, letter.exchange().clone(), properties, None)

@@ -13,6 +13,7 @@ use futures_util::{FutureExt, StreamExt};
 use kombu_core::declare::{Queue, QueueType};
 use kombu_core::driver::{Op, Outcome, Settle, Settlement, Tag};
 use kombu_core::message::Envelope;
+use kombu_core::virt::Death;
 use kombu_core::{ErrorKind, Name, Result};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions};
@@ -23,7 +24,7 @@ use tokio::time::sleep;
 
 use crate::error::{classify, settle_lost};
 use crate::ladder::Steps;
-use crate::message::Failures;
+use crate::message::{Failures, has_unbearable_deaths, without_deaths};
 use crate::publisher::AmqpPublisher;
 use crate::session::Shared;
 use crate::subscription::Resizing;
@@ -142,6 +143,9 @@ impl Settle for AmqpSettler {
         let HandedOut { lane, tag, message } = delivery;
         let sent = match outcome {
             Outcome::Ack => lane.send(Command::Ack(tag, answer)),
+            Outcome::Reject if has_unbearable_deaths(message.envelope.headers()) => {
+                lane.send(Command::Bury(tag, message, answer))
+            }
             Outcome::Reject => lane.send(Command::Nack(tag, false, answer)),
             Outcome::Retry { .. } if message.is_orphan => lane.send(Command::Ack(tag, answer)),
             Outcome::Retry { delay } => {
@@ -175,6 +179,8 @@ type Answer = oneshot::Sender<Result<()>>;
 enum Command {
     Ack(u64, Answer),
     Nack(u64, bool, Answer),
+    /// A reject by which the queue would end.
+    Bury(u64, Retried, Answer),
     Retry(u64, Retried, Option<Duration>, Answer),
     Leave(Leaving, oneshot::Sender<()>),
 }
@@ -251,7 +257,7 @@ struct Task {
     copying: usize,
 }
 
-/// A retry that a return to the queue can't do.
+/// What the broker can't do with the message itself.
 struct Copy {
     kind: Kind,
     tag: u64,
@@ -263,11 +269,11 @@ struct Copy {
 
 enum Kind {
     Retry,
-    /// It was the last attempt on this queue.
-    Letter(Arc<Queue>),
+    /// It dies on this queue.
+    Letter(Arc<Queue>, Death),
 }
 
-/// A retry whose copy was published, or wasn't.
+/// Something whose copy was published, or wasn't.
 struct Copied {
     tag: u64,
     /// Whoever waits, if there is a copy. The others have their error.
@@ -298,7 +304,9 @@ async fn hand_over(
         let open = || AmqpPublisher::open(shared.clone());
         let publisher = publisher.get_or_try_init(open).await?;
         match &copy.kind {
-            Kind::Letter(queue) => Ok(publisher.publish_letter(&message.envelope, queue)),
+            Kind::Letter(queue, death) => {
+                Ok(publisher.publish_letter(&message.envelope, queue, *death))
+            }
             Kind::Retry => {
                 let (envelope, queue) = (&message.envelope, &message.queue);
                 let copied = publisher.publish_retry(envelope, queue, message.failures, delay);
@@ -395,19 +403,33 @@ impl Task {
                     match self.copy_of(&message, delay.is_some()) {
                         None => writes.nacks.push((tag, true, answer)),
                         Some(kind) => {
-                            let copy = Copy {
+                            self.copy(Copy {
                                 kind,
                                 tag,
                                 message,
                                 delay,
                                 answer,
                                 on_its_way,
-                            };
-                            self.copying += usize::from(self.copies.send(copy).is_ok());
+                            });
                             continue;
                         }
                     }
                 }
+                Command::Bury(tag, mut message, answer) => match self.grave_of(&message) {
+                    None => writes.nacks.push((tag, false, answer)),
+                    Some(queue) => {
+                        message.envelope = without_deaths(&message.envelope);
+                        self.copy(Copy {
+                            kind: Kind::Letter(queue, Death::Rejected),
+                            tag,
+                            message,
+                            delay: None,
+                            answer,
+                            on_its_way,
+                        });
+                        continue;
+                    }
+                },
                 Command::Leave(leaving, answer) => {
                     self.write(std::mem::take(&mut writes)).await?;
                     self.leave(leaving).await?;
@@ -509,6 +531,16 @@ impl Task {
         Ok(())
     }
 
+    fn copy(&mut self, copy: Copy) {
+        self.copying += usize::from(self.copies.send(copy).is_ok());
+    }
+
+    /// The queue of a message that is rejected, if it is known to make a dead letter of it.
+    fn grave_of(&self, message: &Retried) -> Option<Arc<Queue>> {
+        let declared = self.shared.declared(&message.queue);
+        declared.filter(|queue| !message.is_orphan && queue.get_dead_letter_exchange().is_some())
+    }
+
     /// What is put in the message's place, where a return to the queue wouldn't count, or can't wait. `None`: it is to be
     /// returned.
     fn copy_of(&self, message: &Retried, is_delayed: bool) -> Option<Kind> {
@@ -524,7 +556,7 @@ impl Task {
             return None;
         }
         Some(match declared {
-            Some(queue) if is_last => Kind::Letter(queue),
+            Some(queue) if is_last => Kind::Letter(queue, Death::DeliveryLimit),
             _ => Kind::Retry,
         })
     }

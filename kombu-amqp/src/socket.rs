@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::frames::Frames;
 use crate::greeting::Greeting;
 
 /// A connected socket, plain or encrypted.
@@ -25,6 +26,11 @@ pub(crate) struct Socket {
     stream: Pin<Box<dyn Transfer>>,
     /// Until it is complete.
     greeting: Option<Greeting>,
+    frames: Frames,
+    /// The begin of a frame that isn't whole yet.
+    begun: Vec<u8>,
+    /// What was read and can go on, and how much of it has.
+    ready: (Vec<u8>, usize),
     /// As long as something may still be read.
     readable: Option<watch::Sender<()>>,
 }
@@ -38,6 +44,9 @@ impl Socket {
         Socket {
             stream: Box::pin(stream),
             greeting: None,
+            frames: Frames::default(),
+            begun: Vec::new(),
+            ready: (Vec::new(), 0),
             readable: None,
         }
     }
@@ -57,9 +66,9 @@ impl Socket {
     }
 }
 
-impl futures_io::AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
+impl Socket {
+    fn poll_stream(
+        &mut self,
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
@@ -76,6 +85,50 @@ impl futures_io::AsyncRead for Socket {
             heard.map_err(io::Error::other)?;
         }
         Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    /// Takes what was read, and answers how much of it is at the begin of `buffer` now: the rest waits.
+    fn put_right(&mut self, buffer: &mut [u8], read: usize) -> usize {
+        let bytes = &mut buffer[..read];
+        if self.begun.is_empty() {
+            let whole = self.frames.put_right(bytes);
+            self.begun.extend_from_slice(&bytes[whole..]);
+            return whole;
+        }
+        self.begun.extend_from_slice(bytes);
+        let whole = self.frames.put_right(&mut self.begun);
+        let begun = self.begun.split_off(whole);
+        self.ready = (std::mem::replace(&mut self.begun, begun), 0);
+        self.take_ready(buffer)
+    }
+
+    fn take_ready(&mut self, buffer: &mut [u8]) -> usize {
+        let (ready, taken) = &mut self.ready;
+        let rest = &ready[*taken..];
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        *taken += count;
+        count
+    }
+}
+
+impl futures_io::AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let taken = self.take_ready(buffer);
+        if taken > 0 {
+            return Poll::Ready(Ok(taken));
+        }
+        loop {
+            let read = ready!(self.poll_stream(context, buffer))?;
+            let whole = self.put_right(buffer, read);
+            if read == 0 || whole > 0 {
+                return Poll::Ready(Ok(whole));
+            }
+        }
     }
 }
 

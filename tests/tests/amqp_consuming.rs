@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use kombu::{Delivery, Exchange, Queue};
+use kombu::{Delivery, Exchange, FieldTable, FieldValue, Queue};
 use kombu_testkit::expect::{collect, collect_one, drain};
 use kombu_testkit::proxy::{Direction, Proxy};
 use kombu_testkit::{Broker, Harness};
@@ -221,4 +221,41 @@ async fn a_limit_holds_on_a_queue_that_somebody_else_declared() {
         delivery.retry().confirmed().await.unwrap();
     }
     broker.assert_counts(&other, "dead", 1, 0).await;
+}
+
+/// The queue of RabbitMQ 3.10 ends when it counts one more death there, and takes its consumers along.
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_message_whose_deaths_are_no_tables_with_numbers_can_be_rejected() {
+    let broker = broker().await;
+    let connection = broker.connect().await;
+    let failed = Exchange::fanout("failed");
+    let dead = Queue::new("dead").bind(&failed, "");
+    let mut dead = connection.consumer(&dead).await.unwrap();
+    let jobs = Queue::new("jobs").dead_letter_exchange("failed");
+    let mut consumer = connection.consumer(&jobs).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    let counted = FieldTable::from_iter([
+        ("queue", FieldValue::from("jobs")),
+        ("reason", FieldValue::from("rejected")),
+        ("count", FieldValue::from("many")),
+    ]);
+    for (number, death) in (1..).zip([FieldValue::Bool(true), FieldValue::Table(counted)]) {
+        let publish = producer.publish(&number).header("kept", "yes");
+        let deaths = FieldValue::Array(vec![death]);
+        publish.header("x-death", deaths).await.unwrap();
+        let rejected = collect_one(&mut consumer).await;
+        rejected.reject().confirmed().await.unwrap();
+        let letter = collect_one(&mut dead).await;
+        assert_eq!(letter.decode::<u32>().unwrap(), number);
+        assert_eq!(letter.header("kept"), Some("yes"));
+        let deaths = letter.headers().get("x-death").unwrap();
+        let death = deaths.as_array().unwrap()[0].as_table().unwrap();
+        let field = |name| death.get(name).and_then(FieldValue::as_str);
+        assert_eq!(field("reason"), Some("rejected"));
+        assert_eq!(field("queue"), Some("jobs"));
+        letter.ack().confirmed().await.unwrap();
+    }
+    broker.assert_counts(&connection, "jobs", 0, 0).await;
 }

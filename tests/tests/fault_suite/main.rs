@@ -4,7 +4,8 @@
 //! `scripts/test --faults` sets `KOMBU_TEST_FAULTS=long`: then everything happens as often as `docs/reliability.md` says, and less
 //! often otherwise. `KOMBU_TEST_FAULTS_TABLE` names a file that each scenario adds its rows to, as lines of JSON; with
 //! `KOMBU_TEST_FAULTS_HISTORIES`, a folder, each leaves its whole history there, as lines of JSON too. The seed of a run is printed,
-//! and `KOMBU_TEST_SEED` takes it again; how tasks take turns is the machine's choice all the same.
+//! and `KOMBU_TEST_SEED` takes it again; how tasks take turns is the machine's choice all the same. `KOMBU_TEST_ENTRY` takes the seed of
+//! one malformed entry, to write that alone.
 //!
 //! Scenarios run beside each other, but for those that count what the process has.
 
@@ -16,6 +17,7 @@ mod credentials;
 mod deadlines;
 mod deadly;
 mod deploys;
+mod malformed;
 mod promoted;
 mod readme;
 mod reconnects;
@@ -123,6 +125,11 @@ on_every_broker!(
     the_program_of_the_readme_survives_kills,
     Turn::BesideOthers,
     crate::readme::survives_kills
+);
+on_every_broker!(
+    malformed_entries_are_data_and_stop_nobody,
+    Turn::BesideOthers,
+    crate::malformed::is_data
 );
 on_every_server!(
     a_broker_that_was_silent_amid_publishes_has_no_session_twice,
