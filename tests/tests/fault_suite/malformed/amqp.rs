@@ -267,10 +267,7 @@ impl Line {
                 .expect("RabbitMQ answers");
             match payload.first_chunk() {
                 Some(found) if *found == method => return true,
-                Some([0, 10, 0, 50] | [0, 20, 0, 40]) => {
-                    println!("refused: {}", payload.escape_ascii());
-                    return false;
-                }
+                Some([0, 10, 0, 50] | [0, 20, 0, 40]) => return false,
                 _ => {}
             }
         }

@@ -176,12 +176,7 @@ impl Line {
                 let length: usize = line.trim().rsplit(' ').next().unwrap().parse().unwrap();
                 let mut answer = vec![0; length + 2];
                 self.0.read_exact(&mut answer).expect("NATS answers");
-                let answer = String::from_utf8_lossy(&answer).into_owned();
-                let is_taken = !answer.contains("error");
-                if !is_taken {
-                    println!("refused: {answer}");
-                }
-                return is_taken;
+                return !String::from_utf8_lossy(&answer).contains("error");
             }
         }
     }
