@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(not(kombu_test_redis), allow(dead_code, unused_imports))]
 
-use std::time::Duration;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use kombu::{
     Connection, Consumer, Delivery, ErrorKind, Event, Events, Exchange, Producer, Queue,
     RetryPolicy,
@@ -481,4 +483,89 @@ async fn copies_of_one_number_that_are_released_together_are_all_handed_out() {
     assert_eq!(numbers, [0, 1]);
     let counts = info(&other, "jobs").await;
     assert_eq!((counts.ready, counts.unsettled), (0, Some(0)));
+}
+
+/// A server in a runtime of its own. It says when it has a question, and answers it with so many bytes when it may.
+fn server(url: String, size: usize) -> (mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let (has, questions) = mpsc::channel();
+    let (answers, may) = mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let connection = connect(url).await;
+            let mut questions = connection.consumer(&Queue::new("questions")).await.unwrap();
+            while let Some(question) = questions.try_next().await.unwrap() {
+                // Its test is over otherwise.
+                if has.send(()).is_err() || may.recv().is_err() {
+                    return;
+                }
+                let responder = question.responder().unwrap();
+                responder.reply_bytes(vec![b'.'; size]).await.unwrap();
+                question.ack().confirmed().await.unwrap();
+            }
+        });
+    });
+    (questions, answers)
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn an_answer_that_is_on_its_way_is_held_by_nobody() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let one = connect(redis.url()).await;
+    one.declare_queue(&Queue::new("questions")).await.unwrap();
+    let (questions, may_answer) = server(redis.url(), 10);
+    let caller = one.caller(Exchange::default()).routing_key("questions");
+    let caller = caller.await.unwrap();
+    let call = tokio::spawn(caller.call_bytes::<()>(&b"question"[..]).answer());
+    let asked = async {
+        while questions.try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+        while admin.ask(["KEYS", "_kombu.rs.parked.kombu.reply-*"]) != "*1" {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, asked).await.expect("a question");
+    // From here on, nobody runs here.
+    assert_eq!(admin.ask(["KEYS", "_kombu.rs.unacked.*.questions"]), "*1");
+    may_answer.send(()).unwrap();
+    let begin = Instant::now();
+    while admin.ask(["KEYS", "_kombu.rs.unacked.*.questions"]) != "*0" {
+        assert!(begin.elapsed() < PATIENCE, "the question is settled");
+    }
+    assert_eq!(
+        admin.ask(["KEYS", "kombu.reply-*"]),
+        "*0",
+        "it was handed over"
+    );
+    assert_eq!(
+        admin.ask(["KEYS", "_kombu.rs.unacked.*"]),
+        "*0",
+        "and is forgotten"
+    );
+    let answer = timeout(PATIENCE, call).await.expect("an answer");
+    assert_eq!(answer.unwrap().unwrap().body().len(), 10);
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn answers_that_are_too_much_to_be_handed_over_are_asked_for() {
+    const SIZE: usize = 40_000;
+    let redis = Redis::start().unwrap();
+    let one = connect(redis.url()).await;
+    one.declare_queue(&Queue::new("questions")).await.unwrap();
+    let (_questions, may_answer) = server(redis.url(), SIZE);
+    let caller = one.caller(Exchange::default()).routing_key("questions");
+    let caller = caller.await.unwrap();
+    let ask = || caller.call_bytes::<()>(&b"question"[..]).answer();
+    for count in [1, 2, 300, 1] {
+        let calls = join_all((0..count).map(|_| ask()));
+        (0..count).for_each(|_| may_answer.send(()).unwrap());
+        for answer in timeout(PATIENCE, calls).await.expect("all answers") {
+            assert_eq!(answer.unwrap().body().len(), SIZE);
+        }
+    }
 }
