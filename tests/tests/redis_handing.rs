@@ -447,6 +447,45 @@ async fn what_is_released_takes_nobody_the_place_of_a_message_of_the_same_number
     assert_eq!(info(&other, "jobs").await.unsettled, Some(0));
 }
 
+/// A number as it lies in the list of `jobs`, with the id of something that was handed out.
+fn numbered(id: u64, number: u64) -> String {
+    let properties = "{\"delivery_info\": {\"exchange\": \"\", \"routing_key\": \"jobs\"}, \"delivery_tag\": \"t\"}";
+    format!(
+        "{{\"_kq\":\"{id}:0:0:0\",\"body\": \"{number}\", \"content-type\": \"application/json\", \
+         \"content-encoding\": \"utf-8\", \"headers\": {{}}, \"properties\": {properties}}}"
+    )
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_number_that_was_made_up_is_not_that_of_a_message_to_come() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let (one, other) = (connect(redis.url()).await, connect(redis.url()).await);
+    let jobs = Queue::new("jobs");
+    one.declare_queue(&jobs).await.unwrap();
+    let last = admin.text(["HGET", "_kombu.rs.q.jobs", "seq"]);
+    let to_come = (last.parse::<u64>().unwrap() + 3) * 10;
+    admin.ask(["LPUSH", "jobs", &numbered(to_come, 0)]);
+    let mut consumer = one.consumer(&jobs).await.unwrap();
+    let producer = producer_to(&other, "jobs").await;
+    let mut held = vec![receive(&mut consumer).await];
+    for number in 1..5_u64 {
+        producer.publish(&number).await.unwrap();
+        held.push(receive(&mut consumer).await);
+    }
+    assert_eq!(info(&other, "jobs").await.unsettled, Some(5));
+    held.remove(0).ack().confirmed().await.unwrap();
+    drop(held);
+    for number in 1..5 {
+        let delivery = receive(&mut consumer).await;
+        assert_eq!(delivery.decode::<u64>().unwrap(), number);
+        delivery.ack().confirmed().await.unwrap();
+    }
+    let counts = info(&other, "jobs").await;
+    assert_eq!((counts.ready, counts.unsettled), (0, Some(0)));
+}
+
 #[tokio::test]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
 async fn copies_of_one_number_that_are_released_together_are_all_handed_out() {
@@ -455,16 +494,9 @@ async fn copies_of_one_number_that_are_released_together_are_all_handed_out() {
     let (one, other) = (connect(redis.url()).await, connect(redis.url()).await);
     let jobs = Queue::new("jobs");
     let mut consumer = one.consumer(&jobs).await.unwrap();
-    let copy = |number: u64| {
-        let properties = "{\"delivery_info\": {\"exchange\": \"\", \"routing_key\": \"jobs\"}, \"delivery_tag\": \"t\"}";
-        format!(
-            "{{\"_kq\":\"70:0:0:0\",\"body\": \"{number}\", \"content-type\": \"application/json\", \
-             \"content-encoding\": \"utf-8\", \"headers\": {{}}, \"properties\": {properties}}}"
-        )
-    };
     let mut copies = Vec::new();
     for number in 0..2 {
-        admin.ask(["LPUSH", "jobs", &copy(number)]);
+        admin.ask(["LPUSH", "jobs", &numbered(70, number)]);
         copies.push(other.get("jobs").await.unwrap().unwrap());
     }
     park(&mut consumer, &admin, "jobs", 1).await;

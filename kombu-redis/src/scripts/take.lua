@@ -69,8 +69,8 @@ for step = 0, 3 do
       if is_over and got >= promised then
         common().bury(q, 'expired', m, expires)
       else
-        -- A copy that Python made of it may be there, too.
-        if id and (id == '0' or seen[id] or call('HEXISTS', held, id) == 1) then id = nil end
+        -- A copy that Python made of it may be there, too; and a number that somebody made up may be the next message's.
+        if id and (id == '0' or tonumber(id) > seq0 * 10 + 9 or seen[id] or call('HEXISTS', held, id) == 1) then id = nil end
         if id then seen[id] = true else
           seq = seq + 1
           id = string.format('%d%d', seq, step)
