@@ -241,7 +241,8 @@ impl Part {
                         match waiting.handed_at {
                             Some(db) => command.arg(db),
                             None => command.arg(""),
-                        }
+                        };
+                        command.arg(u8::from(take.holder.0.at_most_once))
                     }
                 };
                 pipeline.add_command(command);

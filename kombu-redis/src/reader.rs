@@ -258,7 +258,9 @@ impl RedisReader {
             self.inbox.take_before(u64::MAX, &mut self.here.messages);
             // The window may have become smaller since these were asked for. Otherwise there is room for what was handed over,
             // even if another reader asked for more, which will get the less.
-            self.here.keep(self.room.left());
+            if !self.holder.0.at_most_once {
+                self.here.keep(self.room.left());
+            }
             if !self.here.messages.is_empty() {
                 batch.count(self.here.messages.len());
                 for (id, text) in self.here.messages.drain(..) {

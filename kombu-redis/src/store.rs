@@ -579,7 +579,10 @@ impl QueueStore for RedisStore {
         let name = queue.name();
         let hands = self.shared.handed_at().await;
         let number = self.readers.fetch_add(1, Ordering::Relaxed);
-        let holder = Holder::new(number, name.clone());
+        let holder = match options.at_most_once {
+            true => Holder::at_most_once(number, name.clone()),
+            false => Holder::new(number, name.clone()),
+        };
         // Made before the server is asked: if nobody waits for the answer, its drop ends the consumer.
         let reader = RedisReader::new(self.shared.clone(), holder, hands, options.room);
         let mut command = line.call(Script::Subscribe);
@@ -646,6 +649,9 @@ impl QueueStore for RedisStore {
         id: u64,
         finish: Finish<'_, RedisQueue>,
     ) -> Op<Result<Answer>> {
+        if holder.0.at_most_once {
+            return Op::ready(Ok(Answer::Done));
+        }
         let end = match finish {
             Finish::Forget | Finish::Discard { .. } => End::Forget,
             Finish::LeaveDead { death } => End::LeaveDead(death),

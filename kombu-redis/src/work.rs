@@ -46,6 +46,9 @@ impl Drop for Taken {
 }
 
 pub(crate) fn give_back(line: &Line, holder: &Holder, id: u64) {
+    if holder.0.at_most_once {
+        return;
+    }
     line.send(Work::Finish(Finishing {
         holder: holder.clone(),
         id,
@@ -110,22 +113,29 @@ pub(crate) struct Hold {
     /// `None` holds the dead, of all queues.
     pub(crate) number: Option<u64>,
     pub(crate) queue: Name,
+    /// It has nothing to finish: the server forgets what it sends.
+    pub(crate) at_most_once: bool,
     gone: AtomicBool,
 }
 
 impl Holder {
     pub(crate) fn new(number: u64, queue: Name) -> Self {
-        Holder(Arc::new(Hold {
-            number: Some(number),
-            queue,
-            gone: AtomicBool::new(false),
-        }))
+        Holder::with(Some(number), queue, false)
+    }
+
+    pub(crate) fn at_most_once(number: u64, queue: Name) -> Self {
+        Holder::with(Some(number), queue, true)
     }
 
     pub(crate) fn of_the_dead() -> Self {
+        Holder::with(None, Name::default(), false)
+    }
+
+    fn with(number: Option<u64>, queue: Name, at_most_once: bool) -> Self {
         Holder(Arc::new(Hold {
-            number: None,
-            queue: Name::default(),
+            number,
+            queue,
+            at_most_once,
             gone: AtomicBool::new(false),
         }))
     }

@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(not(kombu_test_redis), allow(dead_code, unused_imports))]
 
-use std::time::Duration;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use kombu::{
     Connection, Consumer, Delivery, ErrorKind, Event, Events, Exchange, Producer, Queue,
     RetryPolicy,
@@ -445,6 +447,45 @@ async fn what_is_released_takes_nobody_the_place_of_a_message_of_the_same_number
     assert_eq!(info(&other, "jobs").await.unsettled, Some(0));
 }
 
+/// A number as it lies in the list of `jobs`, with the id of something that was handed out.
+fn numbered(id: u64, number: u64) -> String {
+    let properties = "{\"delivery_info\": {\"exchange\": \"\", \"routing_key\": \"jobs\"}, \"delivery_tag\": \"t\"}";
+    format!(
+        "{{\"_kq\":\"{id}:0:0:0\",\"body\": \"{number}\", \"content-type\": \"application/json\", \
+         \"content-encoding\": \"utf-8\", \"headers\": {{}}, \"properties\": {properties}}}"
+    )
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_number_that_was_made_up_is_not_that_of_a_message_to_come() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let (one, other) = (connect(redis.url()).await, connect(redis.url()).await);
+    let jobs = Queue::new("jobs");
+    one.declare_queue(&jobs).await.unwrap();
+    let last = admin.text(["HGET", "_kombu.rs.q.jobs", "seq"]);
+    let to_come = (last.parse::<u64>().unwrap() + 3) * 10;
+    admin.ask(["LPUSH", "jobs", &numbered(to_come, 0)]);
+    let mut consumer = one.consumer(&jobs).await.unwrap();
+    let producer = producer_to(&other, "jobs").await;
+    let mut held = vec![receive(&mut consumer).await];
+    for number in 1..5_u64 {
+        producer.publish(&number).await.unwrap();
+        held.push(receive(&mut consumer).await);
+    }
+    assert_eq!(info(&other, "jobs").await.unsettled, Some(5));
+    held.remove(0).ack().confirmed().await.unwrap();
+    drop(held);
+    for number in 1..5 {
+        let delivery = receive(&mut consumer).await;
+        assert_eq!(delivery.decode::<u64>().unwrap(), number);
+        delivery.ack().confirmed().await.unwrap();
+    }
+    let counts = info(&other, "jobs").await;
+    assert_eq!((counts.ready, counts.unsettled), (0, Some(0)));
+}
+
 #[tokio::test]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
 async fn copies_of_one_number_that_are_released_together_are_all_handed_out() {
@@ -453,16 +494,9 @@ async fn copies_of_one_number_that_are_released_together_are_all_handed_out() {
     let (one, other) = (connect(redis.url()).await, connect(redis.url()).await);
     let jobs = Queue::new("jobs");
     let mut consumer = one.consumer(&jobs).await.unwrap();
-    let copy = |number: u64| {
-        let properties = "{\"delivery_info\": {\"exchange\": \"\", \"routing_key\": \"jobs\"}, \"delivery_tag\": \"t\"}";
-        format!(
-            "{{\"_kq\":\"70:0:0:0\",\"body\": \"{number}\", \"content-type\": \"application/json\", \
-             \"content-encoding\": \"utf-8\", \"headers\": {{}}, \"properties\": {properties}}}"
-        )
-    };
     let mut copies = Vec::new();
     for number in 0..2 {
-        admin.ask(["LPUSH", "jobs", &copy(number)]);
+        admin.ask(["LPUSH", "jobs", &numbered(70, number)]);
         copies.push(other.get("jobs").await.unwrap().unwrap());
     }
     park(&mut consumer, &admin, "jobs", 1).await;
@@ -481,4 +515,89 @@ async fn copies_of_one_number_that_are_released_together_are_all_handed_out() {
     assert_eq!(numbers, [0, 1]);
     let counts = info(&other, "jobs").await;
     assert_eq!((counts.ready, counts.unsettled), (0, Some(0)));
+}
+
+/// A server in a runtime of its own. It says when it has a question, and answers it with so many bytes when it may.
+fn server(url: String, size: usize) -> (mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let (has, questions) = mpsc::channel();
+    let (answers, may) = mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let connection = connect(url).await;
+            let mut questions = connection.consumer(&Queue::new("questions")).await.unwrap();
+            while let Some(question) = questions.try_next().await.unwrap() {
+                // Its test is over otherwise.
+                if has.send(()).is_err() || may.recv().is_err() {
+                    return;
+                }
+                let responder = question.responder().unwrap();
+                responder.reply_bytes(vec![b'.'; size]).await.unwrap();
+                question.ack().confirmed().await.unwrap();
+            }
+        });
+    });
+    (questions, answers)
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn an_answer_that_is_on_its_way_is_held_by_nobody() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let one = connect(redis.url()).await;
+    one.declare_queue(&Queue::new("questions")).await.unwrap();
+    let (questions, may_answer) = server(redis.url(), 10);
+    let caller = one.caller(Exchange::default()).routing_key("questions");
+    let caller = caller.await.unwrap();
+    let call = tokio::spawn(caller.call_bytes::<()>(&b"question"[..]).answer());
+    let asked = async {
+        while questions.try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+        while admin.ask(["KEYS", "_kombu.rs.parked.kombu.reply-*"]) != "*1" {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, asked).await.expect("a question");
+    // From here on, nobody runs here.
+    assert_eq!(admin.ask(["KEYS", "_kombu.rs.unacked.*.questions"]), "*1");
+    may_answer.send(()).unwrap();
+    let begin = Instant::now();
+    while admin.ask(["KEYS", "_kombu.rs.unacked.*.questions"]) != "*0" {
+        assert!(begin.elapsed() < PATIENCE, "the question is settled");
+    }
+    assert_eq!(
+        admin.ask(["KEYS", "kombu.reply-*"]),
+        "*0",
+        "it was handed over"
+    );
+    assert_eq!(
+        admin.ask(["KEYS", "_kombu.rs.unacked.*"]),
+        "*0",
+        "and is forgotten"
+    );
+    let answer = timeout(PATIENCE, call).await.expect("an answer");
+    assert_eq!(answer.unwrap().unwrap().body().len(), 10);
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn answers_that_are_too_much_to_be_handed_over_are_asked_for() {
+    const SIZE: usize = 40_000;
+    let redis = Redis::start().unwrap();
+    let one = connect(redis.url()).await;
+    one.declare_queue(&Queue::new("questions")).await.unwrap();
+    let (_questions, may_answer) = server(redis.url(), SIZE);
+    let caller = one.caller(Exchange::default()).routing_key("questions");
+    let caller = caller.await.unwrap();
+    let ask = || caller.call_bytes::<()>(&b"question"[..]).answer();
+    for count in [1, 2, 300, 1] {
+        let calls = join_all((0..count).map(|_| ask()));
+        (0..count).for_each(|_| may_answer.send(()).unwrap());
+        for answer in timeout(PATIENCE, calls).await.expect("all answers") {
+            assert_eq!(answer.unwrap().body().len(), SIZE);
+        }
+    }
 }

@@ -59,7 +59,8 @@ impl Caller {
 
     /// How a queue for answers is subscribed to.
     pub fn options() -> SubscribeOptions {
-        SubscribeOptions::new(AHEAD).no_ack(true)
+        // The queue and what is on its way from it end together.
+        SubscribeOptions::new(AHEAD).no_ack(true).at_most_once(true)
     }
 }
 

@@ -19,6 +19,9 @@ pub struct SubscribeOptions {
     pub window: u32,
     /// The broker forgets a message when it hands it out; nothing is settled.
     pub no_ack: bool,
+    /// With `no_ack`, the broker may forget messages as early as it sends them: those that are on their way are lost with the
+    /// subscription, and what it has room for isn't bounded by the broker. A transport may do without.
+    pub at_most_once: bool,
     /// Nobody else may consume from the queues meanwhile.
     pub exclusive: bool,
     /// Consumers with a higher number are served first while they have room. Default: 0.
@@ -34,6 +37,7 @@ impl SubscribeOptions {
         SubscribeOptions {
             window,
             no_ack: false,
+            at_most_once: false,
             exclusive: false,
             priority: 0,
             no_local: None,
@@ -44,6 +48,13 @@ impl SubscribeOptions {
     #[must_use]
     pub fn no_ack(mut self, no_ack: bool) -> Self {
         self.no_ack = no_ack;
+        self
+    }
+
+    /// Sets whether it may forget messages that are on their way.
+    #[must_use]
+    pub fn at_most_once(mut self, at_most_once: bool) -> Self {
+        self.at_most_once = at_most_once;
         self
     }
 

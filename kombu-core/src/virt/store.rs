@@ -209,6 +209,9 @@ pub struct ReaderOptions {
     pub exclusive: bool,
     /// Readers with a higher number are served first while they have room.
     pub priority: i32,
+    /// What is taken needn't be held: all of it is finished with [`Finish::Forget`], and what isn't handed out may be lost. A store
+    /// may hold it all the same.
+    pub at_most_once: bool,
     /// How much the consumer can take. Stores whose queues don't ask for it may leave it alone.
     pub room: Room,
 }
@@ -219,6 +222,7 @@ impl ReaderOptions {
         ReaderOptions {
             exclusive: options.exclusive,
             priority: options.priority,
+            at_most_once: options.no_ack && options.at_most_once,
             room: Room::of(window.clone()),
         }
     }

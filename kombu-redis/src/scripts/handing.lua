@@ -29,7 +29,7 @@ local function hand_over(q, step, all, first, last, ids, but, count)
   if not holder or call('EXISTS', list, list .. STEP[1], list .. STEP[2], list .. STEP[3]) > 0 then return 0 end
   while holder do
     local wants = call('HGET', R .. 'wants.' .. q, holder)
-    local db, left = noted:match('^(%d+) (%d+)$')
+    local db, left, once = noted:match('^(%d+) (%d+)(.*)$')
     local n, given = wants and math.min(room(holder, wants), last - first + 1) or 0, {}
     left = tonumber(left)
     local held = R .. 'unacked.' .. holder .. '.' .. q
@@ -51,10 +51,10 @@ local function hand_over(q, step, all, first, last, ids, but, count)
       local session, window = holder:match('^%d+'), wants:match('%d+$')
       local handed = call('HINCRBY', R .. 'handed.' .. session, window, n)
       if say(holder, db, q, window, string.format('%d', handed - n), given) then
-        for i = 1, #given, CHUNK do
+        for i = 1, once == '' and #given or 0, CHUNK do
           call('HSET', held, unpack(given, i, math.min(i + CHUNK - 1, #given)))
         end
-        call('HSET', parked, holder, db .. ' ' .. left)
+        call('HSET', parked, holder, db .. ' ' .. left .. once)
         return n
       end
       call('HINCRBY', R .. 'handed.' .. session, window, -n)

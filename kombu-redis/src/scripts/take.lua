@@ -1,6 +1,6 @@
 -- Takes messages. ARGV: prefix, session, number of the holder, queue, how many at most, and then `once`, or `other` if nobody
 -- declared the queue; of a consumer the number of its window, how many messages that were handed over to that it has, and the
--- database if it may be handed what comes later, else nothing.
+-- database if it may be handed what comes later, else nothing, and 1 if what it gets isn't held.
 -- Answers how many messages died, 1 if it stopped before there were no more of them, how many were handed over to the window
 -- before, then id and text of each that was taken.
 local session, n, q, want = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
@@ -69,8 +69,8 @@ for step = 0, 3 do
       if is_over and got >= promised then
         common().bury(q, 'expired', m, expires)
       else
-        -- A copy that Python made of it may be there, too.
-        if id and (id == '0' or seen[id] or call('HEXISTS', held, id) == 1) then id = nil end
+        -- A copy that Python made of it may be there, too; and a number that somebody made up may be the next message's.
+        if id and (id == '0' or tonumber(id) > seq0 * 10 + 9 or seen[id] or call('HEXISTS', held, id) == 1) then id = nil end
         if id then seen[id] = true else
           seq = seq + 1
           id = string.format('%d%d', seq, step)
@@ -85,7 +85,9 @@ for step = 0, 3 do
 end
 if got > 0 then
   if seq ~= seq0 then call('HSET', meta, 'seq', string.format('%d', seq)) end
-  for i = 1, #taken, CHUNK do call('HSET', held, unpack(taken, i, math.min(i + CHUNK - 1, #taken))) end
+  if ARGV[9] ~= '1' then
+    for i = 1, #taken, CHUNK do call('HSET', held, unpack(taken, i, math.min(i + CHUNK - 1, #taken))) end
+  end
   if once then
     call('SADD', R .. 'session.' .. session, 'h' .. n .. ' ' .. q)
     call('SADD', R .. 'holders.' .. q, holder)
@@ -106,7 +108,7 @@ if got == want and want < asked then stopped = true end
 -- Whoever publishes next hands it over, up to so many bytes: beyond that it isn't read fast enough. Each time all queues of its
 -- window are looked at.
 if not once and ARGV[8] ~= '' and got < want and not stopped and call('SCARD', R .. 'window.' .. session .. '.' .. ARGV[6]) <= 16 then
-  call('HSET', R .. 'parked.' .. q, holder, ARGV[8] .. ' 65536')
+  call('HSET', R .. 'parked.' .. q, holder, ARGV[8] .. ' 65536' .. (ARGV[9] == '1' and ' once' or ''))
 end
 table.insert(taken, 1, died)
 table.insert(taken, 2, stopped and 1 or 0)
