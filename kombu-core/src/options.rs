@@ -81,6 +81,14 @@ impl<'de> de::Deserializer<'de> for Options {
             if fields.contains(&key.as_str()) {
                 continue;
             }
+            let is_name = |letter: char| letter.is_alphanumeric() || "_-.".contains(letter);
+            if !key.chars().all(is_name) {
+                // It isn't repeated.
+                return Err(Problem(
+                    "what stands behind a `?` is no option; in a user's name, a password or a token, write it as `%3F`"
+                        .to_owned(),
+                ));
+            }
             let hint = match nearest(key, fields.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None if fields.is_empty() => "this transport has no options".to_owned(),

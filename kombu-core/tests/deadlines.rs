@@ -403,3 +403,24 @@ async fn a_lost_session_that_does_not_close_holds_up_the_next_one_for_the_livene
     assert!(begin.elapsed() <= Duration::from_secs(10));
     connection.declare_queue(&Queue::new("jobs")).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn connecting_is_tried_until_just_before_its_deadline() {
+    let limit = Duration::from_secs(10);
+    let faults = Faults::default();
+    faults.outage(true);
+    let begin = Instant::now();
+    let connecting = tokio::spawn(builder("late", &faults).into_future());
+    // The broker is back when a whole pause wouldn't fit in any more.
+    tokio::time::sleep(limit - Duration::from_millis(300)).await;
+    faults.outage(false);
+    connecting.await.unwrap().unwrap();
+    assert!(begin.elapsed() < limit);
+
+    faults.outage(true);
+    let begin = Instant::now();
+    let error = builder("never", &faults).await.unwrap_err();
+    assert!(error.to_string().contains("within 10s"), "{error}");
+    assert!(begin.elapsed() > limit - Duration::from_millis(100));
+    assert!(begin.elapsed() < limit);
+}

@@ -29,6 +29,8 @@ pub(crate) fn classify_connect(error: RedisError) -> Error {
         Some("WRONGPASS" | "NOAUTH" | "NOPERM") => ErrorKind::Credentials,
         _ if error.kind() == redis::ErrorKind::AuthenticationFailed => ErrorKind::Credentials,
         _ if error.kind() == redis::ErrorKind::InvalidClientConfig => ErrorKind::Config,
+        // As of a virtual host that isn't there.
+        _ if error.detail().is_some_and(is_of_database) => ErrorKind::AccessRefused,
         _ => ErrorKind::ConnectionLost,
     };
     Error::new(kind, format!("Redis: {error}")).with_source(error)
@@ -37,6 +39,13 @@ pub(crate) fn classify_connect(error: RedisError) -> Error {
 /// How servers begin to say that they don't have a command.
 fn is_unknown_command(details: Option<&str>) -> bool {
     details.is_some_and(|details| details.starts_with("unknown command"))
+}
+
+/// How servers say that they don't have a database of this number.
+fn is_of_database(details: &str) -> bool {
+    ["DB index is out of range", "invalid DB index"]
+        .iter()
+        .any(|text| details.contains(text))
 }
 
 fn too_old(text: &str) -> Error {

@@ -8,8 +8,8 @@ use kombu::driver::SubscribeOptions;
 use kombu::handler::Retries;
 use kombu::virt::BindingRecord;
 use kombu::{
-    Capabilities, Content, ErrorKind, Exchange, Feature, Overflow, Portable, Queue, Support,
-    Topology,
+    Binding, Capabilities, Content, ErrorKind, Exchange, Feature, Overflow, Portable, Queue,
+    Support, Topology,
 };
 use kombu_testkit::expect::assert_unsupported;
 use kombu_testkit::table;
@@ -425,4 +425,67 @@ fn one_name_that_is_declared_in_two_ways_is_found() {
         .queue(Queue::server_named().exclusive(true))
         .queue(Queue::server_named());
     same.check(&capabilities("memory")).require().unwrap();
+}
+
+#[test]
+fn a_kind_that_only_the_broker_or_the_program_knows_is_told() {
+    let topology = Topology::new().exchange(Exchange::custom("topc", "media"));
+    for (transport, whose) in [
+        ("amqp", "if a plugin of the broker has it"),
+        ("memory", "if the program registers it"),
+        ("nats", "if the program registers it"),
+        ("redis", "if the program registers it"),
+    ] {
+        let report = topology.check(&capabilities(transport));
+        let asked = &report.declarations()[0].asks[0];
+        let note = asked.note.as_deref().unwrap();
+        assert!(note.starts_with("`topc`, "), "{note}");
+        assert!(note.contains(whose), "{transport}: {note}");
+        assert!(note.contains("did you mean `topic`?"), "{note}");
+    }
+    let hashing = Topology::new().exchange(Exchange::custom("x-consistent-hash", "media"));
+    let report = hashing.check(&capabilities("amqp")).to_string();
+    assert!(!report.contains("did you mean"), "{report}");
+}
+
+#[test]
+fn what_is_kept_and_does_nothing_is_told() {
+    let queue = Queue::new("jobs").quorum();
+    let queue = queue.argument("x-quorum-initial-group-size", 3);
+    let exchange = Exchange::topic("media").argument("x-note", "ours");
+    let topology = Topology::new().queue(&queue).exchange(&exchange);
+    for transport in ["memory", "nats", "redis"] {
+        let report = topology.check(&capabilities(transport));
+        report.require().unwrap();
+        let kept = |name| named(report.declarations(), name).kept.join(", ");
+        let jobs = kept("queue `jobs`");
+        assert!(jobs.contains("`type: quorum`"), "{jobs}");
+        assert!(jobs.contains("`x-quorum-initial-group-size`"), "{jobs}");
+        assert_eq!(kept("exchange `media`"), "the argument `x-note`");
+    }
+    let report = topology.check(&capabilities("amqp"));
+    assert!(report.declarations().iter().all(|one| one.kept.is_empty()));
+}
+
+#[test]
+fn how_headers_match_is_looked_at_by_the_name_of_the_exchange_alone() {
+    let by_kind = Exchange::headers("amq.headers");
+    let by_name = Exchange::direct("amq.match").no_declare();
+    for exchange in [by_kind, by_name] {
+        let binding = Binding::new(&exchange, "").argument("x-match", "some");
+        let queue = Queue::new("jobs").bind_with(binding);
+        let report = Topology::new().queue(&queue).check(&capabilities("amqp"));
+        let problem = report.require().unwrap_err();
+        assert!(problem.to_string().contains("`x-match`"), "{problem}");
+    }
+}
+
+#[test]
+fn consumers_that_ask_for_the_same_are_told_once() {
+    let options = SubscribeOptions::new(1);
+    let topology = Topology::new().consumer(["jobs"], options);
+    let topology = topology.consumer(["jobs"], options);
+    let other = topology.consumer(["jobs"], options.priority(3));
+    let report = other.check(&capabilities("amqp"));
+    assert_eq!(report.declarations().len(), 2);
 }

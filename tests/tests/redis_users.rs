@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(not(kombu_test_redis), allow(dead_code, unused_imports))]
 
+use std::future::IntoFuture;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -200,4 +201,15 @@ async fn a_user_who_may_not_speak_at_channels_publishes_to_fanout_exchanges_all_
         Ok(connection) => connection.consumer(&queue).await.unwrap_err(),
     };
     assert_eq!(error.kind(), ErrorKind::AccessRefused, "{error}");
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_database_that_is_not_there_is_refused_at_once() {
+    let redis = Redis::start().unwrap();
+    let builder = connect(format!("{}/99", redis.url().trim_end_matches('/')));
+    let error = timeout(PATIENCE, builder.into_future()).await;
+    let error = error.expect("an answer").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AccessRefused, "{error}");
+    assert!(!error.is_transient());
 }

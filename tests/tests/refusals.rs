@@ -108,6 +108,27 @@ async fn a_url_without_a_scheme_is_refused_with_an_example() {
 }
 
 #[tokio::test]
+async fn a_url_without_slashes_does_not_lead_to_this_host() {
+    for url in ["memory:prod.example.com", "memory:guest:a-secret@prod"] {
+        let error = refused(kombu::registry(), url).await;
+        assert_says(&error, ErrorKind::Config, &["malformed URL", "`//`"]);
+        assert!(!format!("{error:?}").contains("a-secret"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_question_mark_in_a_password_cuts_off_is_not_shown() {
+    for url in [
+        "memory://a?secret:x@host",
+        "memory://token?secret@host:1",
+    ] {
+        let error = refused(kombu::registry(), url).await;
+        assert_says(&error, ErrorKind::Config, &["`memory` URL", "`%3F`"]);
+        assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_malformed_url_is_refused() {
     for url in ["memory://host:port", "memory://[::1", "memory://host:99999"] {
         let error = refused(kombu::registry(), url).await;

@@ -125,6 +125,13 @@ impl Registry {
         let Some(transport) = self.transports.get(scheme) else {
             return Err(self.unknown(scheme));
         };
+        if !parsed.has_authority() {
+            // What stands behind it would count as a path, and the host would be this one.
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("malformed URL: `{scheme}:` is followed by `//`, and then by the host"),
+            ));
+        }
         let others: Vec<Url> = others.iter().map(|url| parse(url)).collect::<Result<_>>()?;
         let target = transport.resolve(Target::new(parsed).with_other_hosts(&others))?;
         let virtual_host = match transport.virtual_host(target.url()) {

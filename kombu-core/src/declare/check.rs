@@ -156,7 +156,9 @@ impl Binding {
 
 /// Fails if a binding with these arguments says how to match headers, and its exchange doesn't know that way.
 pub(crate) fn check_match(exchange: &Exchange, arguments: &FieldTable) -> Result<()> {
-    if *exchange.kind() == ExchangeKind::Headers
+    // One that is only verified may go by its name alone.
+    let predeclared = exchange.predeclared_kind();
+    if *predeclared.as_ref().unwrap_or(exchange.kind()) == ExchangeKind::Headers
         && let Some(value) = arguments.get("x-match")
         && !matches!(
             value.as_str(),

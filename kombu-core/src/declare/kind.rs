@@ -22,6 +22,9 @@ pub enum ExchangeKind {
 }
 
 impl ExchangeKind {
+    /// What AMQP has.
+    pub(crate) const NAMES: [&str; 4] = ["direct", "fanout", "topic", "headers"];
+
     /// The name that AMQP has for it.
     pub fn as_str(&self) -> &str {
         match self {

@@ -22,6 +22,9 @@ pub(crate) trait Attempt: Send + Sync + 'static {
     fn connect(&self, place: usize) -> BoxFuture<'_, Result<Arc<dyn driver::Connection>>>;
 }
 
+/// An attempt that would have less time isn't begun.
+const LEAST: Duration = Duration::from_millis(50);
+
 /// Connects for the first time, and keeps the connection from then on in a task of its own.
 ///
 /// The places are tried in turn, with a pause after each round, until the connect deadline; one that doesn't answer leaves
@@ -54,13 +57,15 @@ pub(crate) async fn start(
             return Err(error);
         }
         attempts += 1;
+        let left = end.saturating_duration_since(Instant::now());
         let pause = if place == 0 {
-            backoff.pause()
+            // Whoever comes back just before the end is found.
+            backoff.pause().min(left / 2)
         } else {
             Duration::ZERO
         };
         shared.policy.observe(&error, pause);
-        if Instant::now() + pause >= end {
+        if left < LEAST {
             // What an attempt met says more than that there was no answer in time.
             let cause = match error.kind() {
                 ErrorKind::Timeout => last,

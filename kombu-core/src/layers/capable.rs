@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 
-use crate::declare::{DeclareMode, Exchange, ExchangeKind, Overflow, Queue};
+use crate::declare::{DeclareMode, Exchange, ExchangeKind, Overflow, Queue, QueueType};
 use crate::driver::{
     BoxFuture, Capabilities, Confirm, Connection, Destination, Feature, Layer, Op, Operation,
     Outcome, Publisher, Received, SessionLayer, Settle, Settlement, Subscription, Tag,
@@ -112,14 +112,9 @@ pub(crate) fn arguments(operation: &Operation<'_>, capabilities: &Capabilities) 
     if capabilities.broker_arguments() {
         return Vec::new();
     }
-    let known = [
-        // The two types that are known are attributes, and not among the arguments.
-        ("x-queue-type", ""),
-        ("x-dead-letter-strategy", "at-most-once"),
-    ];
-    let asked = known.into_iter().filter_map(|(name, done)| {
+    let asked = KNOWN_ARGUMENTS.iter().filter_map(|(name, done)| {
         let value = queue.arguments().get(name)?;
-        (value.as_str() != Some(done)).then_some((name, value))
+        (value.as_str() != Some(*done)).then_some((name, value))
     });
     asked
         .map(|(name, value)| {
@@ -127,6 +122,46 @@ pub(crate) fn arguments(operation: &Operation<'_>, capabilities: &Capabilities) 
             absent(format_args!("`{name}: {value}`"))
         })
         .collect()
+}
+
+/// Those, and what is done all the same.
+const KNOWN_ARGUMENTS: [(&str, &str); 2] = [
+    // The two types that are known are attributes, and not among the arguments.
+    ("x-queue-type", ""),
+    ("x-dead-letter-strategy", "at-most-once"),
+];
+
+/// What is kept with a declaration, and does nothing on this transport.
+pub(crate) fn kept(operation: &Operation<'_>, capabilities: &Capabilities) -> Vec<String> {
+    let mut kept = Vec::new();
+    if capabilities.broker_arguments() {
+        return kept;
+    }
+    let arguments = match operation {
+        Operation::DeclareQueue(queue, DeclareMode::Ensure) => {
+            if queue.get_queue_type() == Some(QueueType::Quorum) {
+                kept.push(
+                    "`type: quorum`; whether there are replicas is the broker's to say".to_owned(),
+                );
+            }
+            queue.arguments()
+        }
+        // A program's own kinds may read them.
+        Operation::DeclareExchange(exchange, DeclareMode::Ensure)
+            if !matches!(exchange.kind(), ExchangeKind::Custom(_)) =>
+        {
+            exchange.arguments()
+        }
+        _ => return kept,
+    };
+    let is_known = |name: &str| KNOWN_ARGUMENTS.iter().any(|(known, _)| *known == name);
+    let names = arguments.iter().map(|(name, _)| name.as_str());
+    kept.extend(
+        names
+            .filter(|name| !is_known(name))
+            .map(|name| format!("the argument `{name}`")),
+    );
+    kept
 }
 
 /// A feature that a declaration or a consumer asks of its transport.

@@ -3,5 +3,5 @@
 mod capable;
 mod faults;
 
-pub(crate) use capable::{Capable, Need, arguments, asking, check, needs};
+pub(crate) use capable::{Capable, Need, arguments, asking, check, kept, needs};
 pub use faults::Faults;

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use crate::client::topology::{self, Step};
 use crate::declare::{DeclareMode, Exchange, Queue};
-use crate::driver::{Capabilities, Destination, Operation, SubscribeOptions};
+use crate::driver::{Capabilities, Destination, Feature, Operation, SubscribeOptions};
 use crate::error::Result;
 use crate::handler::Retries;
-use crate::layers::{arguments, asking, needs};
+use crate::layers::{Need, arguments, asking, kept, needs};
 use crate::name::Name;
 
 pub use report::{FeatureUse, Portability, Portable};
@@ -18,7 +18,7 @@ pub use report::{FeatureUse, Portability, Portable};
 ///
 /// The rules are those by which a connection refuses declarations and consumers at run time. What it refuses only of a message isn't
 /// looked at, nor what only a broker or a program knows: the arguments that a broker reads itself, a plugin's exchange kinds, those
-/// that a program adds to its connection. A consumer has the priority of its options: for one that takes it from its queues, see
+/// that a program adds to its connection: the report says where that is so. A consumer has the priority of its options: for one that takes it from its queues, see
 /// [`SubscribeOptions::with_priority_of`].
 ///
 /// ```
@@ -209,9 +209,15 @@ impl<'a> Checks<'a> {
 
     fn asked(&self, operation: &Operation<'_>) -> Vec<FeatureUse> {
         let needs = needs(operation);
-        let asked = needs
-            .iter()
-            .map(|need| FeatureUse::of(need, self.capabilities));
+        let asked = needs.iter().map(|need| {
+            let asked = FeatureUse::of(need, self.capabilities);
+            match operation {
+                Operation::DeclareExchange(exchange, _) if is_of_kind(need) => {
+                    asked.of_kind(exchange.kind(), self.capabilities)
+                }
+                _ => asked,
+            }
+        });
         asked.collect()
     }
 
@@ -223,9 +229,17 @@ impl<'a> Checks<'a> {
         problem: Option<String>,
     ) {
         let refused = arguments(operation, self.capabilities);
-        let declaration = Portable::new(name, asked, refused, problem);
-        self.declarations.push(declaration);
+        let mut declaration = Portable::new(name, asked, refused, problem);
+        declaration.kept = kept(operation, self.capabilities);
+        // Several consumers may ask for the same.
+        if !self.declarations.contains(&declaration) {
+            self.declarations.push(declaration);
+        }
     }
+}
+
+fn is_of_kind(need: &Need) -> bool {
+    need.feature == Feature::CustomExchangeKind
 }
 
 /// What every broker would refuse.

@@ -1,8 +1,10 @@
 use std::fmt;
 
+use crate::declare::ExchangeKind;
 use crate::driver::{Capabilities, Feature, Support};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layers::Need;
+use crate::options::nearest;
 
 /// How a [`Topology`](crate::Topology) fares on a transport: one entry for each declaration.
 ///
@@ -26,6 +28,8 @@ pub struct Portable {
     pub asks: Vec<FeatureUse>,
     /// What its arguments ask for at which this transport does nothing, and why that is refused.
     pub arguments: Vec<String>,
+    /// What is kept with it, and does nothing on this transport: `type: quorum` and arguments that it doesn't read.
+    pub kept: Vec<String>,
     /// Why every broker would refuse it, which makes it unsupported everywhere.
     pub problem: Option<String>,
 }
@@ -58,6 +62,26 @@ impl FeatureUse {
                 note: capabilities.note(feature).map(str::to_owned),
             },
         }
+    }
+
+    /// Which further kinds of exchanges there are, only a broker or a program knows.
+    pub(super) fn of_kind(mut self, kind: &ExchangeKind, capabilities: &Capabilities) -> Self {
+        if self.support == Support::Unsupported {
+            return self;
+        }
+        let whose = match capabilities.broker_arguments() {
+            true => "if a plugin of the broker has it",
+            false => "if the program registers it with `ConnectionBuilder::exchange_kind`",
+        };
+        let mut note = format!("`{kind}`, {whose}");
+        if let Some(near) = nearest(kind.as_str(), ExchangeKind::NAMES) {
+            note.push_str(&format!("; did you mean `{near}`?"));
+        }
+        self.note = Some(match self.note {
+            Some(limits) => format!("{note}; {limits}"),
+            None => note,
+        });
+        self
     }
 
     pub(super) fn of(need: &Need, capabilities: &Capabilities) -> Self {
@@ -94,6 +118,7 @@ impl Portable {
             support,
             asks,
             arguments,
+            kept: Vec::new(),
             problem,
         }
     }
@@ -157,6 +182,9 @@ impl fmt::Display for Portability {
             }
             for problem in &declaration.arguments {
                 writeln!(f, "  unsupported: {problem}")?;
+            }
+            for kept in &declaration.kept {
+                writeln!(f, "  nothing is done with {kept}")?;
             }
             for asked in &declaration.asks {
                 match (&asked.note, asked.support) {
