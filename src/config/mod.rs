@@ -15,7 +15,7 @@ mod variables;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use kombu_core::handler::{Router, Serve};
+use kombu_core::handler::{Complete, Serve};
 use kombu_core::{call, mom, occo, without_secrets};
 
 use crate::{
@@ -457,7 +457,12 @@ impl Config {
     /// # Errors
     ///
     /// [`ErrorKind::Config`] if the file has none of this name.
-    pub fn serve(&self, connection: &Connection, name: &str, router: Router) -> Result<Serve> {
+    pub fn serve(
+        &self,
+        connection: &Connection,
+        name: &str,
+        router: impl Complete,
+    ) -> Result<Serve> {
         let handlers = find("handlers", name, &self.handlers)?;
         let queues = handlers.queues.clone();
         Ok(handlers.settings.serve(connection, queues, router))

@@ -32,6 +32,19 @@ pub struct Router<S = ()> {
     keys: Option<Keys>,
 }
 
+/// A router whose handlers have their state: what can be served.
+///
+/// Of all routers, only `Router<()>` is one: so a router that needs no state has none, without being told.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a router whose handlers have their state",
+    label = "expected `Router<()>`",
+    note = "in `Router<T>`, handlers take a `State<T>`: give it with `.with_state(..)`",
+    note = "a router is handed over, and not borrowed: `.clone()` makes another one"
+)]
+pub trait Complete: Into<Router> {}
+
+impl Complete for Router {}
+
 impl<S> Default for Router<S> {
     fn default() -> Self {
         Router {

@@ -12,7 +12,7 @@ use crate::name::Name;
 use super::dispatch::Dispatch;
 use super::lanes::OrderKey;
 use super::reaction::Style;
-use super::{Exit, Retries, Router, run};
+use super::{Complete, Exit, Retries, Router, run};
 
 /// How long handlers may go on when their component ends.
 pub(super) const GRACE: Duration = Duration::from_secs(30);
@@ -305,8 +305,8 @@ impl fmt::Debug for Serving {
 
 impl Connection {
     /// Handles what comes to queues with the functions of a router. See [`handler`](crate::handler).
-    pub fn serve(&self, router: Router) -> Serve {
-        Serve::new(self.clone(), router)
+    pub fn serve(&self, router: impl Complete) -> Serve {
+        Serve::new(self.clone(), router.into())
     }
 }
 

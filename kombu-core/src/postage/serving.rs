@@ -10,7 +10,8 @@ use crate::call::{self, Failure, FailureKind, Replying};
 use crate::client::{self, Connection, UndecodablePolicy};
 use crate::error::{Error, ErrorKind};
 use crate::handler::{
-    FromMessage, IntoReaction, Reaction, Rejection, Request, Retries, Router, Serve, Style,
+    Complete, FromMessage, IntoReaction, Reaction, Rejection, Request, Retries, Router, Serve,
+    Style,
 };
 use crate::name::Name;
 
@@ -51,15 +52,16 @@ pub fn keys(message: &client::Message) -> (Option<Name>, Option<Name>) {
 /// All answers say that this process sent them, but for a message that is [from](Message::from) somebody; [`serve_as`] names the
 /// component. A [`Responder`] answers earlier, in the same way; a plain one of
 /// [`call`](crate::call::Responder) with what it is given, as it is.
-pub fn serve(connection: &Connection, router: Router) -> Serve {
+pub fn serve(connection: &Connection, router: impl Complete) -> Serve {
     serve_as(connection, Fingerprint::of_process().on(connection), router)
 }
 
 /// The same for a component with this fingerprint: anything that is written as a map.
-pub fn serve_as<F>(connection: &Connection, fingerprint: F, router: Router) -> Serve
+pub fn serve_as<F>(connection: &Connection, fingerprint: F, router: impl Complete) -> Serve
 where
     F: Serialize + Clone + Send + Sync + 'static,
 {
+    let router: Router = router.into();
     let serve = connection.serve(router.keyed_by(keys));
     serve
         .tell_errors(true)
