@@ -547,6 +547,39 @@ fn canopsis_files_are_read_as_they_are() {
     assert_eq!(config.url("STORAGE").unwrap(), "memory://storage");
 }
 
+/// As what connections are encrypted with: in the URL's scheme and its query.
+#[test]
+fn canopsis_files_say_how_connections_are_encrypted() {
+    let file = |place: &str| {
+        format!("[MIDDLEWARE]\n{place}\nssl_key=/key.pem\nssl_cert=/cert.pem\n[MOM]\nsenders=jobs")
+    };
+    let files = "cert_file=%2Fcert.pem&key_file=%2Fkey.pem";
+    for place in [
+        "protocol=kombu\ndata_type=pubsub\nhost=h\nssl=true",
+        "uri=kombu-pubsub://h",
+    ] {
+        let config = read_as(&file(place), Format::Ini, &[]).unwrap();
+        assert_eq!(config.url("default").unwrap(), format!("amqps://h?{files}"));
+        let mom = config.mom("default").unwrap();
+        let uri = mom.uri(&kombu::registry()).unwrap();
+        assert_eq!(uri, format!("amqps-pubsub://h?{files}&senders=jobs"));
+    }
+    // What a URI says counts, whatever the default that stands in each file.
+    let text = "[MIDDLEWARE]\nuri=amqps://h\nssl=false\nssl_key=";
+    let config = read_as(text, Format::Ini, &[]).unwrap();
+    assert_eq!(config.url("default").unwrap(), "amqps://h");
+    refused(
+        "[MIDDLEWARE]\nprotocol=memory\nssl=true",
+        Format::Ini,
+        &["line 3", "`ssl`", "`memory-pt2pt://`"],
+    );
+    refused(
+        "[MIDDLEWARE]\nssl=perhaps",
+        Format::Ini,
+        &["line 2", "`ssl`", "true"],
+    );
+}
+
 #[test]
 fn a_wrong_key_of_canopsis_is_refused_with_its_line() {
     for (text, parts) in [
