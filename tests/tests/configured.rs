@@ -432,6 +432,22 @@ fn occos_file_is_read_as_it_is() {
     assert!(error.to_string().contains("`mqconfig`"), "{error}");
 }
 
+/// They are about the same connection, which would be in the clear otherwise.
+#[test]
+fn what_the_file_says_of_the_default_connection_counts_for_occos_place() {
+    let text = "connections: {default: {tls: {ca_file: /ca.pem}, heartbeat: 5s}}\n\
+                mqconfig: {protocol: amqp, host: h, queue: q}";
+    let config = read(text);
+    let url = "amqps://h?ca_file=/ca.pem&heartbeat=5";
+    assert_eq!(config.url("default").unwrap(), url);
+    let occo = config.occo().unwrap();
+    assert_eq!(occo.connection_url(&kombu::registry()).unwrap(), url);
+    // Another place is another connection.
+    let elsewhere = text.replace("{tls:", "{url: 'amqp://there', tls:");
+    let occo = read(&elsewhere).occo().unwrap();
+    assert_eq!(occo.connection_url(&kombu::registry()).unwrap(), "amqp://h");
+}
+
 #[tokio::test]
 async fn occos_objects_come_from_its_file() {
     async fn length(Payload(text): Payload<String>) -> Reply<usize> {
