@@ -499,6 +499,17 @@ impl EventDrivenConsumer {
         self.serve.run_until(cancel).await
     }
 
+    /// Processes as many messages as the queue has by now, one at a time, and answers how many: fewer if other
+    /// consumers take some, or if the function ends it. What can't be processed, and what the function
+    /// [releases](crate::handler::Outcome::Release), goes back when all are done.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Undecodable`] when 64 messages are to go back, and those of [`Connection::get`].
+    pub async fn process_available(&self) -> Result<u64> {
+        self.serve.clone().run_available().await
+    }
+
     /// The connection, which is this consumer's alone.
     pub fn connection(&self) -> &Connection {
         &self.connection

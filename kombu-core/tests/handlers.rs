@@ -1,7 +1,6 @@
 //! Handlers, as far as no broker has a part in them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::sync::mpsc;
 use std::time::Duration;
 
 use kombu::call::Failure;
@@ -135,71 +134,6 @@ async fn what_fails_is_retried_five_times_unless_it_is_said_otherwise() {
     // Held, since the queue has no dead-letter exchange.
     let info = connection.queue_info("jobs").await.unwrap();
     assert_eq!((info.ready, info.unsettled), (0, Some(1)));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_handler_that_blocks_its_thread_leaves_the_others() {
-    let connection = kombu::connect("memory://").await.unwrap();
-    let producer = producer(&connection).await;
-    let (release, blocked) = mpsc::channel::<()>();
-    let blocked = std::sync::Arc::new(std::sync::Mutex::new(blocked));
-    let handler = async move |Payload(text): Payload<String>| {
-        if text == "block" {
-            blocked.lock().unwrap().recv().unwrap();
-        }
-        text
-    };
-    let serve = connection.serve(Router::new().fallback(handler));
-    let serve = serve.queues(&Queue::new("jobs")).concurrency(2);
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let component = tokio::spawn(serve.run_until(async { drop(stopped.await) }));
-    producer.publish("block").await.unwrap();
-    let caller = connection
-        .caller(Exchange::default())
-        .routing_key("jobs")
-        .await
-        .unwrap();
-    for _ in 0..10 {
-        assert_eq!(caller.call::<_, String>("go").await.unwrap(), "go");
-    }
-    release.send(()).unwrap();
-    drop(stop);
-    component.await.unwrap().unwrap();
-    assert_eq!(
-        connection.queue_info("jobs").await.unwrap().unsettled,
-        Some(0)
-    );
-}
-
-/// Nobody else may wait until its thread is free: brokers end consumers that hold something for too long.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_handler_that_blocks_its_thread_holds_for_too_long_comes_again() {
-    let connection = kombu::connect("memory://").await.unwrap();
-    let producer = producer(&connection).await;
-    let (release, blocked) = mpsc::channel::<()>();
-    let blocked = std::sync::Arc::new(std::sync::Mutex::new(blocked));
-    let (seen, mut attempts) = tokio::sync::mpsc::unbounded_channel();
-    let handler = async move |Attempt(attempt): Attempt| {
-        seen.send(attempt).unwrap();
-        if attempt == 1 {
-            blocked.lock().unwrap().recv().unwrap();
-        }
-    };
-    let serve = connection.serve(Router::new().fallback(handler));
-    let serve = serve.queues(&Queue::new("jobs")).concurrency(2);
-    let serve = serve.max_processing_time(Duration::from_millis(100));
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let component = tokio::spawn(serve.run_until(async { drop(stopped.await) }));
-    producer.publish("block").await.unwrap();
-    for attempt in 1..=2 {
-        let next = tokio::time::timeout(Duration::from_secs(30), attempts.recv());
-        assert_eq!(next.await.expect("it comes again"), Some(attempt));
-    }
-    release.send(()).unwrap();
-    drop(stop);
-    component.await.unwrap().unwrap();
-    let info = connection.queue_info("jobs").await.unwrap();
-    assert_eq!((info.ready, info.unsettled), (0, Some(0)));
 }
 
 /// It is as good as none.

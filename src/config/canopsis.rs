@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use kombu_core::mom;
-use kombu_core::nearest;
+use kombu_core::{mom, nearest};
+use serde::Deserialize;
 
-use super::connection::Settings;
+use super::connection::{Encryption, Settings};
 use super::document::{Key, Node, Problem, Value};
 use super::file::File;
 use super::{DEFAULT, reader};
@@ -15,6 +15,8 @@ const MIDDLEWARES: [&str; 3] = ["MIDDLEWARE", "MOM", "KOMBU"];
 const MANAGER: &str = "MANAGER";
 /// What managers have beside the places of their middlewares. It says nothing here, where a program shares what it clones.
 const OF_MANAGERS: [&str; 3] = ["shared", "scope_sharing", "auto_connect"];
+/// What connections have in another place.
+const ENCRYPTION: [&str; 3] = ["ssl", "ssl_key", "ssl_cert"];
 /// Behind the name of a middleware, its URI.
 const URI: &str = "_uri";
 
@@ -34,6 +36,11 @@ pub(super) fn read(node: Node) -> Result<File, Problem> {
             }
         }
     }
+    let is_encryption = |(key, _): &(Key, Node)| ENCRYPTION.contains(&key.text.as_str());
+    let (encryption, own): (Vec<_>, _) = own.into_iter().partition(is_encryption);
+    let encryption_at = encryption.first().map_or(at, |(key, _)| key.at);
+    let ssl: Ssl = reader::read(&Node::new(at, Value::Map(encryption)))?;
+    let encryption = Encryption::of_mom(ssl.ssl, ssl.ssl_cert, ssl.ssl_key);
     let default: mom::Settings = reader::read(&Node::new(at, Value::Map(own)))?;
     let mut file = File::default();
     for (name, uri) in named {
@@ -47,14 +54,39 @@ pub(super) fn read(node: Node) -> Result<File, Problem> {
             uri: reader::read::<mom::Settings>(&node)?.uri,
             ..default.clone()
         };
+        let settings = encrypted(settings, &encryption).map_err(|problem| problem.at(uri_at))?;
         file.connections
             .insert(name.clone(), Settings::of_mom(&settings));
         file.moms.insert(name, settings);
     }
+    let default = encrypted(default, &encryption).map_err(|problem| problem.at(encryption_at))?;
     file.connections
         .insert(DEFAULT.to_owned(), Settings::of_mom(&default));
     file.moms.insert(DEFAULT.to_owned(), default);
     Ok(file)
+}
+
+/// What is said of encryption.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Ssl {
+    ssl: Option<bool>,
+    ssl_key: Option<String>,
+    ssl_cert: Option<String>,
+}
+
+/// With encryption where settings have it: in their URI.
+fn encrypted(settings: mom::Settings, encryption: &Encryption) -> Result<mom::Settings, Problem> {
+    // That it isn't wanted stands in canopsis' file as a default, which a URI overrides.
+    if !encryption.is_wanted() && !encryption.has_files() {
+        return Ok(settings);
+    }
+    let uri = settings.uri(&crate::registry());
+    let uri = uri.and_then(|uri| encryption.said_in(&uri));
+    Ok(mom::Settings {
+        uri: Some(uri.map_err(|error| Problem::new(error.message()))?),
+        ..settings
+    })
 }
 
 /// A section's name, and its keys.

@@ -97,7 +97,7 @@ pub(super) struct Settings {
     schemars(rename = "tls", transform = super::schema::or_flag)
 )]
 #[serde(default, deny_unknown_fields, rename = "tls", remote = "Self")]
-struct Encryption {
+pub(super) struct Encryption {
     /// Default: true, if anything else is said here.
     enabled: Option<bool>,
     /// Authorities to trust, in place of the system's.
@@ -167,6 +167,21 @@ impl<'de> Deserialize<'de> for Encryption {
 }
 
 impl Encryption {
+    /// What canopsis' keys say; one without a value says nothing.
+    pub(super) fn of_mom(
+        enabled: Option<bool>,
+        cert_file: Option<String>,
+        key_file: Option<String>,
+    ) -> Self {
+        let filled = |file: Option<String>| file.filter(|file| !file.is_empty());
+        Encryption {
+            enabled,
+            cert_file: filled(cert_file),
+            key_file: filled(key_file),
+            ..Encryption::default()
+        }
+    }
+
     fn files(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let files = [
             ("ca_file", &self.ca_file),
@@ -180,9 +195,42 @@ impl Encryption {
             .filter_map(|(name, value)| value.as_deref().map(|value| (name, value)))
     }
 
+    pub(super) fn has_files(&self) -> bool {
+        self.files().next().is_some()
+    }
+
     /// Keys without `enabled` say that it is wanted.
-    fn is_wanted(&self) -> bool {
-        self.enabled.unwrap_or(self.files().next().is_some())
+    pub(super) fn is_wanted(&self) -> bool {
+        self.enabled.unwrap_or(self.has_files())
+    }
+
+    /// A URL that says this, in its scheme and its query. Canopsis' schemes have more behind that of the transport.
+    pub(super) fn said_in(&self, url: &str) -> Result<String> {
+        let mut url = url.to_owned();
+        if let Some((whole, rest)) = url.split_once("://") {
+            let (scheme, more) = whole.split_at(whole.find('-').unwrap_or(whole.len()));
+            let plain = ENCRYPTED.iter().find(|(plain, _)| *plain == scheme);
+            let is_encrypted = ENCRYPTED.iter().any(|(_, encrypted)| *encrypted == scheme);
+            match (self.is_wanted(), plain) {
+                (true, Some((_, encrypted))) => url = format!("{encrypted}{more}://{rest}"),
+                (true, None) if !is_encrypted => {
+                    return Err(config(&format!(
+                        "`tls` (or `ssl`) is of no use to `{whole}://`; leave it out"
+                    )));
+                }
+                (false, _) if is_encrypted && self.enabled == Some(false) => {
+                    return Err(config(&format!(
+                        "`{whole}://` encrypts, and `tls` (or `ssl`) says that it doesn't; leave that out, or take another scheme"
+                    )));
+                }
+                _ => {}
+            }
+        }
+        let mut query = Query::of(url);
+        for (name, value) in self.files() {
+            query.add(name, value);
+        }
+        Ok(query.url)
     }
 }
 
@@ -395,31 +443,11 @@ impl Settings {
     }
 
     /// The URL with what else the file says in its scheme and its query.
-    fn completed(&self, url: &str) -> Result<String> {
-        let tls = self.tls.clone().unwrap_or_default();
-        let mut url = url.to_owned();
-        if let Some((scheme, rest)) = url.split_once("://") {
-            let plain = ENCRYPTED.iter().find(|(plain, _)| *plain == scheme);
-            let is_encrypted = ENCRYPTED.iter().any(|(_, encrypted)| *encrypted == scheme);
-            match (tls.is_wanted(), plain) {
-                (true, Some((_, encrypted))) => url = format!("{encrypted}://{rest}"),
-                (true, None) if !is_encrypted => {
-                    return Err(config(&format!(
-                        "`tls` is of no use to `{scheme}://`; leave it out"
-                    )));
-                }
-                (false, _) if is_encrypted && tls.enabled == Some(false) => {
-                    return Err(config(&format!(
-                        "`{scheme}://` encrypts, and `tls` says that it doesn't; leave `tls` out, or take another scheme"
-                    )));
-                }
-                _ => {}
-            }
-        }
-        let mut query = Query::of(url);
-        for (name, value) in tls.files() {
-            query.add(name, value);
-        }
+    pub(super) fn completed(&self, url: &str) -> Result<String> {
+        let mut query = Query::of(match &self.tls {
+            Some(tls) => tls.said_in(url)?,
+            None => url.to_owned(),
+        });
         if let Some(heartbeat) = self.heartbeat {
             let seconds = heartbeat.as_secs();
             if seconds == 0 || Duration::from_secs(seconds) != heartbeat {

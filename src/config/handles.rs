@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kombu_core::declare::{DeclareMode, DeliveryMode, Exchange, Queue, duration};
 use kombu_core::driver::SubscribeOptions;
-use kombu_core::handler::{Retries, Router, Serve};
+use kombu_core::handler::{Complete, Retries, Serve};
 use kombu_core::{Connection, Name, OpenConsumer, OpenProducer, Result, UndecodablePolicy, call};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, SeqAccess, Visitor};
@@ -339,7 +339,7 @@ impl Handlers {
         &self,
         connection: &Connection,
         queues: Vec<Queue>,
-        router: Router,
+        router: impl Complete,
     ) -> Serve {
         let mut serve = connection
             .serve(router)

@@ -15,7 +15,7 @@ mod variables;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use kombu_core::handler::{Router, Serve};
+use kombu_core::handler::{Complete, Serve};
 use kombu_core::{call, mom, occo, without_secrets};
 
 use crate::{
@@ -88,7 +88,7 @@ const DEFAULT: &str = "default";
 ///
 /// OCCO's `mqconfig` is a key at the top, [`occo`](Config::occo), and `endpoints` has several of them by name. canopsis' `senders`
 /// and `receivers` are keys at the top, [`mom`](Config::mom), and its own files are read as they are, `.ini` or `.conf`. The default
-/// connection is theirs, if the file has no other one.
+/// connection is theirs, if the file has no other one; what `connections` says of it besides its place counts, encryption among it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     connections: BTreeMap<String, Settings>,
@@ -309,7 +309,11 @@ impl Config {
             && !replaced
             && let Some(elsewhere) = self.elsewhere(name)
         {
-            return Ok(vec![elsewhere.url().map_err(in_connection)?]);
+            let url = elsewhere.url().and_then(|url| match settings {
+                Some(settings) => settings.completed(&url),
+                None => Ok(url),
+            });
+            return Ok(vec![url.map_err(in_connection)?]);
         }
         if let Some(settings) = settings {
             let urls = settings.urls(&self.around, is_default);
@@ -457,7 +461,12 @@ impl Config {
     /// # Errors
     ///
     /// [`ErrorKind::Config`] if the file has none of this name.
-    pub fn serve(&self, connection: &Connection, name: &str, router: Router) -> Result<Serve> {
+    pub fn serve(
+        &self,
+        connection: &Connection,
+        name: &str,
+        router: impl Complete,
+    ) -> Result<Serve> {
         let handlers = find("handlers", name, &self.handlers)?;
         let queues = handlers.queues.clone();
         Ok(handlers.settings.serve(connection, queues, router))
@@ -490,11 +499,17 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] if the file has none.
+    /// [`ErrorKind::Config`] if the file has none, and those of [`urls`](Config::urls).
     pub fn occo(&self) -> Result<occo::Config> {
         let mqconfig = self.mqconfig.as_ref();
         let config = mqconfig.ok_or_else(|| config_error("the file has no `mqconfig`"))?;
-        Ok(self.replaced(config))
+        let mut config = self.replaced(config);
+        let default = self.connections.get(DEFAULT);
+        if default.is_some_and(|default| !default.has_place()) {
+            // It says more of the same place.
+            config.url = Some(self.url(DEFAULT)?);
+        }
+        Ok(config)
     }
 
     /// One of the file's `endpoints`, which are written as `mqconfig` is. What replaces the URL of the default connection replaces its

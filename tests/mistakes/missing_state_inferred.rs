@@ -1,4 +1,5 @@
-//! expected `Router`, found `Router<Prices>`
+//! `Router<Prices>` is not a router whose handlers have their state
+//! handlers take a `State<T>`: give it with `.with_state(..)`
 use kombu::handler::{Router, State};
 
 #[derive(Clone)]

@@ -432,6 +432,22 @@ fn occos_file_is_read_as_it_is() {
     assert!(error.to_string().contains("`mqconfig`"), "{error}");
 }
 
+/// They are about the same connection, which would be in the clear otherwise.
+#[test]
+fn what_the_file_says_of_the_default_connection_counts_for_occos_place() {
+    let text = "connections: {default: {tls: {ca_file: /ca.pem}, heartbeat: 5s}}\n\
+                mqconfig: {protocol: amqp, host: h, queue: q}";
+    let config = read(text);
+    let url = "amqps://h?ca_file=/ca.pem&heartbeat=5";
+    assert_eq!(config.url("default").unwrap(), url);
+    let occo = config.occo().unwrap();
+    assert_eq!(occo.connection_url(&kombu::registry()).unwrap(), url);
+    // Another place is another connection.
+    let elsewhere = text.replace("{tls:", "{url: 'amqp://there', tls:");
+    let occo = read(&elsewhere).occo().unwrap();
+    assert_eq!(occo.connection_url(&kombu::registry()).unwrap(), "amqp://h");
+}
+
 #[tokio::test]
 async fn occos_objects_come_from_its_file() {
     async fn length(Payload(text): Payload<String>) -> Reply<usize> {
@@ -545,6 +561,39 @@ fn canopsis_files_are_read_as_they_are() {
         Some("memory-pt2pt://storage?senders=jobs")
     );
     assert_eq!(config.url("STORAGE").unwrap(), "memory://storage");
+}
+
+/// As what connections are encrypted with: in the URL's scheme and its query.
+#[test]
+fn canopsis_files_say_how_connections_are_encrypted() {
+    let file = |place: &str| {
+        format!("[MIDDLEWARE]\n{place}\nssl_key=/key.pem\nssl_cert=/cert.pem\n[MOM]\nsenders=jobs")
+    };
+    let files = "cert_file=%2Fcert.pem&key_file=%2Fkey.pem";
+    for place in [
+        "protocol=kombu\ndata_type=pubsub\nhost=h\nssl=true",
+        "uri=kombu-pubsub://h",
+    ] {
+        let config = read_as(&file(place), Format::Ini, &[]).unwrap();
+        assert_eq!(config.url("default").unwrap(), format!("amqps://h?{files}"));
+        let mom = config.mom("default").unwrap();
+        let uri = mom.uri(&kombu::registry()).unwrap();
+        assert_eq!(uri, format!("amqps-pubsub://h?{files}&senders=jobs"));
+    }
+    // What a URI says counts, whatever the default that stands in each file.
+    let text = "[MIDDLEWARE]\nuri=amqps://h\nssl=false\nssl_key=";
+    let config = read_as(text, Format::Ini, &[]).unwrap();
+    assert_eq!(config.url("default").unwrap(), "amqps://h");
+    refused(
+        "[MIDDLEWARE]\nprotocol=memory\nssl=true",
+        Format::Ini,
+        &["line 3", "`ssl`", "`memory-pt2pt://`"],
+    );
+    refused(
+        "[MIDDLEWARE]\nssl=perhaps",
+        Format::Ini,
+        &["line 2", "`ssl`", "true"],
+    );
 }
 
 #[test]

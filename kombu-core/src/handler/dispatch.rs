@@ -29,9 +29,46 @@ pub(super) struct Dispatch {
     pub(super) style: Option<Arc<dyn Style>>,
     /// Whether the broker can have a message come again later.
     pub(super) delays: bool,
+    /// What goes back when the others are done. A consumer would hold it; these deliveries have none.
+    pub(super) kept: Option<Mutex<Vec<Delivery>>>,
 }
 
 impl Dispatch {
+    /// How many deliveries are kept.
+    pub(super) fn count_kept(&self) -> usize {
+        self.kept.as_ref().map_or(0, |kept| kept.lock().len())
+    }
+
+    /// Gives back what is kept, the latest first, so that each is in its place again.
+    pub(super) async fn give_back(&self) {
+        let kept = self
+            .kept
+            .as_ref()
+            .map(|kept| std::mem::take(&mut *kept.lock()));
+        for delivery in kept.into_iter().flatten().rev() {
+            tell(delivery.release()).await;
+        }
+    }
+
+    /// Does with a delivery what is done with one that can't be decoded.
+    fn give_up(&self, delivery: Delivery) {
+        match &self.kept {
+            Some(kept) => kept.lock().push(delivery),
+            None => delivery.give_up(),
+        }
+    }
+
+    async fn release(&self, delivery: Delivery) {
+        if let Some(kept) = &self.kept {
+            return kept.lock().push(delivery);
+        }
+        // It would come back here as fast as it can.
+        if delivery.redelivered() {
+            sleep(RELEASED_AGAIN).await;
+        }
+        tell(delivery.release()).await;
+    }
+
     /// Handles a delivery until it is settled, and answers whether that ends the component.
     pub(super) async fn handle(&self, delivery: Delivery) -> Option<Exit> {
         let recall = match delivery.recall() {
@@ -163,13 +200,7 @@ impl Dispatch {
     async fn finish(&self, delivery: Delivery, outcome: Outcome) {
         match outcome {
             Outcome::Ack | Outcome::Quit | Outcome::Restart => tell(delivery.ack()).await,
-            Outcome::Release => {
-                // It would come back here as fast as it can.
-                if delivery.redelivered() {
-                    Box::pin(sleep(RELEASED_AGAIN)).await;
-                }
-                tell(delivery.release()).await;
-            }
+            Outcome::Release => Box::pin(self.release(delivery)).await,
             Outcome::Reject => tell(delivery.reject()).await,
             Outcome::Retry => Box::pin(self.retry(delivery, None)).await,
             Outcome::RetryAfter(pause) => Box::pin(self.retry(delivery, Some(pause))).await,
@@ -183,7 +214,7 @@ impl Dispatch {
             tracing::error!(%queue, attempt, %error, name = error.name(), "a handler failed");
             let is_final = |failure: &Failure| failure.kind() == FailureKind::Critical;
             match error.failure().is_some_and(is_final) {
-                true => delivery.give_up(),
+                true => self.give_up(delivery),
                 false => self.retry(delivery, None).await,
             }
             return;
@@ -224,7 +255,7 @@ impl Dispatch {
         let queue = delivery.queue();
         tracing::warn!(%queue, %rejection, "a message can't be handled");
         let Some(responder) = responder else {
-            return delivery.give_up();
+            return self.give_up(delivery);
         };
         let failure = Failure::critical(400, rejection.error().message());
         self.refuse(delivery, &responder, failure).await;
@@ -246,7 +277,7 @@ impl Dispatch {
         let attempt = delivery.attempt();
         let Some(usual) = self.retries.pause(attempt) else {
             tracing::error!(queue = %delivery.queue(), attempt, "a delivery was tried for the last time");
-            return delivery.give_up();
+            return self.give_up(delivery);
         };
         let pause = pause.unwrap_or(usual);
         if pause.is_zero() {

@@ -77,7 +77,7 @@ pub(crate) use reaction::Style;
 pub use reaction::{IntoReaction, Outcome, Reaction, Reply};
 pub use request::Request;
 pub use retries::Retries;
-pub use router::Router;
+pub use router::{Complete, Router};
 pub use run::Exit;
 pub use serve::{Serve, Serving};
 #[cfg(feature = "tower")]

@@ -32,6 +32,19 @@ pub struct Router<S = ()> {
     keys: Option<Keys>,
 }
 
+/// A router whose handlers have their state: what can be served.
+///
+/// Of all routers, only `Router<()>` is one: so a router that needs no state has none, without being told.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a router whose handlers have their state",
+    label = "expected `Router<()>`",
+    note = "in `Router<T>`, handlers take a `State<T>`: give it with `.with_state(..)`",
+    note = "a router is handed over, and not borrowed: `.clone()` makes another one"
+)]
+pub trait Complete: Into<Router> {}
+
+impl Complete for Router {}
+
 impl<S> Default for Router<S> {
     fn default() -> Self {
         Router {
@@ -229,7 +242,10 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
                 (made.0.as_deref(), made.1.as_deref())
             }
         };
-        let kind = kind?;
+        self.handlers_for(kind?, name)
+    }
+
+    fn handlers_for(&self, kind: &str, name: Option<&str>) -> Option<&[Arc<dyn Erased<S>>]> {
         if let Some(name) = name
             && !self.named.is_empty()
             && let Some(handlers) = self.named.get(&(kind.into(), name.into()))
@@ -237,6 +253,12 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
             return Some(handlers);
         }
         self.typed.get(kind).map(Vec::as_slice)
+    }
+
+    /// Whether there are handlers for this type, or for this name of it.
+    #[cfg(feature = "postage")]
+    pub(crate) fn has_handlers_for(&self, kind: &str, name: Option<&str>) -> bool {
+        self.handlers_for(kind, name).is_some()
     }
 
     /// A key with several handlers of which one wants the delivery for itself.

@@ -2,6 +2,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use crate::client::{Connection, Consumer, Queues, UndecodablePolicy};
 use crate::declare::{DeclareMode, Queue};
 use crate::driver::{BoxFuture, Feature, Support};
@@ -12,7 +14,7 @@ use crate::name::Name;
 use super::dispatch::Dispatch;
 use super::lanes::OrderKey;
 use super::reaction::Style;
-use super::{Exit, Retries, Router, run};
+use super::{Complete, Exit, Retries, Router, run};
 
 /// How long handlers may go on when their component ends.
 pub(super) const GRACE: Duration = Duration::from_secs(30);
@@ -21,6 +23,7 @@ pub(super) const GRACE: Duration = Duration::from_secs(30);
 const HELD: u32 = 64;
 
 /// A component to be: handlers, the queues that they serve, and how. [`run`](Serve::run) runs it.
+#[derive(Clone)]
 #[must_use = "nothing is handled until it is run"]
 pub struct Serve {
     connection: Connection,
@@ -203,7 +206,44 @@ impl Serve {
         })
     }
 
-    async fn opened(self) -> Result<Serving> {
+    /// Handles as many messages as its queues have by now, one after the other, and answers how many: fewer if others
+    /// take some, or if a handler ends it. What can't be handled or is released goes back when all are done.
+    pub(crate) async fn run_available(self) -> Result<u64> {
+        let dispatch = Dispatch {
+            kept: Some(Mutex::default()),
+            ..self.dispatch()?
+        };
+        let handled = self.handle_available(&dispatch).await;
+        dispatch.give_back().await;
+        handled.map_err(|error| error.during("serve"))
+    }
+
+    async fn handle_available(&self, dispatch: &Dispatch) -> Result<u64> {
+        let mut handled = 0;
+        for queue in &self.queues {
+            let there = self.connection.declare_queue(queue).await?.ready;
+            for _ in 0..there {
+                let Some(delivery) = self.connection.get(queue.name()).await? else {
+                    break;
+                };
+                handled += 1;
+                if dispatch.handle(delivery).await.is_some() {
+                    return Ok(handled);
+                }
+                if dispatch.count_kept() >= HELD as usize {
+                    return Err(Error::new(
+                        ErrorKind::Undecodable,
+                        format!(
+                            "{HELD} messages can't be handled, and go back; others may be behind them"
+                        ),
+                    ));
+                }
+            }
+        }
+        Ok(handled)
+    }
+
+    fn dispatch(&self) -> Result<Dispatch> {
         if let Some(key) = self.router.conflict() {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -213,6 +253,26 @@ impl Serve {
                 ),
             ));
         }
+        let router = self.router.clone();
+        let delayed = self
+            .connection
+            .capabilities()
+            .support(Feature::DelayedRetry);
+        Ok(Dispatch {
+            router: match self.obeys_commands {
+                true => router.with_commands(),
+                false => router,
+            },
+            retries: self.retries,
+            tells_errors: self.tells_errors,
+            style: self.style.clone(),
+            delays: delayed != Support::Unsupported,
+            kept: None,
+        })
+    }
+
+    async fn opened(self) -> Result<Serving> {
+        let dispatch = self.dispatch()?;
         let twice = u32::try_from(self.concurrency.saturating_mul(2)).unwrap_or(u32::MAX);
         let consumer = self.connection.consumer(self.queues);
         let mut consumer = consumer
@@ -225,20 +285,6 @@ impl Serve {
         if let Some(mode) = self.declare_mode {
             consumer = consumer.declare(mode);
         }
-        let delayed = self
-            .connection
-            .capabilities()
-            .support(Feature::DelayedRetry);
-        let dispatch = Dispatch {
-            router: match self.obeys_commands {
-                true => self.router.with_commands(),
-                false => self.router,
-            },
-            retries: self.retries,
-            tells_errors: self.tells_errors,
-            style: self.style,
-            delays: delayed != Support::Unsupported,
-        };
         let settings = Settings {
             concurrency: self.concurrency,
             grace: self.grace,
@@ -305,8 +351,8 @@ impl fmt::Debug for Serving {
 
 impl Connection {
     /// Handles what comes to queues with the functions of a router. See [`handler`](crate::handler).
-    pub fn serve(&self, router: Router) -> Serve {
-        Serve::new(self.clone(), router)
+    pub fn serve(&self, router: impl Complete) -> Serve {
+        Serve::new(self.clone(), router.into())
     }
 }
 

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::call::{Responder, Signature};
 use crate::client::{Connection, Consumer, Delivery, Message, private};
 use crate::error::Result;
-use crate::handler::{Exit, FromMessage, Rejection, Request, Router};
+use crate::handler::{Complete, Exit, FromMessage, Rejection, Request, Router};
 use crate::name::Name;
 
 use super::command::Command;
@@ -48,9 +48,9 @@ impl Mailbox {
         &self,
         connection: &Connection,
         name: impl Into<Name>,
-        router: Router,
+        router: impl Complete,
     ) -> Result<Node> {
-        let name = name.into();
+        let (name, router): (Name, Router) = (name.into(), router.into());
         connection.declare_exchange(&self.reply_exchange()).await?;
         let queue = private(connection, self.queue(&name), KEPT);
         let consumer = connection.consumer(&queue).no_ack(true).await?;

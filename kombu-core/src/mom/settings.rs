@@ -249,7 +249,7 @@ impl TryFrom<Written> for Settings {
         for (is_wrong, advice) in [
             (
                 written.ssl == Some(true) || files.is_some(),
-                "`ssl` is the protocol's to say: name one that encrypts, with its files in the query of `uri`",
+                "`ssl`, `ssl_key` and `ssl_cert` are the protocol's to say: name one that encrypts, as in `amqps://`, with its files in the query of `uri`, as in `?key_file=key.pem&cert_file=cert.pem`",
             ),
             (
                 written.auto_connect == Some(false),

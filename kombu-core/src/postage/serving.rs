@@ -10,36 +10,68 @@ use crate::call::{self, Failure, FailureKind, Replying};
 use crate::client::{self, Connection, UndecodablePolicy};
 use crate::error::{Error, ErrorKind};
 use crate::handler::{
-    FromMessage, IntoReaction, Reaction, Rejection, Request, Retries, Router, Serve, Style,
+    Complete, FromMessage, IntoReaction, Reaction, Rejection, Request, Retries, Router, Serve,
+    Style,
 };
 use crate::name::Name;
 
 use super::{Category, Fingerprint, Message, RpcResult};
 
-/// By what a [`Router`] finds the handler of a message: its type and its name. For [`Router::keyed_by`]; [`serve`] does that.
+/// What a message's handler is found by.
+#[derive(Deserialize)]
+struct Keys {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    name: Option<String>,
+    category: Category,
+}
+
+impl Keys {
+    fn of(message: &client::Message) -> Option<Self> {
+        let keys = message.decode();
+        keys.inspect_err(|error| tracing::debug!(%error, "not a message of Postage's"))
+            .ok()
+    }
+
+    /// The same for handlers of calls alone.
+    fn of_calls(&self) -> String {
+        format!("rpc {}", self.kind)
+    }
+}
+
+impl From<Keys> for (Option<Name>, Option<Name>) {
+    fn from(keys: Keys) -> Self {
+        (Some(keys.kind.into()), keys.name.map(Name::from))
+    }
+}
+
+/// By what a [`Router`] finds the handler of a message: its type and its name, whatever its category. For [`Router::keyed_by`].
 ///
 /// Without a type, or with a category that isn't one, it is no message of Postage's, and goes to the router's fallback.
 pub fn keys(message: &client::Message) -> (Option<Name>, Option<Name>) {
-    #[derive(Deserialize)]
-    struct Keys {
-        #[serde(rename = "type")]
-        kind: String,
-        #[serde(default)]
-        name: Option<String>,
-        // Read for its check alone.
-        #[serde(rename = "category")]
-        _category: Category,
-    }
-    match message.decode::<Keys>() {
-        Ok(keys) => (Some(keys.kind.into()), keys.name.map(Name::from)),
-        Err(error) => {
-            tracing::debug!(%error, "not a message of Postage's");
-            (None, None)
+    Keys::of(message).map_or_else(Default::default, Keys::into)
+}
+
+/// The same, but for calls of a type for whose calls the router has handlers.
+fn keys_in(router: Router) -> impl Fn(&client::Message) -> (Option<Name>, Option<Name>) {
+    move |message| {
+        let Some(mut keys) = Keys::of(message) else {
+            return Default::default();
+        };
+        if keys.category == Category::Rpc {
+            let calls = keys.of_calls();
+            if router.has_handlers_for(&calls, keys.name.as_deref()) {
+                keys.kind = calls;
+            }
         }
+        keys.into()
     }
 }
 
 /// A component to be, with handlers for messages of Postage's: by [type](Router::on), or by [type and name](Router::on_named).
+/// A handler for `command` gets messages and calls. Where there is one for `rpc command`, calls are its own: so it is with each
+/// type.
 ///
 /// The component obeys the commands `quit` and `restart`. What a handler returns is the value of a [`RpcResult::Success`]; a
 /// [`RpcResult`], or a [`Message`] of one, is answered as it is, and values that aren't answers by themselves are wrapped in a
@@ -51,16 +83,17 @@ pub fn keys(message: &client::Message) -> (Option<Name>, Option<Name>) {
 /// All answers say that this process sent them, but for a message that is [from](Message::from) somebody; [`serve_as`] names the
 /// component. A [`Responder`] answers earlier, in the same way; a plain one of
 /// [`call`](crate::call::Responder) with what it is given, as it is.
-pub fn serve(connection: &Connection, router: Router) -> Serve {
+pub fn serve(connection: &Connection, router: impl Complete) -> Serve {
     serve_as(connection, Fingerprint::of_process().on(connection), router)
 }
 
 /// The same for a component with this fingerprint: anything that is written as a map.
-pub fn serve_as<F>(connection: &Connection, fingerprint: F, router: Router) -> Serve
+pub fn serve_as<F>(connection: &Connection, fingerprint: F, router: impl Complete) -> Serve
 where
     F: Serialize + Clone + Send + Sync + 'static,
 {
-    let serve = connection.serve(router.keyed_by(keys));
+    let router: Router = router.into();
+    let serve = connection.serve(router.clone().keyed_by(keys_in(router)));
     serve
         .tell_errors(true)
         .obey_commands(true)

@@ -1,5 +1,6 @@
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 
 use kombu_core::{Error, ErrorKind, Result};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -29,8 +30,21 @@ const TURNS: [usize; 7] = [2, 0, 5, 1, 3, 0, 8];
 
 pub(super) async fn turns(number: usize) {
     for _ in 0..TURNS[number % TURNS.len()] {
-        tokio::task::yield_now().await;
+        turn().await;
     }
+}
+
+/// Lets the others go first. `tokio::task::yield_now` waits until its thread has nothing else to do, which may be blocked.
+async fn turn() {
+    let mut is_over = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut is_over, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 impl Line {

@@ -15,7 +15,9 @@ use crate::Broker;
 use crate::expect::{collect_one, drain, info, texts};
 
 /// Runs a future on a runtime with several threads.
-async fn on_threads<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
+pub(super) async fn on_threads<T: Send + 'static>(
+    future: impl Future<Output = T> + Send + 'static,
+) -> T {
     let (sender, receiver) = oneshot::channel();
     let thread = std::thread::spawn(move || {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures_util::future::join;
 use kombu_core::call::Failure;
 use kombu_core::driver::Feature;
-use kombu_core::handler::{Exit, Outcome, Payload, Reply};
+use kombu_core::handler::{Exit, IntoReaction, Outcome, Payload, Reply};
 use kombu_core::occo::{Config, EventDrivenConsumer};
 use kombu_core::{CallError, Connection, Error, ErrorKind, Message, Result};
 use tokio::sync::{mpsc, oneshot};
@@ -258,6 +259,40 @@ pub async fn a_consumer_that_is_cancelled_finishes_its_message(broker: &Broker) 
     assert_eq!(soon(running).await.unwrap().unwrap(), Exit::Stopped);
     broker
         .assert_counts(messages.connection(), "test", 1, 0)
+        .await;
+}
+
+/// Each once, what can't be processed and what is released included; calls are answered. Nothing is waited for.
+pub async fn what_is_there_is_processed_in_one_go(broker: &Broker) {
+    let config = config(broker);
+    let (seen, mut log) = log();
+    let noting = async move |Payload(number): Payload<i64>| {
+        seen.send(number).unwrap();
+        match number {
+            0 => Outcome::Release.into_reaction(),
+            _ => Reply(number * 2).into_reaction(),
+        }
+    };
+    let consumer = config.event_driven_consumer(broker.registry(), noting);
+    let consumer = consumer.await.unwrap();
+    assert_eq!(consumer.process_available().await.unwrap(), 0);
+    let messages = config.asynchronous_producer(broker.registry());
+    let messages = messages.await.unwrap();
+    messages.push_message("no number").await.unwrap();
+    messages.push_message(&0).await.unwrap();
+    let calls = config.rpc_producer(broker.registry()).await.unwrap();
+    let calls = calls.with_timeout(PATIENCE);
+    let process = async {
+        broker
+            .assert_counts(messages.connection(), "test", 3, 0)
+            .await;
+        assert_eq!(consumer.process_available().await.unwrap(), 3);
+    };
+    let (answer, ()) = join(calls.push_message::<_, i64>(&4), process).await;
+    assert_eq!(answer.unwrap(), 8);
+    assert_eq!([log.next().await, log.next().await], [0, 4]);
+    broker
+        .assert_counts(messages.connection(), "test", 2, 0)
         .await;
 }
 

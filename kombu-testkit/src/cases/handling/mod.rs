@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use crate::expect::info;
 
 pub mod answering;
+pub mod blocking;
 pub mod ending;
 pub mod failing;
 pub mod ordering;

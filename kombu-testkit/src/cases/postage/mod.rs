@@ -287,6 +287,30 @@ pub async fn handlers_get_the_content_or_the_message(broker: &Broker) {
     until_empty(&connection, "inbox").await;
 }
 
+/// Of the same type and name: what is to be answered has a handler of its own, and what has none goes to that of both.
+pub async fn messages_and_calls_of_one_name_have_handlers_of_their_own(broker: &Broker) {
+    let connection = broker.connect().await;
+    let (seen, mut log) = log();
+    let router = Router::new()
+        .on_named("command", "dig", async move || {
+            seen.send(()).unwrap();
+            "a message"
+        })
+        .on_named("rpc command", "dig", async || "a call")
+        .on_named("command", "rest", async || "either");
+    let _running = serving(&connection, router).await;
+    let producer = to_inbox(&connection).await;
+    for (name, answer) in [("dig", "a call"), ("rest", "either")] {
+        let call = producer.rpc::<_, String>(name, Nothing {});
+        let result = call.timeout(PATIENCE).await.unwrap();
+        assert_eq!(result, RpcResult::success(answer.to_owned()));
+    }
+    assert!(log.is_empty());
+    producer.command("dig", Nothing {}).await.unwrap();
+    log.next().await;
+    until_empty(&connection, "inbox").await;
+}
+
 /// Bodies that aren't maps, messages without a type, categories that aren't any, names that nobody knows.
 fn no_messages() -> [Value; 5] {
     let mut without_a_type = message("", "dig", "message");
