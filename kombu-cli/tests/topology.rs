@@ -40,6 +40,28 @@ async fn what_is_bound_arrives_and_what_is_unbound_does_not(broker: &Broker) {
     assert_eq!(sent.json()[0]["unrouted"], 1);
 }
 
+/// Of each type one, which its name says.
+async fn what_brokers_have_from_the_start_is_bound_by_its_name(broker: &Broker) {
+    for exchange in [
+        "amq.direct",
+        "amq.fanout",
+        "amq.topic",
+        "amq.headers",
+        "amq.match",
+    ] {
+        declare(broker, &[exchange.trim_start_matches("amq.")]).await;
+        let queue = exchange.trim_start_matches("amq.");
+        done(broker, &["bind", exchange, "-q", queue, "-k", "a"]).await;
+        done(
+            broker,
+            &["publish", "-e", exchange, "-k", "a", "1", "--mandatory"],
+        )
+        .await;
+        assert_eq!(done(broker, &["get", queue]).await.text(), "1\n");
+        done(broker, &["unbind", exchange, "-q", queue, "-k", "a"]).await;
+    }
+}
+
 async fn an_exchange_is_bound_to_another_one(broker: &Broker) {
     declare(broker, &["archived"]).await;
     done(broker, &["declare", "exchange", "media", "type=topic"]).await;
@@ -355,6 +377,7 @@ async fn an_exclusive_queue_of_a_file_is_left_to_whoever_uses_it(broker: &Broker
 }
 
 on_every_broker! {
+    what_brokers_have_from_the_start_is_bound_by_its_name
     an_exclusive_queue_of_a_file_is_left_to_whoever_uses_it
     ctrl_c_is_an_answer_where_somebody_is_asked
     ctrl_c_ends_a_call_that_waits_for_its_question
