@@ -37,6 +37,7 @@ const WAITING: &str = "What waits, and for how long:
 
 const EXAMPLE: &str = "Example:
   export KOMBU_URL=amqp://guest:guest@localhost
+  kombu declare queue jobs
   kombu publish -q jobs '{\"id\": 7}'
   kombu consume jobs";
 

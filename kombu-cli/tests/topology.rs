@@ -87,6 +87,54 @@ async fn a_declaration_that_differs_is_code_7(broker: &Broker) {
     assert!(wrong.errors.contains(said), "{}", wrong.errors);
 }
 
+/// The words of RabbitMQ's arguments, and numbers as people write them.
+async fn an_attribute_that_can_not_be_read_is_named_with_the_way_out(broker: &Broker) {
+    for (attribute, said) in [
+        (
+            "queue_type=quorum",
+            "unknown attribute `queue_type`; did you mean `type`?",
+        ),
+        (
+            "x-queue-type=quorum",
+            "unknown attribute `x-queue-type`; did you mean `type`?",
+        ),
+        (
+            "x-max-length=7",
+            "unknown attribute `x-max-length`; did you mean `max_length`?",
+        ),
+        (
+            "max_priority=300",
+            "`max_priority`: invalid value: integer `300`, expected a whole number from 0 to 255",
+        ),
+        (
+            "max_length=-1",
+            "`max_length`: invalid value: integer `-1`, expected a whole number that isn't negative",
+        ),
+        (
+            "durable=yes",
+            "`durable`: invalid type: string \"yes\", expected true or false",
+        ),
+    ] {
+        let wrong = run(broker.url(), &["declare", "queue", "jobs", attribute]).await;
+        assert_eq!(wrong.code, Some(2), "{attribute}: {}", wrong.errors);
+        assert!(wrong.errors.contains(said), "{attribute}: {}", wrong.errors);
+    }
+}
+
+async fn a_queue_without_a_name_is_told_by_the_one_that_it_got(broker: &Broker) {
+    let declared = done(broker, &["declare", "queue", "", "--json"]).await;
+    let name = declared.json()[0]["declared"]["queue"].clone();
+    let name = name.as_str().unwrap();
+    assert_eq!(ready(broker, name).await, 0);
+    let declared = done(broker, &["declare", "queue", "own", "exclusive=true"]).await;
+    assert!(
+        declared.errors.contains("went with this command"),
+        "{}",
+        declared.errors
+    );
+    assert_eq!(run(broker.url(), &["queues", "own"]).await.code, Some(5));
+}
+
 async fn nothing_is_lost_before_somebody_said_yes(broker: &Broker) {
     declare(broker, &["jobs"]).await;
     done(broker, &["publish", "-q", "jobs", "1", "2"]).await;
@@ -378,6 +426,8 @@ async fn an_exclusive_queue_of_a_file_is_left_to_whoever_uses_it(broker: &Broker
 
 on_every_broker! {
     what_brokers_have_from_the_start_is_bound_by_its_name
+    an_attribute_that_can_not_be_read_is_named_with_the_way_out
+    a_queue_without_a_name_is_told_by_the_one_that_it_got
     an_exclusive_queue_of_a_file_is_left_to_whoever_uses_it
     ctrl_c_is_an_answer_where_somebody_is_asked
     ctrl_c_ends_a_call_that_waits_for_its_question
