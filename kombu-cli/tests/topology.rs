@@ -424,10 +424,74 @@ async fn an_exclusive_queue_of_a_file_is_left_to_whoever_uses_it(broker: &Broker
     std::fs::remove_file(path).unwrap();
 }
 
+/// What `check` says of it without a broker.
+async fn nothing_is_made_of_a_file_that_every_broker_refuses(broker: &Broker) {
+    for (text, problem) in [
+        (
+            "queues: {first: {}, second: {name: jobs}, third: {name: jobs, max_length: 1}}",
+            "it is declared twice, and not alike",
+        ),
+        (
+            "exchanges: {one: {name: media}, other: {name: media, type: topic}}
+queues: {first: {}}",
+            "it is declared twice, and not alike",
+        ),
+        (
+            "exchanges: {amq.topic: {type: direct}}
+queues: {first: {}}",
+            "`type` of exchange `amq.topic` is topic, not direct",
+        ),
+        (
+            "exchanges: {orders: {type: headers}}
+queues: {first: {}, second: {bindings: [{exchange: orders, arguments: {x-match: some}}]}}",
+            "`x-match` of a binding to exchange `orders`",
+        ),
+        (
+            "queues: {first: {}, amq.second: {}}",
+            "queue names starting with `amq.` are reserved",
+        ),
+    ] {
+        let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let file = folder.join(format!("{}-{:p}-refused.yaml", std::process::id(), broker));
+        std::fs::write(&file, text).unwrap();
+        let path = file.to_str().unwrap();
+        for command in ["check", "plan", "diff", "apply"] {
+            let refused = run(broker.url(), &[command, path]).await;
+            assert_eq!(
+                refused.code,
+                Some(7),
+                "{command} {text}: {}",
+                refused.errors
+            );
+            let said = [refused.text(), &refused.errors].concat();
+            assert!(said.contains(problem), "{command}: {said}");
+            assert!(!said.contains("deleted first"), "{said}");
+        }
+        assert_eq!(run(broker.url(), &["queues", "first"]).await.code, Some(5));
+        std::fs::remove_file(&file).unwrap();
+    }
+}
+
+/// It is bound to an exchange that nobody declares.
+async fn what_was_made_is_told_though_something_behind_it_failed(broker: &Broker) {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let file = folder.join(format!("{}-{:p}-half.yaml", std::process::id(), broker));
+    let text =
+        "queues: {jobs: {bindings: [{exchange: {name: nowhere, type: topic, declare: never}}]}}";
+    std::fs::write(&file, text).unwrap();
+    let failed = run(broker.url(), &["apply", file.to_str().unwrap()]).await;
+    assert_eq!(failed.code, Some(5), "{}", failed.errors);
+    assert_eq!(failed.text(), "+ queue jobs\n");
+    assert_eq!(ready(broker, "jobs").await, 0);
+    std::fs::remove_file(&file).unwrap();
+}
+
 on_every_broker! {
     what_brokers_have_from_the_start_is_bound_by_its_name
     an_attribute_that_can_not_be_read_is_named_with_the_way_out
     a_queue_without_a_name_is_told_by_the_one_that_it_got
+    nothing_is_made_of_a_file_that_every_broker_refuses
+    what_was_made_is_told_though_something_behind_it_failed
     an_exclusive_queue_of_a_file_is_left_to_whoever_uses_it
     ctrl_c_is_an_answer_where_somebody_is_asked
     ctrl_c_ends_a_call_that_waits_for_its_question
