@@ -14,7 +14,7 @@ use std::time::Duration;
 use kombu_testkit::Broker;
 use kombu_testkit::proxy::Direction;
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
 
 use self::common::{command, declare, done, feed, finish, on_every_broker, proxied, ready, run};
@@ -147,6 +147,25 @@ async fn what_decodes_is_shown_as_what_it_stands_for(broker: &Broker) {
         .await
         .json();
     assert_eq!(json[0]["decoded"], json!({"a": [1]}));
+}
+
+async fn a_decoded_body_is_what_shows_without_json(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let zlib = ["publish", "-q", "jobs", "--compression", "zlib"];
+    done(broker, &[&zlib[..], &["hello"]].concat()).await;
+    let typed = ["--content-type", "image/jpeg"];
+    for arguments in [&zlib[..3], &zlib, &[&zlib[..], &typed].concat()] {
+        let image = feed(broker.url(), arguments, IMAGE).await;
+        assert_eq!(image.code, Some(0), "{}", image.errors);
+    }
+    let looked = done(broker, &["get", "jobs", "-n", "4", "--release"]).await;
+    let image = "base64:/9gAG1sySg==";
+    let shown: Vec<_> = looked.text().lines().collect();
+    assert_eq!(shown, ["hello", image, image, image]);
+    let json = ["get", "jobs", "-n", "4", "--json", "--decoded"];
+    let rows = done(broker, &json).await.json();
+    let decoded: Vec<_> = rows.iter().map(|row| &row["decoded"]).collect();
+    assert_eq!(decoded, shown);
 }
 
 async fn a_look_takes_nothing(broker: &Broker) {
@@ -373,9 +392,7 @@ async fn a_publish_that_is_interrupted_says_so(broker: &Broker) {
     let mut publish = command(broker.url(), &["publish", "-q", "jobs", "--lines"]);
     let mut child = publish.stdin(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut stdin, b"1\n")
-        .await
-        .unwrap();
+    stdin.write_all(b"1\n").await.unwrap();
     let consumed = done(broker, &["consume", "jobs", "-n", "1"]).await;
     assert_eq!(consumed.text(), "1\n");
     common::interrupt(&child);
@@ -429,6 +446,7 @@ on_every_broker! {
     a_binary_body_comes_out_byte_for_byte
     lines_and_files_are_messages
     what_decodes_is_shown_as_what_it_stands_for
+    a_decoded_body_is_what_shows_without_json
     a_look_takes_nothing
     a_look_at_large_messages_shows_all_of_them
     a_look_at_very_much_ends_and_says_so
