@@ -162,6 +162,17 @@ fn signal(child: &Child, signal: rustix::process::Signal) {
     rustix::process::kill_process(id, signal).unwrap();
 }
 
+/// Waits until it has no signal to take any more.
+pub(crate) async fn caught(child: &Child) {
+    let status = format!("/proc/{}/status", child.id().unwrap());
+    until(async || {
+        let status = std::fs::read_to_string(&status).unwrap_or_default();
+        let mut pending = status.lines().filter(|line| line.starts_with("ShdPnd:"));
+        pending.all(|line| line.ends_with(&"0".repeat(16)))
+    })
+    .await;
+}
+
 /// Waits until something holds.
 pub(crate) async fn until(holds: impl AsyncFn() -> bool) {
     let waiting = async {
