@@ -37,6 +37,7 @@ const WAITING: &str = "What waits, and for how long:
 
 const EXAMPLE: &str = "Example:
   export KOMBU_URL=amqp://guest:guest@localhost
+  kombu declare queue jobs
   kombu publish -q jobs '{\"id\": 7}'
   kombu consume jobs";
 
@@ -157,7 +158,7 @@ fn run(cli: Cli) -> Result<()> {
             output,
             stop: Stop::listen(),
         };
-        match cli.command {
+        let done = match cli.command {
             Command::Publish(command) => command.run(&context).await,
             Command::Consume(command) => command.run(&context).await,
             Command::Get(command) => command.run(&context).await,
@@ -180,6 +181,13 @@ fn run(cli: Cli) -> Result<()> {
             Command::Bench(command) => command.run(&context).await,
             Command::Doctor(command) => command.run(&context).await,
             Command::Completions(command) => command.run(&context).await,
+        };
+        match done {
+            // Whoever asked for the end while the broker was away got it.
+            Err(Failure::Because(Code::Unreachable, message)) if context.stop.is_asked() => {
+                Err(Failure::interrupted(message))
+            }
+            done => done,
         }
     });
     // A read of standard input that nobody waits for any more would hold up the end.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::failure::{Failure, Result};
+use crate::show::value_of;
 
 /// What a message is written as. Of the three bodies it has one.
 #[derive(Serialize)]
@@ -151,15 +152,14 @@ impl Properties {
 
 /// The line of a delivery, without its end. With `decoded`, it also has the value that the body stands for.
 pub(crate) fn of_delivery(delivery: &Delivery, decoded: bool) -> Result<String> {
-    let value = match decoded {
-        true => delivery.decode().ok(),
-        false => None,
-    };
     let mut written = of(delivery);
     written.queue = Some(delivery.queue());
     written.redelivered = Some(delivery.redelivered());
     written.attempt = Some(delivery.attempt());
-    written.decoded = value;
+    written.decoded = match decoded {
+        true => value_of(delivery),
+        false => None,
+    };
     line(&written)
 }
 

@@ -61,7 +61,7 @@ impl Form {
         value: Option<Value>,
     ) -> Result<()> {
         if output.json {
-            let decoded = value.filter(|_| self.decoded);
+            let decoded = value.filter(|_| self.decoded).map(without_bytes);
             return output.line(&record::of_content(content, decoded)?);
         }
         if self.raw {
@@ -122,6 +122,25 @@ pub(crate) fn text_of(delivery: &Delivery) -> String {
         return text;
     }
     text_of_bytes(body)
+}
+
+/// What the body stands for, as a value; what no codec reads is its text, or its bytes.
+pub(crate) fn value_of(delivery: &Delivery) -> Option<Value> {
+    match delivery.decode() {
+        Ok(value) => Some(without_bytes(value)),
+        Err(_) => {
+            let body = delivery.plain_body().ok()?;
+            Some(text_of_bytes(body).into())
+        }
+    }
+}
+
+/// JSON would write a body of bytes as numbers.
+fn without_bytes(value: Value) -> Value {
+    match value {
+        Value::Bytes(bytes) => text_of_bytes(&bytes).into(),
+        value => value,
+    }
 }
 
 /// Bytes as text, or as base64.

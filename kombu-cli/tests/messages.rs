@@ -14,7 +14,7 @@ use std::time::Duration;
 use kombu_testkit::Broker;
 use kombu_testkit::proxy::Direction;
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
 
 use self::common::{command, declare, done, feed, finish, on_every_broker, proxied, ready, run};
@@ -147,6 +147,25 @@ async fn what_decodes_is_shown_as_what_it_stands_for(broker: &Broker) {
         .await
         .json();
     assert_eq!(json[0]["decoded"], json!({"a": [1]}));
+}
+
+async fn a_decoded_body_is_what_shows_without_json(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let zlib = ["publish", "-q", "jobs", "--compression", "zlib"];
+    done(broker, &[&zlib[..], &["hello"]].concat()).await;
+    let typed = ["--content-type", "image/jpeg"];
+    for arguments in [&zlib[..3], &zlib, &[&zlib[..], &typed].concat()] {
+        let image = feed(broker.url(), arguments, IMAGE).await;
+        assert_eq!(image.code, Some(0), "{}", image.errors);
+    }
+    let looked = done(broker, &["get", "jobs", "-n", "4", "--release"]).await;
+    let image = "base64:/9gAG1sySg==";
+    let shown: Vec<_> = looked.text().lines().collect();
+    assert_eq!(shown, ["hello", image, image, image]);
+    let json = ["get", "jobs", "-n", "4", "--json", "--decoded"];
+    let rows = done(broker, &json).await.json();
+    let decoded: Vec<_> = rows.iter().map(|row| &row["decoded"]).collect();
+    assert_eq!(decoded, shown);
 }
 
 async fn a_look_takes_nothing(broker: &Broker) {
@@ -329,6 +348,49 @@ async fn ctrl_c_ends_in_an_orderly_way(broker: &Broker) {
     assert_eq!(ready(broker, "jobs").await, 0);
 }
 
+/// As `timeout -s INT` sends them: to the process, and to its group.
+async fn two_signals_at_once_are_one(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    done(broker, &["publish", "-q", "jobs", "1"]).await;
+    let mut child = command(broker.url(), &["consume", "jobs", "--follow"])
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next_line().await.unwrap().unwrap(), "1");
+    for _ in 0..2 {
+        common::interrupt(&child);
+        common::caught(&child).await;
+    }
+    let ended = finish(child, b"").await;
+    assert_eq!((ended.code, ended.errors.as_str()), (Some(0), ""));
+    assert_eq!(ready(broker, "jobs").await, 0);
+}
+
+async fn ctrl_c_says_what_is_waited_for_while_the_broker_is_away(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let (proxy, url) = proxied(broker).await;
+    let mut publish = command(
+        &url,
+        &["publish", "-q", "jobs", "--lines", "--timeout", "5s"],
+    );
+    let mut child = publish.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"1\n").await.unwrap();
+    let consumed = done(broker, &["consume", "jobs", "-n", "1"]).await;
+    assert_eq!(consumed.text(), "1\n");
+    proxy.refuse().await;
+    proxy.cut().await;
+    // More than a pipe holds: when it is written, some of it was read.
+    let line = format!("{}\n", "x".repeat(1_000));
+    stdin.write_all(line.repeat(70).as_bytes()).await.unwrap();
+    common::interrupt(&child);
+    let ended = finish(child, b"").await;
+    assert_eq!(ended.code, Some(130), "{}", ended.errors);
+    let said = "what is under way is waited for, and the broker if it is away; Ctrl-C again";
+    assert!(ended.errors.contains(said), "{}", ended.errors);
+    drop(stdin);
+}
+
 async fn ctrl_c_ends_a_look_at_all_there_is(broker: &Broker) {
     declare(broker, &["jobs"]).await;
     done(broker, &["publish", "-q", "jobs", "1"]).await;
@@ -373,9 +435,7 @@ async fn a_publish_that_is_interrupted_says_so(broker: &Broker) {
     let mut publish = command(broker.url(), &["publish", "-q", "jobs", "--lines"]);
     let mut child = publish.stdin(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut stdin, b"1\n")
-        .await
-        .unwrap();
+    stdin.write_all(b"1\n").await.unwrap();
     let consumed = done(broker, &["consume", "jobs", "-n", "1"]).await;
     assert_eq!(consumed.text(), "1\n");
     common::interrupt(&child);
@@ -429,6 +489,9 @@ on_every_broker! {
     a_binary_body_comes_out_byte_for_byte
     lines_and_files_are_messages
     what_decodes_is_shown_as_what_it_stands_for
+    a_decoded_body_is_what_shows_without_json
+    two_signals_at_once_are_one
+    ctrl_c_says_what_is_waited_for_while_the_broker_is_away
     a_look_takes_nothing
     a_look_at_large_messages_shows_all_of_them
     a_look_at_very_much_ends_and_says_so

@@ -11,7 +11,7 @@ mod common;
 use kombu::Queue;
 use kombu::handler::{Payload, Reply, Retries, Router};
 use kombu_testkit::Broker;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use self::common::{command, declare, done, finish, on_every_broker, ready, run};
 
@@ -155,6 +155,33 @@ async fn a_bench_measures_and_leaves_nothing(broker: &Broker) {
     assert!(!table.text().contains("consume"), "{}", table.text());
 }
 
+async fn a_bench_shows_how_far_it_is(broker: &Broker) {
+    let (person, terminal) = common::terminal();
+    let mut bench = command(broker.url(), &["bench", "publish", "-n", "1000000"]);
+    let child = bench.stderr(terminal).spawn().unwrap();
+    drop(bench);
+    let mut screen = tokio::fs::File::from_std(person.into());
+    let mut shown = String::new();
+    // As `published [##] 640/1000000, 6400/s, 2m left`.
+    let moves = |shown: &str| {
+        let Some((begun, _)) = shown.rsplit_once("/1000000, ") else {
+            return false;
+        };
+        let position = begun.rsplit(' ').next().unwrap();
+        position.parse::<u64>().is_ok_and(|position| position > 0)
+    };
+    while !moves(&shown) {
+        let mut bytes = [0; 1_000];
+        let read = screen.read(&mut bytes).await.unwrap();
+        shown.push_str(&String::from_utf8_lossy(&bytes[..read]));
+    }
+    let (_, rate) = shown.rsplit_once("/1000000, ").unwrap();
+    let (rate, _) = rate.split_once("/s").unwrap();
+    assert!(rate.parse::<u64>().is_ok(), "{shown:?}");
+    common::interrupt(&child);
+    assert_eq!(finish(child, b"").await.code, Some(130));
+}
+
 async fn a_doctor_finds_nothing_wrong(broker: &Broker) {
     let found = done(broker, &["doctor", "--json"]).await.json();
     let checks: Vec<_> = found
@@ -199,5 +226,6 @@ on_every_broker! {
     a_question_that_reaches_nobody_and_one_without_an_answer_have_codes_of_their_own
     an_answers_value_is_written_too_and_what_went_wrong_does_nothing_to_a_terminal
     a_bench_measures_and_leaves_nothing
+    a_bench_shows_how_far_it_is
     a_doctor_finds_nothing_wrong
 }

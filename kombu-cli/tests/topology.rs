@@ -8,7 +8,6 @@
 
 mod common;
 
-use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,8 +15,6 @@ use kombu::Queue;
 use kombu_testkit::Broker;
 use kombu_testkit::expect::collect_one;
 use kombu_testkit::proxy::Proxy;
-use rustix::fs::{Mode, OFlags, open};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
@@ -38,6 +35,28 @@ async fn what_is_bound_arrives_and_what_is_unbound_does_not(broker: &Broker) {
     )
     .await;
     assert_eq!(sent.json()[0]["unrouted"], 1);
+}
+
+/// Of each type one, which its name says.
+async fn what_brokers_have_from_the_start_is_bound_by_its_name(broker: &Broker) {
+    for exchange in [
+        "amq.direct",
+        "amq.fanout",
+        "amq.topic",
+        "amq.headers",
+        "amq.match",
+    ] {
+        declare(broker, &[exchange.trim_start_matches("amq.")]).await;
+        let queue = exchange.trim_start_matches("amq.");
+        done(broker, &["bind", exchange, "-q", queue, "-k", "a"]).await;
+        done(
+            broker,
+            &["publish", "-e", exchange, "-k", "a", "1", "--mandatory"],
+        )
+        .await;
+        assert_eq!(done(broker, &["get", queue]).await.text(), "1\n");
+        done(broker, &["unbind", exchange, "-q", queue, "-k", "a"]).await;
+    }
 }
 
 async fn an_exchange_is_bound_to_another_one(broker: &Broker) {
@@ -65,6 +84,54 @@ async fn a_declaration_that_differs_is_code_7(broker: &Broker) {
     assert!(wrong.errors.contains(said), "{}", wrong.errors);
 }
 
+/// The words of RabbitMQ's arguments, and numbers as people write them.
+async fn an_attribute_that_can_not_be_read_is_named_with_the_way_out(broker: &Broker) {
+    for (attribute, said) in [
+        (
+            "queue_type=quorum",
+            "unknown attribute `queue_type`; did you mean `type`?",
+        ),
+        (
+            "x-queue-type=quorum",
+            "unknown attribute `x-queue-type`; did you mean `type`?",
+        ),
+        (
+            "x-max-length=7",
+            "unknown attribute `x-max-length`; did you mean `max_length`?",
+        ),
+        (
+            "max_priority=300",
+            "`max_priority`: invalid value: integer `300`, expected a whole number from 0 to 255",
+        ),
+        (
+            "max_length=-1",
+            "`max_length`: invalid value: integer `-1`, expected a whole number that isn't negative",
+        ),
+        (
+            "durable=yes",
+            "`durable`: invalid type: string \"yes\", expected true or false",
+        ),
+    ] {
+        let wrong = run(broker.url(), &["declare", "queue", "jobs", attribute]).await;
+        assert_eq!(wrong.code, Some(2), "{attribute}: {}", wrong.errors);
+        assert!(wrong.errors.contains(said), "{attribute}: {}", wrong.errors);
+    }
+}
+
+async fn a_queue_without_a_name_is_told_by_the_one_that_it_got(broker: &Broker) {
+    let declared = done(broker, &["declare", "queue", "", "--json"]).await;
+    let name = declared.json()[0]["declared"]["queue"].clone();
+    let name = name.as_str().unwrap();
+    assert_eq!(ready(broker, name).await, 0);
+    let declared = done(broker, &["declare", "queue", "own", "exclusive=true"]).await;
+    assert!(
+        declared.errors.contains("went with this command"),
+        "{}",
+        declared.errors
+    );
+    assert_eq!(run(broker.url(), &["queues", "own"]).await.code, Some(5));
+}
+
 async fn nothing_is_lost_before_somebody_said_yes(broker: &Broker) {
     declare(broker, &["jobs"]).await;
     done(broker, &["publish", "-q", "jobs", "1", "2"]).await;
@@ -88,7 +155,7 @@ async fn ctrl_c_is_an_answer_where_somebody_is_asked(broker: &Broker) {
     declare(broker, &["jobs"]).await;
     done(broker, &["publish", "-q", "jobs", "1"]).await;
     for arguments in [&["purge", "jobs"][..], &["delete", "queue", "jobs"]] {
-        let (_person, terminal) = terminal();
+        let (_person, terminal) = common::terminal();
         let mut asking = command(broker.url(), arguments);
         let mut child = asking.stdin(terminal).spawn().unwrap();
         let mut errors = child.stderr.take().unwrap();
@@ -101,16 +168,6 @@ async fn ctrl_c_is_an_answer_where_somebody_is_asked(broker: &Broker) {
         assert_eq!(ended.expect("Ctrl-C is heard").code, Some(130));
     }
     assert_eq!(ready(broker, "jobs").await, 1);
-}
-
-/// Both ends of a terminal: who sits there, and what a program gets.
-fn terminal() -> (OwnedFd, Stdio) {
-    let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&person).unwrap();
-    unlockpt(&person).unwrap();
-    let name = ptsname(&person, Vec::new()).unwrap();
-    let terminal = open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
-    (person, terminal.into())
 }
 
 async fn ctrl_c_ends_a_call_that_waits_for_its_question(broker: &Broker) {
@@ -354,7 +411,74 @@ async fn an_exclusive_queue_of_a_file_is_left_to_whoever_uses_it(broker: &Broker
     std::fs::remove_file(path).unwrap();
 }
 
+/// What `check` says of it without a broker.
+async fn nothing_is_made_of_a_file_that_every_broker_refuses(broker: &Broker) {
+    for (text, problem) in [
+        (
+            "queues: {first: {}, second: {name: jobs}, third: {name: jobs, max_length: 1}}",
+            "it is declared twice, and not alike",
+        ),
+        (
+            "exchanges: {one: {name: media}, other: {name: media, type: topic}}
+queues: {first: {}}",
+            "it is declared twice, and not alike",
+        ),
+        (
+            "exchanges: {amq.topic: {type: direct}}
+queues: {first: {}}",
+            "`type` of exchange `amq.topic` is topic, not direct",
+        ),
+        (
+            "exchanges: {orders: {type: headers}}
+queues: {first: {}, second: {bindings: [{exchange: orders, arguments: {x-match: some}}]}}",
+            "`x-match` of a binding to exchange `orders`",
+        ),
+        (
+            "queues: {first: {}, amq.second: {}}",
+            "queue names starting with `amq.` are reserved",
+        ),
+    ] {
+        let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let file = folder.join(format!("{}-{:p}-refused.yaml", std::process::id(), broker));
+        std::fs::write(&file, text).unwrap();
+        let path = file.to_str().unwrap();
+        for command in ["check", "plan", "diff", "apply"] {
+            let refused = run(broker.url(), &[command, path]).await;
+            assert_eq!(
+                refused.code,
+                Some(7),
+                "{command} {text}: {}",
+                refused.errors
+            );
+            let said = [refused.text(), &refused.errors].concat();
+            assert!(said.contains(problem), "{command}: {said}");
+            assert!(!said.contains("deleted first"), "{said}");
+        }
+        assert_eq!(run(broker.url(), &["queues", "first"]).await.code, Some(5));
+        std::fs::remove_file(&file).unwrap();
+    }
+}
+
+/// It is bound to an exchange that nobody declares.
+async fn what_was_made_is_told_though_something_behind_it_failed(broker: &Broker) {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let file = folder.join(format!("{}-{:p}-half.yaml", std::process::id(), broker));
+    let text =
+        "queues: {jobs: {bindings: [{exchange: {name: nowhere, type: topic, declare: never}}]}}";
+    std::fs::write(&file, text).unwrap();
+    let failed = run(broker.url(), &["apply", file.to_str().unwrap()]).await;
+    assert_eq!(failed.code, Some(5), "{}", failed.errors);
+    assert_eq!(failed.text(), "+ queue jobs\n");
+    assert_eq!(ready(broker, "jobs").await, 0);
+    std::fs::remove_file(&file).unwrap();
+}
+
 on_every_broker! {
+    what_brokers_have_from_the_start_is_bound_by_its_name
+    an_attribute_that_can_not_be_read_is_named_with_the_way_out
+    a_queue_without_a_name_is_told_by_the_one_that_it_got
+    nothing_is_made_of_a_file_that_every_broker_refuses
+    what_was_made_is_told_though_something_behind_it_failed
     an_exclusive_queue_of_a_file_is_left_to_whoever_uses_it
     ctrl_c_is_an_answer_where_somebody_is_asked
     ctrl_c_ends_a_call_that_waits_for_its_question

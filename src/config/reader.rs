@@ -82,7 +82,10 @@ fn plain(expected: &dyn Expected) -> String {
 }
 
 fn unknown(what: &str, written: &str, known: &'static [&'static str]) -> String {
-    match nearest(written, known.iter().copied()) {
+    // RabbitMQ's arguments end as our keys do: `x-queue-type`.
+    let ends_alike = |known: &&&str| written.ends_with(**known);
+    let near = nearest(written, known.iter().copied());
+    match near.or_else(|| known.iter().find(ends_alike).copied()) {
         Some(near) => format!("unknown {what} `{written}`; did you mean `{near}`?"),
         None => format!(
             "unknown {what} `{written}`; known are: {}",

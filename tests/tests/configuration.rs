@@ -317,6 +317,11 @@ fn an_unknown_key_is_refused_wherever_it_stands_with_its_line_and_the_nearest_on
     );
     refused(
         "kombu.yaml",
+        "queues: {jobs: {queue_type: quorum}}",
+        &["`queue_type`", "did you mean `type`?"],
+    );
+    refused(
+        "kombu.yaml",
         "queues: {jobs: {bindings: [{exchange: media, key: x}]}}",
         &["`key`", "`queues.jobs.bindings.0`"],
     );

@@ -55,8 +55,9 @@ struct Destination {
 
 impl Ends {
     fn binding(&self) -> Binding {
-        // Binding asks for the name only.
-        let binding = Binding::new(Exchange::topic(self.source.as_str()), self.key.as_str());
+        // Binding asks for the name only; of which type the exchange is, the broker knows.
+        let source = Exchange::direct(self.source.as_str()).no_declare();
+        let binding = Binding::new(source, self.key.as_str());
         self.argument
             .iter()
             .fold(binding, |binding, (name, value)| {

@@ -20,11 +20,12 @@ use crate::{Context, output};
 /// place, marked as redelivered. `kombu get` fetches nothing that isn't written.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
+  kombu declare queue jobs
   kombu consume jobs                         what is there
   kombu consume jobs events --follow -v      what comes, until Ctrl-C
   kombu consume jobs --json > recording.jsonl
   kombu consume images -n 1 --raw > cat.jpg
-  kombu consume jobs --release -n 10         a look, which takes nothing")]
+  kombu consume jobs --release               a look, which takes nothing")]
 pub(crate) struct Consume {
     /// The queues
     #[arg(required = true)]

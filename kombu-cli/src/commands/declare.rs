@@ -22,19 +22,19 @@ enum What {
     /// Declare a queue; an equal one that is there already is fine, another one isn't (code 7)
     #[command(after_help = "Examples:
   kombu declare queue jobs
-  kombu declare queue jobs message_ttl=1m max_length=1000 dead_letter_exchange=failed
-  kombu declare queue jobs queue_type=quorum 'arguments={\"x-queue-leader-locator\": \"balanced\"}'")]
+  kombu declare queue mails message_ttl=1m max_length=1000 dead_letter_exchange=failed
+  kombu declare queue orders type=quorum 'arguments={\"x-queue-leader-locator\": \"balanced\"}'")]
     Queue(Declaration),
     /// Declare an exchange; an equal one that is there already is fine, another one isn't (code 7)
     #[command(after_help = "Examples:
   kombu declare exchange media type=topic
-  kombu declare exchange media type=topic alternate_exchange=others")]
+  kombu declare exchange news type=topic alternate_exchange=others")]
     Exchange(Declaration),
 }
 
 #[derive(Args, Debug)]
 struct Declaration {
-    /// Its name
+    /// Its name; '' has a queue get one, which is told
     name: String,
     /// What it is like, with the names that a configuration file has; what is JSON is taken as that
     #[arg(value_name = "ATTRIBUTE=VALUE", value_parser = attribute)]
@@ -58,47 +58,78 @@ fn attribute(text: &str) -> std::result::Result<(String, Value), String> {
 impl Declaration {
     /// The declaration that these attributes make.
     fn read<T: DeserializeOwned>(&self) -> Result<T> {
+        for (name, value) in &self.attributes {
+            let alone = Map::from_iter([(name.clone(), value.clone())]);
+            let read = serde_json::from_value::<T>(alone.into());
+            read.map_err(|error| Failure::usage(problem(name, &error.to_string())))?;
+        }
         let mut map: Map<String, Value> = self.attributes.iter().cloned().collect();
         map.insert("name".to_owned(), self.name.as_str().into());
         let read = serde_json::from_value(map.into());
-        read.map_err(|error| Failure::usage(with_nearest(error.to_string())))
+        read.map_err(|error| Failure::usage(error.to_string()))
     }
 }
 
-/// Names the attribute that is nearest to one that there isn't.
-fn with_nearest(error: String) -> String {
-    if !error.starts_with("unknown field `") {
-        return error;
+/// What is wrong with an attribute, in words of a prompt and not of Rust.
+fn problem(name: &str, error: &str) -> String {
+    let Some(known) = error.strip_prefix("unknown field ") else {
+        return format!("`{name}`: {}", plain(error));
+    };
+    let known: Vec<&str> = known.split('`').skip(3).step_by(2).collect();
+    // RabbitMQ's arguments end as our attributes do: `x-queue-type`.
+    let ends_alike = |known: &&&str| name.ends_with(**known);
+    let near = kombu::nearest(name, known.iter().copied());
+    match near.or_else(|| known.iter().find(ends_alike).copied()) {
+        Some(near) => format!("unknown attribute `{name}`; did you mean `{near}`?"),
+        None => format!(
+            "unknown attribute `{name}`; known are: {}",
+            known.join(", ")
+        ),
     }
-    let mut quoted = error.split('`').skip(1).step_by(2);
-    let written = quoted.next().unwrap_or_default();
-    match kombu::nearest(written, quoted) {
-        Some(near) => format!("unknown attribute `{written}`; did you mean `{near}`?"),
-        None => error,
-    }
+}
+
+fn plain(error: &str) -> String {
+    error
+        .replace("expected u8", "expected a whole number from 0 to 255")
+        .replace(
+            "expected u32",
+            "expected a whole number from 0 to 4294967295",
+        )
+        .replace(
+            "expected u64",
+            "expected a whole number that isn't negative",
+        )
+        .replace("expected a boolean", "expected true or false")
 }
 
 impl Declare {
     pub(crate) async fn run(self, context: &Context) -> Result<()> {
-        let (what, name) = match &self.what {
+        let (what, name, is_exclusive) = match &self.what {
             What::Queue(declaration) => {
                 let queue: Queue = declaration.read()?;
                 let connection = context.connect().await?;
-                connection.declare_queue(&queue).await?;
+                // Of a queue without a name, the one that it got.
+                let name = connection.declare_queue(&queue).await?.name;
                 connection.close().await?;
-                ("queue", &declaration.name)
+                ("queue", name, queue.is_exclusive())
             }
             What::Exchange(declaration) => {
                 let exchange: Exchange = declaration.read()?;
                 let connection = context.connect().await?;
                 connection.declare_exchange(&exchange).await?;
                 connection.close().await?;
-                ("exchange", &declaration.name)
+                ("exchange", exchange.name().clone(), false)
             }
+        };
+        let sentence = match is_exclusive {
+            true => {
+                format!("queue `{name}` was there, and went with this command: it is exclusive")
+            }
+            false => format!("{what} `{name}` is there"),
         };
         context.output.summary(
             &serde_json::json!({ "declared": { what: name } }),
-            &format!("{what} `{name}` is there"),
+            &sentence,
         )
     }
 }

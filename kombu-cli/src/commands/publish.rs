@@ -26,9 +26,10 @@ const WINDOW_BYTES: usize = 32 * 1024 * 1024;
 /// everything else as application/data, unless --content-type or --serializer says otherwise.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
+  kombu declare queue jobs
   kombu publish -q jobs '{\"id\": 7}'
   kombu publish -e media -k video.new -H tenant=7 --file cat.webm --content-type video/webm
-  seq 1000 | kombu publish -q jobs --lines --rate 50
+  seq 100 | kombu publish -q jobs --lines --rate 50
   kombu consume jobs --json > recording.jsonl; kombu publish --record --file recording.jsonl")]
 pub(crate) struct Publish {
     #[command(flatten)]

@@ -18,8 +18,9 @@ use crate::{Context, output};
 ///
 /// The body is its standard input. KOMBU_QUEUE, KOMBU_EXCHANGE, KOMBU_ROUTING_KEY, KOMBU_ATTEMPT, KOMBU_CONTENT_TYPE, KOMBU_MESSAGE_ID,
 /// KOMBU_TYPE and, for each header, KOMBU_HEADER_NAME are in its environment. If it ends with 0, the message is acknowledged, and what it
-/// wrote is the answer if the message asks for one. Otherwise --on-failure says what becomes of the message. It waits for
-/// messages for ever; Ctrl-C waits for the programs that run.
+/// wrote is the answer if the message asks for one. Otherwise --on-failure says what becomes of the message: by default it comes again
+/// without limit, unless the queue has one. `kombu declare queue jobs max_deliveries=5 dead_letter_exchange=failed` makes a queue that
+/// gives a message out five times. It waits for messages for ever; Ctrl-C waits for the programs that run.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   kombu serve images -- ./resize --width 200
@@ -43,7 +44,7 @@ pub(crate) struct Serve {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum OnFailure {
-    /// It comes again, counted
+    /// It comes again, counted, until the queue's max_deliveries, if it has that
     Retry,
     /// It becomes a dead letter
     Reject,

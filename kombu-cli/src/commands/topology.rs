@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::Context;
 use crate::failure::{Code, Failure, Result, in_our_words};
+use crate::output::counted;
 
 /// Say what `apply` would do: what is there, what is missing, what is there in another form
 ///
@@ -35,7 +36,8 @@ pub(crate) struct Diff {
 
 /// Declare what a file has: exchanges, queues and bindings
 ///
-/// What is there in another form is refused before anything is made (code 7). Nothing is deleted, and bindings that only the broker
+/// What is there in another form is refused before anything is made (code 7), and so is what the broker can't do, which `kombu check` says
+/// without one. Nothing is deleted, and bindings that only the broker
 /// has stay; those of the file are made again, whether they are there or not. Queues that are exclusive, or that the broker names, are
 /// left to whoever uses them.
 #[derive(Args, Debug)]
@@ -88,7 +90,14 @@ impl File {
         let declared = kombu::from_config(&self.topology)?.topology();
         let mut place = context.place.clone();
         place.config.get_or_insert_with(|| self.topology.clone());
-        Ok((declared, context.connected(place.connect()).await?))
+        let connection = context.connected(place.connect()).await?;
+        // Before anything is made: half of a file is worse than none of it.
+        let refused = declared.check(connection.capabilities()).require();
+        if let Err(error) = refused {
+            connection.close().await?;
+            return Err(Failure::from(error).about("nothing of this file can be made"));
+        }
+        Ok((declared, connection))
     }
 }
 
@@ -163,16 +172,13 @@ fn write_bindings(context: &Context, declared: &Topology) -> Result<()> {
     }
     crate::output::note(&format!(
         "{} not compared, since brokers don't tell theirs: apply makes them again",
-        counted(rows.len())
+        counted_bindings(rows.len())
     ));
     Ok(())
 }
 
-fn counted(bindings: usize) -> String {
-    match bindings {
-        1 => "1 binding".to_owned(),
-        count => format!("{count} bindings"),
-    }
+fn counted_bindings(bindings: usize) -> String {
+    counted(bindings as u64, "binding")
 }
 
 async fn compare(connection: &Connection, declared: &Topology) -> Result<Vec<Row>> {
@@ -262,10 +268,9 @@ impl Diff {
         rows.retain(|row| row.state != State::Same);
         write(context, &rows)?;
         write_bindings(context, &declared)?;
-        match rows.len() {
+        match rows.len() as u64 {
             0 => Ok(()),
-            1 => Err(Failure::new(Code::Differs, "1 difference")),
-            count => Err(Failure::new(Code::Differs, format!("{count} differences"))),
+            count => Err(Failure::new(Code::Differs, counted(count, "difference"))),
         }
     }
 }
@@ -292,13 +297,22 @@ impl Apply {
             }
         };
         let mut these = rows.iter();
+        // Each is told when it is there, whatever becomes of its bindings.
         for exchange in exchanges(&declared) {
-            connection.declare_exchange(exchange).await?;
+            let alone = exchange.clone().with_bindings(Vec::new());
+            connection.declare_exchange(&alone).await?;
             made(these.next());
+            for binding in exchange.bindings() {
+                connection.bind_exchange(exchange.name(), binding).await?;
+            }
         }
         for queue in queues(&declared) {
-            connection.declare_queue(queue).await?;
+            let alone = queue.clone().with_bindings(Vec::new());
+            connection.declare_queue(&alone).await?;
             made(these.next());
+            for binding in queue.bindings() {
+                connection.bind_queue(queue.name(), binding).await?;
+            }
         }
         connection.close().await?;
         written?;
@@ -310,7 +324,7 @@ impl Apply {
             crate::output::note(&format!(
                 "{made} made, {} there already; {} made again",
                 rows.len() - made,
-                counted(bindings(&declared).len())
+                counted_bindings(bindings(&declared).len())
             ));
         }
         Ok(())

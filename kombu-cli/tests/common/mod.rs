@@ -4,10 +4,13 @@
 #![allow(dead_code, unused_imports, unused_macros)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
 use kombu_testkit::proxy::Proxy;
 use kombu_testkit::{Broker, Harness};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
@@ -146,6 +149,16 @@ pub(crate) async fn proxied(broker: &Broker) -> (Proxy, String) {
     (proxy, url.into())
 }
 
+/// Both ends of a terminal: who sits there, and what a program gets.
+pub(crate) fn terminal() -> (OwnedFd, Stdio) {
+    let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&person).unwrap();
+    unlockpt(&person).unwrap();
+    let name = ptsname(&person, Vec::new()).unwrap();
+    let terminal = open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+    (person, terminal.into())
+}
+
 /// Presses Ctrl-C.
 pub(crate) fn interrupt(child: &Child) {
     signal(child, rustix::process::Signal::INT);
@@ -160,6 +173,17 @@ fn signal(child: &Child, signal: rustix::process::Signal) {
     let id = i32::try_from(child.id().unwrap()).unwrap();
     let id = rustix::process::Pid::from_raw(id).unwrap();
     rustix::process::kill_process(id, signal).unwrap();
+}
+
+/// Waits until it has no signal to take any more.
+pub(crate) async fn caught(child: &Child) {
+    let status = format!("/proc/{}/status", child.id().unwrap());
+    until(async || {
+        let status = std::fs::read_to_string(&status).unwrap_or_default();
+        let mut pending = status.lines().filter(|line| line.starts_with("ShdPnd:"));
+        pending.all(|line| line.ends_with(&"0".repeat(16)))
+    })
+    .await;
 }
 
 /// Waits until something holds.
