@@ -1,4 +1,4 @@
-//! Several answers to one question, an answer in parts, and a queue with put and get.
+//! Several answers to one question, an answer in parts, one before the work is done, and queues with put and get.
 //!
 //! `cargo run --example answers [-- --url URL]`
 
@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kombu::Name;
-use kombu::call::Replies;
+use kombu::call::{Replies, Responder};
+use kombu::handler::{Payload, Router, State};
 use kombu::prelude::*;
+use tokio::sync::oneshot;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -73,6 +75,59 @@ async fn work(connection: &Connection) -> kombu::Result<()> {
     Ok(())
 }
 
+/// Answers first, and then files what was said, as it came.
+async fn note(
+    Payload(text): Payload<String>,
+    responder: Responder,
+    State(archive): State<Producer>,
+    said: Delivery,
+) -> kombu::Result<()> {
+    responder.reply(&format!("{text} is noted")).await?;
+    archive.forward(&said).routing_key(ARCHIVE).await?;
+    said.ack().await
+}
+
+const ARCHIVE: &str = "answers.archive";
+
+/// Has notes taken of several people at once, of each in the order in which they speak. The answers wait until they are fetched.
+async fn notes(connection: &Connection) -> kombu::Result<()> {
+    let questions = Queue::new("answers.notes");
+    connection.declare_queue(&questions).await?;
+    let mut archived = connection.simple_buffer(ARCHIVE).await?;
+    let archive = connection.producer(Exchange::default()).await?;
+    let router = Router::new().fallback(note).with_state(archive);
+    let notes = connection.serve(router).queues(&questions).concurrency(4);
+    let notes = notes.in_order_by(|said| said.app_id().map(Name::from));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let notes = tokio::spawn(notes.run_until(async { drop(stopped.await) }));
+
+    let caller = connection.caller(Exchange::default());
+    let caller = caller.routing_key(questions.name()).await?;
+    let mut asked = Vec::new();
+    for (who, text) in [("ann", "dig"), ("ben", "sow"), ("ann", "reap")] {
+        asked.push(caller.call::<_, String>(text).app_id(who).ask().await?);
+    }
+    for mut asked in asked {
+        println!("{}", asked.answer(PATIENCE).await?);
+    }
+    let mut filed = BTreeMap::<_, Vec<String>>::new();
+    for _ in 0..3 {
+        if let Some(said) = archived.get(PATIENCE).await? {
+            let who = said.app_id().unwrap_or_default().to_owned();
+            filed.entry(who).or_default().push(said.decode()?);
+        }
+    }
+    for (who, texts) in filed {
+        println!("{who}: {}", texts.join(", "));
+    }
+    // What is being noted is noted to its end.
+    drop(stop);
+    if let Ok(ended) = notes.await {
+        ended?;
+    }
+    Ok(())
+}
+
 async fn run(url: &str) -> kombu::Result<()> {
     let connection = kombu::connect(url).await?;
     shop(&connection, "corner", 3).await?;
@@ -91,6 +146,7 @@ async fn run(url: &str) -> kombu::Result<()> {
     }
 
     work(&connection).await?;
+    notes(&connection).await?;
     connection.close().await
 }
 

@@ -88,7 +88,8 @@ async fn answers_print_the_same(harness: &impl Harness) {
     let printed = prints_the_same(harness, ANSWERS, &[]).await;
     assert_eq!(
         printed,
-        "corner: 18\nmarket: 12\n3\n2\n1\njob: dig\njob: sow\njob: reap\n"
+        "corner: 18\nmarket: 12\n3\n2\n1\njob: dig\njob: sow\njob: reap\n\
+         dig is noted\nsow is noted\nreap is noted\nann: dig, reap\nben: sow\n"
     );
 }
 
