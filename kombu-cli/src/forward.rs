@@ -76,7 +76,7 @@ pub(crate) enum Route {
 pub(crate) struct Totals {
     /// They are known to be gone from where they were.
     pub(crate) moved: u64,
-    /// They were looked at and stay.
+    /// They stay: they were looked at, or not got to before it ended.
     pub(crate) left: u64,
     /// Of those, how many would have reached no queue.
     #[serde(skip)]
@@ -89,8 +89,13 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
+    /// It ended before all of so many were looked at.
+    pub(crate) fn stay(&mut self, count: u64) {
+        self.left = count.saturating_sub(self.moved);
+    }
+
     pub(crate) fn sentence(&self, done: &str) -> String {
-        let mut sentence = format!("{} messages {done}", self.moved);
+        let mut sentence = format!("{} {done}", output::counted(self.moved, "message"));
         if self.left > 0 {
             sentence.push_str(&format!(", {} left where they were", self.left));
         }

@@ -1,8 +1,9 @@
 //! What is written, and to whom.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
 
 use crate::failure::{Code, Failure, Result};
@@ -60,12 +61,15 @@ impl Output {
             return ProgressBar::hidden();
         }
         let template = match total {
-            Some(_) => "{msg} [{bar:30}] {pos}/{len}, {per_sec}, {eta} left",
-            None => "{msg} {pos}, {per_sec}",
+            Some(_) => "{msg} [{bar:30}] {pos}/{len}, {rate}, {eta} left",
+            None => "{msg} {pos}, {rate}",
         };
         let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(8));
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
+            let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
+                let _ = write!(text, "{:.0}/s", state.per_sec());
+            };
+            bar.set_style(style.with_key("rate", rate));
         }
         bar.with_message(what)
     }
@@ -75,6 +79,14 @@ impl Output {
 pub(crate) fn note(text: &str) {
     let text = harmless(&kombu::without_secrets(text));
     let _ = writeln!(io::stderr(), "kombu: {text}");
+}
+
+/// How many there are, as one says it.
+pub(crate) fn counted(count: u64, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    }
 }
 
 /// Text that does nothing to a terminal but show itself.

@@ -147,7 +147,12 @@ async fn each_example_of_each_help_does_what_it_says() {
                     type_in(&line, NOWHERE, &folder).await
                 }
             };
-            let wanted = if is_short { 0 } else { 3 };
+            let wanted = match is_short {
+                false => 3,
+                // There are fewer than it asks for.
+                true if line.contains(" -n 10") => 6,
+                true => 0,
+            };
             assert_eq!(code, Some(wanted), "{line}: {errors}");
         }
         std::fs::remove_dir_all(&folder).unwrap();

@@ -275,7 +275,9 @@ async fn what_somebody_else_has_is_told_of(broker: &Broker) {
         .unsettled
         .is_some();
     assert_eq!(
-        moved.errors.contains("1 messages of queue `from` are with"),
+        moved
+            .errors
+            .contains("1 message of queue `from`, with somebody"),
         tells,
         "{}",
         moved.errors
@@ -437,6 +439,79 @@ async fn a_bridge_from_a_queue_to_itself_is_refused(broker: &Broker) {
         }
     }
     assert_eq!(ready(broker, "from").await, 1);
+}
+
+/// By the keys that they have, which may be its name.
+async fn a_move_from_a_queue_to_itself_is_refused(broker: &Broker) {
+    declare(broker, &["from"]).await;
+    fill(broker, "from", 1).await;
+    for target in [&["-q", "from"][..], &["-e", "", "-k", "from"], &["-e", ""]] {
+        let refused = run(broker.url(), &[&["move", "from"], target].concat()).await;
+        assert_eq!(refused.code, Some(2), "{target:?}: {}", refused.errors);
+    }
+    assert_eq!(ready(broker, "from").await, 1);
+}
+
+async fn fewer_than_were_asked_for_is_code_6(broker: &Broker) {
+    declare(broker, &["to"]).await;
+    bury(broker, 1).await;
+    let redrive = ["dead", "redrive", "failed", "-n", "2"];
+    let bridge = [
+        "bridge",
+        "jobs",
+        "--to",
+        broker.url(),
+        "-q",
+        "to",
+        "-n",
+        "2",
+        "--idle",
+        "300ms",
+    ];
+    let back = ["move", "to", "-q", "jobs", "-n", "2"];
+    for arguments in [&redrive[..], &bridge, &back] {
+        let fewer = run(broker.url(), arguments).await;
+        assert_eq!(fewer.code, Some(6), "{arguments:?}: {}", fewer.errors);
+        assert!(fewer.errors.contains("1 message "), "{}", fewer.errors);
+        assert!(fewer.errors.contains("1 of 2 messages"), "{}", fewer.errors);
+    }
+    assert_eq!(ready(broker, "jobs").await, 1);
+}
+
+async fn what_is_missing_is_told_with_the_end_at_which_it_is(broker: &Broker) {
+    declare(broker, &["there"]).await;
+    for (arguments, end) in [
+        (
+            ["bridge", "there", "--to", broker.url(), "-q", "nowhere"],
+            "to",
+        ),
+        (
+            ["bridge", "nowhere", "--to", broker.url(), "-q", "there"],
+            "from",
+        ),
+    ] {
+        let missing = run(broker.url(), &arguments).await;
+        assert_eq!(missing.code, Some(5), "{}", missing.errors);
+        let (scheme, _) = broker.url().split_once(':').unwrap();
+        let said = format!("kombu: {end} {scheme}://");
+        assert!(missing.errors.starts_with(&said), "{}", missing.errors);
+        assert_eq!(missing.errors.lines().count(), 1, "{}", missing.errors);
+    }
+}
+
+async fn a_move_that_ends_early_tells_how_many_are_left(broker: &Broker) {
+    declare(broker, &["from", "to"]).await;
+    fill(broker, "from", 50).await;
+    let slowly = ["move", "from", "-q", "to", "--rate", "10", "--json"];
+    let child = command(broker.url(), &slowly).spawn().unwrap();
+    common::until(async || ready(broker, "to").await >= 1).await;
+    common::interrupt(&child);
+    let ended = finish(child, b"").await;
+    assert_eq!(ended.code, Some(130), "{}", ended.errors);
+    let totals = &ended.json()[0];
+    let moved = totals["moved"].as_u64().unwrap();
+    assert_eq!(totals["left"], 50 - moved);
+    assert_eq!(ready(broker, "to").await, moved);
 }
 
 async fn a_move_to_an_exchange_goes_where_the_keys_lead(broker: &Broker) {
@@ -660,6 +735,10 @@ async fn what_never_died_and_fills_the_room_ends_a_redrive_which_says_so(broker:
 }
 
 on_every_broker! {
+    a_move_from_a_queue_to_itself_is_refused
+    fewer_than_were_asked_for_is_code_6
+    what_is_missing_is_told_with_the_end_at_which_it_is
+    a_move_that_ends_early_tells_how_many_are_left
     a_move_keeps_order_properties_and_keys
     a_move_takes_no_more_than_it_is_told
     a_message_that_reaches_nobody_stays

@@ -2,7 +2,7 @@ use clap::{Args, Subcommand};
 use kombu::{Delivery, FieldTable, Name, Queue};
 use serde::Serialize;
 
-use super::moving::{EMPTY, interrupted, ready, report, without_copies};
+use super::moving::{EMPTY, fewer, interrupted, ready, report, without_copies};
 use super::publish::rate;
 use crate::failure::{Code, Failure, Result};
 use crate::forward::{Ends, Limits, Route, forward};
@@ -55,7 +55,7 @@ enum What {
     Redrive {
         /// The queue of dead letters
         queue: String,
-        /// At most so many
+        /// At most so many; if fewer went back, it ends with code 6
         #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
         /// At most so many per second; what takes more than 5 min isn't fetched ahead
@@ -275,18 +275,23 @@ async fn redrive(
         producer: &producer,
         allow_unroutable: false,
     };
-    let (totals, redriven) = forward(ends, limits, &context.stop, &bar, back).await;
+    let (mut totals, redriven) = forward(ends, limits, &context.stop, &bar, back).await;
     bar.finish_and_clear();
     let closed = connection.close().await;
+    let is_crowded = totals.crowded && totals.moved + totals.left < limits.count;
+    let interrupted = interrupted(context, &totals, limits.count);
+    if redriven.is_err() || interrupted.is_err() {
+        totals.stay(limits.count);
+    }
     let reported = report(context, &totals, "redriven");
-    if totals.crowded && totals.moved + totals.left < limits.count {
+    if is_crowded {
         output::note(
             "there may be dead letters behind so many that never died, or have nowhere to go; move those away first",
         );
     }
     redriven?;
     closed?;
-    interrupted(context, &totals, limits.count)?;
+    interrupted?;
     if totals.unroutable > 0 {
         return Err(Failure::new(
             Code::NotFound,
@@ -296,6 +301,7 @@ async fn redrive(
             ),
         ));
     }
+    fewer(&totals, count, "redriven")?;
     reported
 }
 

@@ -3,12 +3,13 @@ use std::time::Duration;
 
 use clap::Args;
 use kombu::driver::Target as Broker;
-use kombu::{Connection, Delivery, Name, Queue};
+use kombu::{Connection, Consumer, Delivery, Name, Producer, Queue};
 use percent_encoding::percent_decode_str;
 
 use super::publish::rate;
-use crate::failure::{Failure, Result};
+use crate::failure::{Code, Failure, Result};
 use crate::forward::{Ends, Limits, Route, Totals, WINDOW, forward};
+use crate::output::counted;
 use crate::place::{TIME, duration};
 use crate::target::Target;
 use crate::{Context, output};
@@ -29,7 +30,7 @@ pub(crate) struct Move {
     source: String,
     #[command(flatten)]
     target: Target,
-    /// At most so many messages
+    /// At most so many messages; if there were fewer, it ends with code 6
     #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// At most so many messages per second; what takes more than 5 min isn't fetched ahead
@@ -58,7 +59,7 @@ pub(crate) struct Bridge {
     to: Option<String>,
     #[command(flatten)]
     target: Target,
-    /// End after so many messages
+    /// End after so many messages; with code 6 if fewer came before --idle
     #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// End when nothing came for so long from a broker that is there, and for 35s after its connection was lost; by default, never
@@ -82,8 +83,8 @@ impl Move {
         if self.target.queue.is_none() && self.target.exchange.is_none() {
             return Err(Failure::usage(NOWHERE));
         }
-        if self.target.only_queue() == Some(self.source.as_str()) {
-            return Err(Failure::usage("the messages are there already"));
+        if let Some(why) = goes_round(&self.source, &self.target) {
+            return Err(Failure::usage(why));
         }
         let connection = context.connect().await?;
         let ready = ready(&connection, &self.source).await?;
@@ -102,12 +103,18 @@ impl Move {
             limits,
             allow_unroutable: self.allow_unroutable,
         };
-        let (totals, moved) = moving.run(context, "moved").await?;
+        let (producer, consumer) = moving.open().await?;
+        let (mut totals, moved) = moving.run(context, "moved", &producer, consumer).await;
         let closed = connection.close().await;
+        let interrupted = interrupted(context, &totals, limits.count);
+        if moved.is_err() || interrupted.is_err() {
+            totals.stay(limits.count);
+        }
         let reported = report(context, &totals, "moved");
         moved?;
         closed?;
-        interrupted(context, &totals, limits.count)?;
+        interrupted?;
+        fewer(&totals, self.count, "moved")?;
         reported
     }
 }
@@ -129,7 +136,7 @@ impl Bridge {
         let from = context.connect().await?;
         let to = context.connected(context.place.connect_to(&to)).await?;
         if is_same(from.target(), to.target())
-            && let Some(why) = self.goes_round()
+            && let Some(why) = goes_round(&self.source, &self.target)
         {
             return Err(Failure::usage(why));
         }
@@ -148,6 +155,7 @@ impl Bridge {
             limits,
             allow_unroutable: self.allow_unroutable,
         };
+        let (producer, consumer) = moving.open().await?;
         if !context.output.quiet {
             output::note(&format!(
                 "from {} to {} (if this is killed, up to {WINDOW} messages may be there twice, and none is lost)",
@@ -155,7 +163,7 @@ impl Bridge {
                 to.target()
             ));
         }
-        let (totals, moved) = moving.run(context, "bridged").await?;
+        let (totals, moved) = moving.run(context, "bridged", &producer, consumer).await;
         // Acknowledgements go out last: what they are about is at the other end by then.
         let closed = to.close().await.and(from.close().await);
         let reported = report(context, &totals, "bridged");
@@ -164,21 +172,22 @@ impl Bridge {
         if let Some(count) = self.count {
             interrupted(context, &totals, count)?;
         }
+        fewer(&totals, self.count, "bridged")?;
         reported
     }
+}
 
-    /// Why messages would come back for ever, if both ends are one broker.
-    fn goes_round(&self) -> Option<&'static str> {
-        if self.target.only_queue() == Some(self.source.as_str()) {
-            return Some(
-                "it is the same queue of the same broker: what is bridged there would come from there again",
-            );
-        }
-        self.target.is_by_own_key().then_some(
-            "it is the same broker: what was published to this queue by its name would come from there again; give a queue \
-             with -q, or a key with -k",
-        )
+/// Why messages would come from this queue again, if both ends are one broker.
+fn goes_round(source: &str, target: &Target) -> Option<&'static str> {
+    if target.only_queue() == Some(source) {
+        return Some(
+            "it is the same queue of the same broker: what is sent there would come from there again",
+        );
     }
+    target.is_by_own_key().then_some(
+        "it is the same broker: what was published to this queue by its name would come from there again; give a queue \
+         with -q, or a key with -k",
+    )
 }
 
 /// Whether both are one place, as far as URLs tell. Of several servers, one that both have is enough.
@@ -269,9 +278,10 @@ pub(super) async fn ready(connection: &Connection, queue: &str) -> Result<u64> {
     let info = connection.queue_info(queue).await?;
     if let Some(held) = info.unsettled.filter(|held| *held > 0) {
         output::note(&format!(
-            "{held} messages of queue `{queue}` are with somebody who hasn't acknowledged them, and aren't taken; what a \
+            "{} of queue `{queue}`, with somebody who hasn't acknowledged, won't be taken; what a \
              killed program had comes back by itself: on Redis 10 s later, once something stays connected for some seconds, \
-             as `kombu queues {queue} --watch` does; on NATS 30 s later"
+             as `kombu queues {queue} --watch` does; on NATS 30 s later",
+            counted(held, "message")
         ));
     }
     Ok(info.ready)
@@ -287,20 +297,36 @@ struct Moving<'a> {
 }
 
 impl Moving<'_> {
-    async fn run(&self, context: &Context, what: &'static str) -> Result<(Totals, Result<()>)> {
-        let producer = self.target.open(self.to).await?;
+    /// Both ends, which have to be there.
+    async fn open(&self) -> Result<(Producer, Consumer)> {
+        let at = |end: &str, broker: &Connection, failure: Failure| {
+            failure.about(&format!("{end} {}", broker.target()))
+        };
+        let producer = self.target.open(self.to).await;
+        let producer = producer.map_err(|failure| at("to", self.to, failure))?;
         let consumer = self
             .from
             .consumer(&Queue::new(self.source))
             .prefetch(self.limits.first_fetched())
-            .await?;
+            .await;
+        let consumer = consumer.map_err(|error| at("from", self.from, error.into()))?;
+        Ok((producer, consumer))
+    }
+
+    async fn run(
+        &self,
+        context: &Context,
+        what: &'static str,
+        producer: &Producer,
+        consumer: Consumer,
+    ) -> (Totals, Result<()>) {
         let total = (self.limits.count < u64::MAX).then_some(self.limits.count);
         let bar = context.output.progress(total, what);
         let ends = Ends {
             from: self.from,
             to: self.to,
             consumer,
-            producer: &producer,
+            producer,
             allow_unroutable: self.allow_unroutable,
         };
         let key = self.target.key().map(Name::from);
@@ -310,7 +336,7 @@ impl Moving<'_> {
         })
         .await;
         bar.finish_and_clear();
-        Ok((totals, result))
+        (totals, result)
     }
 }
 
@@ -339,6 +365,17 @@ pub(super) fn interrupted(context: &Context, totals: &Totals, wanted: u64) -> Re
         return Err(Failure::interrupted("ended before everything was moved"));
     }
     Ok(())
+}
+
+/// Whether fewer were there than were asked for.
+pub(super) fn fewer(totals: &Totals, wanted: Option<u64>, done: &str) -> Result<()> {
+    match wanted {
+        Some(wanted) if totals.moved < wanted => Err(Failure::new(
+            Code::Nothing,
+            format!("{} of {wanted} messages were {done}", totals.moved),
+        )),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

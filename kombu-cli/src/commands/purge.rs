@@ -3,6 +3,7 @@ use clap::Args;
 use crate::Context;
 use crate::confirm::confirm;
 use crate::failure::Result;
+use crate::output::counted;
 
 /// Remove what is ready in a queue; asks first
 ///
@@ -23,13 +24,19 @@ impl Purge {
         let connection = context.connect().await?;
         let queue = self.queue.as_str();
         let ready = connection.queue_info(queue).await?.ready;
-        let question = format!("Queue `{queue}` has {ready} messages. Remove them for good?");
+        let question = format!(
+            "Queue `{queue}` has {}. Remove what it has for good?",
+            counted(ready, "message")
+        );
         confirm(context, &question, self.yes).await?;
         let removed = connection.purge(queue).await?;
         connection.close().await?;
         context.output.summary(
             &serde_json::json!({ "purged": { "queue": queue, "messages": removed } }),
-            &format!("{removed} messages are removed from queue `{queue}`"),
+            &format!(
+                "{} removed from queue `{queue}`",
+                counted(removed, "message")
+            ),
         )
     }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::Context;
 use crate::failure::{Code, Failure, Result, in_our_words};
+use crate::output::counted;
 
 /// Say what `apply` would do: what is there, what is missing, what is there in another form
 ///
@@ -171,16 +172,13 @@ fn write_bindings(context: &Context, declared: &Topology) -> Result<()> {
     }
     crate::output::note(&format!(
         "{} not compared, since brokers don't tell theirs: apply makes them again",
-        counted(rows.len())
+        counted_bindings(rows.len())
     ));
     Ok(())
 }
 
-fn counted(bindings: usize) -> String {
-    match bindings {
-        1 => "1 binding".to_owned(),
-        count => format!("{count} bindings"),
-    }
+fn counted_bindings(bindings: usize) -> String {
+    counted(bindings as u64, "binding")
 }
 
 async fn compare(connection: &Connection, declared: &Topology) -> Result<Vec<Row>> {
@@ -270,10 +268,9 @@ impl Diff {
         rows.retain(|row| row.state != State::Same);
         write(context, &rows)?;
         write_bindings(context, &declared)?;
-        match rows.len() {
+        match rows.len() as u64 {
             0 => Ok(()),
-            1 => Err(Failure::new(Code::Differs, "1 difference")),
-            count => Err(Failure::new(Code::Differs, format!("{count} differences"))),
+            count => Err(Failure::new(Code::Differs, counted(count, "difference"))),
         }
     }
 }
@@ -327,7 +324,7 @@ impl Apply {
             crate::output::note(&format!(
                 "{made} made, {} there already; {} made again",
                 rows.len() - made,
-                counted(bindings(&declared).len())
+                counted_bindings(bindings(&declared).len())
             ));
         }
         Ok(())
