@@ -11,7 +11,7 @@ mod common;
 use kombu::Queue;
 use kombu::handler::{Payload, Reply, Retries, Router};
 use kombu_testkit::Broker;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use self::common::{command, declare, done, finish, on_every_broker, ready, run};
 
@@ -65,6 +65,25 @@ async fn a_message_whose_program_fails_comes_again(broker: &Broker) {
     let ended = finish(child, b"").await;
     assert_eq!(ended.code, Some(0), "{}", ended.errors);
     assert_eq!(ready(broker, "jobs").await, 0);
+}
+
+async fn a_message_whose_program_fails_comes_as_often_as_it_is_told(broker: &Broker) {
+    declare(broker, &["failed"]).await;
+    let dead_letters = ["dead_letter_exchange=", "dead_letter_routing_key=failed"];
+    done(
+        broker,
+        &[&["declare", "queue", "jobs"], &dead_letters[..]].concat(),
+    )
+    .await;
+    done(broker, &["publish", "-q", "jobs", "1"]).await;
+    let twice = ["serve", "jobs", "--retries", "1", "--retry-after", "10ms"];
+    let program = ["--", "sh", "-c", "echo again; exit 1"];
+    let served = [&twice[..], &program].concat();
+    let child = command(broker.url(), &served).spawn().unwrap();
+    common::until(async || ready(broker, "failed").await == 1).await;
+    common::interrupt(&child);
+    let ended = finish(child, b"").await;
+    assert_eq!((ended.code, ended.text()), (Some(0), "again\nagain\n"));
 }
 
 async fn a_program_that_is_not_there_ends_it_and_keeps_the_message(broker: &Broker) {
@@ -155,6 +174,33 @@ async fn a_bench_measures_and_leaves_nothing(broker: &Broker) {
     assert!(!table.text().contains("consume"), "{}", table.text());
 }
 
+async fn a_bench_shows_how_far_it_is(broker: &Broker) {
+    let (person, terminal) = common::terminal();
+    let mut bench = command(broker.url(), &["bench", "publish", "-n", "1000000"]);
+    let child = bench.stderr(terminal).spawn().unwrap();
+    drop(bench);
+    let mut screen = tokio::fs::File::from_std(person.into());
+    let mut shown = String::new();
+    // As `published [##] 640/1000000, 6400/s, 2m left`.
+    let moves = |shown: &str| {
+        let Some((begun, _)) = shown.rsplit_once("/1000000, ") else {
+            return false;
+        };
+        let position = begun.rsplit(' ').next().unwrap();
+        position.parse::<u64>().is_ok_and(|position| position > 0)
+    };
+    while !moves(&shown) {
+        let mut bytes = [0; 1_000];
+        let read = screen.read(&mut bytes).await.unwrap();
+        shown.push_str(&String::from_utf8_lossy(&bytes[..read]));
+    }
+    let (_, rate) = shown.rsplit_once("/1000000, ").unwrap();
+    let (rate, _) = rate.split_once("/s").unwrap();
+    assert!(rate.parse::<u64>().is_ok(), "{shown:?}");
+    common::interrupt(&child);
+    assert_eq!(finish(child, b"").await.code, Some(130));
+}
+
 async fn a_doctor_finds_nothing_wrong(broker: &Broker) {
     let found = done(broker, &["doctor", "--json"]).await.json();
     let checks: Vec<_> = found
@@ -195,9 +241,11 @@ on_every_broker! {
     a_call_is_answered_by_a_program
     a_program_is_told_of_the_message_and_settles_it
     a_message_whose_program_fails_comes_again
+    a_message_whose_program_fails_comes_as_often_as_it_is_told
     a_program_that_is_not_there_ends_it_and_keeps_the_message
     a_question_that_reaches_nobody_and_one_without_an_answer_have_codes_of_their_own
     an_answers_value_is_written_too_and_what_went_wrong_does_nothing_to_a_terminal
     a_bench_measures_and_leaves_nothing
+    a_bench_shows_how_far_it_is
     a_doctor_finds_nothing_wrong
 }

@@ -8,7 +8,6 @@
 
 mod common;
 
-use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,8 +15,6 @@ use kombu::Queue;
 use kombu_testkit::Broker;
 use kombu_testkit::expect::collect_one;
 use kombu_testkit::proxy::Proxy;
-use rustix::fs::{Mode, OFlags, open};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
@@ -158,7 +155,7 @@ async fn ctrl_c_is_an_answer_where_somebody_is_asked(broker: &Broker) {
     declare(broker, &["jobs"]).await;
     done(broker, &["publish", "-q", "jobs", "1"]).await;
     for arguments in [&["purge", "jobs"][..], &["delete", "queue", "jobs"]] {
-        let (_person, terminal) = terminal();
+        let (_person, terminal) = common::terminal();
         let mut asking = command(broker.url(), arguments);
         let mut child = asking.stdin(terminal).spawn().unwrap();
         let mut errors = child.stderr.take().unwrap();
@@ -171,16 +168,6 @@ async fn ctrl_c_is_an_answer_where_somebody_is_asked(broker: &Broker) {
         assert_eq!(ended.expect("Ctrl-C is heard").code, Some(130));
     }
     assert_eq!(ready(broker, "jobs").await, 1);
-}
-
-/// Both ends of a terminal: who sits there, and what a program gets.
-fn terminal() -> (OwnedFd, Stdio) {
-    let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&person).unwrap();
-    unlockpt(&person).unwrap();
-    let name = ptsname(&person, Vec::new()).unwrap();
-    let terminal = open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
-    (person, terminal.into())
 }
 
 async fn ctrl_c_ends_a_call_that_waits_for_its_question(broker: &Broker) {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use hdrhistogram::Histogram;
+use indicatif::ProgressBar;
 use kombu::{
     Capabilities, Connection, Consumer, Delivery, Exchange, Feature, Producer, Queue, Receipt,
 };
@@ -47,6 +48,17 @@ enum Measured {
     Publish,
     Consume,
     RoundTrip,
+}
+
+impl Measured {
+    /// What the bar says.
+    fn done(self) -> &'static str {
+        match self {
+            Measured::Publish => "published",
+            Measured::Consume => "consumed",
+            Measured::RoundTrip => "there and back",
+        }
+    }
 }
 
 /// In microseconds.
@@ -130,7 +142,6 @@ impl Bench {
         let all = [Measured::Publish, Measured::Consume, Measured::RoundTrip];
         let asked = |what: &Measured| self.what.is_empty() || self.what.contains(what);
         let output = context.output;
-        let bar = output.progress(None, "measuring");
         let mut rows = Vec::new();
         for what in all {
             // What is consumed has to be published first.
@@ -138,12 +149,14 @@ impl Bench {
             if !asked(&what) && !fills {
                 continue;
             }
-            bar.tick();
+            let bar = output.progress(Some(self.messages(what)), what.done());
             let sample = match what {
-                Measured::Publish => self.publish(connection, queue).await,
-                Measured::Consume => self.consume(connection, queue).await,
-                Measured::RoundTrip => self.round_trip(connection, queue).await,
-            }?;
+                Measured::Publish => self.publish(connection, queue, &bar).await,
+                Measured::Consume => self.consume(connection, queue, &bar).await,
+                Measured::RoundTrip => self.round_trip(connection, queue, &bar).await,
+            };
+            bar.finish_and_clear();
+            let sample = sample?;
             if what == Measured::Publish && !asked(&Measured::Consume) {
                 connection.purge(queue.name()).await?;
             }
@@ -151,7 +164,6 @@ impl Bench {
                 rows.push(self.row(what, &sample));
             }
         }
-        bar.finish_and_clear();
         if output.json {
             return rows.iter().try_for_each(|row| output.json(row));
         }
@@ -189,18 +201,33 @@ impl Bench {
         }
     }
 
-    async fn publish(&self, connection: &Connection, queue: &Queue) -> Result<Sample> {
+    /// How many messages this takes.
+    fn messages(&self, what: Measured) -> u64 {
+        match what {
+            Measured::Publish | Measured::Consume => self.count,
+            Measured::RoundTrip => (self.count / 10).max(1),
+        }
+    }
+
+    async fn publish(
+        &self,
+        connection: &Connection,
+        queue: &Queue,
+        bar: &ProgressBar,
+    ) -> Result<Sample> {
         let producer = open(connection, queue).await?;
-        let (count, window) = (self.count, self.window as usize);
+        let (count, window) = (self.messages(Measured::Publish), self.window as usize);
+        let bar = bar.clone();
         let body = Bytes::from(vec![b'x'; self.size as usize]);
         spawned(async move {
             let mut times = histogram()?;
             let start = Instant::now();
             let mut receipts: VecDeque<(Receipt, Instant)> = VecDeque::with_capacity(window);
-            for _ in 0..count {
+            for number in 0..count {
                 if receipts.len() == window {
                     confirm(&mut receipts, &mut times).await?;
                 }
+                show(&bar, number);
                 let began = Instant::now();
                 receipts.push_back((producer.publish_bytes(body.clone()).send().await?, began));
             }
@@ -216,14 +243,21 @@ impl Bench {
         .await
     }
 
-    async fn consume(&self, connection: &Connection, queue: &Queue) -> Result<Sample> {
-        let (count, window) = (self.count, self.window);
+    async fn consume(
+        &self,
+        connection: &Connection,
+        queue: &Queue,
+        bar: &ProgressBar,
+    ) -> Result<Sample> {
+        let (count, window) = (self.messages(Measured::Consume), self.window);
+        let bar = bar.clone();
         let (connection, queue) = (connection.clone(), queue.clone());
         spawned(async move {
             let start = Instant::now();
             let mut consumer = connection.consumer(&queue).prefetch(window).await?;
-            for _ in 0..count {
+            for number in 0..count {
                 next(&mut consumer).await?.ack().await?;
+                show(&bar, number);
             }
             let elapsed = start.elapsed();
             consumer.cancel().await?;
@@ -236,20 +270,27 @@ impl Bench {
         .await
     }
 
-    async fn round_trip(&self, connection: &Connection, queue: &Queue) -> Result<Sample> {
+    async fn round_trip(
+        &self,
+        connection: &Connection,
+        queue: &Queue,
+        bar: &ProgressBar,
+    ) -> Result<Sample> {
         let producer = open(connection, queue).await?;
         let mut consumer = connection.consumer(queue).prefetch(self.window).await?;
-        let count = (self.count / 10).max(1);
+        let count = self.messages(Measured::RoundTrip);
+        let bar = bar.clone();
         let body = Bytes::from(vec![b'x'; self.size as usize]);
         spawned(async move {
             let mut times = histogram()?;
             let start = Instant::now();
-            for _ in 0..count {
+            for number in 0..count {
                 let began = Instant::now();
                 producer.publish_bytes(body.clone()).await?;
                 let delivery = next(&mut consumer).await?;
                 record(&mut times, began);
                 delivery.ack().await?;
+                show(&bar, number);
             }
             let elapsed = start.elapsed();
             consumer.cancel().await?;
@@ -260,6 +301,13 @@ impl Bench {
             })
         })
         .await
+    }
+}
+
+/// Shows how far it is, now and then: what is measured isn't the bar.
+fn show(bar: &ProgressBar, number: u64) {
+    if number.is_multiple_of(64) {
+        bar.set_position(number);
     }
 }
 

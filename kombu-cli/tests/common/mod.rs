@@ -4,10 +4,13 @@
 #![allow(dead_code, unused_imports, unused_macros)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
 use kombu_testkit::proxy::Proxy;
 use kombu_testkit::{Broker, Harness};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
@@ -144,6 +147,16 @@ pub(crate) async fn proxied(broker: &Broker) -> (Proxy, String) {
     let proxy = Proxy::start(server).await.unwrap();
     url.set_port(Some(proxy.address().port())).unwrap();
     (proxy, url.into())
+}
+
+/// Both ends of a terminal: who sits there, and what a program gets.
+pub(crate) fn terminal() -> (OwnedFd, Stdio) {
+    let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&person).unwrap();
+    unlockpt(&person).unwrap();
+    let name = ptsname(&person, Vec::new()).unwrap();
+    let terminal = open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+    (person, terminal.into())
 }
 
 /// Presses Ctrl-C.
