@@ -1,10 +1,11 @@
 use clap::{Args, Subcommand};
-use kombu::ErrorKind;
 use kombu::driver::QueueInfo;
+use kombu::{ErrorKind, Exchange};
 
 use crate::Context;
 use crate::confirm::confirm;
 use crate::failure::Result;
+use crate::output::counted;
 
 /// Delete a queue or an exchange
 #[derive(Args, Debug)]
@@ -56,12 +57,13 @@ fn what_goes(info: &QueueInfo) -> Option<String> {
     let ready = info.ready;
     match info.unsettled {
         Some(0) if ready == 0 => None,
-        Some(unsettled) => Some(format!("{} messages", ready + unsettled)),
+        Some(unsettled) => Some(counted(ready + unsettled, "message")),
         None if info.consumers > 0 => Some(format!(
-            "{ready} messages, and those that its {} consumers hold",
-            info.consumers
+            "{}, and what {} may hold",
+            counted(ready, "message"),
+            counted(info.consumers, "consumer")
         )),
-        None => (ready > 0).then(|| format!("{ready} messages")),
+        None => (ready > 0).then(|| counted(ready, "message")),
     }
 }
 
@@ -87,7 +89,8 @@ impl Delete {
                 if let Some(what) = info.as_ref().and_then(what_goes)
                     && !if_empty
                 {
-                    let question = format!("Queue `{name}` has {what}. Delete it with them?");
+                    let question =
+                        format!("Queue `{name}` has {what}. Delete it with what it has?");
                     confirm(context, &question, yes).await?;
                 }
                 let mut deletion = connection.delete_queue(name.as_str());
@@ -103,11 +106,19 @@ impl Delete {
                     &serde_json::json!({ "deleted": { "queue": name, "messages": lost } }),
                     &match lost {
                         0 => sentence,
-                        lost => format!("{sentence}, and {lost} messages with it"),
+                        lost => format!("{sentence}, and {} with it", counted(lost, "message")),
                     },
                 )
             }
             What::Exchange { name, if_unused } => {
+                let exchange = Exchange::direct(name.as_str()).passive();
+                let sentence = match connection.declare_exchange(&exchange).await {
+                    Err(error) if error.kind() == ErrorKind::NotFound => {
+                        format!("there was no exchange `{name}`")
+                    }
+                    // Whatever else is wrong with it, deleting says.
+                    _ => format!("exchange `{name}` is deleted"),
+                };
                 match if_unused {
                     true => connection.delete_unused_exchange(name.as_str()).await?,
                     false => connection.delete_exchange(name.as_str()).await?,
@@ -115,7 +126,7 @@ impl Delete {
                 connection.close().await?;
                 context.output.summary(
                     &serde_json::json!({ "deleted": { "exchange": name } }),
-                    &format!("exchange `{name}` is deleted"),
+                    &sentence,
                 )
             }
         }
