@@ -275,7 +275,9 @@ async fn what_somebody_else_has_is_told_of(broker: &Broker) {
         .unsettled
         .is_some();
     assert_eq!(
-        moved.errors.contains("1 message of queue `from` are with"),
+        moved
+            .errors
+            .contains("1 message of queue `from`, with somebody"),
         tells,
         "{}",
         moved.errors

@@ -67,6 +67,25 @@ async fn a_message_whose_program_fails_comes_again(broker: &Broker) {
     assert_eq!(ready(broker, "jobs").await, 0);
 }
 
+async fn a_message_whose_program_fails_comes_as_often_as_it_is_told(broker: &Broker) {
+    declare(broker, &["failed"]).await;
+    let dead_letters = ["dead_letter_exchange=", "dead_letter_routing_key=failed"];
+    done(
+        broker,
+        &[&["declare", "queue", "jobs"], &dead_letters[..]].concat(),
+    )
+    .await;
+    done(broker, &["publish", "-q", "jobs", "1"]).await;
+    let twice = ["serve", "jobs", "--retries", "1", "--retry-after", "10ms"];
+    let program = ["--", "sh", "-c", "echo again; exit 1"];
+    let served = [&twice[..], &program].concat();
+    let child = command(broker.url(), &served).spawn().unwrap();
+    common::until(async || ready(broker, "failed").await == 1).await;
+    common::interrupt(&child);
+    let ended = finish(child, b"").await;
+    assert_eq!((ended.code, ended.text()), (Some(0), "again\nagain\n"));
+}
+
 async fn a_program_that_is_not_there_ends_it_and_keeps_the_message(broker: &Broker) {
     declare(broker, &["jobs"]).await;
     done(broker, &["publish", "-q", "jobs", "1"]).await;
@@ -222,6 +241,7 @@ on_every_broker! {
     a_call_is_answered_by_a_program
     a_program_is_told_of_the_message_and_settles_it
     a_message_whose_program_fails_comes_again
+    a_message_whose_program_fails_comes_as_often_as_it_is_told
     a_program_that_is_not_there_ends_it_and_keeps_the_message
     a_question_that_reaches_nobody_and_one_without_an_answer_have_codes_of_their_own
     an_answers_value_is_written_too_and_what_went_wrong_does_nothing_to_a_terminal

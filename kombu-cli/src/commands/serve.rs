@@ -18,9 +18,8 @@ use crate::{Context, output};
 ///
 /// The body is its standard input. KOMBU_QUEUE, KOMBU_EXCHANGE, KOMBU_ROUTING_KEY, KOMBU_ATTEMPT, KOMBU_CONTENT_TYPE, KOMBU_MESSAGE_ID,
 /// KOMBU_TYPE and, for each header, KOMBU_HEADER_NAME are in its environment. If it ends with 0, the message is acknowledged, and what it
-/// wrote is the answer if the message asks for one. Otherwise --on-failure says what becomes of the message: by default it comes again
-/// without limit, unless the queue has one. `kombu declare queue jobs max_deliveries=5 dead_letter_exchange=failed` makes a queue that
-/// gives a message out five times. It waits for messages for ever; Ctrl-C waits for the programs that run.
+/// wrote is the answer if the message asks for one. Otherwise --on-failure says what becomes of the message: by default it comes again,
+/// without limit unless --retries says how often. It waits for messages for ever; Ctrl-C waits for the programs that run.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   kombu serve images -- ./resize --width 200
@@ -37,6 +36,9 @@ pub(crate) struct Serve {
     /// How long a message that is retried waits
     #[arg(long, value_name = TIME, default_value = "1s", value_parser = duration)]
     retry_after: Duration,
+    /// How often a message is retried before it is rejected, with --on-failure retry; without this, for ever
+    #[arg(long, value_name = "TIMES")]
+    retries: Option<u32>,
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -44,7 +46,7 @@ pub(crate) struct Serve {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum OnFailure {
-    /// It comes again, counted, until the queue's max_deliveries, if it has that
+    /// It comes again, counted
     Retry,
     /// It becomes a dead letter
     Reject,
@@ -110,6 +112,7 @@ impl Serve {
                     self.queue
                 ));
                 match self.on_failure {
+                    OnFailure::Retry if self.is_last(delivery.attempt()) => delivery.reject().await,
                     OnFailure::Retry => delivery.retry_after(self.retry_after).await,
                     OnFailure::Reject => delivery.reject().await,
                     OnFailure::Release => delivery.release().await,
@@ -121,6 +124,11 @@ impl Serve {
             Err(error) if error.kind() == ErrorKind::SettleLost => Ok(()),
             settled => Ok(settled?),
         }
+    }
+
+    /// Whether a message isn't retried behind this attempt, of which the first is 1.
+    fn is_last(&self, attempt: u32) -> bool {
+        self.retries.is_some_and(|retries| attempt > retries)
     }
 
     /// Runs the program on a message, and answers it. Says what is wrong with this message; what is wrong with all is a failure.
