@@ -5,7 +5,7 @@ use kombu::{Connection, ErrorKind, Exchange, Feature, Queue};
 use serde::Serialize;
 
 use crate::Context;
-use crate::failure::{Code, Failure, Result};
+use crate::failure::{Code, Failure, Result, in_our_words};
 
 /// Find out what is wrong with a connection: reach, TLS, credentials, version, clock, permissions, limits
 ///
@@ -175,7 +175,7 @@ impl Visit<'_> {
     }
 
     fn refused(&self, check: &'static str, error: kombu::Error) -> Result<()> {
-        self.tell(check, Err(error.to_string()))?;
+        self.tell(check, Err(in_our_words(&error.to_string())))?;
         match Failure::from(error) {
             Failure::Because(code, _) => Err(Failure::new(code, "something is wrong")),
             failure => Err(failure),
