@@ -70,22 +70,44 @@ impl From<kombu::Error> for Failure {
     }
 }
 
+/// What the library says, and what stands for it here.
+const WORDS: [(&str, &str); 14] = [
+    (", verify it with `.passive()`,", ","),
+    (
+        "; declare it first, or publish with `.allow_unroutable()`",
+        "; `kombu declare queue` makes it",
+    ),
+    (
+        "; bind one, or publish with `.allow_unroutable()`",
+        "; `kombu bind` binds one",
+    ),
+    ("; `Registry::with` adds a transport from another crate", ""),
+    ("for example `memory://`", "for example `amqp://host`"),
+    (
+        "; register it with `ConnectionBuilder::exchange_kind`, or use another kind",
+        "; only a program can tell it; use another kind",
+    ),
+    (
+        "; register it with `ConnectionBuilder::exchange_kind`",
+        "; only a program can tell it",
+    ),
+    (" with `ConnectionBuilder::exchange_kind`", ""),
+    ("without `if_unused`", "without --if-unused"),
+    ("without `if_empty`", "without --if-empty"),
+    ("; use `match_all` or `match_any`", ""),
+    ("use `quorum()`", "make it quorum"),
+    ("`connection.bind_exchange`", "`kombu bind`"),
+    (", set DuplicateKeyPolicy in Options if acceptable", ""),
+];
+
 /// The way out as the command has it, where the library names its methods.
 pub(crate) fn in_our_words(text: &str) -> String {
     const DECLARED: &str = "; declare it with `connection.declare_";
     const DECLARATION: &str = "declaration";
-    let mut text = text
-        .replace(", verify it with `.passive()`,", ",")
-        .replace(
-            "; declare it first, or publish with `.allow_unroutable()`",
-            "; `kombu declare queue` makes it",
-        )
-        .replace(
-            "; bind one, or publish with `.allow_unroutable()`",
-            "; `kombu bind` binds one",
-        )
-        .replace("; `Registry::with` adds a transport from another crate", "")
-        .replace("for example `memory://`", "for example `amqp://host`");
+    let mut text = text.to_owned();
+    for (library, ours) in WORDS {
+        text = text.replace(library, ours);
+    }
     if let Some((problem, hint)) = text.split_once(DECLARED)
         && let Some((what, hint)) = hint.split_once('`')
         && let Some((_, rest)) = hint.split_once(DECLARATION)
@@ -147,5 +169,54 @@ mod tests {
         ] {
             assert_eq!(in_our_words(library), ours);
         }
+    }
+
+    /// As the library says it now.
+    #[tokio::test]
+    async fn no_method_of_the_library_is_a_way_out() {
+        let connection = kombu::connect("memory://").await.unwrap();
+        let media = kombu::Exchange::topic("media");
+        let jobs = kombu::Queue::new("jobs").bind(&media, "#");
+        connection.declare_queue(&jobs).await.unwrap();
+        let consumer = connection.consumer(&jobs).await.unwrap();
+        let producer = connection.producer(kombu::Exchange::default());
+        let producer = producer.routing_key("jobs").await.unwrap();
+        producer.publish_text("1").await.unwrap();
+        let unknown = kombu::Exchange::custom("x-delayed", "later");
+        let headers = kombu::Binding::from(kombu::Exchange::headers("orders"));
+        let wrong = headers.argument("x-match", "some");
+        let limited = kombu::Queue::new("limited").max_deliveries(2);
+        let limited = limited
+            .dead_letter_exchange("")
+            .queue_type(kombu::QueueType::Classic);
+        let twice = "queues: {}\nqueues: {}";
+        let twice = kombu::Config::from_text(twice, kombu::Format::Yaml, |_| None);
+        let errors = [
+            connection.declare_exchange(&unknown).await.unwrap_err(),
+            connection
+                .delete_queue("jobs")
+                .if_unused()
+                .await
+                .unwrap_err(),
+            connection
+                .delete_queue("jobs")
+                .if_empty()
+                .await
+                .unwrap_err(),
+            connection
+                .delete_unused_exchange("media")
+                .await
+                .unwrap_err(),
+            connection.bind_queue("jobs", &wrong).await.unwrap_err(),
+            connection.declare_queue(&limited).await.unwrap_err(),
+            twice.unwrap_err(),
+        ];
+        for error in errors {
+            let ours = in_our_words(&error.to_string());
+            for library in ["::", "()", "`if_", "`match_", "Policy"] {
+                assert!(!ours.contains(library), "{ours}");
+            }
+        }
+        consumer.cancel().await.unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! What is published: from arguments, files and standard input.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -10,6 +10,9 @@ use crate::failure::{Failure, Result};
 
 /// More than a broker takes, as base64 too; what is larger is no message.
 const LARGEST: usize = 64 * 1024 * 1024;
+
+/// A file of this name is standard input.
+pub(crate) const STANDARD_INPUT: &str = "-";
 
 type Reader = Pin<Box<dyn AsyncBufRead + Send>>;
 
@@ -20,10 +23,6 @@ pub(crate) enum Input {
     Files(VecDeque<PathBuf>),
     /// Each line is one.
     Lines(Lines),
-    /// All of standard input is one.
-    Whole {
-        is_read: bool,
-    },
 }
 
 /// The lines of several files, or of standard input.
@@ -48,11 +47,7 @@ impl Lines {
     }
 
     pub(crate) fn of_standard_input() -> Self {
-        Lines {
-            open: Some(Box::pin(BufReader::new(tokio::io::stdin()))),
-            name: "standard input".to_owned(),
-            ..Lines::of_files(Vec::new())
-        }
+        Lines::of_files(vec![STANDARD_INPUT.into()])
     }
 
     async fn next(&mut self) -> Result<Option<Vec<u8>>> {
@@ -61,13 +56,13 @@ impl Lines {
                 let Some(file) = self.files.front() else {
                     return Ok(None);
                 };
-                self.name = file.display().to_string();
+                self.name = name(file);
                 self.number = 0;
-                let opened = tokio::fs::File::open(file).await;
+                let opened = open(file).await;
                 let opened = opened.map_err(|error| unreadable(&self.name, &error))?;
                 // Not before it is open: somebody may stop waiting for that.
                 self.files.pop_front();
-                self.open = Some(Box::pin(BufReader::new(opened)));
+                self.open = Some(opened);
                 continue;
             };
             let is_over = read_line(reader, &mut self.begun)
@@ -105,6 +100,22 @@ async fn read_line(reader: &mut Reader, line: &mut Vec<u8>) -> std::io::Result<b
     }
 }
 
+async fn open(file: &Path) -> std::io::Result<Reader> {
+    if file.as_os_str() == STANDARD_INPUT {
+        return Ok(Box::pin(BufReader::new(tokio::io::stdin())));
+    }
+    let opened = tokio::fs::File::open(file).await?;
+    Ok(Box::pin(BufReader::new(opened)))
+}
+
+/// What errors call it.
+fn name(file: &Path) -> String {
+    match file.as_os_str() == STANDARD_INPUT {
+        true => "standard input".to_owned(),
+        false => file.display().to_string(),
+    }
+}
+
 fn too_large() -> std::io::Error {
     std::io::Error::other(format!("more than {LARGEST} bytes are no message"))
 }
@@ -122,19 +133,12 @@ impl Input {
                 let Some(file) = files.pop_front() else {
                     return Ok(None);
                 };
-                let name = file.display().to_string();
-                let read = async { whole(tokio::fs::File::open(&file).await?).await };
+                let read = async { whole(open(&file).await?).await };
                 let read = read.await;
-                read.map(Some).map_err(|error| unreadable(&name, &error))
+                read.map(Some)
+                    .map_err(|error| unreadable(&name(&file), &error))
             }
             Input::Lines(lines) => lines.next().await,
-            Input::Whole { is_read: true } => Ok(None),
-            Input::Whole { is_read } => {
-                let read = whole(tokio::io::stdin()).await;
-                *is_read = true;
-                read.map(Some)
-                    .map_err(|error| unreadable("standard input", &error))
-            }
         }
     }
 

@@ -29,11 +29,13 @@ use self::stop::Stop;
 
 /// What `--help` says about ends that aren't told in advance.
 const WAITING: &str = "What waits, and for how long:
-  Where nothing comes, until Ctrl-C: `consume --follow`, `consume -n` and `bridge` without --idle, `serve`, `queues --watch`.
-  While the broker that messages come from is away, `consume`, `move`, `bridge` and `dead redrive` wait for it, however long. Once
-  it is back, they take a queue for empty after 35s at the soonest: so long may it keep what a lost connection had.
-  A look (`get` and `consume` with --release, `dead list` and `dead show`) holds what it shows until its end: 1000 messages or
-  64 MiB at most.";
+  Until Ctrl-C, whether something comes or not: `consume --follow`, `serve`, `queues --watch`;
+  `consume -n` and `bridge`, unless --idle says when they end.
+  Until the broker is back, however long that takes: `consume`, `move`, `bridge`, `dead redrive`.
+  For 35s behind that, they don't take a queue for empty: so long may a broker keep what a lost
+  connection had.
+  Until its end, a look (`--release`, `dead list`, `dead show`) holds what it shows: 1000 messages,
+  or 64 MiB, at most.";
 
 const EXAMPLE: &str = "Example:
   export KOMBU_URL=amqp://guest:guest@localhost

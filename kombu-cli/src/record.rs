@@ -6,9 +6,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use kombu::serializers::Value;
-use kombu::{Content, Delivery, FieldTable, Timestamp};
+use kombu::{Content, Delivery, FieldTable, FieldValue, Timestamp};
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::failure::{Failure, Result};
@@ -26,7 +26,10 @@ struct Written<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     attempt: Option<u32>,
     properties: Properties,
-    #[serde(skip_serializing_if = "FieldTable::is_empty")]
+    #[serde(
+        skip_serializing_if = "FieldTable::is_empty",
+        serialize_with = "write_headers"
+    )]
     headers: &'a FieldTable,
     /// JSON, as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -206,10 +209,22 @@ fn as_json<'a>(content: &Content, text: &'a str) -> Option<&'a RawValue> {
     serde_json::from_str(text).ok()
 }
 
+/// Headers as they are in files, but for one without a value, which is null: so it is read, too.
+pub(crate) fn write_headers<S: Serializer>(
+    headers: &FieldTable,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    let given = |value| (!FieldValue::is_void(value)).then_some(value);
+    serializer.collect_map(headers.iter().map(|(name, value)| (name, given(value))))
+}
+
 /// The message of a line. Without `properties`, the body says what it is.
 pub(crate) fn read(line: &str) -> Result<Content> {
     let read: Read = serde_json::from_str(line).map_err(|error| {
-        Failure::usage(format!("no message as `consume --json` writes it: {error}"))
+        // There is one line.
+        let error = error.to_string();
+        let (what, _) = error.split_once(" at line ").unwrap_or((&error, ""));
+        Failure::usage(format!("no message as `consume --json` writes it: {what}"))
     })?;
     let (body, kind, encoding) = match (read.body, read.text, read.base64) {
         (Some(json), None, None) => {
@@ -288,6 +303,8 @@ mod tests {
         content.set_kind("job");
         content.set_delivery_mode(kombu::DeliveryMode::Transient);
         content.headers_mut().insert("n", 7_u8);
+        content.headers_mut().insert("none", ());
+        assert!(line(&of(&content)).unwrap().contains("\"none\":null"));
         let back = there_and_back(&content);
         assert_eq!(back.exchange(), "media");
         assert_eq!(back.routing_key(), "a.b");

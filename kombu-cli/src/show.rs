@@ -8,7 +8,7 @@ use kombu::{Content, Delivery};
 
 use crate::failure::{Failure, Result};
 use crate::output::{self, Output, harmless};
-use crate::record;
+use crate::record::{self, write_headers};
 
 /// What is written of a message.
 #[derive(Args, Clone, Copy, Debug, Default)]
@@ -50,7 +50,7 @@ impl Form {
             head.push_str(&described(delivery));
             output.line(&shown(output, &head))?;
         }
-        output.line(&shown(output, &text_of(delivery)))
+        text(output, &text_of(delivery))
     }
 
     /// The same for a message that came by no queue, and its value if that could be read.
@@ -70,7 +70,7 @@ impl Form {
         if self.verbose {
             output.line(&shown(output, &described(content)))?;
         }
-        let text = match value {
+        let body = match value {
             Some(Value::String(text)) => text,
             Some(Value::Bytes(bytes)) => text_of_bytes(&bytes),
             Some(value) => {
@@ -78,8 +78,13 @@ impl Form {
             }
             None => text_of_bytes(content.body()),
         };
-        output.line(&shown(output, &text))
+        text(output, &body)
     }
+}
+
+/// Writes a body, which may end its last line itself.
+fn text(output: Output, body: &str) -> Result<()> {
+    output.line(&shown(output, body.strip_suffix('\n').unwrap_or(body)))
 }
 
 fn raw(output: Output, content: &Content) -> Result<()> {
@@ -182,10 +187,10 @@ fn described(content: &Content) -> String {
     if let Some(timestamp) = content.timestamp() {
         parts.push(format!("made at {}", timestamp.as_secs()));
     }
-    if let Ok(headers) = serde_json::to_string(content.headers())
-        && !content.headers().is_empty()
-    {
-        parts.push(format!("headers {headers}"));
+    let mut headers = Vec::new();
+    let mut json = serde_json::Serializer::new(&mut headers);
+    if !content.headers().is_empty() && write_headers(content.headers(), &mut json).is_ok() {
+        parts.push(format!("headers {}", String::from_utf8_lossy(&headers)));
     }
     parts.join(", ")
 }

@@ -44,8 +44,11 @@ async fn what_a_transport_can_not_do_is_told_without_a_broker() {
         .collect();
     assert_eq!(jobs.len(), 2);
     assert!(jobs.iter().all(|row| row["support"] == "native"));
-    let unknown = run(NOWHERE, &["check", path, "--on", "carrier-pigeon"]).await;
-    assert_eq!(unknown.code, Some(2), "{}", unknown.errors);
+    for schemes in ["carrier-pigeon", "amqp,,redis"] {
+        let unknown = run(NOWHERE, &["check", path, "--on", schemes]).await;
+        assert_eq!(unknown.code, Some(2), "{}", unknown.errors);
+        assert_eq!(unknown.text(), "");
+    }
 }
 
 #[tokio::test]

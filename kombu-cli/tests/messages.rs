@@ -168,6 +168,49 @@ async fn a_decoded_body_is_what_shows_without_json(broker: &Broker) {
     assert_eq!(decoded, shown);
 }
 
+async fn a_body_that_ends_its_line_adds_no_empty_one(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let published = feed(
+        broker.url(),
+        &["publish", "-q", "jobs", "-f", "-"],
+        b"hello\n",
+    )
+    .await;
+    assert_eq!(published.code, Some(0), "{}", published.errors);
+    let looked = done(broker, &["get", "jobs", "--release"]).await;
+    assert_eq!(looked.text(), "hello\n");
+    let raw = done(broker, &["consume", "jobs", "-n", "1", "--raw"]).await;
+    assert_eq!(raw.text(), "hello\n");
+}
+
+async fn a_header_without_a_value_is_null(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    done(broker, &["publish", "-q", "jobs", "-H", "none=null", "1"]).await;
+    let first = done(broker, &["get", "jobs", "--json"]).await;
+    assert_eq!(first.json()[0]["headers"], json!({"none": null}));
+    let again = feed(broker.url(), &["publish", "--record"], &first.out).await;
+    assert_eq!(again.code, Some(0), "{}", again.errors);
+    assert_eq!(
+        done(broker, &["get", "jobs", "--json"]).await.text(),
+        first.text()
+    );
+}
+
+async fn a_line_that_is_no_record_is_told_by_its_number(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let lines = b"{\"text\": \"a\", \"routing_key\": \"jobs\"}\n{\"text\": 1}\n";
+    let refused = feed(broker.url(), &["publish", "--record", "-f", "-"], lines).await;
+    assert_eq!(refused.code, Some(2), "{}", refused.errors);
+    let said = "standard input, line 2: no message";
+    assert!(refused.errors.contains(said), "{}", refused.errors);
+    assert_eq!(
+        refused.errors.matches("line ").count(),
+        1,
+        "{}",
+        refused.errors
+    );
+}
+
 async fn a_look_takes_nothing(broker: &Broker) {
     declare(broker, &["jobs"]).await;
     done(broker, &["publish", "-q", "jobs", "1", "2", "3"]).await;
@@ -492,6 +535,9 @@ on_every_broker! {
     a_decoded_body_is_what_shows_without_json
     two_signals_at_once_are_one
     ctrl_c_says_what_is_waited_for_while_the_broker_is_away
+    a_body_that_ends_its_line_adds_no_empty_one
+    a_header_without_a_value_is_null
+    a_line_that_is_no_record_is_told_by_its_number
     a_look_takes_nothing
     a_look_at_large_messages_shows_all_of_them
     a_look_at_very_much_ends_and_says_so

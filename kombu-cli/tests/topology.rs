@@ -59,6 +59,20 @@ async fn what_brokers_have_from_the_start_is_bound_by_its_name(broker: &Broker) 
     }
 }
 
+async fn what_was_not_there_is_not_said_to_be_removed(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let deleted = done(broker, &["delete", "exchange", "nowhere"]).await;
+    let said = "there was no exchange `nowhere`";
+    assert!(deleted.errors.contains(said), "{}", deleted.errors);
+    done(broker, &["declare", "exchange", "media", "type=topic"]).await;
+    let deleted = done(broker, &["delete", "exchange", "media"]).await;
+    let said = "exchange `media` is deleted";
+    assert!(deleted.errors.contains(said), "{}", deleted.errors);
+    let unbound = done(broker, &["unbind", "nowhere", "-q", "jobs", "-k", "a"]).await;
+    let said = "queue `jobs` isn't bound to exchange `nowhere` by key `a`";
+    assert!(unbound.errors.contains(said), "{}", unbound.errors);
+}
+
 async fn an_exchange_is_bound_to_another_one(broker: &Broker) {
     declare(broker, &["archived"]).await;
     done(broker, &["declare", "exchange", "media", "type=topic"]).await;
@@ -474,6 +488,7 @@ async fn what_was_made_is_told_though_something_behind_it_failed(broker: &Broker
 }
 
 on_every_broker! {
+    what_was_not_there_is_not_said_to_be_removed
     what_brokers_have_from_the_start_is_bound_by_its_name
     an_attribute_that_can_not_be_read_is_named_with_the_way_out
     a_queue_without_a_name_is_told_by_the_one_that_it_got

@@ -90,11 +90,12 @@ impl Ends {
         Ok(())
     }
 
-    fn tell(&self, context: &Context, done: &str) -> Result<()> {
+    /// Whether it was there before, brokers don't tell.
+    fn tell(&self, context: &Context, done: &str, is: &str) -> Result<()> {
         let (what, name) = self.destination();
         context.output.summary(
             &serde_json::json!({ done: { "exchange": self.source, "key": self.key, "to": { what: name } } }),
-            &format!("{what} `{name}` is {done}: exchange `{}`, key `{}`", self.source, self.key),
+            &format!("{what} `{name}` {is} bound to exchange `{}` by key `{}`", self.source, self.key),
         )
     }
 }
@@ -104,7 +105,7 @@ impl Bind {
         let connection = context.connect().await?;
         self.ends.bind(&connection).await?;
         connection.close().await?;
-        self.ends.tell(context, "bound")
+        self.ends.tell(context, "bound", "is")
     }
 }
 
@@ -113,6 +114,6 @@ impl Unbind {
         let connection = context.connect().await?;
         self.ends.unbind(&connection).await?;
         connection.close().await?;
-        self.ends.tell(context, "unbound")
+        self.ends.tell(context, "unbound", "isn't")
     }
 }

@@ -6,7 +6,7 @@ use kombu::{CallError, FieldValue};
 use super::publish::{guess, header};
 use crate::Context;
 use crate::failure::{Code, Failure, Result, in_our_words};
-use crate::input::Input;
+use crate::input::{Input, STANDARD_INPUT};
 use crate::place::{TIME, duration};
 use crate::show::Form;
 use crate::target::Target;
@@ -52,7 +52,7 @@ impl Call {
         }
         let mut input = match &self.body {
             Some(body) => Input::Arguments([body.clone()].into()),
-            None => Input::Whole { is_read: false },
+            None => Input::Files([STANDARD_INPUT.into()].into()),
         };
         let read = context
             .stop

@@ -5,7 +5,7 @@ use kombu::driver::Support;
 use serde_json::json;
 
 use crate::Context;
-use crate::failure::{Code, Failure, Result};
+use crate::failure::{Code, Failure, Result, in_our_words};
 
 /// Say what transports can't do of a file, without a broker; ends with code 7 if there is something
 ///
@@ -34,14 +34,19 @@ impl Check {
             }
             false => self.on,
         };
-        let mut lacking = Vec::new();
-        for scheme in &schemes {
+        // All of them before the first is told of.
+        let asked = schemes.iter().map(|scheme| {
             let capabilities = registry.capabilities(scheme).ok_or_else(|| {
                 Failure::usage(format!(
                     "`{scheme}` is no transport; there are {}",
                     registry.schemes().join(", ")
                 ))
             })?;
+            Ok((scheme, capabilities))
+        });
+        let asked: Vec<_> = asked.collect::<Result<_>>()?;
+        let mut lacking = Vec::new();
+        for (scheme, capabilities) in asked {
             let report = topology.check(&capabilities);
             if report.support() == Support::Unsupported {
                 lacking.push(scheme.as_str());
@@ -66,9 +71,12 @@ impl Check {
                         }))?;
                     }
                 }
-                false => context
-                    .output
-                    .line(format!("{scheme}\n{report}").trim_end())?,
+                false => {
+                    let report = in_our_words(&report.to_string());
+                    context
+                        .output
+                        .line(format!("{scheme}\n{report}").trim_end())?;
+                }
             }
         }
         match lacking.is_empty() {

@@ -1,6 +1,6 @@
 use clap::{Args, Subcommand};
-use kombu::ErrorKind;
 use kombu::driver::QueueInfo;
+use kombu::{ErrorKind, Exchange};
 
 use crate::Context;
 use crate::confirm::confirm;
@@ -111,6 +111,14 @@ impl Delete {
                 )
             }
             What::Exchange { name, if_unused } => {
+                let exchange = Exchange::direct(name.as_str()).passive();
+                let sentence = match connection.declare_exchange(&exchange).await {
+                    Err(error) if error.kind() == ErrorKind::NotFound => {
+                        format!("there was no exchange `{name}`")
+                    }
+                    // Whatever else is wrong with it, deleting says.
+                    _ => format!("exchange `{name}` is deleted"),
+                };
                 match if_unused {
                     true => connection.delete_unused_exchange(name.as_str()).await?,
                     false => connection.delete_exchange(name.as_str()).await?,
@@ -118,7 +126,7 @@ impl Delete {
                 connection.close().await?;
                 context.output.summary(
                     &serde_json::json!({ "deleted": { "exchange": name } }),
-                    &format!("exchange `{name}` is deleted"),
+                    &sentence,
                 )
             }
         }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::Context;
 use crate::failure::{Code, Failure, Result};
-use crate::input::{Input, Lines};
+use crate::input::{Input, Lines, STANDARD_INPUT};
 use crate::place::{TIME, duration};
 use crate::record;
 use crate::target::Target;
@@ -37,7 +37,7 @@ pub(crate) struct Publish {
     /// The messages; without any, standard input is one
     #[arg(value_name = "BODY", conflicts_with = "file")]
     bodies: Vec<String>,
-    /// Each of these files is a message
+    /// Each of these files is a message; - is standard input
     #[arg(long, short, value_name = "FILE", num_args = 1..)]
     file: Vec<PathBuf>,
     /// Each line of standard input, or of the files, is a message
@@ -277,7 +277,7 @@ impl Publish {
             return Input::Files(self.file.clone().into());
         }
         match self.bodies.is_empty() {
-            true => Input::Whole { is_read: false },
+            true => Input::Files([STANDARD_INPUT.into()].into()),
             false => Input::Arguments(self.bodies.clone().into()),
         }
     }
