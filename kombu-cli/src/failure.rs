@@ -71,7 +71,7 @@ impl From<kombu::Error> for Failure {
 }
 
 /// What the library says, and what stands for it here.
-const WORDS: [(&str, &str); 13] = [
+const WORDS: [(&str, &str); 14] = [
     (", verify it with `.passive()`,", ","),
     (
         "; declare it first, or publish with `.allow_unroutable()`",
@@ -91,6 +91,7 @@ const WORDS: [(&str, &str); 13] = [
         "; register it with `ConnectionBuilder::exchange_kind`",
         "; only a program can tell it",
     ),
+    (" with `ConnectionBuilder::exchange_kind`", ""),
     ("without `if_unused`", "without --if-unused"),
     ("without `if_empty`", "without --if-empty"),
     ("; use `match_all` or `match_any`", ""),
