@@ -97,3 +97,17 @@ async fn what_the_pipeline_asks_of_each_transport_is_told() {
     let said = std::fs::read_to_string(SAID).unwrap();
     assert_eq!(told.text(), said, "KOMBU_WRITE_DOCS=1 writes it anew");
 }
+
+#[tokio::test]
+async fn what_is_kept_and_does_nothing_is_told() {
+    let path = concat!(env!("CARGO_TARGET_TMPDIR"), "/check-kept.yaml");
+    std::fs::write(path, "queues: {jobs: {type: quorum}}\n").unwrap();
+    let said = run(NOWHERE, &["check", path, "--on", "redis"]).await;
+    assert_eq!(said.code, Some(0), "{}", said.errors);
+    assert!(said.text().contains("nothing is done with `type: quorum`"));
+    let rows = run(NOWHERE, &["check", path, "--json"]).await.json();
+    for row in rows {
+        let kept = row["kept"].as_array().unwrap();
+        assert_eq!(kept.is_empty(), row["on"] == "amqp", "{row}");
+    }
+}

@@ -67,6 +67,7 @@ impl Check {
                             "support": declaration.support.to_string(),
                             "asks": asks.collect::<Vec<_>>(),
                             "arguments": declaration.arguments,
+                            "kept": declaration.kept,
                             "problem": declaration.problem,
                         }))?;
                     }
