@@ -501,7 +501,8 @@ impl EventDrivenConsumer {
 
     /// Processes as many messages as the queue has by now, one at a time, and answers how many: fewer if other
     /// consumers take some, or if the function ends it. What can't be processed, and what the function
-    /// [releases](crate::handler::Outcome::Release), goes back when all are done.
+    /// [releases](crate::handler::Outcome::Release), goes back when all are done; what it gives back itself may be had once more
+    /// in the same call, and counts again.
     ///
     /// # Errors
     ///

@@ -82,8 +82,10 @@ impl<'de> de::Deserializer<'de> for Options {
                 continue;
             }
             let is_name = |letter: char| letter.is_alphanumeric() || "_-.".contains(letter);
-            if !key.chars().all(is_name) {
-                // It isn't repeated.
+            let is_cut_off =
+                |(key, value): &(String, String)| key.contains('@') || value.contains('@');
+            if !key.chars().all(is_name) || self.pairs.iter().any(is_cut_off) {
+                // It isn't repeated: it may be of a password, whose end is what stands before an `@`.
                 return Err(Problem(
                     "what stands behind a `?` is no option; in a user's name, a password or a token, write it as `%3F`"
                         .to_owned(),

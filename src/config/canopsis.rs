@@ -59,7 +59,12 @@ pub(super) fn read(node: Node) -> Result<File, Problem> {
             .insert(name.clone(), Settings::of_mom(&settings));
         file.moms.insert(name, settings);
     }
-    let default = encrypted(default, &encryption).map_err(|problem| problem.at(encryption_at))?;
+    // Where others have their URIs, it may be nothing's.
+    let is_meant = file.moms.is_empty() || default.uri.is_some() || default.host.is_some();
+    let default = match is_meant {
+        true => encrypted(default, &encryption).map_err(|problem| problem.at(encryption_at))?,
+        false => default,
+    };
     file.connections
         .insert(DEFAULT.to_owned(), Settings::of_mom(&default));
     file.moms.insert(DEFAULT.to_owned(), default);
@@ -77,7 +82,6 @@ struct Ssl {
 
 /// With encryption where settings have it: in their URI.
 fn encrypted(settings: mom::Settings, encryption: &Encryption) -> Result<mom::Settings, Problem> {
-    // That it isn't wanted stands in canopsis' file as a default, which a URI overrides.
     if !encryption.is_wanted() && !encryption.has_files() {
         return Ok(settings);
     }

@@ -175,7 +175,8 @@ impl Encryption {
     ) -> Self {
         let filled = |file: Option<String>| file.filter(|file| !file.is_empty());
         Encryption {
-            enabled,
+            // That it isn't wanted is the default of canopsis' file, which a URI overrides.
+            enabled: enabled.filter(|enabled| *enabled),
             cert_file: filled(cert_file),
             key_file: filled(key_file),
             ..Encryption::default()

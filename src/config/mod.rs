@@ -88,7 +88,8 @@ const DEFAULT: &str = "default";
 ///
 /// OCCO's `mqconfig` is a key at the top, [`occo`](Config::occo), and `endpoints` has several of them by name. canopsis' `senders`
 /// and `receivers` are keys at the top, [`mom`](Config::mom), and its own files are read as they are, `.ini` or `.conf`. The default
-/// connection is theirs, if the file has no other one; what `connections` says of it besides its place counts, encryption among it.
+/// connection is theirs, if the file has no other one; what `connections` says of it besides its place counts; for OCCO's
+/// objects, which connect by themselves, what a URL can say: encryption, options and the heartbeat.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     connections: BTreeMap<String, Settings>,

@@ -488,6 +488,26 @@ async fn a_number_that_was_made_up_is_not_that_of_a_message_to_come() {
 
 #[tokio::test]
 #[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
+async fn a_number_that_begins_with_zero_is_none() {
+    let redis = Redis::start().unwrap();
+    let admin = RedisAdmin::of(&redis);
+    let connection = connect(redis.url()).await;
+    let jobs = Queue::new("jobs");
+    let mut consumer = connection.consumer(&jobs).await.unwrap();
+    for id in ["0070", "00", "70"] {
+        let element = numbered(70, 0).replace("\"70:", &format!("\"{id}:"));
+        admin.ask(["LPUSH", "jobs", &element]);
+    }
+    for _ in 0..3 {
+        let delivery = receive(&mut consumer).await;
+        delivery.ack().confirmed().await.unwrap();
+    }
+    let counts = info(&connection, "jobs").await;
+    assert_eq!((counts.ready, counts.unsettled), (0, Some(0)));
+}
+
+#[tokio::test]
+#[cfg_attr(not(kombu_test_redis), ignore = "there is no Redis to test with")]
 async fn copies_of_one_number_that_are_released_together_are_all_handed_out() {
     let redis = Redis::start().unwrap();
     let admin = RedisAdmin::of(&redis);

@@ -118,7 +118,12 @@ async fn a_url_without_slashes_does_not_lead_to_this_host() {
 
 #[tokio::test]
 async fn what_a_question_mark_in_a_password_cuts_off_is_not_shown() {
-    for url in ["memory://a?secret:x@host", "memory://token?secret@host:1"] {
+    for url in [
+        "memory://a?secret:x@host",
+        "memory://token?secret@host:1",
+        "memory://a?secret&x@host",
+        "memory://user:12?secret=1@host",
+    ] {
         let error = refused(kombu::registry(), url).await;
         assert_says(&error, ErrorKind::Config, &["`memory` URL", "`%3F`"]);
         assert!(!format!("{error:?}").contains("secret"), "{error:?}");

@@ -75,6 +75,10 @@ fn problem(name: &str, error: &str) -> String {
     let Some(known) = error.strip_prefix("unknown field ") else {
         return format!("`{name}`: {}", plain(error));
     };
+    if !known.starts_with(&format!("`{name}`")) {
+        // It lies deeper.
+        return format!("`{name}`: {error}");
+    }
     let known: Vec<&str> = known.split('`').skip(3).step_by(2).collect();
     // RabbitMQ's arguments end as our attributes do: `x-queue-type`.
     let ends_alike = |known: &&&str| name.ends_with(**known);

@@ -302,17 +302,13 @@ impl Apply {
             let alone = exchange.clone().with_bindings(Vec::new());
             connection.declare_exchange(&alone).await?;
             made(these.next());
-            for binding in exchange.bindings() {
-                connection.bind_exchange(exchange.name(), binding).await?;
-            }
+            connection.declare_exchange(exchange).await?;
         }
         for queue in queues(&declared) {
             let alone = queue.clone().with_bindings(Vec::new());
             connection.declare_queue(&alone).await?;
             made(these.next());
-            for binding in queue.bindings() {
-                connection.bind_queue(queue.name(), binding).await?;
-            }
+            connection.declare_queue(queue).await?;
         }
         connection.close().await?;
         written?;

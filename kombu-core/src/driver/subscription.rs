@@ -20,7 +20,7 @@ pub struct SubscribeOptions {
     /// The broker forgets a message when it hands it out; nothing is settled.
     pub no_ack: bool,
     /// With `no_ack`, the broker may forget messages as early as it sends them: those that are on their way are lost with the
-    /// subscription, and what it has room for isn't bounded by the broker. A transport may do without.
+    /// subscription, its queue, or a pause. A transport may do without.
     pub at_most_once: bool,
     /// Nobody else may consume from the queues meanwhile.
     pub exclusive: bool,

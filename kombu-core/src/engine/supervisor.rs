@@ -22,7 +22,7 @@ pub(crate) trait Attempt: Send + Sync + 'static {
     fn connect(&self, place: usize) -> BoxFuture<'_, Result<Arc<dyn driver::Connection>>>;
 }
 
-/// An attempt that would have less time isn't begun.
+/// With less time left, no further attempt is waited for.
 const LEAST: Duration = Duration::from_millis(50);
 
 /// Connects for the first time, and keeps the connection from then on in a task of its own.

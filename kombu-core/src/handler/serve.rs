@@ -234,7 +234,7 @@ impl Serve {
                     return Err(Error::new(
                         ErrorKind::Undecodable,
                         format!(
-                            "{HELD} messages can't be handled, and go back; others may be behind them"
+                            "{HELD} messages go back, which weren't handled or were released; others may be behind them"
                         ),
                     ));
                 }

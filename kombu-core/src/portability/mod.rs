@@ -140,6 +140,7 @@ impl Topology {
                 checks.step(step);
             }
         }
+        let mut consumers = Vec::new();
         for consuming in &self.consumers {
             let options = &consuming.options;
             let operation = Operation::OpenSubscription(&consuming.queues, options);
@@ -148,8 +149,13 @@ impl Topology {
                 asked.push(FeatureUse::of_retries(capabilities));
             }
             let problem = problem(options.check(), true);
-            checks.add(asking(&operation), &operation, asked, problem);
+            let consumer = checks.declaration(asking(&operation), &operation, asked, problem);
+            // Several may ask for the same.
+            if !consumers.contains(&consumer) {
+                consumers.push(consumer);
+            }
         }
+        checks.declarations.append(&mut consumers);
         Portability::new(checks.declarations)
     }
 }
@@ -203,7 +209,8 @@ impl<'a> Checks<'a> {
         // What was looked at is told again only for what is wrong with it.
         if self.seen.insert(name.clone()) || problem.is_some() {
             let asked = self.asked(&operation);
-            self.add(name, &operation, asked, problem);
+            let declaration = self.declaration(name, &operation, asked, problem);
+            self.declarations.push(declaration);
         }
     }
 
@@ -221,20 +228,17 @@ impl<'a> Checks<'a> {
         asked.collect()
     }
 
-    fn add(
-        &mut self,
+    fn declaration(
+        &self,
         name: String,
         operation: &Operation<'_>,
         asked: Vec<FeatureUse>,
         problem: Option<String>,
-    ) {
+    ) -> Portable {
         let refused = arguments(operation, self.capabilities);
         let mut declaration = Portable::new(name, asked, refused, problem);
         declaration.kept = kept(operation, self.capabilities);
-        // Several consumers may ask for the same.
-        if !self.declarations.contains(&declaration) {
-            self.declarations.push(declaration);
-        }
+        declaration
     }
 }
 

@@ -73,7 +73,7 @@ fn keys_in(router: Router) -> impl Fn(&client::Message) -> (Option<Name>, Option
 /// A handler for `command` gets messages and calls. Where there is one for `rpc command`, calls are its own: so it is with each
 /// type.
 ///
-/// The component obeys the commands `quit` and `restart`. What a handler returns is the value of a [`RpcResult::Success`]; a
+/// The component obeys the commands `quit` and `restart`, calls of them only where there is no handler for `rpc command`. What a handler returns is the value of a [`RpcResult::Success`]; a
 /// [`RpcResult`], or a [`Message`] of one, is answered as it is, and values that aren't answers by themselves are wrapped in a
 /// [`Reply`](crate::handler::Reply). What a handler fails with is answered as a [`RpcResult::Exception`], by name and text, and
 /// the message is rejected. One that isn't a call is rejected then, too, and not tried again ([`retries`](Serve::retries) says

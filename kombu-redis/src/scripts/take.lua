@@ -70,7 +70,8 @@ for step = 0, 3 do
         common().bury(q, 'expired', m, expires)
       else
         -- A copy that Python made of it may be there, too; and a number that somebody made up may be the next message's.
-        if id and (id == '0' or tonumber(id) > seq0 * 10 + 9 or seen[id] or call('HEXISTS', held, id) == 1) then id = nil end
+        -- One that begins with 0 is none that was given here.
+        if id and (id:byte(1) == 48 or tonumber(id) > seq0 * 10 + 9 or seen[id] or call('HEXISTS', held, id) == 1) then id = nil end
         if id then seen[id] = true else
           seq = seq + 1
           id = string.format('%d%d', seq, step)

@@ -15,7 +15,7 @@ pub(super) struct Entry {
 /// Those of the queue: Python's four steps of priority.
 const LISTS: [&str; 4] = ["jobs", "jobs\x06\x163", "jobs\x06\x166", "jobs\x06\x169"];
 
-const MARKERS: [&str; 14] = [
+const MARKERS: [&str; 16] = [
     "",
     "soon",
     "0:0:0:0",
@@ -23,6 +23,8 @@ const MARKERS: [&str; 14] = [
     "0:999999999:0:0",
     "0:0:999999999999999:999999999999999",
     "170:3:0:0",
+    "0070:0:0:0",
+    "00:0:0:0",
     "9999999999999993:0:0:0",
     "9999999999999999:0:0:0",
     "99999999999999999999990:0:0:0",
