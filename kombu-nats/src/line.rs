@@ -453,11 +453,6 @@ impl Line {
         self.life.client.server_info().cluster.is_some()
     }
 
-    /// Whether what is confirmed may not be known to its consumers yet.
-    pub(crate) fn tells_consumers_later(&self) -> bool {
-        self.life.client.is_server_compatible(2, 10, 0)
-    }
-
     /// Whether the server that was of this name has begun anew, as far as it can be told: one of a cluster may be another.
     pub(crate) fn is_restarted(&self, before: &str) -> bool {
         let info = self.life.client.server_info();

@@ -23,6 +23,9 @@ use super::subscription::{VirtualSubscription, tag};
 use super::table::{Change, Table};
 use super::window::Window;
 
+/// How often a queue is declared that others delete meanwhile.
+const DECLARED: usize = 3;
+
 /// A [`driver::Connection`] made of a [`QueueStore`].
 pub struct VirtualConnection<S: QueueStore> {
     shared: Arc<Shared<S>>,
@@ -132,9 +135,20 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
             self.shared.find(&Destination::Queue(name)).await?;
         }
         let session = self.shared.store.session();
-        self.change(|table| declarations::queue(table, queue, mode, session))
-            .await?;
-        self.queue_info(queue.name()).await
+        let mut tries = 0;
+        loop {
+            self.change(|table| declarations::queue(table, queue, mode, session))
+                .await?;
+            tries += 1;
+            match self.queue_info(queue.name()).await {
+                // Somebody deleted it before it was counted: this declaration comes after that.
+                Err(error)
+                    if error.kind() == ErrorKind::NotFound
+                        && mode == DeclareMode::Ensure
+                        && tries < DECLARED => {}
+                counted => return counted,
+            }
+        }
     }
 
     async fn delete_queue(&self, name: &Name, options: DeleteQueue) -> Result<u64> {
