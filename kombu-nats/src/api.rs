@@ -213,13 +213,24 @@ impl Delivered {
     }
 }
 
-/// The level of the consumer that a message came from, by the subject that acknowledges it.
-pub(crate) fn level_of(ack: &str) -> u8 {
+/// How the subject begins that acknowledges a message: with the stream and the consumer that it came from.
+pub(crate) fn consumer_of(ack: &str) -> &str {
     let skipped = match ack.split('.').count() {
         9 => 3,
         _ => 5,
     };
-    let consumer = ack.split('.').nth(skipped).unwrap_or_default();
+    let end = ack.match_indices('.').nth(skipped);
+    end.map_or(ack, |(end, _)| &ack[..end])
+}
+
+/// The stream that a message lies in, by the subject that acknowledges it.
+pub(crate) fn stream_of(ack: &str) -> &str {
+    consumer_of(ack).rsplit('.').nth(1).unwrap_or_default()
+}
+
+/// The level of the consumer that a message came from, by the subject that acknowledges it.
+pub(crate) fn level_of(ack: &str) -> u8 {
+    let consumer = consumer_of(ack).rsplit('.').next().unwrap_or_default();
     let level = consumer.strip_prefix('c').map(str::parse);
     level.and_then(std::result::Result::ok).unwrap_or(0)
 }
@@ -482,5 +493,8 @@ mod tests {
         assert_eq!(Delivered::of("somewhere.else"), None);
         assert_eq!(level_of(&old.replace("c0", "c7")), 7);
         assert_eq!(level_of(&new.replace("c0", "c7")), 7);
+        assert_eq!(consumer_of(old), "$JS.ACK.stream.c0");
+        assert_eq!(consumer_of(new), "$JS.ACK.hub.Gd7q.stream.c0");
+        assert_eq!((stream_of(old), stream_of(new)), ("stream", "stream"));
     }
 }

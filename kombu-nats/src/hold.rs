@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::api::{self, ACK_WAIT, Delivered, nanoseconds};
 use crate::error;
+use crate::heard::{Heard, Told};
 use crate::known::NatsQueue;
 use crate::line::Line;
 use crate::message;
@@ -77,6 +78,8 @@ pub(crate) struct Holder(pub(crate) Arc<Hold>);
 pub(crate) struct Hold {
     pub(crate) queue: NatsQueue,
     held: Mutex<HashMap<u64, Held>>,
+    /// Which acknowledgements the server has taken in.
+    heard: Heard,
     /// What was acknowledged last, unless the server is known to have taken it in.
     last: Mutex<Option<Subject>>,
     /// How much its consumer can hold, and since when it could hold more, by the server's clock; `u64::MAX` while it can't.
@@ -107,6 +110,7 @@ impl Holder {
         Holder(Arc::new(Hold {
             queue,
             held: Mutex::default(),
+            heard: Heard::default(),
             last: Mutex::default(),
             room,
             room_since: AtomicU64::new(now),
@@ -281,12 +285,7 @@ impl Held {
 
     /// The stream that it lies in.
     pub(crate) fn stream(&self) -> &str {
-        let mut parts = self.ack.split('.');
-        let place = match self.ack.split('.').count() {
-            9 => 2,
-            _ => 4,
-        };
-        parts.nth(place).unwrap_or_default()
+        api::stream_of(&self.ack)
     }
 
     /// The id of the letter that a dead message becomes: made of its place, and of when it was stored there, since a stream that
@@ -318,13 +317,21 @@ pub(crate) fn barrier(line: &Line, ack: Subject) -> crate::line::Answer<bool> {
     })
 }
 
-/// Waits until the server has taken in that a message was acknowledged.
+/// Tells the server that a message was acknowledged.
+pub(crate) fn acknowledge(shared: &Shared, holder: &Holder, held: &Held) -> Told {
+    holder.0.heard.tell(&shared.line, held)
+}
+
+/// Waits until the server has taken that in.
 pub(crate) async fn acknowledged(
     shared: &Arc<Shared>,
-    queue: &NatsQueue,
+    holder: &Holder,
     held: &Held,
+    told: Told,
 ) -> Result<()> {
-    let mut is_heard = barrier(&shared.line, held.ack.clone()).await?;
+    let queue = holder.queue();
+    let heard = &holder.0.heard;
+    let mut is_heard = heard.is_heard(&shared.line, held, told).await?;
     if is_heard || *held.stream() != **queue.stream() {
         return Ok(());
     }

@@ -90,6 +90,7 @@ mod bell;
 mod clock;
 mod discounts;
 mod error;
+mod heard;
 mod hold;
 mod known;
 mod later;

@@ -15,7 +15,7 @@ use kombu_core::{Error, ErrorKind, Name, Result};
 use crate::clock;
 use crate::discounts;
 use crate::error;
-use crate::hold::{self, ACK, Corpse, Held, Holder};
+use crate::hold::{self, Corpse, Held, Holder};
 use crate::known::{self, NatsQueue};
 use crate::limits;
 use crate::members::{self, Member};
@@ -46,12 +46,12 @@ impl NatsStore {
 
     /// Acknowledges what was held.
     fn tell(&self, holder: &Holder, held: Held) -> Op<Result<Answer>> {
-        let (shared, queue) = (self.shared.clone(), holder.queue().clone());
-        shared.line.tell(held.ack.clone(), ACK);
+        let (shared, holder) = (self.shared.clone(), holder.clone());
+        let told = hold::acknowledge(&shared, &holder, &held);
         holder.freed(shared.clock.now());
         Op::Pending(Box::pin(async move {
             // Most acknowledgements aren't waited for; what that takes is larger than all the rest.
-            Box::pin(hold::acknowledged(&shared, &queue, &held)).await?;
+            Box::pin(hold::acknowledged(&shared, &holder, &held, told)).await?;
             Ok(Answer::Done)
         }))
     }
@@ -180,8 +180,8 @@ impl NatsStore {
             let Some(held) = holder.let_go_for_good(id) else {
                 return Err(error::settle_lost());
             };
-            shared.line.tell(held.ack.clone(), ACK);
-            hold::acknowledged(&shared, holder.queue(), &held).await?;
+            let told = hold::acknowledge(&shared, &holder, &held);
+            hold::acknowledged(&shared, &holder, &held, told).await?;
             Ok(answer)
         })
     }

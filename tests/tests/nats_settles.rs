@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use kombu::{Connection, ErrorKind, Exchange, Queue};
+use futures_util::future::join_all;
+use kombu::{Connection, Delivery, ErrorKind, Exchange, Queue};
 use kombu_testkit::brokers::Nats;
 use kombu_testkit::expect::{drain, texts};
 use kombu_tests::NatsLine;
@@ -34,6 +35,75 @@ async fn an_acknowledgement_that_nobody_took_is_lost() {
     let settled = delivery.ack().confirmed().await;
     assert_eq!(settled.unwrap_err().kind(), ErrorKind::SettleLost);
     assert_eq!(texts(&drain(&connection, "jobs").await), ["0"]);
+}
+
+async fn take(connection: &Connection, queue: &str, count: usize) -> Vec<Delivery> {
+    let consumer = connection.consumer(&[Queue::new(queue)]);
+    let mut consumer = consumer.prefetch(count as u32).await.unwrap();
+    let mut taken = Vec::new();
+    for _ in 0..count {
+        taken.push(consumer.next().await.unwrap().unwrap());
+    }
+    taken
+}
+
+/// Half of what the server would have to read otherwise.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn acknowledgements_that_are_waited_for_together_take_one_question() {
+    const COUNT: usize = 500;
+    let nats = Nats::start().unwrap();
+    let connection = kombu::connect(nats.url()).await.unwrap();
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    for number in 0..COUNT {
+        publish(&connection, "jobs", &number.to_string()).await;
+    }
+    let taken = take(&connection, "jobs", COUNT).await;
+    let heard = || {
+        nats.monitored("/varz").unwrap()["in_msgs"]
+            .as_u64()
+            .unwrap()
+    };
+    let before = heard();
+    let settling: Vec<_> = taken.into_iter().map(Delivery::ack).collect();
+    let settled = join_all(settling.into_iter().map(|settling| settling.confirmed())).await;
+    assert!(settled.iter().all(Result::is_ok), "{settled:?}");
+    let read = heard() - before;
+    assert!(read < 3 * COUNT as u64 / 2, "{read} for {COUNT}");
+    let info = connection.queue_info("jobs").await.unwrap();
+    assert_eq!(info.ready, 0);
+}
+
+/// What makes the consumer anew for the first one may be in time for another one.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn of_several_acknowledgements_those_that_say_so_are_lost() {
+    let nats = Nats::start().unwrap();
+    let connection = kombu::connect(nats.url()).await.unwrap();
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    for number in 0..3 {
+        publish(&connection, "jobs", &number.to_string()).await;
+    }
+    let mut taken = Vec::new();
+    while let Some(delivery) = connection.get("jobs").await.unwrap() {
+        taken.push(delivery);
+    }
+    delete_consumer(&nats, "jobs");
+    let settling: Vec<_> = taken
+        .into_iter()
+        .map(|delivery| (delivery.decode::<String>().unwrap(), delivery.ack()))
+        .collect();
+    let settling = settling.into_iter();
+    let confirming = settling.map(async |(text, settling)| (text, settling.confirmed().await));
+    let mut lost = Vec::new();
+    for (text, settled) in join_all(confirming).await {
+        if let Err(error) = settled {
+            assert_eq!(error.kind(), ErrorKind::SettleLost);
+            lost.push(text);
+        }
+    }
+    assert_eq!(texts(&drain(&connection, "jobs").await), lost);
+    assert!(!lost.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
