@@ -263,6 +263,7 @@ queues:
     bindings:
       - {exchange: media, routing_key: 'video.#'}
       - {exchange: {name: written, type: fanout, bindings: [{exchange: media, routing_key: old}]}}
+  again: {name: videos, bindings: [{exchange: media, routing_key: film}, {exchange: media, routing_key: 'video.#'}]}
 ",
     )
     .unwrap();
@@ -272,13 +273,13 @@ queues:
         planned.text(),
         "+ exchange media\n+ exchange written\n+ queue videos\n"
     );
-    let said = "3 bindings not compared, since brokers don't tell theirs: apply makes them again";
+    let said = "4 bindings not compared, since brokers don't tell theirs: apply makes them again";
     assert!(planned.errors.contains(said), "{}", planned.errors);
     let applied = done(broker, &["apply", path]).await;
     assert!(
         applied
             .errors
-            .contains("3 made, 0 there already; 3 bindings made again"),
+            .contains("3 made, 0 there already; 4 bindings made again"),
         "{}",
         applied.errors
     );
@@ -299,6 +300,7 @@ queues:
             names,
             [
                 "of exchange `written` to `media` by `old`",
+                "of queue `videos` to `media` by `film`",
                 "of queue `videos` to `media` by `video.#`",
                 "of queue `videos` to `written` by ``",
             ]
@@ -306,11 +308,16 @@ queues:
         assert!(bindings.all(|row| row["state"] == "not_compared"));
     }
     done(broker, &["apply", path]).await;
-    for (exchange, key) in [("media", "video.new"), ("written", "x"), ("media", "old")] {
+    for (exchange, key) in [
+        ("media", "video.new"),
+        ("written", "x"),
+        ("media", "old"),
+        ("media", "film"),
+    ] {
         let sent = ["publish", "-e", exchange, "-k", key, "1", "--mandatory"];
         done(broker, &sent).await;
     }
-    assert_eq!(ready(broker, "videos").await, 3);
+    assert_eq!(ready(broker, "videos").await, 4);
     std::fs::remove_file(&file).unwrap();
 }
 

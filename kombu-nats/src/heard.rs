@@ -1,10 +1,11 @@
 //! Which acknowledgements the server has taken in: one question to a consumer answers for all that it was told before.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use kombu_core::Result;
+use kombu_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 
 use crate::api;
@@ -23,8 +24,8 @@ struct Consumer {
     asked: Option<(u64, Question)>,
 }
 
-/// Whether somebody was there to answer; `None` if that can't be said.
-type Question = Shared<BoxFuture<'static, Option<bool>>>;
+/// Whether somebody was there to answer, or why that can't be said.
+type Question = Shared<BoxFuture<'static, std::result::Result<bool, (ErrorKind, Arc<str>)>>>;
 
 /// How many acknowledgements a consumer was told up to one of them.
 #[derive(Clone, Copy, Debug)]
@@ -41,22 +42,19 @@ impl Heard {
         })
     }
 
-    /// Whether the server has taken in an acknowledgement, as [`hold::barrier`] says it.
+    /// Whether the server has taken in an acknowledgement, as [`hold::barrier`] says it. Where that stays unanswered, it isn't asked
+    /// again: another server may answer that, which never heard of the acknowledgement.
     pub(crate) async fn is_heard(&self, line: &Line, held: &Held, told: Told) -> Result<bool> {
-        let ask = || hold::barrier(line, held.ack.clone());
         let question = self.with(held, |consumer| match &consumer.asked {
             Some((before, question)) if *before >= told.0 => question.clone(),
             _ => {
-                let question = ask().map(Result::ok).boxed().shared();
+                let question = ask(line, held);
                 consumer.asked = Some((consumer.told, question.clone()));
                 question
             }
         });
-        match question.await {
-            Some(is_heard) => Ok(is_heard),
-            // Each has an error of its own.
-            None => ask().await,
-        }
+        let answer = question.await;
+        answer.map_err(|(kind, why)| Error::new(kind, &*why))
     }
 
     fn with<T>(&self, held: &Held, what: impl FnOnce(&mut Consumer) -> T) -> T {
@@ -67,4 +65,15 @@ impl Heard {
         }
         what(consumers.entry(name.into()).or_default())
     }
+}
+
+fn ask(line: &Line, held: &Held) -> Question {
+    // Others wait for it, too, whatever becomes of the runtime of who asks.
+    let _entered = line.runtime.enter();
+    let asking = hold::barrier(line, held.ack.clone());
+    let asking = asking.map(|answer| match answer {
+        Ok(is_heard) => Ok(is_heard),
+        Err(error) => Err((error.kind(), error.message().into())),
+    });
+    asking.boxed().shared()
 }

@@ -137,7 +137,7 @@ async fn move_due(shared: &Arc<Shared>) -> Result<()> {
     let mut next: Option<Instant> = None;
     loop {
         // Armed before the look that finds nothing.
-        let mut doorbell = line.listen_once(line.layout.later_news().into())?;
+        let mut doorbell = line.listen_for(line.layout.later_news().into(), 1)?;
         let mut came = 0;
         {
             // The end of the session waits for what was taken here.

@@ -489,12 +489,12 @@ impl Line {
         }
     }
 
-    /// Listens for one message.
-    pub(crate) fn listen_once(&self, subject: Subject) -> Result<Subscriber> {
+    /// Listens for so many messages.
+    pub(crate) fn listen_for(&self, subject: Subject, count: u64) -> Result<Subscriber> {
         let mut subscriber = self.listen(subject)?;
         // Queued behind the subscription, at once.
         {
-            let done = tokio::task::unconstrained(subscriber.unsubscribe_after(1));
+            let done = tokio::task::unconstrained(subscriber.unsubscribe_after(count));
             let mut done = std::pin::pin!(done);
             drop(done.as_mut().poll(&mut Context::from_waker(Waker::noop())));
         }
@@ -505,7 +505,7 @@ impl Line {
     /// own to arrive at.
     pub(crate) fn pull_one(&self, pull: Subject) -> Result<Subscriber> {
         let inbox = self.inbox();
-        let arrivals = self.listen_once(inbox.clone())?;
+        let arrivals = self.listen_for(inbox.clone(), 1)?;
         self.tell_with_reply(
             pull,
             inbox,

@@ -35,6 +35,8 @@ pub(crate) const MAX_BATCH: usize = 512;
 const HALF: usize = MAX_BATCH / 2;
 /// How often an idle queue is looked at without a bell: what comes back by itself rings none.
 const IDLE: Duration = Duration::from_secs(1);
+/// After so many rings it listens anew: what rings while nobody looks is kept until somebody does.
+const RINGS: u64 = 64;
 /// How soon it is looked at again when the bell rang and nothing was there yet, after the first few times, which are at once.
 const AT_ONCE: Duration = Duration::from_millis(1);
 const FEW: u8 = 2;
@@ -292,8 +294,8 @@ impl Drop for Pulls {
 /// A pull that is under way.
 struct Pull {
     number: u64,
-    /// Whether it has brought something.
-    has_brought: bool,
+    /// How many it asked for.
+    count: usize,
     /// When it was asked for, by the server's clock.
     at: u64,
 }
@@ -424,7 +426,7 @@ impl NatsReader {
         line.tell_with_reply(subject, inbox, api::pull(count));
         self.asked = Some(Pull {
             number: self.pulls,
-            has_brought: false,
+            count,
             at: self.shared.clock.now(),
         });
         self.heard = Instant::now();
@@ -488,19 +490,18 @@ impl NatsReader {
             self.take(message, since);
             if left == Some(0) {
                 // There is as much as we can take.
-                self.asked = None;
+                if self.asked.take().is_some_and(|pull| pull.count > 1) {
+                    // And most likely more: rings say nothing new.
+                    self.doorbell = None;
+                }
                 self.sweep = Sweep::Due;
                 self.most = (self.most * 2).min(MAX_BATCH);
             }
             return Ok(true);
         };
         // The end of one that was given up says nothing of the next.
-        if asked.is_some()
-            && asked == number_of(&message)
-            && let Some(pull) = self.asked.take()
-        {
+        if asked.is_some() && asked == number_of(&message) && self.asked.take().is_some() {
             match matches!(status.as_u16(), 404 | 408) {
-                true if pull.has_brought && self.queue.levels() == 1 => self.sweep = Sweep::Due,
                 true => self.go_down(),
                 // The consumer is gone, or the server can't now.
                 false => {
@@ -516,10 +517,7 @@ impl NatsReader {
 
     fn take(&mut self, message: Message, since: Instant) {
         let pulled = match &mut self.asked {
-            Some(pull) => {
-                pull.has_brought = true;
-                pull.at
-            }
+            Some(pull) => pull.at,
             None => self.shared.clock.now(),
         };
         self.size = message.length.max(self.size - self.size / 8);
@@ -539,6 +537,8 @@ impl NatsReader {
         };
         if let Some(fetched) = self.shared.bury_if_expired(&self.queue, fetched, pulled) {
             self.patience = AT_ONCE;
+            // It is what the bell rang for.
+            self.at_once = 0;
             self.here.push_back(fetched);
         }
     }
@@ -564,20 +564,22 @@ impl NatsReader {
             let until = Instant::now() + self.patience;
             self.timer.as_mut().reset(until.into());
             self.patience = (self.patience * 2).min(IDLE);
-        } else {
+        } else if self.doorbell.is_none() {
             let news = self.queue.news().subject().clone();
-            self.doorbell = self.shared.line.listen_once(news).ok();
+            self.doorbell = self.shared.line.listen_for(news, RINGS).ok();
         }
     }
 
     /// Whether a message came by; one may be there now.
     fn poll_doorbell(&mut self, context: &mut Context<'_>) -> bool {
         let mut has_rung = self.bell.take();
-        if let Some(doorbell) = &mut self.doorbell
-            && Pin::new(doorbell).poll_next(context).is_ready()
+        while let Some(doorbell) = &mut self.doorbell
+            && let Poll::Ready(ring) = Pin::new(doorbell).poll_next(context)
         {
-            self.doorbell = None;
             has_rung = true;
+            if ring.is_none() {
+                self.doorbell = None;
+            }
         }
         if has_rung {
             // It is stored a moment after the bell rings.

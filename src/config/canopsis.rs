@@ -59,11 +59,12 @@ pub(super) fn read(node: Node) -> Result<File, Problem> {
             .insert(name.clone(), Settings::of_mom(&settings));
         file.moms.insert(name, settings);
     }
-    // Where others have their URIs, it may be nothing's.
-    let is_meant = file.moms.is_empty() || default.uri.is_some() || default.host.is_some();
-    let default = match is_meant {
-        true => encrypted(default, &encryption).map_err(|problem| problem.at(encryption_at))?,
-        false => default,
+    // Where others have their URIs, it may be nothing's, and name no place that a URI could be made of.
+    let is_needed = file.moms.is_empty() || default.uri.is_some() || default.host.is_some();
+    let default = match encrypted(default.clone(), &encryption) {
+        Ok(default) => default,
+        Err(problem) if is_needed => return Err(problem.at(encryption_at)),
+        Err(_) => default,
     };
     file.connections
         .insert(DEFAULT.to_owned(), Settings::of_mom(&default));
@@ -86,7 +87,7 @@ fn encrypted(settings: mom::Settings, encryption: &Encryption) -> Result<mom::Se
         return Ok(settings);
     }
     let uri = settings.uri(&crate::registry());
-    let uri = uri.and_then(|uri| encryption.said_in(&uri));
+    let uri = uri.and_then(|uri| encryption.said_in_uri(&uri));
     Ok(mom::Settings {
         uri: Some(uri.map_err(|error| Problem::new(error.message()))?),
         ..settings

@@ -175,8 +175,7 @@ impl Encryption {
     ) -> Self {
         let filled = |file: Option<String>| file.filter(|file| !file.is_empty());
         Encryption {
-            // That it isn't wanted is the default of canopsis' file, which a URI overrides.
-            enabled: enabled.filter(|enabled| *enabled),
+            enabled,
             cert_file: filled(cert_file),
             key_file: filled(key_file),
             ..Encryption::default()
@@ -205,13 +204,31 @@ impl Encryption {
         self.enabled.unwrap_or(self.has_files())
     }
 
+    /// The same for a URI of canopsis. That encryption isn't wanted is what its file says by default: a URI that has it overrides
+    /// that, and otherwise the files are of no use.
+    pub(super) fn said_in_uri(&self, uri: &str) -> Result<String> {
+        let scheme = uri.split(['-', ':']).next().unwrap_or_default();
+        match (self.enabled, is_encrypted(scheme)) {
+            (Some(false), false) => Ok(uri.to_owned()),
+            (Some(false), true) => {
+                let enabled = None;
+                let overridden = Encryption {
+                    enabled,
+                    ..self.clone()
+                };
+                overridden.said_in(uri)
+            }
+            _ => self.said_in(uri),
+        }
+    }
+
     /// A URL that says this, in its scheme and its query. Canopsis' schemes have more behind that of the transport.
     pub(super) fn said_in(&self, url: &str) -> Result<String> {
         let mut url = url.to_owned();
         if let Some((whole, rest)) = url.split_once("://") {
             let (scheme, more) = whole.split_at(whole.find('-').unwrap_or(whole.len()));
             let plain = ENCRYPTED.iter().find(|(plain, _)| *plain == scheme);
-            let is_encrypted = ENCRYPTED.iter().any(|(_, encrypted)| *encrypted == scheme);
+            let is_encrypted = is_encrypted(scheme);
             match (self.is_wanted(), plain) {
                 (true, Some((_, encrypted))) => url = format!("{encrypted}{more}://{rest}"),
                 (true, None) if !is_encrypted => {
@@ -233,6 +250,10 @@ impl Encryption {
         }
         Ok(query.url)
     }
+}
+
+fn is_encrypted(scheme: &str) -> bool {
+    ENCRYPTED.iter().any(|(_, encrypted)| *encrypted == scheme)
 }
 
 /// A word, a number, true or false, as the query of a URL has them.

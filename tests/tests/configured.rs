@@ -584,6 +584,19 @@ fn canopsis_files_say_how_connections_are_encrypted() {
     let text = "[MIDDLEWARE]\nuri=amqps://h\nssl=false\nssl_key=";
     let config = read_as(text, Format::Ini, &[]).unwrap();
     assert_eq!(config.url("default").unwrap(), "amqps://h");
+    for (place, url) in [
+        ("uri=amqps://h", format!("amqps://h?{files}")),
+        ("protocol=kombu\nhost=h", "amqp://h".to_owned()),
+    ] {
+        let text = file(&format!("{place}\nssl=false"));
+        let config = read_as(&text, Format::Ini, &[]).unwrap();
+        assert_eq!(config.url("default").unwrap(), url);
+    }
+    // It may be said without a host, beside others that have URIs.
+    let text = "[MOM]\nprotocol=amqp\nuser=u\npwd=p\nssl=true\nstorage_uri=amqp://other";
+    let config = read_as(text, Format::Ini, &[]).unwrap();
+    let url = config.url("default").unwrap();
+    assert!(url.starts_with("amqps://u:p@"), "{url}");
     refused(
         "[MIDDLEWARE]\nprotocol=memory\nssl=true",
         Format::Ini,

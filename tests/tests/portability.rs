@@ -408,11 +408,14 @@ fn what_every_broker_refuses_is_told_with_the_reason() {
 fn one_name_that_is_declared_in_two_ways_is_found() {
     let topology = Topology::new()
         .queue(Queue::new("a").bind(Exchange::topic("media"), "#"))
-        .queue(Queue::new("b").bind(Exchange::direct("media"), "b"));
-    let error = topology
-        .check(&capabilities("memory"))
-        .require()
-        .unwrap_err();
+        .queue(Queue::new("b").bind(Exchange::direct("media"), "b"))
+        .queue(Queue::new("c").bind(Exchange::direct("media"), "c"));
+    let report = topology.check(&capabilities("memory"));
+    // Told once, however many use it.
+    let declarations = report.declarations().iter();
+    let problems = declarations.filter(|declaration| declaration.problem.is_some());
+    assert_eq!(problems.count(), 1);
+    let error = report.require().unwrap_err();
     assert!(
         error
             .to_string()

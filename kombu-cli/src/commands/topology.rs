@@ -1,8 +1,7 @@
-use std::collections::HashSet;
 use std::path::PathBuf;
 
 use clap::Args;
-use kombu::{Binding, Connection, DeclareMode, ErrorKind, Exchange, Name, Queue, Topology};
+use kombu::{Binding, Connection, DeclareMode, ErrorKind, Exchange, Queue, Topology};
 use serde::Serialize;
 
 use crate::Context;
@@ -101,35 +100,59 @@ impl File {
     }
 }
 
-/// The exchanges that a file declares, each once, however many parts of it use it, behind those that it is bound to. Others are
-/// somebody else's.
-fn exchanges(declared: &Topology) -> Vec<&Exchange> {
-    fn add<'a>(exchange: &'a Exchange, seen: &mut HashSet<&'a Name>, all: &mut Vec<&'a Exchange>) {
+/// The exchanges that a file declares, each once with all of its bindings, however many parts of it use it, behind those that it is
+/// bound to. Others are somebody else's.
+fn exchanges(declared: &Topology) -> Vec<Exchange> {
+    fn add(exchange: &Exchange, all: &mut Vec<Exchange>) {
         let is_ours = !exchange.is_default() && !exchange.is_predeclared();
-        if !is_ours || !is_declared(exchange.declare_mode()) || !seen.insert(exchange.name()) {
+        if !is_ours || !is_declared(exchange.declare_mode()) {
             return;
         }
         for binding in exchange.bindings() {
-            add(binding.exchange(), seen, all);
+            add(binding.exchange(), all);
         }
-        all.push(exchange);
+        match all.iter_mut().find(|one| one.name() == exchange.name()) {
+            Some(same) => {
+                let bindings = together(same.bindings(), exchange.bindings());
+                *same = same.clone().with_bindings(bindings);
+            }
+            None => all.push(exchange.clone()),
+        }
     }
-    let bound = queues(declared).flat_map(Queue::bindings);
+    let bound = own_queues(declared).flat_map(Queue::bindings);
     let bound = bound.map(|binding| binding.exchange());
-    let (mut seen, mut all) = (HashSet::new(), Vec::new());
+    let mut all = Vec::new();
     for exchange in declared.exchanges().iter().chain(bound) {
-        add(exchange, &mut seen, &mut all);
+        add(exchange, &mut all);
     }
     all
 }
 
-/// The same of queues. What the broker names, or is there for one connection only, is made by whoever uses it.
-fn queues(declared: &Topology) -> impl Iterator<Item = &Queue> {
-    let mut seen = HashSet::new();
+/// The same of queues.
+fn queues(declared: &Topology) -> Vec<Queue> {
+    let mut all: Vec<Queue> = Vec::new();
+    for queue in own_queues(declared) {
+        match all.iter_mut().find(|one| one.name() == queue.name()) {
+            Some(same) => {
+                let bindings = together(same.bindings(), queue.bindings());
+                *same = same.clone().with_bindings(bindings);
+            }
+            None => all.push(queue.clone()),
+        }
+    }
+    all
+}
+
+/// What the broker names, or is there for one connection only, is made by whoever uses it.
+fn own_queues(declared: &Topology) -> impl Iterator<Item = &Queue> {
     let own = declared.queues().iter();
     own.filter(|queue| !queue.is_server_named() && !queue.is_exclusive())
         .filter(|queue| is_declared(queue.declare_mode()))
-        .filter(move |queue| seen.insert(queue.name()))
+}
+
+fn together(some: &[Binding], more: &[Binding]) -> Vec<Binding> {
+    let more = more.iter().filter(|binding| !some.contains(binding));
+    some.iter().chain(more).cloned().collect()
 }
 
 fn is_declared(mode: Option<DeclareMode>) -> bool {
@@ -187,14 +210,14 @@ async fn compare(connection: &Connection, declared: &Topology) -> Result<Vec<Row
         rows.push(Row {
             what: "exchange",
             name: exchange.name().to_string(),
-            state: exchange_state(connection, exchange).await?,
+            state: exchange_state(connection, &exchange).await?,
         });
     }
     for queue in queues(declared) {
         rows.push(Row {
             what: "queue",
             name: queue.name().to_string(),
-            state: queue_state(connection, queue).await?,
+            state: queue_state(connection, &queue).await?,
         });
     }
     Ok(rows)
@@ -302,13 +325,13 @@ impl Apply {
             let alone = exchange.clone().with_bindings(Vec::new());
             connection.declare_exchange(&alone).await?;
             made(these.next());
-            connection.declare_exchange(exchange).await?;
+            connection.declare_exchange(&exchange).await?;
         }
         for queue in queues(&declared) {
             let alone = queue.clone().with_bindings(Vec::new());
             connection.declare_queue(&alone).await?;
             made(these.next());
-            connection.declare_queue(queue).await?;
+            connection.declare_queue(&queue).await?;
         }
         connection.close().await?;
         written?;

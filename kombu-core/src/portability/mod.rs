@@ -126,6 +126,7 @@ impl Topology {
         let mut checks = Checks {
             capabilities,
             seen: HashSet::new(),
+            problems: HashSet::new(),
             exchanges: BTreeMap::new(),
             queues: BTreeMap::new(),
             declarations: Vec::new(),
@@ -164,6 +165,8 @@ struct Checks<'a> {
     capabilities: &'a Capabilities,
     /// What was looked at, as it is called.
     seen: HashSet<String>,
+    /// What was wrong with it.
+    problems: HashSet<(String, String)>,
     exchanges: BTreeMap<&'a Name, &'a Exchange>,
     queues: BTreeMap<&'a Name, &'a Queue>,
     declarations: Vec<Portable>,
@@ -206,8 +209,13 @@ impl<'a> Checks<'a> {
                 )
             }
         };
-        // What was looked at is told again only for what is wrong with it.
-        if self.seen.insert(name.clone()) || problem.is_some() {
+        // What was looked at is told again only for what else is wrong with it.
+        let is_new = self.seen.insert(name.clone());
+        let is_told = match &problem {
+            Some(problem) => !self.problems.insert((name.clone(), problem.clone())),
+            None => !is_new,
+        };
+        if !is_told {
             let asked = self.asked(&operation);
             let declaration = self.declaration(name, &operation, asked, problem);
             self.declarations.push(declaration);

@@ -23,7 +23,7 @@ use super::subscription::{VirtualSubscription, tag};
 use super::table::{Change, Table};
 use super::window::Window;
 
-/// How often a queue is declared that others delete meanwhile.
+/// How often a queue is declared at most that others delete meanwhile.
 const DECLARED: usize = 3;
 
 /// A [`driver::Connection`] made of a [`QueueStore`].

@@ -5,7 +5,7 @@ use std::time::Duration;
 use kombu::{Exchange, FieldTable, FieldValue, Message, Queue};
 use kombu_testkit::expect::{collect_one, drain, info};
 use kombu_testkit::faults::{Breakable, Fault, Row};
-use kombu_testkit::history::{Event, Recorder};
+use kombu_testkit::history::{Answer, Event, Record, Recorder};
 use kombu_tests::{Peer, worker_event};
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
@@ -16,7 +16,8 @@ use crate::workers::{KILLED, PROGRAM};
 const PATIENCE: Duration = Duration::from_secs(60);
 const DEADLY: u64 = 2;
 /// One before it, and one behind it.
-const MESSAGES: [u64; 3] = [1, DEADLY, 3];
+const LAST: u64 = 3;
+const MESSAGES: [u64; 3] = [1, DEADLY, LAST];
 const ORIGIN: &str = "x-origin";
 
 /// It is handed out as often as it may be, over a restart of the broker too, and then it is a dead letter. The others are handled.
@@ -60,7 +61,7 @@ pub(crate) async fn is_bounded(broker: &mut Breakable) {
             inflict(broker, &recorder, Fault::Restart).await;
         }
     }
-    let last = start(deliveries + 1);
+    let mut last = start(deliveries + 1);
     let mut consumer = connection.consumer(&dead).await.unwrap();
     let letter = timeout(PATIENCE, collect_one(&mut consumer)).await;
     let letter = letter.expect("it is dead-lettered");
@@ -69,6 +70,14 @@ pub(crate) async fn is_bounded(broker: &mut Breakable) {
     assert_tells_its_death(&letter);
     acker.ack().confirmed().await.unwrap();
     let handled = async {
+        // Who dies had one at a time, so what it got before has been handled. What is on its way to the last one when that ends goes
+        // back.
+        let mut has_come = recorder.history().records().iter().any(is_received);
+        while !has_come {
+            let event = worker_event(last.line().await);
+            has_come = is_settled(&event);
+            recorder.record(event);
+        }
         while info(&connection, "jobs").await.ready > 0 {
             sleep(Duration::from_millis(100)).await;
         }
@@ -98,6 +107,20 @@ pub(crate) async fn is_bounded(broker: &mut Breakable) {
         allowed,
     );
     stand::report(vec![row], &history);
+}
+
+fn is_received(record: &Record) -> bool {
+    matches!(record.event, Event::Received { message: LAST, .. })
+}
+
+fn is_settled(event: &Event) -> bool {
+    let Event::Settled {
+        message, answer, ..
+    } = event
+    else {
+        return false;
+    };
+    *message == LAST && *answer == Answer::Queued
 }
 
 fn id_of(message: u64) -> String {
