@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use kombu::{Connection, Delivery, ErrorKind, Exchange, Queue};
 use kombu_testkit::brokers::Nats;
 use kombu_testkit::expect::{drain, texts};
-use kombu_tests::NatsLine;
+use kombu_tests::{NatsFilter, NatsLine};
 use url::Url;
 
 async fn publish(connection: &Connection, queue: &str, text: &str) {
@@ -72,6 +72,27 @@ async fn acknowledgements_that_are_waited_for_together_take_one_question() {
     assert!(read < 3 * COUNT as u64 / 2, "{read} for {COUNT}");
     let info = connection.queue_info("jobs").await.unwrap();
     assert_eq!(info.ready, 0);
+}
+
+/// The next leader might answer, which never heard of what the last one was told.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
+async fn a_question_for_acknowledgements_that_stays_unanswered_is_not_asked_again() {
+    let nats = Nats::start().unwrap();
+    let filter = NatsFilter::start(nats.address()).await;
+    let connection = kombu::connect(filter.url()).await.unwrap();
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    for number in 0..3 {
+        publish(&connection, "jobs", &number.to_string()).await;
+    }
+    let taken = take(&connection, "jobs", 3).await;
+    filter.mute("$JS.ACK.");
+    let before = filter.count("$JS.ACK.");
+    let settling: Vec<_> = taken.into_iter().map(Delivery::ack).collect();
+    for settled in join_all(settling.into_iter().map(|settling| settling.confirmed())).await {
+        assert!(settled.unwrap_err().is_transient());
+    }
+    assert_eq!(filter.count("$JS.ACK.") - before, 3 + 1);
 }
 
 /// What makes the consumer anew for the first one may be in time for another one.
