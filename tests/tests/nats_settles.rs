@@ -15,6 +15,16 @@ async fn publish(connection: &Connection, queue: &str, text: &str) {
     producer.publish_text(text).await.unwrap();
 }
 
+/// A connection to a server that has so many numbers in a queue.
+async fn with_jobs(url: String, count: usize) -> Connection {
+    let connection = kombu::connect(url).await.unwrap();
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    for number in 0..count {
+        publish(&connection, "jobs", &number.to_string()).await;
+    }
+    connection
+}
+
 fn delete_consumer(nats: &Nats, queue: &str) {
     let mut line = NatsLine::open(&Url::parse(&nats.url()).unwrap());
     let subject = format!(r#"{{"subject":"kombu.q.{queue}.*"}}"#);
@@ -27,9 +37,7 @@ fn delete_consumer(nats: &Nats, queue: &str) {
 #[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
 async fn an_acknowledgement_that_nobody_took_is_lost() {
     let nats = Nats::start().unwrap();
-    let connection = kombu::connect(nats.url()).await.unwrap();
-    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
-    publish(&connection, "jobs", "0").await;
+    let connection = with_jobs(nats.url(), 1).await;
     let delivery = connection.get("jobs").await.unwrap().unwrap();
     delete_consumer(&nats, "jobs");
     let settled = delivery.ack().confirmed().await;
@@ -53,11 +61,7 @@ async fn take(connection: &Connection, queue: &str, count: usize) -> Vec<Deliver
 async fn acknowledgements_that_are_waited_for_together_take_one_question() {
     const COUNT: usize = 500;
     let nats = Nats::start().unwrap();
-    let connection = kombu::connect(nats.url()).await.unwrap();
-    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
-    for number in 0..COUNT {
-        publish(&connection, "jobs", &number.to_string()).await;
-    }
+    let connection = with_jobs(nats.url(), COUNT).await;
     let taken = take(&connection, "jobs", COUNT).await;
     let heard = || {
         nats.monitored("/varz").unwrap()["in_msgs"]
@@ -80,11 +84,7 @@ async fn acknowledgements_that_are_waited_for_together_take_one_question() {
 async fn a_question_for_acknowledgements_that_stays_unanswered_is_not_asked_again() {
     let nats = Nats::start().unwrap();
     let filter = NatsFilter::start(nats.address()).await;
-    let connection = kombu::connect(filter.url()).await.unwrap();
-    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
-    for number in 0..3 {
-        publish(&connection, "jobs", &number.to_string()).await;
-    }
+    let connection = with_jobs(filter.url(), 3).await;
     let taken = take(&connection, "jobs", 3).await;
     filter.mute("$JS.ACK.");
     let before = filter.count("$JS.ACK.");
@@ -100,11 +100,7 @@ async fn a_question_for_acknowledgements_that_stays_unanswered_is_not_asked_agai
 #[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
 async fn of_several_acknowledgements_those_that_say_so_are_lost() {
     let nats = Nats::start().unwrap();
-    let connection = kombu::connect(nats.url()).await.unwrap();
-    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
-    for number in 0..3 {
-        publish(&connection, "jobs", &number.to_string()).await;
-    }
+    let connection = with_jobs(nats.url(), 3).await;
     let mut taken = Vec::new();
     while let Some(delivery) = connection.get("jobs").await.unwrap() {
         taken.push(delivery);
@@ -151,9 +147,7 @@ async fn a_reject_that_nobody_took_leaves_one_dead_letter() {
 #[cfg_attr(not(kombu_test_nats), ignore = "there is no NATS to test against")]
 async fn what_goes_back_while_its_consumer_is_gone_comes_again_at_once() {
     let nats = Nats::start().unwrap();
-    let connection = kombu::connect(nats.url()).await.unwrap();
-    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
-    publish(&connection, "jobs", "0").await;
+    let connection = with_jobs(nats.url(), 1).await;
     let delivery = connection.get("jobs").await.unwrap().unwrap();
     delete_consumer(&nats, "jobs");
     delivery.release().confirmed().await.unwrap();
