@@ -3,6 +3,7 @@
 mod acks;
 mod commands;
 mod confirm;
+mod debug;
 mod failure;
 mod forward;
 mod idle;
@@ -61,6 +62,9 @@ struct Cli {
     /// Say nothing but results and errors
     #[arg(long, short = 'Q', global = true)]
     quiet: bool,
+    /// Tell on standard error all that is published and received, without bodies and headers; POSTAGE_DEBUG_MODE=true does, too
+    #[arg(long, global = true)]
+    debug: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -145,6 +149,7 @@ fn explain(error: &clap::Error) -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
+    debug::begin(cli.debug);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -37,6 +37,35 @@ async fn what_is_published_is_consumed(broker: &Broker) {
     assert_eq!(ready(broker, "jobs").await, 0);
 }
 
+async fn what_is_published_and_received_is_told_where_that_is_asked_for(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let silent = done(broker, &["publish", "-q", "jobs", "one", "two", "three"]).await;
+    assert!(!silent.errors.contains("DEBUG"), "{}", silent.errors);
+    let mut get = command(broker.url(), &["get", "jobs", "--timeout", "60s"]);
+    let get = get.env("POSTAGE_DEBUG_MODE", "True").spawn().unwrap();
+    let get = finish(get, b"").await;
+    let publish = ["--debug", "publish", "-q", "jobs", "four"];
+    let asked = [
+        get,
+        done(broker, &["consume", "jobs", "-n", "2", "--debug"]).await,
+        done(broker, &publish).await,
+    ];
+    for (run, word, times) in [
+        (&asked[0], "received", 1),
+        (&asked[1], "received", 2),
+        (&asked[2], "publish", 1),
+    ] {
+        let told = |line: &&str| line.contains("DEBUG kombu_core") && line.contains(word);
+        let count = run.errors.lines().filter(told).count();
+        assert_eq!((run.code, count), (Some(0), times), "{}", run.errors);
+    }
+    // What is in a message is nobody else's business.
+    let bodies = asked
+        .iter()
+        .all(|run| !run.errors.contains("two") && !run.errors.contains("four"));
+    assert!(bodies, "{asked:?}");
+}
+
 async fn a_recording_is_published_as_it_was(broker: &Broker) {
     declare(broker, &["jobs"]).await;
     let properties = [
@@ -528,6 +557,7 @@ async fn a_wrong_line_of_a_recording_is_named(broker: &Broker) {
 
 on_every_broker! {
     what_is_published_is_consumed
+    what_is_published_and_received_is_told_where_that_is_asked_for
     a_recording_is_published_as_it_was
     a_binary_body_comes_out_byte_for_byte
     lines_and_files_are_messages

@@ -1,7 +1,7 @@
 //! Takes messages from a queue for a consumer.
 //!
-//! A pull takes what is there and is over at once. With pulls that waited at the server 2.9.10 for a while, one that ended just
-//! when a message was due again was seen to leave it lying, until the server took it for abandoned. Where nothing is there, the
+//! A pull takes what is there and is over at once. Servers before the middle of 2.10 lose a message that comes again while all pulls that
+//! wait have run out (nats-server's pull request 5338): it lies until they take it for abandoned. Where nothing is there, the
 //! reader listens for news of the queue and pulls again: so nothing is ever on its way to somebody who has left.
 
 use std::collections::VecDeque;

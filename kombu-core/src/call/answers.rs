@@ -169,6 +169,7 @@ impl Reading {
             match next {
                 Some(Ok(Received::Delivery(raw))) => {
                     let content = Content::clone(&raw.envelope);
+                    tracing::debug!(answer = ?content, "received");
                     if answers.interceptors.is_empty() {
                         answers.take_in(content);
                         continue;

@@ -327,6 +327,7 @@ impl Connection {
         let link = Arc::new(link);
         self.inner.open.add_link(&link);
         let mut delivery = Delivery::new(raw, link);
+        tracing::debug!(?delivery, "received");
         if !self.inner.interceptors.is_empty() {
             let intercepted = delivery.intercepted().await;
             if let Err(error) = delivery.replace(intercepted) {
