@@ -111,3 +111,34 @@ async fn what_is_kept_and_does_nothing_is_told() {
         assert_eq!(kept.is_empty(), row["on"] == "amqp", "{row}");
     }
 }
+
+#[tokio::test]
+async fn a_serializer_that_is_not_there_is_told() {
+    let path = concat!(env!("CARGO_TARGET_TMPDIR"), "/check-serializers.yaml");
+    let text = "
+queues: {jobs: {}}
+producers:
+  fine: {serializer: msgpack, compression: zlib}
+  misspelled: {serializer: jsno}
+  packed: {compression: zlibb}
+consumers:
+  work: {queues: jobs, accept: [json, image/png, yml]}
+rpc:
+  sums: {serializer: pickles}
+";
+    std::fs::write(path, text).unwrap();
+    let checked = run(NOWHERE, &["check", path, "--on", "memory"]).await;
+    // The program may register them.
+    assert_eq!(checked.code, Some(0), "{}", checked.errors);
+    let told: Vec<&str> = checked.errors.lines().collect();
+    let names = [
+        ("producer `misspelled`: ", "jsno"),
+        ("producer `packed`: ", "zlibb"),
+        ("consumer `work`: ", "yml"),
+        ("rpc `sums`: ", "pickles"),
+    ];
+    assert_eq!(told.len(), names.len(), "{}", checked.errors);
+    for (line, (what, name)) in told.iter().zip(names) {
+        assert!(line.contains(what) && line.contains(name), "{line}");
+    }
+}

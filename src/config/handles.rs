@@ -6,6 +6,7 @@ use std::time::Duration;
 use kombu_core::declare::{DeclareMode, DeliveryMode, Exchange, Queue, duration};
 use kombu_core::driver::SubscribeOptions;
 use kombu_core::handler::{Complete, Retries, Serve};
+use kombu_core::serializers::{Accept, Registry};
 use kombu_core::{Connection, Name, OpenConsumer, OpenProducer, Result, UndecodablePolicy, call};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, SeqAccess, Visitor};
@@ -164,6 +165,25 @@ impl Producer {
         }
         producer
     }
+
+    pub(super) fn check(&self, known: &Registry) -> Result<()> {
+        are_there(known, self.serializer.as_ref(), self.compression.as_ref())
+    }
+}
+
+/// Whether these serializers and compressions, by name, are there.
+fn are_there(
+    known: &Registry,
+    serializer: Option<&String>,
+    compression: Option<&String>,
+) -> Result<()> {
+    if let Some(name) = serializer {
+        known.by_name(name)?;
+    }
+    if let Some(name) = compression {
+        known.stages().by_name(name)?;
+    }
+    Ok(())
 }
 
 /// A consumer.
@@ -223,6 +243,13 @@ impl Consumer {
             consumer = consumer.max_processing_time(limit);
         }
         consumer
+    }
+
+    pub(super) fn check(&self, known: &Registry) -> Result<()> {
+        match &self.accept {
+            Some(names) => Ok(Accept::only(names).check(known)?),
+            None => Ok(()),
+        }
     }
 
     /// What it asks of a transport.
@@ -288,6 +315,10 @@ impl Rpc {
             caller = caller.max_retries(retries);
         }
         caller
+    }
+
+    pub(super) fn check(&self, known: &Registry) -> Result<()> {
+        are_there(known, self.serializer.as_ref(), self.compression.as_ref())
     }
 }
 

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use kombu_core::handler::{Complete, Serve};
-use kombu_core::{call, mom, occo, without_secrets};
+use kombu_core::{call, mom, occo, serializers, without_secrets};
 
 use crate::{
     Connection, ConnectionBuilder, Error, ErrorKind, Exchange, OpenConsumer, OpenProducer, Queue,
@@ -425,6 +425,36 @@ impl Config {
             }
             _ => topology,
         }
+    }
+
+    /// The producers, consumers and `rpc` of the file whose serializer or compression isn't among `known`, in an error each. They couldn't be
+    /// opened on a connection without it: the program has to register those of its own.
+    ///
+    /// ```
+    /// # #[cfg(all(feature = "yaml", feature = "json"))] {
+    /// use kombu::serializers::Registry;
+    ///
+    /// let text = "producers: {feed: {serializer: jsno}}";
+    /// let config = kombu::Config::from_text(text, kombu::Format::Yaml, |_| None)?;
+    /// let unknown = config.unknown_serializers(&Registry::default());
+    /// assert!(unknown[0].message().starts_with("producer `feed`: "));
+    /// # }
+    /// # Ok::<(), kombu::Error>(())
+    /// ```
+    pub fn unknown_serializers(&self, known: &serializers::Registry) -> Vec<Error> {
+        let producers = self.producers.iter();
+        let producers = producers.map(|(name, one)| ("producer", name, one.settings.check(known)));
+        let consumers = self.consumers.iter();
+        let consumers = consumers.map(|(name, one)| ("consumer", name, one.settings.check(known)));
+        let rpc = self.rpc.iter();
+        let rpc = rpc.map(|(name, one)| ("rpc", name, one.settings.check(known)));
+        let unknown = |(what, name, checked): (&str, &String, Result<()>)| {
+            let error = checked.err()?;
+            let message = format!("{what} `{name}`: {}", error.message());
+            Some(Error::new(error.kind(), message))
+        };
+        let all = producers.chain(consumers).chain(rpc);
+        all.filter_map(unknown).collect()
     }
 
     /// A producer of the file, before it is opened: its methods say otherwise than the file.

@@ -21,7 +21,7 @@ pub(super) struct Declared {
 /// A producer, with its exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Producer {
-    settings: handles::Producer,
+    pub(super) settings: handles::Producer,
     exchange: Exchange,
     destinations: Vec<(Exchange, Name)>,
 }

@@ -2,14 +2,17 @@ use std::path::PathBuf;
 
 use clap::Args;
 use kombu::driver::Support;
+use kombu::serializers::Registry;
 use serde_json::json;
 
 use crate::Context;
 use crate::failure::{Code, Failure, Result, in_our_words};
+use crate::output;
 
 /// Say what transports can't do of a file, without a broker; ends with code 7 if there is something
 ///
-/// For each declaration: whether it is native, emulated by the client (how, and within which limits), or unsupported.
+/// For each declaration: whether it is native, emulated by the client (how, and within which limits), or unsupported. Serializers
+/// and compressions that only a program of one's own can have are told on standard error.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   kombu check shop.yaml --on amqp,redis,nats,memory")]
@@ -25,7 +28,12 @@ pub(crate) struct Check {
 impl Check {
     pub(crate) fn run(self, context: &Context) -> Result<()> {
         let registry = kombu::registry();
-        let topology = kombu::from_config(&self.topology)?.topology();
+        let config = kombu::from_config(&self.topology)?;
+        let topology = config.topology();
+        // A program may have what this one doesn't.
+        for unknown in config.unknown_serializers(&Registry::default()) {
+            output::note(unknown.message());
+        }
         let schemes = match self.on.is_empty() {
             true => {
                 let all = ["amqp", "memory", "nats", "redis"].into_iter();
