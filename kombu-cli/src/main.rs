@@ -62,7 +62,7 @@ struct Cli {
     /// Say nothing but results and errors
     #[arg(long, short = 'Q', global = true)]
     quiet: bool,
-    /// Tell on standard error all that is published and received, without bodies and headers; POSTAGE_DEBUG_MODE=true does, too
+    /// Tell what the library does: each publish and delivery, without body and headers. So does POSTAGE_DEBUG_MODE=true
     #[arg(long, global = true)]
     debug: bool,
     #[command(subcommand)]
@@ -149,7 +149,10 @@ fn explain(error: &clap::Error) -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
-    debug::begin(cli.debug);
+    let debug = cli.debug || !cli.quiet && debug::is_asked();
+    if debug {
+        debug::begin();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -159,6 +162,7 @@ fn run(cli: Cli) -> Result<()> {
         let output = Output {
             json: cli.json,
             quiet: cli.quiet,
+            debug,
         };
         let context = Context {
             place: cli.place,

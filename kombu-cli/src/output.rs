@@ -15,6 +15,8 @@ pub(crate) struct Output {
     pub(crate) json: bool,
     /// Nothing but results and errors.
     pub(crate) quiet: bool,
+    /// All that the library does is told, and bars would stand between.
+    pub(crate) debug: bool,
 }
 
 impl Output {
@@ -57,7 +59,7 @@ impl Output {
 
     /// A bar on standard error, which doesn't show where that is no terminal.
     pub(crate) fn progress(self, total: Option<u64>, what: &'static str) -> ProgressBar {
-        if self.quiet || self.json {
+        if self.quiet || self.json || self.debug {
             return ProgressBar::hidden();
         }
         let template = match total {
@@ -77,8 +79,13 @@ impl Output {
 
 /// Tells people something, on standard error; where nobody reads that, nothing is told. Others' words may be in it.
 pub(crate) fn note(text: &str) {
-    let text = harmless(&kombu::without_secrets(text));
-    let _ = writeln!(io::stderr(), "kombu: {text}");
+    tell(&format!("kombu: {text}\n"));
+}
+
+/// The same of whole lines.
+pub(crate) fn tell(lines: &str) {
+    let lines = harmless(&kombu::without_secrets(lines));
+    let _ = io::stderr().write_all(lines.as_bytes());
 }
 
 /// How many there are, as one says it.

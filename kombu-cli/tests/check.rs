@@ -125,6 +125,9 @@ consumers:
   work: {queues: jobs, accept: [json, image/png, yml]}
 rpc:
   sums: {serializer: pickles}
+mqconfig: {protocol: memory, serializer: pickle}
+endpoints:
+  front: {protocol: memory, serializer: marshal}
 ";
     std::fs::write(path, text).unwrap();
     let checked = run(NOWHERE, &["check", path, "--on", "memory"]).await;
@@ -136,9 +139,16 @@ rpc:
         ("producer `packed`: ", "zlibb"),
         ("consumer `work`: ", "yml"),
         ("rpc `sums`: ", "pickles"),
+        ("`mqconfig`: ", "pickle"),
+        ("endpoint `front`: ", "marshal"),
     ];
     assert_eq!(told.len(), names.len(), "{}", checked.errors);
     for (line, (what, name)) in told.iter().zip(names) {
         assert!(line.contains(what) && line.contains(name), "{line}");
     }
+    let json = run(NOWHERE, &["check", path, "--on", "memory", "--json"]).await;
+    assert_eq!((json.code, json.errors.as_str()), (Some(0), ""));
+    let rows = json.json();
+    let problems = rows.iter().filter(|row| row["on"].is_null());
+    assert_eq!(problems.count(), names.len(), "{}", json.text());
 }

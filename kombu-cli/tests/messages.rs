@@ -17,7 +17,9 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
 
-use self::common::{command, declare, done, feed, finish, on_every_broker, proxied, ready, run};
+use self::common::{
+    command, declare, done, feed, finish, interrupt, on_every_broker, proxied, ready, run,
+};
 
 const IMAGE: &[u8] = b"\xff\xd8\x00\x1b[2J";
 
@@ -38,32 +40,78 @@ async fn what_is_published_is_consumed(broker: &Broker) {
 }
 
 async fn what_is_published_and_received_is_told_where_that_is_asked_for(broker: &Broker) {
-    declare(broker, &["jobs"]).await;
-    let silent = done(broker, &["publish", "-q", "jobs", "one", "two", "three"]).await;
-    assert!(!silent.errors.contains("DEBUG"), "{}", silent.errors);
-    let mut get = command(broker.url(), &["get", "jobs", "--timeout", "60s"]);
-    let get = get.env("POSTAGE_DEBUG_MODE", "True").spawn().unwrap();
-    let get = finish(get, b"").await;
-    let publish = ["--debug", "publish", "-q", "jobs", "four"];
-    let asked = [
-        get,
-        done(broker, &["consume", "jobs", "-n", "2", "--debug"]).await,
-        done(broker, &publish).await,
+    const SECRETS: [&str; 2] = ["in-the-body", "in-a-header"];
+    declare(broker, &["jobs", "questions"]).await;
+    let publish = [
+        "publish",
+        "-q",
+        "jobs",
+        SECRETS[0],
+        "-H",
+        "token=in-a-header",
     ];
-    for (run, word, times) in [
-        (&asked[0], "received", 1),
-        (&asked[1], "received", 2),
-        (&asked[2], "publish", 1),
-    ] {
-        let told = |line: &&str| line.contains("DEBUG kombu_core") && line.contains(word);
-        let count = run.errors.lines().filter(told).count();
-        assert_eq!((run.code, count), (Some(0), times), "{}", run.errors);
+    let silent = done(broker, &publish).await;
+    assert!(!silent.errors.contains("DEBUG"), "{}", silent.errors);
+    let told = done(broker, &[&["--debug"], &publish[..]].concat()).await;
+    let by_variable = async |arguments: &[&str]| {
+        let mut command = command(broker.url(), arguments);
+        let child = command.env("POSTAGE_DEBUG_MODE", "True").spawn().unwrap();
+        finish(child, b"").await
+    };
+    let get = by_variable(&["get", "jobs", "--timeout", "60s"]).await;
+    let quiet = by_variable(&["publish", "-q", "jobs", "-Q", SECRETS[0]]).await;
+    assert_eq!((quiet.code, quiet.errors.as_str()), (Some(0), ""));
+    let consume = done(broker, &["consume", "jobs", "-n", "2", "--debug"]).await;
+    let serve = ["serve", "questions", "--", "cat"];
+    let serve = command(broker.url(), &serve).spawn().unwrap();
+    let call = done(broker, &["call", "-q", "questions", SECRETS[0], "--debug"]).await;
+    interrupt(&serve);
+    let serve = finish(serve, b"").await;
+    assert_eq!(serve.code, Some(0), "{}", serve.errors);
+    assert_eq!(call.text(), format!("{}\n", SECRETS[0]));
+    for (run, published, received) in [(&told, 1, 0), (&get, 0, 1), (&consume, 0, 2), (&call, 1, 1)]
+    {
+        let count = |end: &str| {
+            let lines = run.errors.lines();
+            let ours = lines.filter(|line| line.contains("DEBUG kombu_core::"));
+            ours.filter(|line| line.contains(end)).count()
+        };
+        let counts = (count(": publish "), count(": received "));
+        assert_eq!(
+            (run.code, counts),
+            (Some(0), (published, received)),
+            "{}",
+            run.errors
+        );
+        // What is in a message is nobody else's business.
+        let tells = SECRETS.iter().any(|secret| run.errors.contains(secret));
+        assert!(!tells, "{}", run.errors);
     }
-    // What is in a message is nobody else's business.
-    let bodies = asked
-        .iter()
-        .all(|run| !run.errors.contains("two") && !run.errors.contains("four"));
-    assert!(bodies, "{asked:?}");
+}
+
+async fn nobody_has_to_read_what_is_told(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    let mut publish = command(broker.url(), &["publish", "-q", "jobs", "hello", "--debug"]);
+    let mut publish = publish.spawn().unwrap();
+    drop(publish.stderr.take());
+    assert_eq!(publish.wait().await.unwrap().code(), Some(0));
+    assert_eq!(ready(broker, "jobs").await, 1);
+}
+
+async fn what_others_write_does_nothing_to_a_terminal(broker: &Broker) {
+    done(broker, &["declare", "exchange", "news", "type=fanout"]).await;
+    let publish = [
+        "publish",
+        "-e",
+        "news",
+        "-k",
+        "\u{1b}[2J",
+        "hello",
+        "--debug",
+    ];
+    let told = run(broker.url(), &publish).await;
+    assert!(told.errors.contains("key=\\u{1b}[2J"), "{}", told.errors);
+    assert!(!told.errors.contains('\u{1b}'), "{}", told.errors);
 }
 
 async fn a_recording_is_published_as_it_was(broker: &Broker) {
@@ -558,6 +606,8 @@ async fn a_wrong_line_of_a_recording_is_named(broker: &Broker) {
 on_every_broker! {
     what_is_published_is_consumed
     what_is_published_and_received_is_told_where_that_is_asked_for
+    nobody_has_to_read_what_is_told
+    what_others_write_does_nothing_to_a_terminal
     a_recording_is_published_as_it_was
     a_binary_body_comes_out_byte_for_byte
     lines_and_files_are_messages

@@ -1,6 +1,6 @@
 //! Takes messages from a queue for a consumer.
 //!
-//! A pull takes what is there and is over at once. Servers before the middle of 2.10 lose a message that comes again while all pulls that
+//! A pull takes what is there and is over at once. Servers of before April 2024 lose a message that comes again while all pulls that
 //! wait have run out (nats-server's pull request 5338): it lies until they take it for abandoned. Where nothing is there, the
 //! reader listens for news of the queue and pulls again: so nothing is ever on its way to somebody who has left.
 

@@ -23,7 +23,8 @@ pub(crate) fn session_over() -> Error {
 /// What went wrong at connect.
 pub(crate) fn classify_connect(error: RedisError) -> Error {
     if error.kind() == redis::ErrorKind::RESP3NotSupported || is_unknown_command(error.detail()) {
-        return too_old(&error.to_string()).with_source(error);
+        // Not as a source: what the server repeats may be a password.
+        return too_old(&error.to_string());
     }
     let kind = match error.code() {
         Some("WRONGPASS" | "NOAUTH" | "NOPERM") => ErrorKind::Credentials,
@@ -49,6 +50,8 @@ fn is_of_database(details: &str) -> bool {
 }
 
 fn too_old(text: &str) -> Error {
+    // Servers repeat what the command was called with: a password, or a message.
+    let text = text.split(", with args").next().unwrap_or_default();
     Error::new(
         ErrorKind::Unsupported,
         format!("this server lacks a command that kombu needs; use Redis 7.0 or newer: {text}"),

@@ -172,7 +172,7 @@ impl Producer {
 }
 
 /// Whether these serializers and compressions, by name, are there.
-fn are_there(
+pub(super) fn are_there(
     known: &Registry,
     serializer: Option<&String>,
     compression: Option<&String>,

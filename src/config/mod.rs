@@ -427,8 +427,8 @@ impl Config {
         }
     }
 
-    /// The producers, consumers and `rpc` of the file whose serializer or compression isn't among `known`, in an error each. They couldn't be
-    /// opened on a connection without it: the program has to register those of its own.
+    /// The producers, consumers, `rpc` and OCCO's objects of the file whose serializer or compression isn't among `known`, each with the
+    /// first one that isn't. They couldn't be opened on a connection without it: the program has to register those of its own.
     ///
     /// ```
     /// # #[cfg(all(feature = "yaml", feature = "json"))] {
@@ -442,19 +442,32 @@ impl Config {
     /// # Ok::<(), kombu::Error>(())
     /// ```
     pub fn unknown_serializers(&self, known: &serializers::Registry) -> Vec<Error> {
-        let producers = self.producers.iter();
-        let producers = producers.map(|(name, one)| ("producer", name, one.settings.check(known)));
-        let consumers = self.consumers.iter();
-        let consumers = consumers.map(|(name, one)| ("consumer", name, one.settings.check(known)));
-        let rpc = self.rpc.iter();
-        let rpc = rpc.map(|(name, one)| ("rpc", name, one.settings.check(known)));
-        let unknown = |(what, name, checked): (&str, &String, Result<()>)| {
+        let mut checked = Vec::new();
+        for (name, producer) in &self.producers {
+            checked.push((format!("producer `{name}`"), producer.settings.check(known)));
+        }
+        for (name, consumer) in &self.consumers {
+            checked.push((format!("consumer `{name}`"), consumer.settings.check(known)));
+        }
+        for (name, rpc) in &self.rpc {
+            checked.push((format!("rpc `{name}`"), rpc.settings.check(known)));
+        }
+        let occo =
+            |config: &occo::Config| handles::are_there(known, config.serializer.as_ref(), None);
+        if let Some(config) = &self.mqconfig {
+            checked.push(("`mqconfig`".to_owned(), occo(config)));
+        }
+        for (name, config) in &self.endpoints {
+            checked.push((format!("endpoint `{name}`"), occo(config)));
+        }
+        let unknown = checked.into_iter().filter_map(|(what, checked)| {
             let error = checked.err()?;
-            let message = format!("{what} `{name}`: {}", error.message());
-            Some(Error::new(error.kind(), message))
-        };
-        let all = producers.chain(consumers).chain(rpc);
-        all.filter_map(unknown).collect()
+            Some(Error::new(
+                error.kind(),
+                format!("{what}: {}", error.message()),
+            ))
+        });
+        unknown.collect()
     }
 
     /// A producer of the file, before it is opened: its methods say otherwise than the file.

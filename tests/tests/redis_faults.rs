@@ -1040,14 +1040,25 @@ async fn a_redis_that_is_too_old_is_refused_at_connect() {
     // What Redis 6 doesn't have, and what Redis 5 doesn't.
     for command in ["SINTERCARD", "HELLO"] {
         let line = format!("rename-command {command} \"\"");
-        let redis = Redis::builder().config(&line).start().unwrap();
-        let error = builder(redis.url()).await.unwrap_err();
+        let user = "user me on >s3cret ~* &* +@all";
+        let redis = Redis::builder().config(&line).config(user).start().unwrap();
+        let url = format!("redis://me:s3cret@{}", redis.address());
+        let error = builder(&url).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         let text = error.to_string();
         assert!(
             text.contains(command) && text.contains("Redis 7.0"),
             "{text}"
         );
+        // The server repeats what `HELLO` was called with.
+        let mut cause: Option<&dyn std::error::Error> = Some(&error);
+        while let Some(error) = cause {
+            assert!(
+                !format!("{error} {error:?}").contains("s3cret"),
+                "{error:?}"
+            );
+            cause = error.source();
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::output;
 /// Say what transports can't do of a file, without a broker; ends with code 7 if there is something
 ///
 /// For each declaration: whether it is native, emulated by the client (how, and within which limits), or unsupported. Serializers
-/// and compressions that only a program of one's own can have are told on standard error.
+/// and compressions that the command doesn't have, and a program may, are told on standard error.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   kombu check shop.yaml --on amqp,redis,nats,memory")]
@@ -30,10 +30,6 @@ impl Check {
         let registry = kombu::registry();
         let config = kombu::from_config(&self.topology)?;
         let topology = config.topology();
-        // A program may have what this one doesn't.
-        for unknown in config.unknown_serializers(&Registry::default()) {
-            output::note(unknown.message());
-        }
         let schemes = match self.on.is_empty() {
             true => {
                 let all = ["amqp", "memory", "nats", "redis"].into_iter();
@@ -53,6 +49,16 @@ impl Check {
             Ok((scheme, capabilities))
         });
         let asked: Vec<_> = asked.collect::<Result<_>>()?;
+        // No reason to end with a code: a program may have what the command doesn't.
+        for unknown in config.unknown_serializers(&Registry::default()) {
+            let problem = unknown.message();
+            match context.output.json {
+                true => context
+                    .output
+                    .json(&json!({"on": null, "problem": problem}))?,
+                false => output::note(problem),
+            }
+        }
         let mut lacking = Vec::new();
         for (scheme, capabilities) in asked {
             let report = topology.check(&capabilities);

@@ -62,7 +62,7 @@ pub(crate) async fn on<H: Harness>(harness: impl Fn() -> H, scenario: impl Async
 /// The command, which knows of no broker but this one.
 pub(crate) fn command(url: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(KOMBU);
-    for variable in ["AMQP_URL", "NATS_URL", "REDIS_URL"] {
+    for variable in ["AMQP_URL", "NATS_URL", "POSTAGE_DEBUG_MODE", "REDIS_URL"] {
         command.env_remove(variable);
     }
     command
