@@ -8,8 +8,8 @@
 
 mod common;
 
-use kombu::Queue;
 use kombu::handler::{Payload, Reply, Retries, Router};
+use kombu::{Exchange, Queue};
 use kombu_testkit::Broker;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
@@ -23,6 +23,40 @@ async fn a_call_is_answered_by_a_program(broker: &Broker) {
     assert_eq!(answered.text(), "HELLO\n");
     common::interrupt(&child);
     assert_eq!(finish(child, b"").await.code, Some(0));
+}
+
+async fn an_answer_of_a_program_is_what_it_looks_like(broker: &Broker) {
+    declare(broker, &["sizes"]).await;
+    let served = ["serve", "sizes", "--", "wc", "-c"];
+    let child = command(broker.url(), &served).spawn().unwrap();
+    let connection = broker.connect().await;
+    let caller = connection.caller(Exchange::default()).routing_key("sizes");
+    let caller = caller.await.unwrap();
+    assert_eq!(caller.call::<_, u64>("seven").await.unwrap(), 7);
+    connection.close().await.unwrap();
+    common::interrupt(&child);
+    assert_eq!(finish(child, b"").await.code, Some(0));
+}
+
+async fn a_key_that_no_environment_can_have_ends_nothing(broker: &Broker) {
+    declare(broker, &["jobs"]).await;
+    done(broker, &["declare", "exchange", "news", "type=fanout"]).await;
+    done(broker, &["bind", "news", "-q", "jobs"]).await;
+    let connection = broker.connect().await;
+    let news = Exchange::fanout("news");
+    let producer = connection.producer(&news).await.unwrap();
+    let publish = producer.publish_text("hello").routing_key("a\0b");
+    publish.await.unwrap();
+    connection.close().await.unwrap();
+    let served = ["serve", "jobs", "--", "cat"];
+    let mut child = command(broker.url(), &served).spawn().unwrap();
+    let mut text = [0; 5];
+    let mut written = child.stdout.take().unwrap();
+    written.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b"hello");
+    common::interrupt(&child);
+    assert_eq!(finish(child, b"").await.code, Some(0));
+    assert_eq!(ready(broker, "jobs").await, 0);
 }
 
 async fn a_program_is_told_of_the_message_and_settles_it(broker: &Broker) {
@@ -239,6 +273,8 @@ async fn a_doctor_finds_nothing_wrong(broker: &Broker) {
 
 on_every_broker! {
     a_call_is_answered_by_a_program
+    an_answer_of_a_program_is_what_it_looks_like
+    a_key_that_no_environment_can_have_ends_nothing
     a_program_is_told_of_the_message_and_settles_it
     a_message_whose_program_fails_comes_again
     a_message_whose_program_fails_comes_as_often_as_it_is_told

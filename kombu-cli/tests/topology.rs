@@ -89,6 +89,13 @@ async fn an_exchange_is_bound_to_another_one(broker: &Broker) {
 
 async fn a_declaration_that_differs_is_code_7(broker: &Broker) {
     done(broker, &["declare", "queue", "jobs", "max_length=10"]).await;
+    // Text that looks like a number.
+    let letters = ["dead_letter_exchange=", "dead_letter_routing_key=7"];
+    done(
+        broker,
+        &[&["declare", "queue", "left"], &letters[..]].concat(),
+    )
+    .await;
     done(broker, &["declare", "queue", "jobs", "max_length=10"]).await;
     let other = run(broker.url(), &["declare", "queue", "jobs", "max_length=11"]).await;
     assert_eq!(other.code, Some(7), "{}", other.errors);
@@ -121,6 +128,7 @@ async fn an_attribute_that_can_not_be_read_is_named_with_the_way_out(broker: &Br
             "max_length=-1",
             "`max_length`: invalid value: integer `-1`, expected a whole number that isn't negative",
         ),
+        ("name=others", "`name` is said twice"),
         (
             "durable=yes",
             "`durable`: invalid type: string \"yes\", expected true or false",

@@ -69,7 +69,10 @@ fn kind(found: Unexpected<'_>) -> &'static str {
 fn plain(expected: &dyn Expected) -> String {
     let expected = expected.to_string();
     match expected.as_str() {
-        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number that isn't negative".to_owned(),
+        "u8" => "a whole number from 0 to 255".to_owned(),
+        "u16" => "a whole number from 0 to 65535".to_owned(),
+        "u32" => "a whole number from 0 to 4294967295".to_owned(),
+        "u64" | "usize" => "a whole number that isn't negative".to_owned(),
         "i8" | "i16" | "i32" | "i64" => "a whole number".to_owned(),
         "f32" | "f64" => "a number".to_owned(),
         "a string" => "text".to_owned(),

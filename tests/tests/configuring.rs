@@ -96,6 +96,19 @@ fn an_option_that_is_no_word_and_no_whole_number_is_refused_in_words() {
 }
 
 #[test]
+fn a_number_that_is_too_large_is_refused_with_its_range() {
+    for (text, range) in [
+        ("queues:\n  jobs:\n    max_priority: 300", "from 0 to 255"),
+        (
+            "connections:\n  default:\n    port: 70000",
+            "from 0 to 65535",
+        ),
+    ] {
+        assert_refused(read(text), &["line 3", range]);
+    }
+}
+
+#[test]
 fn a_key_where_the_brokers_name_belongs_is_refused_with_that_name() {
     let exchanges = "exchanges: {dead: {name: shop.dead, type: fanout}, plain: {type: fanout}}\n";
     for (text, parts) in [

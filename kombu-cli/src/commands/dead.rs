@@ -46,6 +46,7 @@ enum What {
     ///
     /// A letter leaves its queue when the broker has confirmed that it is back. So nothing is lost if this is killed, but up to 1000
     /// letters may be there twice. Its history, the headers x-death, x-first-death-… and x-last-death-…, is taken off: it begins anew.
+    /// Its exchange is the default one from then on, and its routing key the name of its queue, so that it gets nowhere else.
     /// What never died stays, and so does a letter whose queue is gone (code 5 at the end). It sends back as many as there are at the
     /// start, or ends when nothing came for 5s. While the broker is away, it waits, and for 35s at least once that is back: so long may
     /// it keep what the lost connection had.

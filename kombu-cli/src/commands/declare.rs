@@ -58,13 +58,24 @@ fn attribute(text: &str) -> std::result::Result<(String, Value), String> {
 impl Declaration {
     /// The declaration that these attributes make.
     fn read<T: DeserializeOwned>(&self) -> Result<T> {
-        for (name, value) in &self.attributes {
-            let alone = Map::from_iter([(name.clone(), value.clone())]);
-            let read = serde_json::from_value::<T>(alone.into());
-            read.map_err(|error| Failure::usage(problem(name, &error.to_string())))?;
-        }
-        let mut map: Map<String, Value> = self.attributes.iter().cloned().collect();
+        let mut map = Map::new();
         map.insert("name".to_owned(), self.name.as_str().into());
+        for (name, value) in &self.attributes {
+            let alone = |value: Value| {
+                let alone = Map::from_iter([(name.clone(), value)]);
+                serde_json::from_value::<T>(alone.into())
+            };
+            let text = Value::from(value.to_string());
+            let value = match alone(value.clone()) {
+                Ok(_) => value.clone(),
+                // A routing key may look like a number.
+                Err(_) if alone(text.clone()).is_ok() => text,
+                Err(error) => return Err(Failure::usage(problem(name, &error.to_string()))),
+            };
+            if map.insert(name.clone(), value).is_some() {
+                return Err(Failure::usage(format!("`{name}` is said twice")));
+            }
+        }
         let read = serde_json::from_value(map.into());
         read.map_err(|error| Failure::usage(error.to_string()))
     }

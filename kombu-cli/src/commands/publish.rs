@@ -192,8 +192,8 @@ impl Publish {
         let producer = self.target.open(&connection).await?;
         let template = self.content.template(&connection)?;
         let total = match &input {
-            Input::Arguments(bodies) => Some(bodies.len() as u64 * self.repeat),
-            Input::Files(files) => Some(files.len() as u64 * self.repeat),
+            Input::Arguments(bodies) => Some((bodies.len() as u64).saturating_mul(self.repeat)),
+            Input::Files(files) => Some((files.len() as u64).saturating_mul(self.repeat)),
             _ => None,
         };
         let bar = context.output.progress(total, "published");

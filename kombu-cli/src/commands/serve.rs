@@ -10,6 +10,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::publish::guess;
 use crate::failure::{Code, Failure, Result};
 use crate::place::{TIME, duration};
 use crate::{Context, output};
@@ -19,7 +20,9 @@ use crate::{Context, output};
 /// The body is its standard input. KOMBU_QUEUE, KOMBU_EXCHANGE, KOMBU_ROUTING_KEY, KOMBU_ATTEMPT, KOMBU_CONTENT_TYPE, KOMBU_MESSAGE_ID,
 /// KOMBU_TYPE and, for each header, KOMBU_HEADER_NAME are in its environment. If it ends with 0, the message is acknowledged, and what it
 /// wrote is the answer if the message asks for one. Otherwise --on-failure says what becomes of the message: by default it comes again,
-/// without limit unless --retries says how often. It waits for messages for ever; Ctrl-C waits for the programs that run.
+/// without limit unless --retries says how often. So it does, which is told, if its program runs for longer than the broker lets it be
+/// held: 25 min on RabbitMQ. An answer is JSON, text or bytes, by what it looks like. It waits for messages for ever; Ctrl-C waits for
+/// the programs that run, and a second one leaves them running. KOMBU_URL, which may have a password, isn't in their environment.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   kombu serve images -- ./resize --width 200
@@ -120,8 +123,14 @@ impl Serve {
             }
         };
         match settled {
-            // It comes again by itself.
-            Err(error) if error.kind() == ErrorKind::SettleLost => Ok(()),
+            Err(error) if error.kind() == ErrorKind::SettleLost => {
+                output::note(&format!(
+                    "a message of queue `{}` comes again, whatever its program did: {}",
+                    self.queue,
+                    error.message()
+                ));
+                Ok(())
+            }
             settled => Ok(settled?),
         }
     }
@@ -159,7 +168,11 @@ impl Serve {
             Err(error) => return Ok(Err(error.to_string())),
         };
         let answered = match delivery.responder() {
-            Some(responder) => responder.reply_bytes(answer).await.map(drop),
+            Some(responder) => {
+                let (content_type, encoding) = guess(&answer);
+                let reply = responder.reply_bytes(answer).content_type(content_type);
+                reply.content_encoding(encoding).await.map(drop)
+            }
             None => Ok(()),
         };
         Ok(answered.map_err(|error| format!("it can't be answered: {error}")))
@@ -181,8 +194,6 @@ impl Serve {
             })
             .kill_on_drop(true)
             .env("KOMBU_QUEUE", self.queue.as_str())
-            .env("KOMBU_EXCHANGE", delivery.exchange().as_str())
-            .env("KOMBU_ROUTING_KEY", delivery.routing_key().as_str())
             .env("KOMBU_ATTEMPT", delivery.attempt().to_string());
         // Credentials are nothing that a program for messages needs.
         command.env_remove("KOMBU_URL");
@@ -190,12 +201,14 @@ impl Serve {
         #[cfg(unix)]
         command.process_group(0);
         let texts = [
+            ("KOMBU_EXCHANGE", Some(delivery.exchange().as_str())),
+            ("KOMBU_ROUTING_KEY", Some(delivery.routing_key().as_str())),
             ("KOMBU_CONTENT_TYPE", delivery.content_type()),
             ("KOMBU_MESSAGE_ID", delivery.message_id()),
             ("KOMBU_TYPE", delivery.kind()),
         ];
         for (name, value) in texts {
-            if let Some(value) = value.filter(|value| !value.contains('\0')) {
+            if let Some(value) = value.filter(|value| is_possible(value)) {
                 command.env(name, value);
             }
         }
@@ -204,8 +217,7 @@ impl Serve {
                 Some(text) => text.to_owned(),
                 None => serde_json::to_string(value).unwrap_or_default(),
             };
-            // An environment has no such values.
-            if !text.contains('\0') {
+            if is_possible(&text) {
                 command.env(variable(name), text);
             }
         }
@@ -242,6 +254,11 @@ impl Serve {
 
 fn joined(ended: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
     ended.unwrap_or_else(|error| Err(Failure::new(Code::Failed, error.to_string())))
+}
+
+/// Whether an environment can have such a value.
+fn is_possible(value: &str) -> bool {
+    !value.contains('\0')
 }
 
 /// What a header is called in an environment: `x-trace id` is `KOMBU_HEADER_X_TRACE_ID`.

@@ -260,6 +260,22 @@ impl Replying {
         self
     }
 
+    /// The content type, in place of that of what writes the answer.
+    pub fn content_type(mut self, value: impl Into<Name>) -> Self {
+        if let Ok(content) = &mut self.content {
+            content.content_type = value.into();
+        }
+        self
+    }
+
+    /// The content encoding, in place of that of what writes the answer.
+    pub fn content_encoding(mut self, value: impl Into<Name>) -> Self {
+        if let Ok(content) = &mut self.content {
+            content.content_encoding = value.into();
+        }
+        self
+    }
+
     /// AMQP's `type` of the answer.
     pub fn kind(mut self, kind: impl Into<Name>) -> Self {
         if let Ok(content) = &mut self.content {

@@ -98,7 +98,7 @@ pub struct SimpleQueue {
     connection: Connection,
     queue: Queue,
     producer: Producer,
-    /// Opened when something is waited for; it fetches nothing ahead.
+    /// Opened when something is waited for; it fetches one ahead.
     consumer: Option<Consumer>,
 }
 
@@ -119,6 +119,10 @@ impl SimpleQueue {
 
     /// Takes the first message, and waits for one until the timeout; with a timeout of zero it takes only what is there. It has
     /// to be settled before the next one is waited for.
+    ///
+    /// Once something was waited for, the broker sends the next message when this one is settled: [`size`](SimpleQueue::size) and
+    /// [`clear`](SimpleQueue::clear) don't have that one, and a timeout of zero takes it only if it has come. Some milliseconds
+    /// find out.
     ///
     /// # Errors
     ///
@@ -195,7 +199,7 @@ impl SimpleBuffer {
     }
 
     /// Takes the first message away, and waits for one until the timeout; with a timeout of zero it takes only what is
-    /// there.
+    /// there, as [`SimpleQueue::get`] does.
     ///
     /// # Errors
     ///

@@ -22,10 +22,10 @@ use super::{Exit, Serve};
 ///
 /// let connection = kombu::connect("memory://").await?;
 /// let jobs = connection.serve(Router::new().on("job", work)).queues(&Queue::new("jobs"));
+/// connection.declare_queue(&Queue::new("orders")).await?; // before the command
 /// let orders = connection.serve(Router::new()).queues(&Queue::new("orders"));
 /// let component = tokio::spawn(Component::new().with(jobs).with(orders).run());
 ///
-/// # while connection.queue_info("orders").await.is_err() { tokio::task::yield_now().await }
 /// let producer = connection.producer(Exchange::default()).await?;
 /// producer.publish(&()).routing_key("orders").kind("command").header("name", "quit").await?;
 /// assert_eq!(component.await.expect("no panic")?, Exit::Quit);

@@ -21,11 +21,11 @@
 //!
 //! let connection = kombu::connect("memory://").await?;
 //! let router = Router::new().on("price", price).with_state(Prices { each: 3 });
+//! connection.declare_queue(&Queue::new("shop")).await?; // before the question
 //! let shop = connection.serve(router).queues(&Queue::new("shop")).concurrency(8);
 //! let shop = tokio::spawn(shop.run());
 //!
 //! let caller = connection.caller(Exchange::default()).routing_key("shop").await?;
-//! # while connection.queue_info("shop").await.is_err() { tokio::task::yield_now().await }
 //! let total = caller.call::<_, u64>(&7).kind("price").await?;
 //! assert_eq!(total, 21);
 //! connection.close().await?; // ends the shop

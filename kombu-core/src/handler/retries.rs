@@ -27,7 +27,7 @@ pub struct Retries {
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
     #[serde(with = "duration")]
     first_pause: Duration,
-    /// No pause is longer. Default: 5 min.
+    /// No pause is longer, but by its jitter. Default: 5 min.
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
     #[serde(with = "duration")]
     longest_pause: Duration,
@@ -70,7 +70,7 @@ impl Retries {
         self
     }
 
-    /// No pause is longer. Default: 5 min.
+    /// No pause is longer, but by its jitter. Default: 5 min.
     #[must_use]
     pub fn longest_pause(mut self, pause: Duration) -> Self {
         self.longest_pause = pause;

@@ -3,6 +3,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::client::Message;
+use crate::error::{Error, ErrorKind};
 use crate::name::Name;
 
 use super::route::{Erased, Function, Stateful};
@@ -277,6 +278,23 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
             return Some(format!("queue `{queue}`"));
         }
         takes(&self.fallback).then(|| "the fallback".to_owned())
+    }
+
+    /// Refuses handlers that want the delivery for themselves, for `what`, which can't give it to them.
+    pub(crate) fn check_takes_none(&self, what: &str) -> crate::error::Result<()> {
+        let named = self.named.values().chain(self.typed.values());
+        let conditional = self.conditions.iter().map(|(_, handlers)| handlers);
+        let all = named.chain(self.queues.values()).chain(conditional);
+        let mut all = all.chain([&self.fallback]).flatten();
+        if !all.any(|handler| handler.takes_delivery()) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Config,
+            format!(
+                "a handler of {what} takes the delivery, which is settled before; have it take the `Message`, or its `Payload`"
+            ),
+        ))
     }
 }
 

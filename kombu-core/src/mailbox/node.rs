@@ -42,8 +42,9 @@ impl Mailbox {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::ResourceLocked`](crate::ErrorKind::ResourceLocked) if another connection has a node of this name, and those
-    /// of [`consumer`](Connection::consumer).
+    /// [`ErrorKind::ResourceLocked`](crate::ErrorKind::ResourceLocked) if another connection has a node of this name,
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) if a handler takes the [`Delivery`], and those of
+    /// [`consumer`](Connection::consumer).
     pub async fn node(
         &self,
         connection: &Connection,
@@ -51,6 +52,7 @@ impl Mailbox {
         router: impl Complete,
     ) -> Result<Node> {
         let (name, router): (Name, Router) = (name.into(), router.into());
+        router.check_takes_none(&format!("node `{name}`"))?;
         connection.declare_exchange(&self.reply_exchange()).await?;
         let queue = private(connection, self.queue(&name), KEPT);
         let consumer = connection.consumer(&queue).no_ack(true).await?;

@@ -173,6 +173,7 @@ impl Callback {
                 serve.open().await?.run_until(stopped)
             }
             false => {
+                router.check_takes_none(&format!("receiver `{receiver}` without `safe`"))?;
                 let consumer = connection.consumer(queue).no_ack(true).await?;
                 Box::pin(hand_over(consumer, router, stopped))
             }
@@ -416,7 +417,8 @@ impl Mom {
     ///
     /// # Errors
     ///
-    /// Those of [`Connection::consumer`]. The receiver goes on as it was.
+    /// [`ErrorKind::Config`] for a handler that takes the [`Delivery`] where nothing is [`safe`](Settings::safe), and those of
+    /// [`Connection::consumer`]. The receiver goes on as it was.
     pub async fn on_receive<H, Arguments>(
         &mut self,
         name: impl Into<Name>,
@@ -503,7 +505,7 @@ impl Mom {
         }
     }
 
-    /// The next message of a receiver, waited for until the timeout; zero takes only what is there, and `None` waits for as
+    /// The next message of a receiver, waited for until the timeout; zero takes only what has come, and `None` waits for as
     /// long as the settings say. It has to be acknowledged, unless the settings say that nothing is
     /// ([`safe`](Settings::safe)).
     ///

@@ -387,5 +387,8 @@ pub async fn what_need_not_be_safe_is_gone_when_it_is_received(broker: &Broker) 
     let received = mom.receive("jobs", PATIENCE).await.unwrap().unwrap();
     let settled = received.ack().await;
     assert_refused(settled, ErrorKind::NotSettleable, None);
+    // Nor is there anything that a callback could settle.
+    let takes = mom.on_receive("jobs", async |_: Delivery| ()).await;
+    assert_refused(takes, ErrorKind::Config, None);
     broker.assert_counts(mom.connection(), "jobs", 0, 0).await;
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kombu_core::driver::Feature;
 use kombu_core::handler::{Exit, Outcome, Payload, Reply as Answer, Router};
 use kombu_core::mailbox::{Arguments, Mailbox, Nodes, Reply};
-use kombu_core::{Connection, ErrorKind, Name};
+use kombu_core::{Connection, Delivery, ErrorKind, Name};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
@@ -275,4 +275,7 @@ pub async fn a_name_is_one_nodes_alone(broker: &Broker) {
         drop(second.unwrap());
     }
     assert!(!running.is_finished());
+    let router = Router::new().on("take", async |_: Delivery| ());
+    let takes = mailbox.node(&there, "right", router).await;
+    assert_refused(takes, ErrorKind::Config, None);
 }
