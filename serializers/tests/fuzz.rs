@@ -234,7 +234,8 @@ fn a_value_and_anything_behind_it_are_refused() {
 }
 
 /// What is cut is refused, and what is damaged too, unless it comes to the same: each format has a checksum. That of zlib is
-/// blind to changes of 1, -2 and 1 at equal distances, as every zlib is: then it is the same, and nothing else may be.
+/// blind to changes of 1, -2 and 1 at equal distances, as every zlib is; and a few bits more in its last bytes and itself fit each
+/// other again. Nothing may come out that it doesn't fit.
 fn fuzz_stage(name: &str) {
     let stage = Registry::default().stages().by_name(name).unwrap();
     let original = std::cell::RefCell::new(Vec::new());
@@ -256,8 +257,8 @@ fn fuzz_stage(name: &str) {
                 match stage.decode(spoilt, limit) {
                     Ok(decoded) => {
                         assert!(decoded.len() <= limit);
-                        let unseen = name == "zlib" && adler32(&decoded) == adler32(&original);
-                        assert!(sort == Sort::Random || decoded == original[..] || unseen);
+                        let fits = name == "zlib" && spoilt.ends_with(&adler32(&decoded));
+                        assert!(sort == Sort::Random || decoded == original[..] || fits);
                         assert_ne!(sort, Sort::Cut);
                     }
                     Err(error) => assert!(matches!(
@@ -270,12 +271,13 @@ fn fuzz_stage(name: &str) {
     );
 }
 
-/// RFC 1950, 8.2.
-fn adler32(bytes: &[u8]) -> (u32, u32) {
-    bytes.iter().fold((1, 0), |(a, b), byte| {
+/// RFC 1950, 8.2, as it ends a stream.
+fn adler32(bytes: &[u8]) -> [u8; 4] {
+    let (a, b) = bytes.iter().fold((1, 0), |(a, b), byte| {
         let a = (a + u32::from(*byte)) % 65_521;
         (a, (b + a) % 65_521)
-    })
+    });
+    (b << 16 | a).to_be_bytes()
 }
 
 #[cfg(feature = "zlib")]
