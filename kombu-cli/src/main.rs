@@ -62,7 +62,7 @@ struct Cli {
     /// Say nothing but results and errors
     #[arg(long, short = 'Q', global = true)]
     quiet: bool,
-    /// Tell what the library does: each publish and delivery, without body and headers. So does POSTAGE_DEBUG_MODE=true
+    /// Tell what the library does: each publish and delivery, without body and headers. So does POSTAGE_DEBUG_MODE=true, unless --quiet
     #[arg(long, global = true)]
     debug: bool,
     #[command(subcommand)]

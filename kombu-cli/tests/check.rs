@@ -149,6 +149,6 @@ endpoints:
     let json = run(NOWHERE, &["check", path, "--on", "memory", "--json"]).await;
     assert_eq!((json.code, json.errors.as_str()), (Some(0), ""));
     let rows = json.json();
-    let problems = rows.iter().filter(|row| row["on"].is_null());
+    let problems = rows.iter().filter(|row| row["unknown"].is_string());
     assert_eq!(problems.count(), names.len(), "{}", json.text());
 }

@@ -59,10 +59,19 @@ async fn what_is_published_and_received_is_told_where_that_is_asked_for(broker: 
         finish(child, b"").await
     };
     let get = by_variable(&["get", "jobs", "--timeout", "60s"]).await;
-    let quiet = by_variable(&["publish", "-q", "jobs", "-Q", SECRETS[0]]).await;
+    let quiet = [
+        "publish",
+        "-q",
+        "jobs",
+        "-Q",
+        "--timeout",
+        "60s",
+        SECRETS[0],
+    ];
+    let quiet = by_variable(&quiet).await;
     assert_eq!((quiet.code, quiet.errors.as_str()), (Some(0), ""));
     let consume = done(broker, &["consume", "jobs", "-n", "2", "--debug"]).await;
-    let serve = ["serve", "questions", "--", "cat"];
+    let serve = ["serve", "questions", "--timeout", "60s", "--", "cat"];
     let serve = command(broker.url(), &serve).spawn().unwrap();
     let call = done(broker, &["call", "-q", "questions", SECRETS[0], "--debug"]).await;
     interrupt(&serve);
@@ -91,8 +100,16 @@ async fn what_is_published_and_received_is_told_where_that_is_asked_for(broker: 
 
 async fn nobody_has_to_read_what_is_told(broker: &Broker) {
     declare(broker, &["jobs"]).await;
-    let mut publish = command(broker.url(), &["publish", "-q", "jobs", "hello", "--debug"]);
-    let mut publish = publish.spawn().unwrap();
+    let publish = [
+        "publish",
+        "-q",
+        "jobs",
+        "hello",
+        "--debug",
+        "--timeout",
+        "60s",
+    ];
+    let mut publish = command(broker.url(), &publish).spawn().unwrap();
     drop(publish.stderr.take());
     assert_eq!(publish.wait().await.unwrap().code(), Some(0));
     assert_eq!(ready(broker, "jobs").await, 1);
@@ -109,7 +126,7 @@ async fn what_others_write_does_nothing_to_a_terminal(broker: &Broker) {
         "hello",
         "--debug",
     ];
-    let told = run(broker.url(), &publish).await;
+    let told = done(broker, &publish).await;
     assert!(told.errors.contains("key=\\u{1b}[2J"), "{}", told.errors);
     assert!(!told.errors.contains('\u{1b}'), "{}", told.errors);
 }

@@ -11,7 +11,7 @@ mod common;
 use std::process::Stdio;
 use std::time::Duration;
 
-use kombu::Queue;
+use kombu::{ErrorKind, Queue};
 use kombu_testkit::Broker;
 use kombu_testkit::expect::collect_one;
 use kombu_testkit::proxy::Proxy;
@@ -89,13 +89,20 @@ async fn an_exchange_is_bound_to_another_one(broker: &Broker) {
 
 async fn a_declaration_that_differs_is_code_7(broker: &Broker) {
     done(broker, &["declare", "queue", "jobs", "max_length=10"]).await;
-    // Text that looks like a number.
-    let letters = ["dead_letter_exchange=", "dead_letter_routing_key=7"];
-    done(
-        broker,
-        &[&["declare", "queue", "left"], &letters[..]].concat(),
-    )
-    .await;
+    // Text that looks like a number stays as it was written.
+    let key = "dead_letter_routing_key=1.10";
+    let mut left = vec!["declare", "queue", "left", "dead_letter_exchange=", key];
+    done(broker, &left).await;
+    let connection = broker.connect().await;
+    let queue = Queue::new("left").dead_letter_exchange("");
+    let same = queue.clone().dead_letter_routing_key("1.10");
+    connection.declare_queue(&same).await.unwrap();
+    let other = queue.dead_letter_routing_key("1.1");
+    let other = connection.declare_queue(&other).await.unwrap_err();
+    assert_eq!(other.kind(), ErrorKind::PreconditionFailed);
+    connection.close().await.unwrap();
+    left.pop();
+    assert_eq!(run(broker.url(), &left).await.code, Some(7));
     done(broker, &["declare", "queue", "jobs", "max_length=10"]).await;
     let other = run(broker.url(), &["declare", "queue", "jobs", "max_length=11"]).await;
     assert_eq!(other.code, Some(7), "{}", other.errors);

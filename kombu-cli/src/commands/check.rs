@@ -12,7 +12,7 @@ use crate::output;
 /// Say what transports can't do of a file, without a broker; ends with code 7 if there is something
 ///
 /// For each declaration: whether it is native, emulated by the client (how, and within which limits), or unsupported. Serializers
-/// and compressions that the command doesn't have, and a program may, are told, too.
+/// and compressions that the command doesn't have, and a program may, are told, too (with --json as `unknown`).
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   kombu check shop.yaml --on amqp,redis,nats,memory")]
@@ -53,9 +53,7 @@ impl Check {
         for unknown in config.unknown_serializers(&Registry::default()) {
             let problem = unknown.message();
             match context.output.json {
-                true => context
-                    .output
-                    .json(&json!({"on": null, "problem": problem}))?,
+                true => context.output.json(&json!({ "unknown": problem }))?,
                 false => output::note(problem),
             }
         }

@@ -38,21 +38,20 @@ struct Declaration {
     name: String,
     /// What it is like, with the names that a configuration file has; what is JSON is taken as that
     #[arg(value_name = "ATTRIBUTE=VALUE", value_parser = attribute)]
-    attributes: Vec<(String, Value)>,
+    attributes: Vec<(String, String)>,
 }
 
 /// Attributes that are times.
 const TIMES: [&str; 2] = ["expires", "message_ttl"];
 
-fn attribute(text: &str) -> std::result::Result<(String, Value), String> {
+fn attribute(text: &str) -> std::result::Result<(String, String), String> {
     let (name, value) = text
         .split_once('=')
         .ok_or_else(|| "an attribute is NAME=VALUE, as in durable=false".to_owned())?;
     if TIMES.contains(&name) && value.parse::<u64>().is_ok() {
         duration(value)?;
     }
-    let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
-    Ok((name.to_owned(), value))
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 impl Declaration {
@@ -65,9 +64,10 @@ impl Declaration {
                 let alone = Map::from_iter([(name.clone(), value)]);
                 serde_json::from_value::<T>(alone.into())
             };
-            let text = Value::from(value.to_string());
+            let text = Value::from(value.as_str());
+            let value: Value = serde_json::from_str(value).unwrap_or_else(|_| text.clone());
             let value = match alone(value.clone()) {
-                Ok(_) => value.clone(),
+                Ok(_) => value,
                 // A routing key may look like a number.
                 Err(_) if alone(text.clone()).is_ok() => text,
                 Err(error) => return Err(Failure::usage(problem(name, &error.to_string()))),

@@ -20,8 +20,8 @@ use crate::{Context, output};
 /// The body is its standard input. KOMBU_QUEUE, KOMBU_EXCHANGE, KOMBU_ROUTING_KEY, KOMBU_ATTEMPT, KOMBU_CONTENT_TYPE, KOMBU_MESSAGE_ID,
 /// KOMBU_TYPE and, for each header, KOMBU_HEADER_NAME are in its environment. If it ends with 0, the message is acknowledged, and what it
 /// wrote is the answer if the message asks for one. Otherwise --on-failure says what becomes of the message: by default it comes again,
-/// without limit unless --retries says how often. So it does, which is told, if its program runs for longer than the broker lets it be
-/// held: 25 min on RabbitMQ. An answer is JSON, text or bytes, by what it looks like. It waits for messages for ever; Ctrl-C waits for
+/// without limit unless --retries says how often. It also comes again, which is told, if its program runs for longer than the broker
+/// lets it be held: 25 min on RabbitMQ. An answer is JSON, text or bytes, by what it looks like. It waits for messages for ever; Ctrl-C waits for
 /// the programs that run, and a second one leaves them running. KOMBU_URL, which may have a password, isn't in their environment.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
@@ -208,9 +208,11 @@ impl Serve {
             ("KOMBU_TYPE", delivery.kind()),
         ];
         for (name, value) in texts {
-            if let Some(value) = value.filter(|value| is_possible(value)) {
-                command.env(name, value);
-            }
+            match value.filter(|value| is_possible(value)) {
+                Some(value) => command.env(name, value),
+                // That of another message, if this is run for one.
+                None => command.env_remove(name),
+            };
         }
         for (name, value) in delivery.headers() {
             let text = match value.as_str() {

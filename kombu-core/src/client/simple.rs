@@ -121,8 +121,8 @@ impl SimpleQueue {
     /// to be settled before the next one is waited for.
     ///
     /// Once something was waited for, the broker sends the next message when this one is settled: [`size`](SimpleQueue::size) and
-    /// [`clear`](SimpleQueue::clear) don't have that one, and a timeout of zero takes it only if it has come. Some milliseconds
-    /// find out.
+    /// [`clear`](SimpleQueue::clear) don't have that one, and a timeout of zero takes it only if it has come: give it some
+    /// milliseconds.
     ///
     /// # Errors
     ///
