@@ -6,6 +6,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_core::Stream;
 use kombu_core::Result;
@@ -106,6 +107,7 @@ impl Stream for DirectReplies {
                     failures: 0,
                     queue: 0,
                     redelivered: answer.redelivered,
+                    waited: Duration::ZERO,
                 }))))
             }
             // The publisher opens another channel, or the session ends.

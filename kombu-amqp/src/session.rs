@@ -586,6 +586,7 @@ impl Connection for Session {
             failures: failures.all(),
             queue: 0,
             redelivered: delivery.redelivered || failures.copied > 0,
+            waited: Duration::ZERO,
         };
         Ok(Some((raw, settler.clone())))
     }

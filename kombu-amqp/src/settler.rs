@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use futures_util::stream::{self, BoxStream};
@@ -15,7 +15,6 @@ use kombu_core::driver::{Op, Outcome, Settle, Settlement, Tag};
 use kombu_core::message::Envelope;
 use kombu_core::virt::Death;
 use kombu_core::{ErrorKind, Name, Result};
-use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions};
 use lapin::{Channel, Consumer};
 use parking_lot::Mutex;
@@ -27,7 +26,7 @@ use crate::ladder::Steps;
 use crate::message::{Failures, has_unbearable_deaths, without_deaths};
 use crate::publisher::AmqpPublisher;
 use crate::session::Shared;
-use crate::subscription::Resizing;
+use crate::subscription::{Fetched, Resizing};
 use crate::under_way::{OnItsWay, UnderWay};
 
 /// How long a message whose retry failed is held, so that it doesn't come, and fail, over and over.
@@ -163,6 +162,10 @@ impl Settle for AmqpSettler {
             receiver.await.unwrap_or_else(|_| Err(settle_lost()))
         }))
     }
+
+    fn holds(&self, tag: Tag) -> bool {
+        self.held.lock().deliveries.contains_key(&tag.id)
+    }
 }
 
 /// The way back over one channel. Its task ends when nobody can settle anything over it any more.
@@ -193,7 +196,7 @@ pub(crate) struct Leaving {
     /// What comes in place of the last one. It may be on its way to the broker.
     pub(crate) resizing: Option<Resizing>,
     /// Fetched and not handed out.
-    pub(crate) fetched: VecDeque<Delivery>,
+    pub(crate) fetched: VecDeque<Fetched>,
     /// Somebody has deliveries of it.
     pub(crate) is_held: bool,
 }
@@ -501,7 +504,11 @@ impl Task {
         };
         left.await.map_err(classify)?;
         // The last one first, so that each goes back in front of its successor.
-        let tags: Vec<u64> = fetched.iter().rev().map(|one| one.delivery_tag).collect();
+        let tags: Vec<u64> = fetched
+            .iter()
+            .rev()
+            .map(|(_, one)| one.delivery_tag)
+            .collect();
         for tag in &tags {
             self.acked.add(*tag);
         }
@@ -517,7 +524,7 @@ impl Task {
     async fn cancel(
         &mut self,
         mut consumers: VecDeque<Consumer>,
-        fetched: &mut VecDeque<Delivery>,
+        fetched: &mut VecDeque<Fetched>,
     ) -> lapin::Result<()> {
         if let Some(consumer) = consumers.back() {
             let options = BasicCancelOptions::default();
@@ -525,7 +532,7 @@ impl Task {
         }
         for consumer in &mut consumers {
             while let Some(delivery) = consumer.next().await {
-                fetched.push_back(delivery?);
+                fetched.push_back((Instant::now(), delivery?));
             }
         }
         Ok(())

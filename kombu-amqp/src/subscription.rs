@@ -2,8 +2,8 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 use kombu_core::driver::{
@@ -14,6 +14,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Consumer};
+use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::error::{classify, lost};
@@ -54,7 +55,7 @@ enum State {
 }
 
 /// What was fetched before the end.
-type Rest = Option<(Lane, VecDeque<Delivery>)>;
+type Rest = Option<(Lane, VecDeque<Fetched>)>;
 
 /// A consumer that comes back, whether it is asked for messages meanwhile or not.
 struct Opening(JoinHandle<Result<Open>>);
@@ -74,10 +75,51 @@ struct Open {
     consumers: VecDeque<Consumer>,
     /// Fetched and not handed out; bounded by the broker's prefetch. The end of a consumer comes behind its messages, and
     /// has to be seen though there is no room for them.
-    fetched: VecDeque<Delivery>,
+    fetched: VecDeque<Fetched>,
+    arrivals: Arrivals,
     /// Prefetch that the broker was told.
     prefetch: u32,
     resizing: Option<Resizing>,
+}
+
+/// A message, and since when the broker waits for what becomes of it.
+pub(crate) type Fetched = (Instant, Delivery);
+
+/// When messages came, whether somebody was there to look at them or not.
+struct Arrivals {
+    first: Arc<FirstArrival>,
+    waker: Waker,
+}
+
+struct FirstArrival {
+    /// Since the messages that there were had been taken.
+    at: Mutex<Option<Instant>>,
+    subscription: Arc<AmqpSettler>,
+}
+
+impl Wake for FirstArrival {
+    fn wake(self: Arc<Self>) {
+        self.at.lock().get_or_insert_with(Instant::now);
+        self.subscription.task.wake();
+    }
+}
+
+impl Arrivals {
+    fn new(subscription: Arc<AmqpSettler>) -> Self {
+        let first = Arc::new(FirstArrival {
+            at: Mutex::default(),
+            subscription,
+        });
+        Arrivals {
+            waker: Waker::from(first.clone()),
+            first,
+        }
+    }
+
+    /// When the first one came of those that are taken now.
+    fn first(&self) -> Instant {
+        self.first.at.lock().take().unwrap_or_else(Instant::now)
+    }
 }
 
 /// A consumer with another prefetch, in place of the last one.
@@ -114,6 +156,7 @@ impl AmqpSubscription {
 
     fn open(&self, queue: &Name) -> BoxFuture<'static, Result<Open>> {
         let (shared, options, window) = (self.shared.clone(), self.options, self.window());
+        let arrivals = Arrivals::new(self.settler.clone());
         let queue = queue.clone();
         Box::pin(async move {
             let channel = shared.lines.channel().await?;
@@ -127,6 +170,7 @@ impl AmqpSubscription {
                 channel,
                 consumers: VecDeque::from([consumer]),
                 fetched: VecDeque::new(),
+                arrivals,
                 prefetch: window,
                 resizing: None,
             })
@@ -277,7 +321,7 @@ impl AmqpSubscription {
                 State::Cancelled(Some((lane, fetched))) => (&*lane, fetched),
                 _ => continue,
             };
-            while let Some(delivery) = fetched.pop_front() {
+            while let Some((since, delivery)) = fetched.pop_front() {
                 let tag = delivery.delivery_tag;
                 if is_from(&delivery.properties, self.options.no_local) {
                     lane.forget(tag);
@@ -307,6 +351,7 @@ impl AmqpSubscription {
                     failures: failures.all(),
                     queue: index as u16,
                     redelivered: delivery.redelivered || failures.copied > 0,
+                    waited: since.elapsed(),
                 });
             }
         }
@@ -381,13 +426,18 @@ impl Open {
                 Err(error) => return Polled::Lost(Some(classify(error))),
             }
         }
+        let mut first = None;
+        let mut arrival = Context::from_waker(&self.arrivals.waker);
         loop {
             let Some(consumer) = self.consumers.front_mut() else {
                 return Polled::Nothing;
             };
-            match Pin::new(consumer).poll_next(context) {
+            match Pin::new(consumer).poll_next(&mut arrival) {
                 Poll::Pending => return Polled::Nothing,
-                Poll::Ready(Some(Ok(delivery))) => self.fetched.push_back(delivery),
+                Poll::Ready(Some(Ok(delivery))) => {
+                    let first = *first.get_or_insert_with(|| self.arrivals.first());
+                    self.fetched.push_back((first, delivery));
+                }
                 Poll::Ready(Some(Err(error))) => return Polled::Lost(Some(classify(error))),
                 Poll::Ready(None) if !self.channel.status().connected() => {
                     return Polled::Lost(None);

@@ -3,7 +3,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use kombu_core::driver::{BoxFuture, BrokerInfo, Capabilities, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
@@ -203,6 +203,7 @@ impl QueueStore for MemoryStore {
                 failures: entry.failures,
                 queue: 0,
                 redelivered: entry.redelivered,
+                waited: Duration::ZERO,
             });
         });
         Ok(delivery.map(|delivery| (delivery, holding)))

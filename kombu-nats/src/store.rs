@@ -344,6 +344,7 @@ impl QueueStore for NatsStore {
                 failures,
                 queue: 0,
                 redelivered: count > 1,
+                waited: Duration::ZERO,
             };
             return Ok(Some((delivery, holder)));
         }

@@ -638,6 +638,7 @@ impl QueueStore for RedisStore {
                 failures: message.failures,
                 queue: 0,
                 redelivered: message.redelivered,
+                waited: Duration::ZERO,
             };
             (delivery, holder)
         }))

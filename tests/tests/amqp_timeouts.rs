@@ -4,13 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(not(kombu_test_amqp), allow(dead_code, unused_imports))]
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use kombu::{Connection, Deadlines, ErrorKind, Event, Exchange, Queue};
 use kombu_testkit::Harness;
 use kombu_testkit::brokers::RabbitMq;
 use kombu_testkit::expect::collect_one;
-use kombu_tests::AmqpHarness;
+use kombu_tests::{AmqpHarness, OnReceived};
 
 /// A RabbitMQ that looks every 200 ms for what is held longer than 500 ms.
 fn impatient() -> RabbitMq {
@@ -60,6 +61,75 @@ async fn a_delivery_that_is_held_too_long_comes_again_and_its_consumer_goes_on()
     while let Some(event) = events.next().await {
         assert!(!matches!(event, Event::Lost { .. }), "{event:?}");
     }
+}
+
+/// The broker takes it back long before the consumer would, again and again.
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn what_is_held_too_long_because_it_cannot_be_decoded_ends_no_consumer() {
+    let broker = impatient();
+    let connection = Connection::builder(AmqpHarness::new().registry())
+        .url(broker.url())
+        .await
+        .unwrap();
+    let jobs = Queue::new("jobs");
+    let mut consumer = connection.consumer(&jobs).prefetch(2).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    producer.publish(&"no number").await.unwrap();
+    for number in 0..4 {
+        let poison = collect_one(&mut consumer).await;
+        assert_eq!(poison.redelivered(), number > 0);
+        drop(poison.take::<u32>().unwrap_err());
+        producer.publish(&number).await.unwrap();
+        let (other, delivery) = collect_one(&mut consumer).await.take::<u32>().unwrap();
+        assert_eq!(other, number);
+        delivery.ack().confirmed().await.unwrap();
+    }
+}
+
+/// Since the broker sent it, whether somebody asked for it or not.
+#[tokio::test]
+#[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
+async fn a_message_says_how_long_it_waited_for_its_consumer() {
+    let broker = RabbitMq::start().unwrap();
+    let registry = AmqpHarness::new().registry();
+    let connection = Connection::builder(registry.clone())
+        .url(broker.url())
+        .await
+        .unwrap();
+    connection.declare_queue(&Queue::new("jobs")).await.unwrap();
+    let producer = connection.producer(Exchange::default());
+    let producer = producer.routing_key("jobs").await.unwrap();
+    let waiting = Arc::new(Mutex::new(None));
+    let seen = waiting.clone();
+    let layer = OnReceived::new(move |one| *seen.lock().unwrap() = Some(one.waited));
+    let other = Connection::builder(registry)
+        .url(broker.url())
+        .layer(layer)
+        .await
+        .unwrap();
+    let mut consumer = other.consumer(&Queue::new("jobs")).await.unwrap();
+    let waited = || waiting.lock().unwrap().take().unwrap();
+
+    let begin = Instant::now();
+    let (first, _) = tokio::join!(collect_one(&mut consumer), producer.publish(&1));
+    assert!(waited() < begin.elapsed());
+    first.ack().await.unwrap();
+
+    // Nobody looks at what comes meanwhile, for longer than it was waited for before.
+    assert!(consumer.receive(Duration::ZERO).await.unwrap().is_none());
+    let begin = Instant::now();
+    producer.publish(&2).await.unwrap();
+    while connection.queue_info("jobs").await.unwrap().ready > 0 {
+        tokio::task::yield_now().await;
+    }
+    let sent = Instant::now();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let second = collect_one(&mut consumer).await;
+    let (least, waited) = (sent.elapsed() / 2, waited());
+    assert!(waited > least && waited < begin.elapsed(), "{waited:?}");
+    second.ack().await.unwrap();
 }
 
 #[tokio::test]

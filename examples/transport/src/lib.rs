@@ -37,6 +37,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kombu_core::driver::{
@@ -517,6 +518,7 @@ impl State {
             failures: message.failures,
             queue: 0,
             redelivered: message.redelivered,
+            waited: Duration::ZERO,
         };
         let held = Held {
             holder: holder.clone(),

@@ -445,6 +445,9 @@ impl Consumer {
             }
             match Pin::new(&mut opened.subscription).poll_next(context) {
                 Poll::Ready(Some(Ok(Received::Delivery(raw)))) => {
+                    let Some(raw) = opened.link.fresh(raw) else {
+                        continue;
+                    };
                     let delivery = Delivery::new(raw, Arc::clone(&opened.link));
                     tracing::debug!(?delivery, "received");
                     if self.plan.interceptors.is_empty() {
@@ -474,7 +477,7 @@ impl Consumer {
                         opened.subscription.set_window(window);
                         continue;
                     }
-                    let Some(held) = held.fills_window() else {
+                    let Some(held) = held.fills_window(&*opened.link.settler) else {
                         if opened.link.stopping.load(Ordering::Relaxed) {
                             continue;
                         }

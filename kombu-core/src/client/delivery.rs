@@ -37,11 +37,11 @@ use super::{Connection, Producer, Settling};
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum UndecodablePolicy {
-    /// Rejected if its queue has a dead-letter exchange, else held until the consumer closes. As
-    /// [`Delivery::take`] says.
+    /// Rejected if its queue has a dead-letter exchange, else held until the consumer closes, or for as long as the
+    /// broker bears. As [`Delivery::take`] says.
     #[default]
     DeadLetterOrHold,
-    /// Held until the consumer closes, whatever its queue has.
+    /// Held until the consumer closes, or for as long as the broker bears, whatever its queue has.
     Hold,
     /// Rejected, which discards it where the queue has no dead-letter exchange.
     Reject,
@@ -97,8 +97,19 @@ impl LinkQueue {
 impl Link {
     /// What deliveries are answered with.
     pub(crate) async fn replying(&self) -> Result<&Producer> {
-        let open = || async { self.connection.producer(Exchange::default()).await };
-        self.replying.get_or_try_init(open).await
+        if let Some(producer) = self.replying.get() {
+            return Ok(producer);
+        }
+        // From here on, whoever else opens it.
+        let end = self.connection.deadline();
+        let open = || {
+            self.connection
+                .producer(Exchange::default())
+                .by(end)
+                .into_future()
+        };
+        let opening = self.replying.get_or_try_init(open);
+        self.connection.connected_by(end, opening).await
     }
 
     /// Has the consumer end when it is polled next, which is now. From here on every delivery that is settled or
@@ -129,6 +140,37 @@ impl Link {
         if let Some(held) = &self.held {
             self.release(held.take_put_off());
         }
+    }
+
+    /// Gives back what can't be decoded and was held for as long as the broker bears, and answers when to look again.
+    pub(super) fn release_overdue(&self, now: Instant) -> Option<Instant> {
+        let (overdue, next) = self.held.as_ref()?.take_overdue(now);
+        for tag in &overdue {
+            let queue = self.queue_name(tag.queue);
+            tracing::warn!(%queue, "a delivery that can't be handled was held for as long as the broker allows: released");
+        }
+        self.release(overdue);
+        next
+    }
+
+    /// Gives back a message that waited here for too long to be handed out; `None` if it did.
+    #[inline]
+    pub(super) fn fresh(&self, raw: RawDelivery) -> Option<RawDelivery> {
+        match &self.processing {
+            Some(processing) if processing.is_stale(raw.waited) => {
+                self.release_stale(&raw);
+                None
+            }
+            _ => Some(raw),
+        }
+    }
+
+    #[cold]
+    fn release_stale(&self, raw: &RawDelivery) {
+        let (queue, waited) = (self.queue_name(raw.queue), raw.waited);
+        tracing::warn!(%queue, ?waited, "a message was fetched too long ago to be handled in time: released");
+        let (queue, id) = (raw.queue, raw.id);
+        self.release([Tag { queue, id }]);
     }
 
     /// Gives back what was held of one queue.
@@ -227,7 +269,7 @@ impl Delivery {
         link.deliveries.fetch_add(1, Ordering::Relaxed);
         if let Some(processing) = &link.processing {
             let (queue, id) = (raw.queue, raw.id);
-            processing.begin(Tag { queue, id });
+            processing.begin(Tag { queue, id }, raw.waited);
         }
         Delivery {
             envelope: raw.envelope,
@@ -392,7 +434,7 @@ impl Delivery {
     /// Those of [`decode`](Delivery::decode). The error carries the delivery, raw body included
     /// ([`Error::into_delivery`]). If the error is dropped instead, the message is rejected into the queue's
     /// dead-letter exchange, if this consumer declared the queue with one. If not, the message is held until the
-    /// consumer closes and goes back then: so neither is it lost, nor does it come again at once and for ever. Held deliveries
+    /// consumer closes and goes back then, on RabbitMQ after 25 min if that is sooner: so neither is it lost, nor does it come again at once and for ever. Held deliveries
     /// count against the consumer's window, and the consumer ends with [`ErrorKind::Undecodable`] when they
     /// fill it. After a single [`get`](super::Connection::get), and when the consumer has closed before, the message is
     /// released. [`on_undecodable`](super::OpenConsumer::on_undecodable) says otherwise.
@@ -671,10 +713,8 @@ impl Acker {
     /// Whether it wasn't taken away. Asked once, when it is settled.
     #[inline]
     fn is_ours(&self) -> bool {
-        match &self.link.processing {
-            Some(processing) if !self.recalled => processing.end(self.tag()),
-            _ => true,
-        }
+        let processing = self.link.processing.as_ref();
+        processing.is_none_or(|processing| processing.end(self.tag(), self.recalled))
     }
 
     /// Has one that was handed out before given back in a moment: it would come again as fast as it can. False if it is to
@@ -695,6 +735,8 @@ impl Acker {
     /// Nobody settled it.
     #[cold]
     fn abandon(&mut self) {
+        let processing = self.link.processing.as_ref();
+        let until = processing.and_then(|processing| processing.until(self.tag()));
         if !self.is_ours() {
             return;
         }
@@ -723,8 +765,8 @@ impl Acker {
         if outcome == Outcome::Release
             && let Some(held) = &self.link.held
         {
-            if undecodable && holds && held.hold(self.tag()) {
-                tracing::warn!(%queue, "a delivery that can't be handled was dropped: held until the consumer closes");
+            if undecodable && holds && held.hold(self.tag(), until) {
+                tracing::warn!(%queue, "a delivery that can't be handled was dropped: held until the consumer closes, or for as long as the broker allows");
                 return;
             }
             if self.put_off() {

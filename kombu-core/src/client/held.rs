@@ -8,7 +8,7 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::driver::Tag;
+use crate::driver::{Settle, Tag};
 
 /// How long a delivery that came again, and was dropped again, is held.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -25,8 +25,8 @@ pub(super) struct Held {
 
 #[derive(Default)]
 struct Tags {
-    /// They can't be decoded and have nowhere to go.
-    undecodable: Vec<Tag>,
+    /// They can't be decoded and have nowhere to go. With the time until which the broker bears that.
+    undecodable: Vec<(Option<Instant>, Tag)>,
     /// Their number has changed since the window was last widened for them.
     changed: bool,
     /// They were handed out before. With the time when they are given back, the earliest first.
@@ -79,18 +79,48 @@ impl Held {
         self.task.wake();
     }
 
-    /// Holds a delivery that can't be decoded until the consumer closes; false if it has.
-    pub(super) fn hold(&self, tag: Tag) -> bool {
+    /// Holds a delivery that can't be decoded until then, or until the consumer closes; false if it has.
+    pub(super) fn hold(&self, tag: Tag, until: Option<Instant>) -> bool {
         {
             let mut tags = self.tags.lock();
             if tags.closed {
                 return false;
             }
-            tags.undecodable.push(tag);
+            tags.undecodable.push((until, tag));
             tags.changed = true;
         }
         self.wake();
         true
+    }
+
+    /// Stops holding what the broker doesn't bear to be held any longer, and answers it in the order in which it is to be
+    /// given back, and when that is due for the next one.
+    pub(super) fn take_overdue(&self, now: Instant) -> (Vec<Tag>, Option<Instant>) {
+        let mut next = None;
+        let taken = self.take_undecodable(|until, _| {
+            let is_overdue = until.is_some_and(|until| until <= now);
+            if let Some(until) = until.filter(|_| !is_overdue) {
+                next = Some(next.map_or(until, |next: Instant| next.min(until)));
+            }
+            is_overdue
+        });
+        (taken, next)
+    }
+
+    /// Stops holding such of those that can't be decoded.
+    fn take_undecodable(&self, mut is_taken: impl FnMut(Option<Instant>, Tag) -> bool) -> Vec<Tag> {
+        let mut tags = self.tags.lock();
+        let taken = tags
+            .undecodable
+            .extract_if(.., |(until, tag)| is_taken(*until, *tag));
+        let taken = latest_first(taken.map(|(_, tag)| tag));
+        if taken.is_empty() {
+            return taken;
+        }
+        tags.changed = true;
+        drop(tags);
+        self.wake();
+        taken
     }
 
     /// Holds a delivery that was handed out before for a moment, and answers until when; `None` if the consumer has
@@ -121,10 +151,17 @@ impl Held {
     }
 
     /// How many can't be decoded, if they fill the window and the room beside it.
-    pub(super) fn fills_window(&self) -> Option<u32> {
+    pub(super) fn fills_window(&self, settler: &dyn Settle) -> Option<u32> {
         let window = self.window.load(Ordering::Relaxed);
-        let held = self.count();
-        (window != 0 && held >= window.saturating_add(self.room)).then_some(held)
+        let filling =
+            || Some(self.count()).filter(|held| *held >= window.saturating_add(self.room));
+        if window == 0 {
+            return None;
+        }
+        filling()?;
+        // The broker may have taken some of them back.
+        self.take_undecodable(|_, tag| !settler.holds(tag));
+        filling()
     }
 
     /// Stops holding what came from this queue, and answers it in the order in which it is to be given back.
@@ -137,7 +174,7 @@ impl Held {
             }
             tag.queue != queue
         };
-        tags.undecodable.retain(|tag| keep(*tag));
+        tags.undecodable.retain(|(_, tag)| keep(*tag));
         tags.changed = true;
         tags.put_off.retain(|(_, tag)| keep(*tag));
         latest_first(taken)
@@ -149,11 +186,8 @@ impl Held {
         tags.closed = true;
         let undecodable = mem::take(&mut tags.undecodable);
         let put_off = mem::take(&mut tags.put_off);
-        latest_first(
-            undecodable
-                .into_iter()
-                .chain(put_off.into_iter().map(|(_, tag)| tag)),
-        )
+        let undecodable = undecodable.into_iter().map(|(_, tag)| tag);
+        latest_first(undecodable.chain(put_off.into_iter().map(|(_, tag)| tag)))
     }
 }
 

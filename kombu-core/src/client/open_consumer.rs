@@ -156,8 +156,10 @@ impl OpenConsumer {
     /// [`lost`](crate::Delivery::lost) resolves, and settling it later is
     /// [`ErrorKind::SettleLost`](crate::ErrorKind::SettleLost). `None` sets no limit.
     ///
-    /// Default: no limit; on RabbitMQ 25 min, since it closes the channel of a consumer that holds one for 30 min. Whoever
-    /// raises that (`consumer_timeout`) can raise this.
+    /// Default: no limit; on RabbitMQ 25 min, since it closes the channel of a consumer that holds one for 30 min. Its time
+    /// runs from when it sent the message, so what waited behind others has at most the rest of these 25 min;
+    /// what has less than 5 min left is released instead of being received. Whoever raises RabbitMQ's limit (`consumer_timeout`)
+    /// can raise this.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]

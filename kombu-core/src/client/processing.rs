@@ -13,11 +13,17 @@ use crate::engine::deadline;
 
 use super::delivery::Link;
 
+/// The part of the broker's time that whoever handles a message has at least: a fifth.
+const LEAST: u32 = 5;
+
 /// How much longer than to others whoever takes deliveries away itself has time to do so: its thread may be blocked.
 const MARGIN: Duration = Duration::from_secs(5);
 
 struct Held {
+    /// When it is taken away.
     due: Instant,
+    /// How long the broker bears that it isn't settled.
+    until: Option<Instant>,
     by: Keeper,
 }
 
@@ -29,6 +35,8 @@ enum Keeper {
     Other,
     /// It is taken away from somebody else.
     Nobody,
+    /// Whoever took it away has it, for as long as it likes.
+    Taker,
 }
 
 /// What came of taking a delivery away.
@@ -42,6 +50,8 @@ pub(super) enum Taking {
 /// Since when the deliveries of one consumer are held.
 pub(super) struct Processing {
     limit: Duration,
+    /// The broker's own, if it has one. Whoever sets a higher one knows that it is higher.
+    brokers: Option<Duration>,
     held: Mutex<HashMap<Tag, Held>>,
     /// Told when deliveries were taken away.
     taken: Notify,
@@ -60,33 +70,60 @@ impl Processing {
         runtime.spawn(give_back_overdue(Arc::downgrade(link), gone));
     }
 
-    pub(super) fn new(limit: Duration) -> Self {
+    pub(super) fn new(limit: Duration, brokers: Option<Duration>) -> Self {
         Processing {
             limit,
+            brokers: brokers.map(|brokers| brokers.max(limit)),
             held: Mutex::default(),
             taken: Notify::new(),
             _alive: watch::Sender::new(()),
         }
     }
 
-    pub(super) fn begin(&self, tag: Tag) {
+    /// Whether a message has waited here for so long that the broker would hardly leave time to handle it.
+    pub(super) fn is_stale(&self, waited: Duration) -> bool {
+        let leaves = |brokers: Duration| brokers.saturating_sub(waited) < brokers / LEAST;
+        self.brokers.is_some_and(leaves)
+    }
+
+    /// Somebody has the delivery, whose message has waited here for this long.
+    pub(super) fn begin(&self, tag: Tag, waited: Duration) {
+        let due = deadline(self.limit);
+        let until = self
+            .brokers
+            .map(|brokers| deadline(brokers.saturating_sub(waited)));
         let held = Held {
-            due: deadline(self.limit),
+            due: until.map_or(due, |until| until.min(due)),
+            until,
             by: Keeper::Consumer,
         };
         self.held.lock().insert(tag, held);
     }
 
-    /// Whether the delivery is still its holder's.
-    pub(super) fn end(&self, tag: Tag) -> bool {
-        let held = self.held.lock().remove(&tag);
-        held.is_some_and(|held| held.by != Keeper::Nobody)
+    /// How long the broker bears that the delivery isn't settled.
+    pub(super) fn until(&self, tag: Tag) -> Option<Instant> {
+        self.held.lock().get(&tag)?.until
+    }
+
+    /// Whether the delivery is still whose it was: of its holder, or of whoever `recalled` it.
+    pub(super) fn end(&self, tag: Tag, recalled: bool) -> bool {
+        let mut all = self.held.lock();
+        let Some(held) = all.get(&tag) else {
+            return false;
+        };
+        let is_takers = held.by == Keeper::Taker;
+        let is_ours = is_takers == recalled && held.by != Keeper::Nobody;
+        if is_ours || !is_takers {
+            all.remove(&tag);
+        }
+        is_ours
     }
 
     /// Whether the delivery was taken away, if it isn't settled.
     pub(super) fn is_taken(&self, tag: Tag) -> bool {
         let held = self.held.lock();
-        held.get(&tag).is_none_or(|held| held.by == Keeper::Nobody)
+        held.get(&tag)
+            .is_none_or(|held| matches!(held.by, Keeper::Nobody | Keeper::Taker))
     }
 
     /// Leaves it to the caller to take the delivery away, and answers when that is due; `None` if it was taken away.
@@ -109,15 +146,18 @@ impl Processing {
 
     /// Takes away one that was entrusted.
     pub(super) fn take(&self, tag: Tag) -> Taking {
-        let held = self.held.lock().remove(&tag);
-        match held {
-            None => Taking::Settled,
-            Some(held) if held.by == Keeper::Nobody => Taking::WasTaken,
-            Some(_) => {
-                self.taken.notify_waiters();
-                Taking::Taken
+        let mut all = self.held.lock();
+        match all.get_mut(&tag) {
+            None => return Taking::Settled,
+            Some(held) if held.by == Keeper::Nobody => {
+                all.remove(&tag);
+                return Taking::WasTaken;
             }
+            Some(held) => held.by = Keeper::Taker,
         }
+        drop(all);
+        self.taken.notify_waiters();
+        Taking::Taken
     }
 
     /// Resolves when a delivery that isn't settled was taken away.
@@ -134,13 +174,17 @@ impl Processing {
     /// Takes away what is overdue, and answers when to look again.
     fn take_overdue(&self) -> (Vec<Tag>, Instant) {
         let now = Instant::now();
-        let mut next = deadline(self.limit);
+        // Whatever comes now isn't due before.
+        let soonest = self
+            .brokers
+            .map_or(self.limit, |brokers| self.limit.min(brokers / LEAST));
+        let mut next = deadline(soonest);
         let mut overdue = Vec::new();
         self.held.lock().retain(|tag, held| {
             let due = match held.by {
                 Keeper::Consumer => held.due,
                 Keeper::Other => held.due + MARGIN,
-                Keeper::Nobody => return true,
+                Keeper::Nobody | Keeper::Taker => return true,
             };
             if due > now {
                 next = next.min(due);
@@ -172,7 +216,10 @@ async fn give_back_overdue(link: Weak<Link>, mut gone: watch::Receiver<()>) {
             if !overdue.is_empty() {
                 processing.taken.notify_waiters();
             }
-            next
+            match link.release_overdue(Instant::now()) {
+                Some(held) => next.min(held),
+                None => next,
+            }
         };
         tokio::select! {
             biased;

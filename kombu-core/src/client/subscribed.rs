@@ -343,6 +343,7 @@ impl Plan {
         options: SubscribeOptions,
     ) -> Opened {
         sources.are_subscribed(&session);
+        let brokers = self.connection.capabilities().max_processing_time();
         let link = Link {
             settler: subscription.settler(),
             queues: sources.link_queues().collect(),
@@ -357,7 +358,7 @@ impl Plan {
             processing: self
                 .max_processing_time
                 .filter(|_| !options.no_ack)
-                .map(Processing::new),
+                .map(|limit| Processing::new(limit, brokers)),
             replying: OnceCell::new(),
             session: session.clone(),
             connection: self.connection.clone(),

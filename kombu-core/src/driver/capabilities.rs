@@ -258,7 +258,8 @@ impl Capabilities {
         self.max_message_size
     }
 
-    /// How long a consumer may hold a delivery unless it says otherwise; `None` if there is no limit.
+    /// How long a consumer may hold a delivery unless it says otherwise; `None` if there is no limit. It runs from when
+    /// the broker sent the message ([`RawDelivery::waited`](super::RawDelivery::waited)).
     pub const fn max_processing_time(&self) -> Option<Duration> {
         self.max_processing_time
     }

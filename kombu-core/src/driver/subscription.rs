@@ -149,6 +149,9 @@ pub struct RawDelivery {
     pub queue: u16,
     /// Whether the message was handed out before.
     pub redelivered: bool,
+    /// How much of [`Capabilities::max_processing_time`](super::Capabilities::max_processing_time) is over: how long ago
+    /// the broker sent the message, if that time runs from there. Zero where it has no limit.
+    pub waited: Duration,
 }
 
 /// What a subscription brings.
@@ -231,6 +234,12 @@ pub trait Settle: Send + Sync {
     /// doesn't undo it. A delivery that is no longer held answers
     /// [`ErrorKind::SettleLost`](crate::ErrorKind::SettleLost), and the settle never touches another one.
     fn settle(&self, tag: Tag, outcome: Outcome) -> Settlement;
+
+    /// Whether the delivery is still held, as far as that is known: the broker may have taken it back while the session
+    /// goes on. Default: whatever wasn't settled.
+    fn holds(&self, _tag: Tag) -> bool {
+        true
+    }
 }
 
 /// A stream of deliveries from one or several queues, with one window over all of them.

@@ -97,8 +97,8 @@ impl Serve {
     }
 
     /// What becomes of messages that no handler can be called with, and of those that were tried for the last time.
-    /// Default: rejected if their queue has a dead-letter exchange, else held until the component ends. 64 of them are held beside the
-    /// window; the component ends with [`ErrorKind::Undecodable`] when further ones fill that, too.
+    /// Default: rejected if their queue has a dead-letter exchange, else held until the component ends, or for as long as the broker
+    /// bears. 64 of them are held beside the window; the component ends with [`ErrorKind::Undecodable`] when further ones fill that, too.
     pub fn on_undecodable(mut self, policy: UndecodablePolicy) -> Self {
         self.undecodable = policy;
         self

@@ -380,4 +380,8 @@ impl Settle for CheckedSettler {
         let problem = absent(Feature::DelayedRetry);
         Settlement::done(Err(unsupported("the retry", &problem)))
     }
+
+    fn holds(&self, tag: Tag) -> bool {
+        self.next.holds(tag)
+    }
 }

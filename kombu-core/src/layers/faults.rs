@@ -640,4 +640,8 @@ impl Settle for FaultySettler {
             }
         }))
     }
+
+    fn holds(&self, tag: Tag) -> bool {
+        self.next.holds(tag)
+    }
 }

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -215,6 +216,7 @@ impl<S: QueueStore> driver::Connection for VirtualConnection<S> {
                 failures: 0,
                 queue: 0,
                 redelivered: false,
+                waited: Duration::ZERO,
             }))
         });
         Ok(Caller {

@@ -342,6 +342,7 @@ impl Batch<'_> {
             failures,
             queue: self.queue,
             redelivered,
+            waited: Duration::ZERO,
         });
     }
 }

@@ -37,9 +37,10 @@ use session::Session;
 pub struct Awkward {
     brokers: Arc<Mutex<HashMap<String, Arc<broker::Broker>>>>,
     flaw: Option<Flaw>,
+    patience: Option<Duration>,
 }
 
-pub(crate) const CAPABILITIES: Capabilities = Capabilities::basic()
+const CAPABILITIES: Capabilities = Capabilities::basic()
     .native(Feature::AlternateExchange)
     .native(Feature::ExchangeBinding)
     .native(Feature::CustomExchangeKind)
@@ -62,6 +63,14 @@ impl Awkward {
     pub fn with_flaw(flaw: Flaw) -> Self {
         Awkward {
             flaw: Some(flaw),
+            ..Awkward::default()
+        }
+    }
+
+    /// One that says that it doesn't bear for longer that a delivery isn't settled.
+    pub fn with_patience(patience: Duration) -> Self {
+        Awkward {
+            patience: Some(patience),
             ..Awkward::default()
         }
     }
@@ -92,7 +101,10 @@ impl Transport for Awkward {
     }
 
     fn capabilities(&self) -> Capabilities {
-        CAPABILITIES
+        match self.patience {
+            Some(patience) => CAPABILITIES.with_max_processing_time(patience),
+            None => CAPABILITIES,
+        }
     }
 
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
@@ -111,7 +123,7 @@ impl Transport for Awkward {
             .entry(format!("{name}/{virtual_host}"))
             .or_default()
             .clone();
-        let session = Session::open(broker);
+        let session = Session::open(broker, self.capabilities());
         let kinds = target.exchange_kinds().clone();
         match self.flaw {
             None => VirtualConnection::open_with(session, kinds).await,

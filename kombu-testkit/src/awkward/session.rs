@@ -1,6 +1,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use kombu_core::driver::{BoxFuture, Capabilities, Op, QueueInfo, RawDelivery};
 use kombu_core::message::Envelope;
@@ -8,7 +9,6 @@ use kombu_core::virt::{Answer, Applied, Change, Dead, Finish, QueueStore, Reader
 use kombu_core::{Name, Result};
 use parking_lot::Mutex;
 
-use super::CAPABILITIES;
 use super::broker::{Broker, Ending};
 use super::line::{Line, turns};
 use super::reader::{AwkwardReader, Bell, Parcel};
@@ -16,6 +16,7 @@ use super::reader::{AwkwardReader, Bell, Parcel};
 /// One session. What its readers took and didn't finish goes back when it ends.
 pub(super) struct Session {
     broker: Arc<Broker>,
+    capabilities: Capabilities,
     line: Arc<Line>,
     number: u64,
     last_holder: AtomicU64,
@@ -38,11 +39,12 @@ pub(super) struct Holder {
 }
 
 impl Session {
-    pub(super) fn open(broker: Arc<Broker>) -> Self {
+    pub(super) fn open(broker: Arc<Broker>, capabilities: Capabilities) -> Self {
         let number = broker.with(|state| state.begin_session());
         Session {
             line: Line::open(broker.clone(), number),
             broker,
+            capabilities,
             number,
             last_holder: AtomicU64::new(0),
             known: Arc::default(),
@@ -71,7 +73,7 @@ impl QueueStore for Session {
     type Holder = Holder;
 
     fn capabilities(&self) -> Capabilities {
-        CAPABILITIES
+        self.capabilities
     }
 
     fn session(&self) -> u64 {
@@ -167,6 +169,7 @@ impl QueueStore for Session {
                 failures: taken.failures,
                 queue: 0,
                 redelivered: taken.redelivered,
+                waited: Duration::ZERO,
             };
             (delivery, holder)
         }))
