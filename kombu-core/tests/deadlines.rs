@@ -18,6 +18,7 @@ use kombu::driver::{
     RawDelivery, SessionLayer, Settle, SubscribeOptions, Subscription, Target, Transport,
 };
 use kombu::memory::Memory;
+use kombu::postage;
 use kombu::{
     Connection, ConnectionBuilder, Deadlines, ErrorKind, Event, Faults, Name, Registry, Result,
 };
@@ -423,4 +424,49 @@ async fn connecting_is_tried_until_just_before_its_deadline() {
     assert!(error.to_string().contains("within 10s"), "{error}");
     assert!(begin.elapsed() > limit - Duration::from_millis(100));
     assert!(begin.elapsed() < limit);
+}
+
+/// The callers of a connection share what answers come to, and the first one opens it.
+#[tokio::test(start_paused = true)]
+async fn callers_that_wait_for_each_other_end_by_their_own_deadlines() {
+    let faults = Faults::default();
+    let connection = builder("callers", &faults).await.unwrap();
+    faults.withhold_replies(true);
+    let says = ["open ", "30s", "waiting for"];
+    let open = || times_out(&says, connection.caller(Exchange::default()));
+    tokio::join!(open(), open(), open());
+    faults.withhold_replies(false);
+    connection.caller(Exchange::default()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_wait_for_each_other_end_by_their_own_deadlines() {
+    let faults = Faults::default();
+    let connection = builder("answers", &faults).await.unwrap();
+    let mut consumer = connection.consumer(&Queue::new("jobs")).await.unwrap();
+    let producer = connection.producer(Exchange::default()).await.unwrap();
+    for number in 0..3 {
+        let publish = producer.publish(&number).routing_key("jobs");
+        publish.reply_to("nowhere").await.unwrap();
+    }
+    let mut questions = Vec::new();
+    for _ in 0..3 {
+        questions.push(consumer.try_next().await.unwrap().unwrap());
+    }
+    faults.withhold_replies(true);
+    let says = ["30s", "waiting for"];
+    let answer = |question: usize| times_out(&says, questions[question].reply(&question));
+    tokio::join!(answer(0), answer(1), answer(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_of_postage_that_wait_for_each_other_end_by_their_own_deadlines() {
+    let faults = Faults::default();
+    let connection = builder("postage", &faults).await.unwrap();
+    let producer = postage::Producer::open(&connection).to(Exchange::default(), "jobs");
+    let producer = producer.await.unwrap();
+    faults.withhold_replies(true);
+    let says = ["open ", "30s", "waiting for"];
+    let call = || times_out(&says, async { Ok(producer.rpc::<_, ()>("do", 1).await?) });
+    tokio::join!(call(), call(), call());
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use kombu_serializers::{Codec, Stage};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::client::{Connection, Producer, Raw, Value};
 use crate::declare::{DeclareMode, DeliveryMode, Exchange};
@@ -29,8 +30,14 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// The one that the connection has, or a new one.
-    async fn of(connection: &Connection) -> Result<Arc<Line>> {
+    /// The one that the connection has, or a new one, which may be somebody else's.
+    async fn of(connection: &Connection, end: Instant) -> Result<Arc<Line>> {
+        connection
+            .connected_by(end, Line::open(connection, end))
+            .await
+    }
+
+    async fn open(connection: &Connection, end: Instant) -> Result<Arc<Line>> {
         let mut shared = connection.inner().line.lock().await;
         if let Some(line) = shared.upgrade() {
             return Ok(line);
@@ -39,7 +46,7 @@ impl Line {
         let runtime = inner.engine.runtime.clone();
         let answers = Arc::new(Answers::new(inner.interceptors.clone(), runtime));
         let producer = connection.producer(Exchange::default());
-        let producer = producer.calling(answers.clone()).await?;
+        let producer = producer.calling(answers.clone()).by(end).await?;
         let line = Arc::new(Line { answers, producer });
         *shared = Arc::downgrade(&line);
         Ok(line)
@@ -61,6 +68,8 @@ pub struct OpenCaller {
     declare_mode: Option<DeclareMode>,
     timeout: Option<Duration>,
     max_retries: u32,
+    /// When it has to be open, if that isn't counted from when it is awaited.
+    end: Option<Instant>,
 }
 
 impl OpenCaller {
@@ -75,7 +84,15 @@ impl OpenCaller {
             declare_mode: None,
             timeout: Some(TIMEOUT),
             max_retries: MAX_RETRIES,
+            end: None,
         }
+    }
+
+    /// Opens it by then.
+    #[cfg(feature = "postage")]
+    pub(crate) fn by(mut self, end: Instant) -> Self {
+        self.end = Some(end);
+        self
     }
 
     /// The routing key of questions that don't set one; for the default exchange, the queue. Default: empty.
@@ -123,6 +140,7 @@ impl OpenCaller {
     }
 
     async fn open(self) -> Result<Caller> {
+        let end = self.end.unwrap_or_else(|| self.connection.deadline());
         let inner = self.connection.inner();
         let codec = match &self.serializer {
             Some(name) => Some(inner.serializers.by_name(name)?),
@@ -136,7 +154,6 @@ impl OpenCaller {
             self.exchange.check()?;
         } else {
             let mode = self.declare_mode.unwrap_or(inner.declare_mode);
-            let end = self.connection.deadline();
             let exchanges = [&self.exchange];
             self.connection
                 .ensure_exchanges(exchanges, mode, end)
@@ -156,7 +173,7 @@ impl OpenCaller {
             },
         };
         Ok(Caller {
-            line: Line::of(&self.connection).await?,
+            line: Line::of(&self.connection, end).await?,
             settings: Arc::new(settings),
             connection: self.connection,
         })

@@ -12,7 +12,7 @@ use crate::declare::{Binding, DeclareMode, Exchange, Queue};
 use crate::driver::{
     BoxFuture, BrokerInfo, Capabilities, DeleteQueue, Destination, QueueInfo, Target,
 };
-use crate::engine::{self, Events, Health, Session};
+use crate::engine::{self, Events, Health, Session, by};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layers;
 use crate::name::Name;
@@ -121,6 +121,22 @@ impl Connection {
     /// When an operation that begins now has to be over.
     pub(crate) fn deadline(&self) -> Instant {
         engine::deadline(self.inner.engine.deadlines.declare)
+    }
+
+    /// Does work that waits for a session, or for somebody else who does.
+    pub(crate) async fn connected_by<T>(
+        &self,
+        end: Instant,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let limit = self.inner.engine.deadlines.declare;
+        let late = || {
+            Error::new(
+                ErrorKind::Timeout,
+                format!("no session within {limit:?}: waiting for a connection"),
+            )
+        };
+        by(end, work, late).await
     }
 
     /// Runs an operation on the present session, and on the next one if that is lost meanwhile, until its

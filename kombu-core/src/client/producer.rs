@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kombu_serializers::{Codec, Stage};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::declare::{DeclareMode, DeliveryMode, Exchange, ExchangeKind};
 use crate::driver::BoxFuture;
@@ -40,6 +41,8 @@ pub struct OpenProducer {
     declare_mode: Option<DeclareMode>,
     interceptors: Vec<Arc<dyn Interceptor>>,
     publishers: Publishers,
+    /// When it has to be open, if that isn't counted from when it is awaited.
+    end: Option<Instant>,
 }
 
 /// Where the publisher of a session comes from.
@@ -73,12 +76,19 @@ impl OpenProducer {
             declare_mode: None,
             interceptors: Vec::new(),
             publishers: Publishers::Plain,
+            end: None,
         }
     }
 
     /// A producer whose answers come to these.
     pub(crate) fn calling(mut self, answers: Arc<Answers>) -> Self {
         self.publishers = Publishers::Calling(answers);
+        self
+    }
+
+    /// Opens it by then.
+    pub(crate) fn by(mut self, end: Instant) -> Self {
+        self.end = Some(end);
         self
     }
 
@@ -190,7 +200,7 @@ impl OpenProducer {
     }
 
     async fn open(self) -> Result<Producer> {
-        let end = self.connection.deadline();
+        let end = self.end.unwrap_or_else(|| self.connection.deadline());
         let inner = self.connection.inner();
         let codec = match &self.serializer {
             Some(name) => Some(inner.serializers.by_name(name)?),
@@ -243,14 +253,8 @@ impl OpenProducer {
         let restore: Weak<Inner> = Arc::downgrade(&inner);
         inner.connection.inner().engine.register(restore);
         // A session that began in between did not know of this producer yet.
-        let limit = inner.connection.inner().engine.deadlines.declare;
-        let late = || {
-            Error::new(
-                ErrorKind::Timeout,
-                format!("no session within {limit:?}: waiting for a connection"),
-            )
-        };
-        by(end, inner.catch_up(&session), late).await?;
+        let catching_up = inner.catch_up(&session);
+        inner.connection.connected_by(end, catching_up).await?;
         Ok(Producer { inner })
     }
 }

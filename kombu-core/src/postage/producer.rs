@@ -280,13 +280,22 @@ impl<F: Serialize + Clone> Producer<F> {
         // Not `self`, whose fingerprint need not be shared between threads.
         let (cell, connection, exchange) = (&self.caller, &self.connection, &self.exchange);
         let (key, serializer) = (&self.key, &self.serializer);
-        Box::pin(cell.get_or_try_init(async move || {
-            let caller = connection.caller(exchange).routing_key(key);
-            match serializer {
-                Some(serializer) => caller.serializer(serializer).await,
-                None => caller.await,
+        Box::pin(async move {
+            if let Some(caller) = cell.get() {
+                return Ok(caller);
             }
-        }))
+            // From here on, whoever else opens it.
+            let end = connection.deadline();
+            let open = || {
+                let caller = connection.caller(exchange).routing_key(key).by(end);
+                match serializer {
+                    Some(serializer) => caller.serializer(serializer).into_future(),
+                    None => caller.into_future(),
+                }
+            };
+            let opening = connection.connected_by(end, cell.get_or_try_init(open));
+            opening.await.map_err(|error| error.during("open caller"))
+        })
     }
 }
 
