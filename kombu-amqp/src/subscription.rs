@@ -46,7 +46,7 @@ struct Source {
 }
 
 enum State {
-    Open(Open),
+    Open(Box<Open>),
     Opening(Opening),
     /// Paused; resolves when the broker sends nothing more.
     Away(Op<Result<()>>),
@@ -188,7 +188,7 @@ impl AmqpSubscription {
             State::Open(open) => open.poll(&source.queue, options, window, context),
             State::Opening(opening) => match Pin::new(&mut opening.0).poll(context) {
                 Poll::Ready(Ok(Ok(open))) => {
-                    source.state = State::Open(open);
+                    source.state = State::Open(Box::new(open));
                     return self.poll_source(index, context);
                 }
                 Poll::Ready(Ok(Err(error))) if error.kind() == ErrorKind::NotFound => {
@@ -592,7 +592,7 @@ impl Subscription for AmqpSubscription {
                 self.watching = None;
                 State::Away(Op::ready(Ok(())))
             } else {
-                State::Open(self.open(&queue).await?)
+                State::Open(Box::new(self.open(&queue).await?))
             };
             self.sources.push(Some(Source { queue, state }));
             Ok(index)
