@@ -217,17 +217,31 @@ impl Transport for Amqp {
         CAPABILITIES
     }
 
+    fn resolve(&self, target: Target) -> Result<Target> {
+        options(&target)?;
+        Ok(target)
+    }
+
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
-        let options: AmqpOptions = target.options()?;
+        let options = options(target)?;
         #[cfg(feature = "tls")]
         if target.url().scheme() == "amqps" {
-            options.check(target.url(), TlsSource::Options)?;
             let tls = Tls::new(&options.tls(), None).await?;
             return open(target, options, Some(tls)).await;
         }
-        options.check(target.url(), TlsSource::None("amqps"))?;
         open(target, options, None).await
     }
+}
+
+/// What a URL says, if that can be.
+fn options(target: &Target) -> Result<AmqpOptions> {
+    let options: AmqpOptions = target.options()?;
+    let source = match target.url().scheme() {
+        "amqps" => TlsSource::Options,
+        _ => TlsSource::None("amqps"),
+    };
+    options.check(target.url(), source)?;
+    Ok(options)
 }
 
 #[cfg(feature = "tls")]
@@ -270,6 +284,15 @@ pub struct AmqpWithTls {
 }
 
 #[cfg(feature = "tls")]
+impl AmqpWithTls {
+    fn options(&self, target: &Target) -> Result<AmqpOptions> {
+        let options: AmqpOptions = target.options()?;
+        options.check(target.url(), TlsSource::Program)?;
+        Ok(options)
+    }
+}
+
+#[cfg(feature = "tls")]
 #[async_trait]
 impl Transport for AmqpWithTls {
     fn name(&self) -> &'static str {
@@ -284,9 +307,13 @@ impl Transport for AmqpWithTls {
         CAPABILITIES
     }
 
+    fn resolve(&self, target: Target) -> Result<Target> {
+        self.options(&target)?;
+        Ok(target)
+    }
+
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
-        let options: AmqpOptions = target.options()?;
-        options.check(target.url(), TlsSource::Program)?;
+        let options = self.options(target)?;
         let tls = Tls::new(&options.tls(), Some(self.config.clone())).await?;
         open(target, options, Some(tls)).await
     }

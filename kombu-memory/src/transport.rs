@@ -67,6 +67,7 @@ impl Transport for Memory {
     }
 
     fn resolve(&self, target: Target) -> Result<Target> {
+        target.options::<MemoryOptions>()?;
         if target.url().host_str().is_some_and(|name| !name.is_empty()) {
             return Ok(target);
         }

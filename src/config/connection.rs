@@ -444,6 +444,33 @@ impl Settings {
         )?)?])
     }
 
+    /// What its transport doesn't take of its options, and which one that is, if it is one.
+    pub(super) fn wrong_option(
+        &self,
+        around: &Surroundings,
+        is_default: bool,
+    ) -> Option<(Option<&str>, Error)> {
+        let registry = crate::registry();
+        let check = |settings: &Settings| {
+            let urls = settings.urls(around, is_default);
+            let mut urls = urls.into_iter().flatten();
+            urls.try_for_each(|url| registry.check(&url))
+        };
+        let without = |option: Option<&str>| {
+            let mut others = self.clone();
+            match option {
+                Some(option) => drop(others.options.remove(option)),
+                None => others.options.clear(),
+            }
+            check(&others)
+        };
+        let error = check(self).err()?;
+        // What else is wrong with it is told to who connects: it may not be meant for here.
+        without(None).ok()?;
+        let mut options = self.options.keys().map(String::as_str);
+        Some((options.find(|option| without(Some(option)).is_ok()), error))
+    }
+
     fn url_of_parts(
         &self,
         protocol: &str,

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use kombu_core::Error;
+
 /// A place in a file, both counted from 1; a column of 0 isn't known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Position {
@@ -79,6 +81,41 @@ pub(super) struct Key {
 impl Node {
     pub(super) fn new(at: Position, value: Value) -> Self {
         Node { at, value }
+    }
+
+    /// Where the key at the end of this path is.
+    fn place(&self, path: &[&str]) -> Option<Position> {
+        let (first, rest) = path.split_first()?;
+        let Value::Map(entries) = &self.value else {
+            return None;
+        };
+        let (key, value) = entries.iter().find(|(key, _)| key.text == *first)?;
+        match rest {
+            [] => Some(key.at),
+            rest => value.place(rest),
+        }
+    }
+}
+
+/// Where things are in a file, for what is wrong with them though each can be read.
+pub(super) struct Places(Option<Node>);
+
+impl Places {
+    pub(super) fn of(file: Node) -> Self {
+        Places(Some(file))
+    }
+
+    /// There is no file, or its keys are others.
+    pub(super) fn unknown() -> Self {
+        Places(None)
+    }
+
+    /// An error with the place of the key at the end of this path, as far as that is known.
+    pub(super) fn tell(&self, path: &[&str], error: Error) -> Error {
+        match self.0.as_ref().and_then(|file| file.place(path)) {
+            Some(at) => error.with_context(&at.to_string()),
+            None => error,
+        }
     }
 }
 

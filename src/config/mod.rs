@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use kombu_core::handler::{Complete, Serve};
-use kombu_core::{call, mom, occo, serializers, without_secrets};
+use kombu_core::{call, mom, nearest, occo, serializers, without_secrets};
 
 use crate::{
     Connection, ConnectionBuilder, Error, ErrorKind, Exchange, OpenConsumer, OpenProducer, Queue,
@@ -24,7 +24,7 @@ use crate::{
 };
 
 use connection::{Elsewhere, Settings};
-use document::{Problem, Value};
+use document::{Places, Problem, Value};
 use environment::{Environment, OF_PROCESS, Surroundings};
 use file::File;
 use resolve::{Consumer, Declared, Handlers, Producer, Rpc};
@@ -65,7 +65,8 @@ const DEFAULT: &str = "default";
 /// `dead_letter_exchange` and `alternate_exchange` are attributes that the broker gets as they are, so these have the exchange's name on
 /// the broker; a key that is no name is refused there.
 /// Durations are texts such as `30s`, or milliseconds. Keys are the names of the builders' methods, and the values what
-/// these take; a key that is none is refused, with its line and the nearest one. What begins with `x-` at the top is passed over: a
+/// these take; a key that is none is refused, with its line and the nearest one, and so are a name that stands for nothing and an
+/// option that its transport doesn't take. What begins with `x-` at the top is passed over: a
 /// place for YAML's anchors.
 ///
 /// # Variables
@@ -187,7 +188,7 @@ impl Config {
     pub fn from_env() -> Result<Config> {
         let around = Surroundings::of(&OF_PROCESS);
         let around = around.map_err(|error| error.during("read configuration"))?;
-        Config::new(File::default(), around)
+        Config::new(File::default(), around, &Places::unknown())
     }
 
     /// The JSON Schema of a configuration file (draft 7), for editors: what keys there are, and what they take.
@@ -206,35 +207,46 @@ impl Config {
     }
 
     fn read(text: &str, format: Format, environment: &Environment<'_>) -> Result<Config> {
-        let file = || -> std::result::Result<File, Problem> {
+        let file = || -> std::result::Result<(File, Places), Problem> {
             let mut node = format.parse(text)?;
             variables::substitute(&mut node, environment)?;
             if format == Format::Ini {
-                return canopsis::read(node);
+                return Ok((canopsis::read(node)?, Places::unknown()));
             }
             if let Value::Map(entries) = &mut node.value {
                 entries.retain(|(key, _)| !key.text.starts_with("x-"));
             }
-            reader::read(&node)
+            Ok((reader::read(&node)?, Places::of(node)))
         };
-        let file = file().map_err(|problem| config_error(without_secrets(&problem.to_string())))?;
-        Config::new(file, Surroundings::of(environment)?)
+        let (file, places) =
+            file().map_err(|problem| config_error(without_secrets(&problem.to_string())))?;
+        Config::new(file, Surroundings::of(environment)?, &places)
     }
 
-    fn new(file: File, around: Surroundings) -> Result<Self> {
+    fn new(file: File, around: Surroundings, places: &Places) -> Result<Self> {
         for (name, connection) in &file.connections {
+            let tell = |path: &[&str], error: Error| {
+                places.tell(path, error.with_context(&format!("connection `{name}`")))
+            };
             // The environment, the program, or another library's part of the file may say where it goes.
             if name != DEFAULT && !file.moms.contains_key(name) {
                 let checked = connection.check();
-                checked.map_err(|error| error.with_context(&format!("connection `{name}`")))?;
+                checked.map_err(|error| tell(&["connections", name], error))?;
+            }
+            if let Some((option, error)) = connection.wrong_option(&around, name == DEFAULT) {
+                let path = ["connections", name, "options"].into_iter().chain(option);
+                return Err(tell(&path.collect::<Vec<_>>(), error));
             }
         }
-        let declared = Declared::new(file.exchanges, file.queues)?;
+        let declared = Declared::new(file.exchanges, file.queues, places)?;
+        let producers = Sort("producers", "producer");
+        let consumers = Sort("consumers", "consumer");
+        let (rpc, handlers) = (Sort("rpc", "rpc"), Sort("handlers", "handlers"));
         Ok(Config {
-            producers: each("producer", file.producers, |it| declared.producer(it))?,
-            consumers: each("consumer", file.consumers, |it| declared.consumer(it))?,
-            rpc: each("rpc", file.rpc, |it| declared.rpc(it))?,
-            handlers: each("handlers", file.handlers, |it| declared.handlers(it))?,
+            producers: producers.each(file.producers, places, |it| declared.producer(it))?,
+            consumers: consumers.each(file.consumers, places, |it| declared.consumer(it))?,
+            rpc: rpc.each(file.rpc, places, |it| declared.rpc(it))?,
+            handlers: handlers.each(file.handlers, places, |it| declared.handlers(it))?,
             connections: file.connections,
             around,
             declared,
@@ -588,9 +600,10 @@ fn config_error(message: impl Into<String>) -> Error {
 
 fn missing<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a String>) -> Error {
     let known: Vec<&str> = known.map(String::as_str).collect();
-    let known = match known.as_slice() {
-        [] => "there is none".to_owned(),
-        known => format!("there are: {}", known.join(", ")),
+    let known = match (known.as_slice(), nearest(name, known.iter().copied())) {
+        ([], _) => "there is none".to_owned(),
+        (known, None) => format!("there are: {}", known.join(", ")),
+        (known, Some(near)) => format!("there are: {}; did you mean `{near}`?", known.join(", ")),
     };
     config_error(format!("no {what} `{name}` is configured; {known}"))
 }
@@ -599,15 +612,28 @@ fn find<'a, T>(what: &str, name: &str, all: &'a BTreeMap<String, T>) -> Result<&
     all.get(name).ok_or_else(|| missing(what, name, all.keys()))
 }
 
-/// Resolves everything of one sort; what is wrong with one is told with its name.
-fn each<T, R>(
-    what: &str,
-    all: BTreeMap<String, T>,
-    resolve: impl Fn(T) -> Result<R>,
-) -> Result<BTreeMap<String, R>> {
-    let resolved = all.into_iter().map(|(name, one)| {
-        let one = resolve(one).map_err(|error| error.with_context(&format!("{what} `{name}`")))?;
-        Ok((name, one))
-    });
-    resolved.collect()
+/// A section of the file, and what one of it is called.
+#[derive(Clone, Copy)]
+struct Sort(&'static str, &'static str);
+
+impl Sort {
+    /// Resolves everything of this sort; what is wrong with one is told with its name and its place.
+    fn each<T, R>(
+        self,
+        all: BTreeMap<String, T>,
+        places: &Places,
+        resolve: impl Fn(T) -> Result<R>,
+    ) -> Result<BTreeMap<String, R>> {
+        let resolved = all.into_iter().map(|(name, one)| match resolve(one) {
+            Ok(one) => Ok((name, one)),
+            Err(error) => Err(self.tell(&name, places, error)),
+        });
+        resolved.collect()
+    }
+
+    fn tell(self, name: &str, places: &Places, error: Error) -> Error {
+        let Sort(section, what) = self;
+        let error = error.with_context(&format!("{what} `{name}`"));
+        places.tell(&[section, name], error)
+    }
 }

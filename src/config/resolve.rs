@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use crate::driver::SubscribeOptions;
 use crate::{Binding, Connection, Exchange, ExchangeKind, Name, OpenProducer, Queue, Result};
 
+use super::document::Places;
 use super::handles::{self, Meant};
-use super::{config_error, find, missing};
+use super::{Sort, config_error, find, missing};
 
 /// Each exchange is written out wherever it is bound to, so a small file could ask for a very large one.
 const MAX_EXCHANGES: usize = 10_000;
@@ -69,7 +70,11 @@ impl Declared {
     pub(super) fn new(
         exchanges: BTreeMap<String, Exchange>,
         queues: BTreeMap<String, Queue>,
+        places: &Places,
     ) -> Result<Self> {
+        const QUEUE: Sort = Sort("queues", "queue");
+        const EXCHANGE: Sort = Sort("exchanges", "exchange");
+
         let written: BTreeMap<String, Exchange> = exchanges
             .into_iter()
             .map(|(key, exchange)| {
@@ -87,18 +92,19 @@ impl Declared {
         };
         let mut count = 0;
         for key in written.keys() {
-            let exchange = resolve_exchange(key, &written, &mut Vec::new(), &mut count)?;
+            let exchange = resolve_exchange(key, &written, &mut Vec::new(), &mut count);
+            // It says by itself which exchange it is.
+            let exchange = exchange.map_err(|error| places.tell(&["exchanges", key], error))?;
             declared.exchanges.insert(key.clone(), exchange);
         }
         // As they are written: what is wrong with one isn't told of those that are bound to it.
         for (key, exchange) in &written {
             let checked = declared.check_alternates(exchange);
-            checked.map_err(|error| error.with_context(&format!("exchange `{key}`")))?;
+            checked.map_err(|error| EXCHANGE.tell(key, places, error))?;
         }
         for (key, queue) in queues {
-            let queue = declared
-                .bound(queue)
-                .map_err(|error| error.with_context(&format!("queue `{key}`")))?;
+            let queue = declared.bound(queue);
+            let queue = queue.map_err(|error| QUEUE.tell(&key, places, error))?;
             let queue = if queue.is_server_named() {
                 queue.with_name(key.as_str())
             } else {

@@ -330,11 +330,71 @@ fn what_is_said_about_tls_comes_into_scheme_and_query() {
     );
 }
 
-#[tokio::test]
-async fn an_option_that_the_transport_does_not_know_is_refused_when_it_connects() {
-    let text = "connections: {default: {url: 'memory://', options: {max_mesage_size: 1}}}";
-    let refused = read(text).unwrap().connect().await;
-    assert_refused(refused, &["did you mean `max_message_size`"]);
+#[test]
+fn an_option_that_its_transport_does_not_take_is_refused_with_its_line() {
+    let text = "
+connections:
+  default:
+    url: 'amqp://h'
+    options:
+      connection_name: shop
+      fram_max: 8192
+";
+    let parts = [
+        "line 7",
+        "connection `default`",
+        "did you mean `frame_max`?",
+    ];
+    assert_refused(read(text), &parts);
+    // One that it takes, with a value that can't be.
+    let text = text.replace("fram_max: 8192", "frame_max: 1");
+    assert_refused(read(&text), &["line 7", "`frame_max` is 1"]);
+    // It goes elsewhere, and the file says nothing of that.
+    let elsewhere = "connections: {a: {url: 'nowhere://h', options: {fram_max: 1}}}";
+    assert!(read(elsewhere).is_ok());
+    // Which of them is wrong can't be said, but where they are.
+    let text = text.replace("connection_name", "connectoin_name");
+    assert_refused(read(&text), &["line 5", "connection `default`"]);
+}
+
+#[test]
+fn a_name_that_stands_for_nothing_is_refused_with_its_line_and_the_nearest_one() {
+    let queues = "queues:\n  videos: {}\n";
+    let consumer = "consumers:\n  first: {queues: videos}\n  second: {queues: [vidoes]}\n";
+    let handlers = "handlers: {encode: {queues: vidoes}}";
+    let producers = "exchanges:\n  media: {}\nproducers:\n  feed:\n    exchange: meda\n";
+    for (text, parts) in [
+        (
+            format!("{queues}{consumer}"),
+            ["line 5", "consumer `second`", "did you mean `videos`?"],
+        ),
+        (
+            format!("{queues}{handlers}"),
+            ["line 3", "handlers `encode`", "did you mean `videos`?"],
+        ),
+        (
+            producers.to_owned(),
+            ["line 4", "producer `feed`", "did you mean `media`?"],
+        ),
+        (
+            "rpc:\n\n  r: {exchange: media}".to_owned(),
+            ["line 3", "rpc `r`", "there is none"],
+        ),
+        (
+            "queues:\n  a: {}\n  b: {bindings: [{exchange: nowhere}]}".to_owned(),
+            ["line 3", "queue `b`", "exchange `nowhere`"],
+        ),
+        (
+            "exchanges:\n  a: {}\n  b: {bindings: [{exchange: nowhere}]}".to_owned(),
+            ["line 3", "exchange `b`", "exchange `nowhere`"],
+        ),
+        (
+            "connections:\n  shop: {}".to_owned(),
+            ["line 2", "connection `shop`", "url"],
+        ),
+    ] {
+        assert_refused(read(&text), &parts);
+    }
 }
 
 #[tokio::test]

@@ -86,3 +86,35 @@ async fn urls_are_tried_in_an_order_of_chance_if_that_is_asked_for() {
     // Fewer are seen in one of 10^28 runs.
     assert!(orders.len() > 2, "{orders:?}");
 }
+
+#[test]
+fn a_url_is_checked_without_a_broker() {
+    let registry = kombu::registry();
+    for (url, wrong) in [
+        ("amqp://h?fram_max=1", "did you mean `frame_max`?"),
+        ("amqps://h?ca=/ca.pem", "did you mean `ca_file`?"),
+        ("amqp://h?frame_max=1", "`frame_max` is 1"),
+        ("redis://h?leese=5", "did you mean `lease`?"),
+        ("rediss://h?lease=0", "`lease` is 0"),
+        (
+            "redis://h?sentinel_username=me",
+            "`sentinel_username` is for `redis+sentinel://` only",
+        ),
+        ("nats://h?prefxi=shop", "did you mean `prefix`?"),
+        ("tls://h?key_file=/key.pem", "cert_file"),
+        ("memory://h?histroy=5", "did you mean `history`?"),
+        ("nowhere://h", "no transport for `nowhere://`"),
+        ("amqp", "URL"),
+    ] {
+        let error = registry.check(url).unwrap_err().to_string();
+        assert!(error.contains(wrong), "{url}: {error}");
+    }
+    for url in [
+        "amqp://u:p@h/vhost?frame_max=8192",
+        "rediss+sentinel://one,two/primary?sentinel_username=me",
+        "nats://one,two?prefix=shop",
+        "memory://",
+    ] {
+        registry.check(url).unwrap();
+    }
+}

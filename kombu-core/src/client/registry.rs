@@ -109,6 +109,21 @@ impl Registry {
         Ok(url.into())
     }
 
+    /// What can be said about a URL without connecting: whether it is one, has a transport, and only options that the transport
+    /// takes.
+    ///
+    /// ```
+    /// let wrong = kombu::registry().check("memory://?histroy=5").unwrap_err();
+    /// assert!(wrong.to_string().contains("did you mean `history`?"));
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`], and [`ErrorKind::UnknownScheme`] without a transport.
+    pub fn check(&self, url: &str) -> Result<()> {
+        self.resolve(url).map(drop)
+    }
+
     /// Finds the transport for a URL, and completes the URL to a target.
     pub(crate) fn resolve(&self, url: &str) -> Result<(Arc<dyn Transport>, Target)> {
         let takes_hosts = |scheme: &str| {
