@@ -79,7 +79,8 @@ struct Open {
     arrivals: Arrivals,
     /// Prefetch that the broker was told.
     prefetch: u32,
-    resizing: Option<Resizing>,
+    /// With the time when it began.
+    resizing: Option<(Instant, Resizing)>,
 }
 
 /// A message, and since when the broker waits for what becomes of it.
@@ -92,7 +93,7 @@ struct Arrivals {
 }
 
 struct FirstArrival {
-    /// Since the messages that there were had been taken.
+    /// When something came since somebody looked last: a message, or the end of a consumer.
     at: Mutex<Option<Instant>>,
     subscription: Arc<AmqpSettler>,
 }
@@ -105,9 +106,10 @@ impl Wake for FirstArrival {
 }
 
 impl Arrivals {
+    /// For a consumer that is opened from now on: nothing tells what comes before it is looked at for the first time.
     fn new(subscription: Arc<AmqpSettler>) -> Self {
         let first = Arc::new(FirstArrival {
-            at: Mutex::default(),
+            at: Mutex::new(Some(Instant::now())),
             subscription,
         });
         Arrivals {
@@ -116,9 +118,9 @@ impl Arrivals {
         }
     }
 
-    /// When the first one came of those that are taken now.
-    fn first(&self) -> Instant {
-        self.first.at.lock().take().unwrap_or_else(Instant::now)
+    /// When something came since this was asked last.
+    fn take(&self) -> Option<Instant> {
+        self.first.at.lock().take()
     }
 }
 
@@ -389,7 +391,7 @@ impl State {
                 is_held: settler.holds(&open.lane),
                 queue,
                 consumers: open.consumers,
-                resizing: open.resizing,
+                resizing: open.resizing.map(|(_, resizing)| resizing),
                 fetched: open.fetched,
             }),
             State::Cancelled(Some((lane, fetched))) => lane.leave(Leaving {
@@ -417,16 +419,19 @@ impl Open {
         if self.resizing.is_none() && needs_more {
             self.resize(queue, options, window);
         }
-        if let Some(resizing) = &mut self.resizing
+        // Also if no message is found: what comes later mustn't count from here.
+        let mut came = self.arrivals.take();
+        if let Some((begin, resizing)) = &mut self.resizing
             && let Poll::Ready(opened) = resizing.as_mut().poll(context)
         {
+            // Nobody looked for what the new one gets.
+            came = Some(came.map_or(*begin, |came| came.min(*begin)));
             self.resizing = None;
             match opened {
                 Ok(consumer) => self.consumers.push_back(consumer),
                 Err(error) => return Polled::Lost(Some(classify(error))),
             }
         }
-        let mut first = None;
         let mut arrival = Context::from_waker(&self.arrivals.waker);
         loop {
             let Some(consumer) = self.consumers.front_mut() else {
@@ -435,8 +440,9 @@ impl Open {
             match Pin::new(consumer).poll_next(&mut arrival) {
                 Poll::Pending => return Polled::Nothing,
                 Poll::Ready(Some(Ok(delivery))) => {
-                    let first = *first.get_or_insert_with(|| self.arrivals.first());
-                    self.fetched.push_back((first, delivery));
+                    let missed = || self.arrivals.take().unwrap_or_else(Instant::now);
+                    let since = *came.get_or_insert_with(missed);
+                    self.fetched.push_back((since, delivery));
                 }
                 Poll::Ready(Some(Err(error))) => return Polled::Lost(Some(classify(error))),
                 Poll::Ready(None) if !self.channel.status().connected() => {
@@ -455,14 +461,15 @@ impl Open {
         self.prefetch = window;
         let old = self.consumers.back().map(Consumer::tag);
         let (channel, queue) = (self.channel.clone(), queue.clone());
-        self.resizing = Some(Box::pin(async move {
+        let resizing = Box::pin(async move {
             qos(&channel, window).await?;
             if let Some(tag) = old {
                 let options = BasicCancelOptions::default();
                 channel.basic_cancel(tag, options).await?;
             }
             consume(&channel, &queue, options, window).await
-        }));
+        });
+        self.resizing = Some((Instant::now(), resizing));
     }
 }
 

@@ -13,10 +13,13 @@ use kombu_testkit::brokers::RabbitMq;
 use kombu_testkit::expect::collect_one;
 use kombu_tests::{AmqpHarness, OnReceived};
 
-/// A RabbitMQ that looks every 200 ms for what is held longer than 500 ms.
-fn impatient() -> RabbitMq {
+/// A RabbitMQ that looks every 200 ms for what is held longer than this.
+fn impatient(patience: u64) -> RabbitMq {
     let broker = RabbitMq::start().unwrap();
-    for (setting, millis) in [("consumer_timeout", 500), ("channel_tick_interval", 200)] {
+    for (setting, millis) in [
+        ("consumer_timeout", patience),
+        ("channel_tick_interval", 200),
+    ] {
         let set = format!("application:set_env(rabbit, {setting}, {millis}).");
         broker.ctl(["eval", &set]).unwrap();
     }
@@ -26,7 +29,7 @@ fn impatient() -> RabbitMq {
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
 async fn a_delivery_that_is_held_too_long_comes_again_and_its_consumer_goes_on() {
-    let broker = impatient();
+    let broker = impatient(500);
     let connection = Connection::builder(AmqpHarness::new().registry())
         .url(broker.url())
         .await
@@ -67,7 +70,7 @@ async fn a_delivery_that_is_held_too_long_comes_again_and_its_consumer_goes_on()
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
 async fn what_is_held_too_long_because_it_cannot_be_decoded_ends_no_consumer() {
-    let broker = impatient();
+    let broker = impatient(2_000);
     let connection = Connection::builder(AmqpHarness::new().registry())
         .url(broker.url())
         .await
@@ -127,15 +130,35 @@ async fn a_message_says_how_long_it_waited_for_its_consumer() {
     let sent = Instant::now();
     tokio::time::sleep(Duration::from_millis(200)).await;
     let second = collect_one(&mut consumer).await;
-    let (least, waited) = (sent.elapsed() / 2, waited());
-    assert!(waited > least && waited < begin.elapsed(), "{waited:?}");
+    let (least, time) = (sent.elapsed() / 2, waited());
+    assert!(time > least && time < begin.elapsed(), "{time:?}");
     second.ack().await.unwrap();
+
+    // What the broker says besides, as a window grows, is no message.
+    consumer.set_prefetch(2_000);
+    let nothing = consumer.receive(Duration::from_millis(300)).await.unwrap();
+    assert!(nothing.is_none());
+    let begin = Instant::now();
+    let (third, _) = tokio::join!(collect_one(&mut consumer), producer.publish(&3));
+    assert!(waited() < begin.elapsed());
+    third.ack().confirmed().await.unwrap();
+    consumer.cancel().await.unwrap();
+
+    // Of a consumer that wasn't asked for anything yet, as well.
+    producer.publish(&4).await.unwrap();
+    let mut consumer = other.consumer(&Queue::new("jobs")).await.unwrap();
+    let opened = Instant::now();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let least = opened.elapsed();
+    let fourth = collect_one(&mut consumer).await;
+    assert!(waited() >= least);
+    fourth.ack().await.unwrap();
 }
 
 #[tokio::test]
 #[cfg_attr(not(kombu_test_amqp), ignore = "there is no RabbitMQ to test against")]
 async fn a_single_delivery_that_is_held_too_long_leaves_the_next_ones() {
-    let broker = impatient();
+    let broker = impatient(500);
     let connection = Connection::builder(AmqpHarness::new().registry())
         .url(broker.url())
         .await

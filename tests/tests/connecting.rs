@@ -92,7 +92,7 @@ fn a_url_is_checked_without_a_broker() {
     let registry = kombu::registry();
     for (url, wrong) in [
         ("amqp://h?fram_max=1", "did you mean `frame_max`?"),
-        ("amqps://h?ca=/ca.pem", "did you mean `ca_file`?"),
+        ("amqps://h?cafile=/ca.pem", "did you mean `ca_file`?"),
         ("amqp://h?frame_max=1", "`frame_max` is 1"),
         ("redis://h?leese=5", "did you mean `lease`?"),
         ("rediss://h?lease=0", "`lease` is 0"),

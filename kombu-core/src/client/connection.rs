@@ -133,7 +133,9 @@ impl Connection {
         let late = || {
             Error::new(
                 ErrorKind::Timeout,
-                format!("no session within {limit:?}: waiting for a connection"),
+                format!(
+                    "no answer within {limit:?}: waiting for a connection, or for the broker's answer"
+                ),
             )
         };
         by(end, work, late).await

@@ -473,7 +473,7 @@ impl Consumer {
                         return Poll::Pending;
                     };
                     held.register(context);
-                    if let Some(window) = held.take_widened() {
+                    if let Some(window) = held.take_widened(&*opened.link.settler) {
                         opened.subscription.set_window(window);
                         continue;
                     }

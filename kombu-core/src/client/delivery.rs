@@ -145,7 +145,7 @@ impl Link {
     /// Gives back what can't be decoded and was held for as long as the broker bears, and answers when to look again.
     pub(super) fn release_overdue(&self, now: Instant) -> Option<Instant> {
         let (overdue, next) = self.held.as_ref()?.take_overdue(now);
-        for tag in &overdue {
+        for tag in overdue.iter().filter(|tag| self.settler.holds(**tag)) {
             let queue = self.queue_name(tag.queue);
             tracing::warn!(%queue, "a delivery that can't be handled was held for as long as the broker allows: released");
         }
@@ -766,6 +766,9 @@ impl Acker {
             && let Some(held) = &self.link.held
         {
             if undecodable && holds && held.hold(self.tag(), until) {
+                if let Some(processing) = &self.link.processing {
+                    processing.look();
+                }
                 tracing::warn!(%queue, "a delivery that can't be handled was dropped: held until the consumer closes, or for as long as the broker allows");
                 return;
             }

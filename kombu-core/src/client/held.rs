@@ -58,12 +58,12 @@ impl Held {
     }
 
     /// The same if it has changed since this was last asked.
-    pub(super) fn take_widened(&self) -> Option<u32> {
-        if self.room == 0 {
+    pub(super) fn take_widened(&self, settler: &dyn Settle) -> Option<u32> {
+        if self.room == 0 || !mem::take(&mut self.tags.lock().changed) {
             return None;
         }
-        let changed = mem::take(&mut self.tags.lock().changed);
-        changed.then(|| self.widened_window())
+        self.forget_lost(settler);
+        Some(self.widened_window())
     }
 
     fn count(&self) -> u32 {
@@ -159,9 +159,13 @@ impl Held {
             return None;
         }
         filling()?;
-        // The broker may have taken some of them back.
-        self.take_undecodable(|_, tag| !settler.holds(tag));
+        self.forget_lost(settler);
         filling()
+    }
+
+    /// Forgets what the broker has taken back.
+    fn forget_lost(&self, settler: &dyn Settle) {
+        self.take_undecodable(|_, tag| !settler.holds(tag));
     }
 
     /// Stops holding what came from this queue, and answers it in the order in which it is to be given back.

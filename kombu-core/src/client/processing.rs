@@ -55,6 +55,8 @@ pub(super) struct Processing {
     held: Mutex<HashMap<Tag, Held>>,
     /// Told when deliveries were taken away.
     taken: Notify,
+    /// Has the clock look at once.
+    look: Arc<Notify>,
     /// The clock stops with it.
     _alive: watch::Sender<()>,
 }
@@ -76,6 +78,7 @@ impl Processing {
             brokers: brokers.map(|brokers| brokers.max(limit)),
             held: Mutex::default(),
             taken: Notify::new(),
+            look: Arc::default(),
             _alive: watch::Sender::new(()),
         }
     }
@@ -103,6 +106,11 @@ impl Processing {
     /// How long the broker bears that the delivery isn't settled.
     pub(super) fn until(&self, tag: Tag) -> Option<Instant> {
         self.held.lock().get(&tag)?.until
+    }
+
+    /// A delivery is held that is due earlier than the clock may know.
+    pub(super) fn look(&self) {
+        self.look.notify_one();
     }
 
     /// Whether the delivery is still whose it was: of its holder, or of whoever `recalled` it.
@@ -202,7 +210,7 @@ impl Processing {
 
 async fn give_back_overdue(link: Weak<Link>, mut gone: watch::Receiver<()>) {
     loop {
-        let next = {
+        let (next, look) = {
             let Some(link) = link.upgrade() else {
                 return;
             };
@@ -216,14 +224,14 @@ async fn give_back_overdue(link: Weak<Link>, mut gone: watch::Receiver<()>) {
             if !overdue.is_empty() {
                 processing.taken.notify_waiters();
             }
-            match link.release_overdue(Instant::now()) {
-                Some(held) => next.min(held),
-                None => next,
-            }
+            let held = link.release_overdue(Instant::now());
+            let next = held.map_or(next, |held| next.min(held));
+            (next, processing.look.clone())
         };
         tokio::select! {
             biased;
             _ = gone.changed() => return,
+            () = look.notified() => {}
             () = sleep_until(next) => {}
         }
     }
