@@ -498,7 +498,7 @@ impl Task {
         } = leaving;
         let left = async {
             if let Some(resizing) = resizing {
-                consumers.push_back(resizing.await?);
+                consumers.push_back(resizing.await?.1);
             }
             self.cancel(consumers, &mut fetched).await
         };

@@ -79,8 +79,9 @@ struct Open {
     arrivals: Arrivals,
     /// Prefetch that the broker was told.
     prefetch: u32,
-    /// With the time when it began.
-    resizing: Option<(Instant, Resizing)>,
+    resizing: Option<Resizing>,
+    /// When the last consumer was opened in place of another, until it is looked at for the first time.
+    unseen: Option<Instant>,
 }
 
 /// A message, and since when the broker waits for what becomes of it.
@@ -124,8 +125,8 @@ impl Arrivals {
     }
 }
 
-/// A consumer with another prefetch, in place of the last one.
-pub(crate) type Resizing = BoxFuture<'static, lapin::Result<Consumer>>;
+/// A consumer with another prefetch, in place of the last one, and when it was opened.
+pub(crate) type Resizing = BoxFuture<'static, lapin::Result<(Instant, Consumer)>>;
 
 /// What polling a source came to.
 enum Polled {
@@ -175,6 +176,7 @@ impl AmqpSubscription {
                 arrivals,
                 prefetch: window,
                 resizing: None,
+                unseen: None,
             })
         })
     }
@@ -391,7 +393,7 @@ impl State {
                 is_held: settler.holds(&open.lane),
                 queue,
                 consumers: open.consumers,
-                resizing: open.resizing.map(|(_, resizing)| resizing),
+                resizing: open.resizing,
                 fetched: open.fetched,
             }),
             State::Cancelled(Some((lane, fetched))) => lane.leave(Leaving {
@@ -421,19 +423,25 @@ impl Open {
         }
         // Also if no message is found: what comes later mustn't count from here.
         let mut came = self.arrivals.take();
-        if let Some((begin, resizing)) = &mut self.resizing
+        if let Some(resizing) = &mut self.resizing
             && let Poll::Ready(opened) = resizing.as_mut().poll(context)
         {
-            // Nobody looked for what the new one gets.
-            came = Some(came.map_or(*begin, |came| came.min(*begin)));
             self.resizing = None;
             match opened {
-                Ok(consumer) => self.consumers.push_back(consumer),
+                Ok((since, consumer)) => {
+                    self.unseen = Some(since);
+                    self.consumers.push_back(consumer);
+                }
                 Err(error) => return Polled::Lost(Some(classify(error))),
             }
         }
         let mut arrival = Context::from_waker(&self.arrivals.waker);
         loop {
+            if self.consumers.len() == 1
+                && let Some(since) = self.unseen.take()
+            {
+                came = Some(came.map_or(since, |came| came.min(since)));
+            }
             let Some(consumer) = self.consumers.front_mut() else {
                 return Polled::Nothing;
             };
@@ -461,15 +469,16 @@ impl Open {
         self.prefetch = window;
         let old = self.consumers.back().map(Consumer::tag);
         let (channel, queue) = (self.channel.clone(), queue.clone());
-        let resizing = Box::pin(async move {
+        self.resizing = Some(Box::pin(async move {
             qos(&channel, window).await?;
             if let Some(tag) = old {
                 let options = BasicCancelOptions::default();
                 channel.basic_cancel(tag, options).await?;
             }
-            consume(&channel, &queue, options, window).await
-        });
-        self.resizing = Some((Instant::now(), resizing));
+            let since = Instant::now();
+            let consumer = consume(&channel, &queue, options, window).await?;
+            Ok((since, consumer))
+        }));
     }
 }
 

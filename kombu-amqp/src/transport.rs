@@ -218,30 +218,21 @@ impl Transport for Amqp {
     }
 
     fn resolve(&self, target: Target) -> Result<Target> {
-        options(&target)?;
+        target.options::<AmqpOptions>()?;
         Ok(target)
     }
 
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
-        let options = options(target)?;
+        let options: AmqpOptions = target.options()?;
         #[cfg(feature = "tls")]
         if target.url().scheme() == "amqps" {
+            options.check(target.url(), TlsSource::Options)?;
             let tls = Tls::new(&options.tls(), None).await?;
             return open(target, options, Some(tls)).await;
         }
+        options.check(target.url(), TlsSource::None("amqps"))?;
         open(target, options, None).await
     }
-}
-
-/// What a URL says, if that can be.
-fn options(target: &Target) -> Result<AmqpOptions> {
-    let options: AmqpOptions = target.options()?;
-    let source = match target.url().scheme() {
-        "amqps" => TlsSource::Options,
-        _ => TlsSource::None("amqps"),
-    };
-    options.check(target.url(), source)?;
-    Ok(options)
 }
 
 #[cfg(feature = "tls")]
@@ -284,15 +275,6 @@ pub struct AmqpWithTls {
 }
 
 #[cfg(feature = "tls")]
-impl AmqpWithTls {
-    fn options(&self, target: &Target) -> Result<AmqpOptions> {
-        let options: AmqpOptions = target.options()?;
-        options.check(target.url(), TlsSource::Program)?;
-        Ok(options)
-    }
-}
-
-#[cfg(feature = "tls")]
 #[async_trait]
 impl Transport for AmqpWithTls {
     fn name(&self) -> &'static str {
@@ -308,12 +290,12 @@ impl Transport for AmqpWithTls {
     }
 
     fn resolve(&self, target: Target) -> Result<Target> {
-        self.options(&target)?;
-        Ok(target)
+        Amqp.resolve(target)
     }
 
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
-        let options = self.options(target)?;
+        let options: AmqpOptions = target.options()?;
+        options.check(target.url(), TlsSource::Program)?;
         let tls = Tls::new(&options.tls(), Some(self.config.clone())).await?;
         open(target, options, Some(tls)).await
     }

@@ -252,28 +252,20 @@ impl Transport for Nats {
     }
 
     fn resolve(&self, target: Target) -> Result<Target> {
-        options(&target)?;
+        target.options::<NatsOptions>()?;
         access::hide_token(target)
     }
 
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
-        let options = options(target)?;
+        let options: NatsOptions = target.options()?;
         if target.url().scheme() == "tls" {
+            options.check("tls", TlsSource::Options)?;
             let tls = Tls::new(&options.tls(), None).await?;
             return open(target, &options, Some(&tls)).await;
         }
+        options.check("nats", TlsSource::None("tls"))?;
         open(target, &options, None).await
     }
-}
-
-/// What a URL says, if that can be.
-fn options(target: &Target) -> Result<NatsOptions> {
-    let options: NatsOptions = target.options()?;
-    match target.url().scheme() {
-        "tls" => options.check("tls", TlsSource::Options)?,
-        _ => options.check("nats", TlsSource::None("tls"))?,
-    }
-    Ok(options)
 }
 
 impl Nats {
@@ -313,14 +305,6 @@ pub struct NatsWithTls {
     config: Arc<rustls::ClientConfig>,
 }
 
-impl NatsWithTls {
-    fn options(&self, target: &Target) -> Result<NatsOptions> {
-        let options: NatsOptions = target.options()?;
-        options.check("tls", TlsSource::Program)?;
-        Ok(options)
-    }
-}
-
 #[async_trait]
 impl Transport for NatsWithTls {
     fn name(&self) -> &'static str {
@@ -349,12 +333,12 @@ impl Transport for NatsWithTls {
     }
 
     fn resolve(&self, target: Target) -> Result<Target> {
-        self.options(&target)?;
-        access::hide_token(target)
+        Nats.resolve(target)
     }
 
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
-        let options = self.options(target)?;
+        let options: NatsOptions = target.options()?;
+        options.check("tls", TlsSource::Program)?;
         let tls = Tls::new(&options.tls(), Some(self.config.clone())).await?;
         open(target, &options, Some(&tls)).await
     }

@@ -303,32 +303,26 @@ impl Transport for Redis {
     }
 
     fn resolve(&self, target: Target) -> Result<Target> {
-        options(&target)?;
+        target.options::<RedisOptions>()?;
         Ok(target)
     }
 
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
-        let options = options(target)?;
+        let options: RedisOptions = target.options()?;
+        let scheme = target.url().scheme();
         #[cfg(feature = "tls")]
-        if target.url().scheme().starts_with("rediss") {
+        if scheme.starts_with("rediss") {
+            options.check(scheme, TlsSource::Options)?;
             let tls = Tls::new(&options.tls(), None).await?;
             return open(target, &options, Some(tls)).await;
         }
+        let encrypted = match scheme {
+            "redis+sentinel" => "rediss+sentinel",
+            _ => "rediss",
+        };
+        options.check(scheme, TlsSource::None(encrypted))?;
         open(target, &options, None).await
     }
-}
-
-/// What a URL says, if that can be.
-fn options(target: &Target) -> Result<RedisOptions> {
-    let options: RedisOptions = target.options()?;
-    let scheme = target.url().scheme();
-    let source = match scheme {
-        "rediss" | "rediss+sentinel" => TlsSource::Options,
-        "redis+sentinel" => TlsSource::None("rediss+sentinel"),
-        _ => TlsSource::None("rediss"),
-    };
-    options.check(scheme, source)?;
-    Ok(options)
 }
 
 #[cfg(feature = "tls")]
@@ -371,15 +365,6 @@ pub struct RedisWithTls {
 }
 
 #[cfg(feature = "tls")]
-impl RedisWithTls {
-    fn options(&self, target: &Target) -> Result<RedisOptions> {
-        let options: RedisOptions = target.options()?;
-        options.check(target.url().scheme(), TlsSource::Program)?;
-        Ok(options)
-    }
-}
-
-#[cfg(feature = "tls")]
 #[async_trait]
 impl Transport for RedisWithTls {
     fn name(&self) -> &'static str {
@@ -408,12 +393,12 @@ impl Transport for RedisWithTls {
     }
 
     fn resolve(&self, target: Target) -> Result<Target> {
-        self.options(&target)?;
-        Ok(target)
+        Redis.resolve(target)
     }
 
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
-        let options = self.options(target)?;
+        let options: RedisOptions = target.options()?;
+        options.check(target.url().scheme(), TlsSource::Program)?;
         let tls = Tls::new(&options.tls(), Some(self.config.clone())).await?;
         open(target, &options, Some(tls)).await
     }

@@ -444,31 +444,32 @@ impl Settings {
         )?)?])
     }
 
-    /// What its transport doesn't take of its options, and which one that is, if it is one.
+    /// The first of its options that the transport doesn't have which the file says, and why.
     pub(super) fn wrong_option(
         &self,
         around: &Surroundings,
         is_default: bool,
-    ) -> Option<(Option<&str>, Error)> {
+    ) -> Option<(&str, Error)> {
+        if !self.has_place() || is_default && around.url.is_some() {
+            return None;
+        }
+        let mut bare = self.clone();
+        bare.options.clear();
+        let urls = bare.urls(around, is_default).ok()?;
         let registry = crate::registry();
-        let check = |settings: &Settings| {
-            let urls = settings.urls(around, is_default);
-            let mut urls = urls.into_iter().flatten();
-            urls.try_for_each(|url| registry.check(&url))
-        };
-        let without = |option: Option<&str>| {
-            let mut others = self.clone();
-            match option {
-                Some(option) => drop(others.options.remove(option)),
-                None => others.options.clear(),
-            }
-            check(&others)
-        };
-        let error = check(self).err()?;
-        // What else is wrong with it is told to who connects: it may not be meant for here.
-        without(None).ok()?;
-        let mut options = self.options.keys().map(String::as_str);
-        Some((options.find(|option| without(Some(option)).is_ok()), error))
+        // What else is wrong is told to who connects: it may not be meant for here.
+        if urls.iter().any(|url| registry.check(url).is_err()) {
+            return None;
+        }
+        self.options.iter().find_map(|(name, value)| {
+            let value = value.to_string();
+            let error = urls.iter().find_map(|url| {
+                let mut query = Query::of(url.clone());
+                query.add(name, &value);
+                registry.check(&query.url).err()
+            });
+            Some((name.as_str(), error?))
+        })
     }
 
     fn url_of_parts(

@@ -65,8 +65,8 @@ const DEFAULT: &str = "default";
 /// `dead_letter_exchange` and `alternate_exchange` are attributes that the broker gets as they are, so these have the exchange's name on
 /// the broker; a key that is no name is refused there.
 /// Durations are texts such as `30s`, or milliseconds. Keys are the names of the builders' methods, and the values what
-/// these take; a key that is none is refused, with its line and the nearest one, and so are a name that stands for nothing and an
-/// option that its transport doesn't take. What begins with `x-` at the top is passed over: a
+/// these take; a key that is none is refused, with its line and the nearest one, and so are a name that stands for nothing and
+/// one of a connection's `options` that the built-in transport of its scheme doesn't have. What begins with `x-` at the top is passed over: a
 /// place for YAML's anchors.
 ///
 /// # Variables
@@ -234,8 +234,7 @@ impl Config {
                 checked.map_err(|error| tell(&["connections", name], error))?;
             }
             if let Some((option, error)) = connection.wrong_option(&around, name == DEFAULT) {
-                let path = ["connections", name, "options"].into_iter().chain(option);
-                return Err(tell(&path.collect::<Vec<_>>(), error));
+                return Err(tell(&["connections", name, "options", option], error));
             }
         }
         let declared = Declared::new(file.exchanges, file.queues, places)?;

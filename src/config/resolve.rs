@@ -90,6 +90,12 @@ impl Declared {
             exchanges: BTreeMap::new(),
             queues: BTreeMap::new(),
         };
+        for (key, exchange) in &written {
+            let bound = resolve_bindings(exchange.bindings(), |name| {
+                find("exchange", name, &written).cloned()
+            });
+            bound.map_err(|error| EXCHANGE.tell(key, places, error))?;
+        }
         let mut count = 0;
         for key in written.keys() {
             let exchange = resolve_exchange(key, &written, &mut Vec::new(), &mut count);

@@ -169,8 +169,10 @@ fn connections_to_fresh_brokers_leave_nothing_behind() {
 #[test]
 fn the_measurement_sees_what_is_left() {
     measure(async {
-        let left = fewest_bytes_left(async || std::mem::forget(Box::new(7_u64))).await;
-        assert_eq!(left, 8 * ITERATIONS);
+        let left = fewest_bytes_left(async || std::mem::forget(Box::new([7_u64; 100]))).await;
+        // But for what another test frees that ends at the same time.
+        let expected = 800 * ITERATIONS;
+        assert!(left.abs_diff(expected) < 100_000, "{left} of {expected}");
     });
 }
 

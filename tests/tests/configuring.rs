@@ -346,15 +346,42 @@ connections:
         "did you mean `frame_max`?",
     ];
     assert_refused(read(text), &parts);
-    // One that it takes, with a value that can't be.
-    let text = text.replace("fram_max: 8192", "frame_max: 1");
-    assert_refused(read(&text), &["line 7", "`frame_max` is 1"]);
-    // It goes elsewhere, and the file says nothing of that.
-    let elsewhere = "connections: {a: {url: 'nowhere://h', options: {fram_max: 1}}}";
-    assert!(read(elsewhere).is_ok());
-    // Which of them is wrong can't be said, but where they are.
-    let text = text.replace("connection_name", "connectoin_name");
-    assert_refused(read(&text), &["line 5", "connection `default`"]);
+    // One that it has, with a value of another kind.
+    let text = text.replace("fram_max: 8192", "frame_max: wide");
+    assert_refused(read(&text), &["line 7", "`frame_max`"]);
+    let toml = "[connections.a]\nurl = 'redis://h'\noptions = {leese = 5}\n";
+    let refused = Config::from_text(toml, Format::Toml, |_| None);
+    assert_refused(refused, &["line 3", "did you mean `lease`?"]);
+}
+
+/// It is refused by whoever connects, if anybody does.
+#[test]
+fn an_option_for_somewhere_else_is_not_refused_with_the_file() {
+    let redis = [("REDIS_URL", "redis://elsewhere")];
+    for (text, variables) in [
+        // No transport of this scheme is built in.
+        (
+            "connections: {a: {url: 'nowhere://h', options: {fram_max: 1}}}",
+            &[][..],
+        ),
+        // The place is said elsewhere in the file.
+        (
+            "connections: {default: {options: {connection_name: shop}}}\nmqconfig: {protocol: amqp, host: h, queue: q}",
+            &redis,
+        ),
+        // It is replaced.
+        (
+            "connections: {default: {url: 'amqp://h', options: {fram_max: 1}}}",
+            &[("KOMBU_URL", "memory://")],
+        ),
+        // The program brings the certificate.
+        (
+            "connections: {a: {url: 'amqps://h', options: {auth_mechanism: external}}}",
+            &[],
+        ),
+    ] {
+        read_with(text, variables).unwrap();
+    }
 }
 
 #[test]
@@ -385,7 +412,8 @@ fn a_name_that_stands_for_nothing_is_refused_with_its_line_and_the_nearest_one()
             ["line 3", "queue `b`", "exchange `nowhere`"],
         ),
         (
-            "exchanges:\n  a: {}\n  b: {bindings: [{exchange: nowhere}]}".to_owned(),
+            "exchanges:\n  a: {bindings: [{exchange: b}]}\n  b: {bindings: [{exchange: nowhere}]}"
+                .to_owned(),
             ["line 3", "exchange `b`", "exchange `nowhere`"],
         ),
         (

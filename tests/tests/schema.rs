@@ -98,7 +98,7 @@ fn what_is_read_is_valid() {
         "connections: {default: {url: 'amqp://one', tls: true}}",
         "connections: {default: {url: 'amqp://one', tls: {ca_file: /etc/ca.pem, enabled: true}}}",
         "connections: {default: {url: 'amqp://one', tls: {ca: ca.pem, ssl_cert: c.pem, key: k.pem}}}",
-        "connections: {default: {url: 'amqp://one', options: {heartbeat: 5, name: shop, quick: true}}}",
+        "connections: {default: {url: 'amqp://one', options: {heartbeat: 5, connection_name: shop}}, other: {url: 'elsewhere://one', options: {quick: true}}}",
         "connections: {default: {url: 'amqp://one', deadlines: {connect: 5s, publish: 500, settle: 1m}}}",
         "connections: {default: {url: 'amqp://one', retry: {first_pause: 10ms, longest_pause: 1h, max_attempts: 3}}}",
         "connections: {default: {url: 'amqp://one', retry: , deadlines: , heartbeat: 30s, declare: verify}}",

@@ -91,6 +91,12 @@ impl Transport for Shelf {
         CAPABILITIES
     }
 
+    /// Before the first attempt: what the URL says is read, so that a typing error in it needs no broker to be found.
+    fn resolve(&self, target: Target) -> Result<Target> {
+        target.options::<Options>()?;
+        Ok(target)
+    }
+
     /// One attempt. Trying again, and connecting again after a loss, is the client's work.
     async fn connect(&self, target: &Target) -> Result<Arc<dyn Connection>> {
         let options: Options = target.options()?;

@@ -110,7 +110,7 @@ impl Registry {
     }
 
     /// What can be said about a URL without connecting: whether it is one, has a transport, and only options that the transport
-    /// takes.
+    /// has, with values of their kinds. What they mean together is told when it connects.
     ///
     /// ```
     /// let wrong = kombu::registry().check("memory://?histroy=5").unwrap_err();

@@ -208,8 +208,8 @@ pub trait Transport: Send + Sync + 'static {
         percent_decode_str(path).decode_utf8_lossy().into_owned()
     }
 
-    /// Completes a target before the first connect, so that every later connect reaches the same broker. What can't be right about
-    /// it is refused here: [`Registry::check`](crate::Registry::check) has nothing else.
+    /// Completes a target before the first connect, so that every later connect reaches the same broker. What can be
+    /// refused here should be, [options](Target::options) that it doesn't have for one: [`Registry::check`](crate::Registry::check) asks nothing else.
     ///
     /// `memory://` without a name gets its fresh name here.
     fn resolve(&self, target: Target) -> Result<Target> {
