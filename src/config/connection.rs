@@ -444,7 +444,7 @@ impl Settings {
         )?)?])
     }
 
-    /// The first of its options that the transport doesn't have which the file says, and why.
+    /// The first of its options that the transport of the file's place doesn't have, and why.
     pub(super) fn wrong_option(
         &self,
         around: &Surroundings,
